@@ -1,0 +1,56 @@
+"""Assembly: a RagService put together from its settings."""
+
+from __future__ import annotations
+
+import os
+
+from ragcache.cache import KnowledgeCache
+from ragcache.config import ServeConfig
+from ragcache.engine.checkpoint import Checkpoint
+from ragcache.engine.model import TorchModel
+from ragcache.engine.torch_engine import TorchEngine
+from ragcache.errors import ConfigError
+from ragcache.policy import LRU
+from ragcache.prompt import PromptTemplate
+from ragcache.service import Limits, RagService
+from retrieval.retriever import Retriever
+
+# the question's embedding is a few milliseconds of work beside an engine that uses every core
+EMBEDDER_THREADS = 1
+
+
+def assemble(config: ServeConfig) -> RagService:
+    """Loads index, embedder and model. The caller closes the service.
+
+    Raises ConfigError, ModelError or RetrievalError for whatever does not fit; nothing is left open then.
+    """
+    retriever = Retriever.open(config.index, threads=EMBEDDER_THREADS)
+    try:
+        checkpoint = Checkpoint.resolve(config.model)
+        model = TorchModel.load(checkpoint)
+        template = PromptTemplate.load(
+            checkpoint, max_doc_tokens=config.max_doc_tokens, max_question_tokens=config.max_question_tokens
+        )
+        if config.max_tokens >= model.context_length:
+            raise ConfigError(
+                f"max_tokens is {config.max_tokens}; the model's context is {model.context_length} tokens"
+            )
+        smallest = model.layout.bytes_per_token * (
+            len(template.system) + config.max_question_tokens + config.max_tokens
+        )
+        if config.device_cache < smallest:
+            raise ConfigError(
+                f"device_cache is {config.device_cache} bytes; one request without documents may need {smallest}"
+            )
+        cache = KnowledgeCache(config.device_cache, model.layout.bytes_per_token, LRU(), keep=config.cache)
+        engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=config.threads or available_cores())
+    except BaseException:
+        retriever.close()
+        raise
+    limits = Limits(config.top_k, config.max_tokens, config.max_batch, config.max_waiting)
+    return RagService(retriever, template, cache, engine, limits, model_name=checkpoint.name)
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

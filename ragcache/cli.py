@@ -1,0 +1,177 @@
+"""The command line: `ragcache corpus | index | serve | query`. The one place that knows every package."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ragcache.config import ServeConfig, option_kind
+from ragcache.errors import RagCacheError
+from retrieval.errors import RetrievalError
+
+# Each command imports what it needs when it runs: `ragcache query` should not wait seconds for torch to load.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status. Errors that are the user's to mend are one line on stderr."""
+    options = _parser().parse_args(arguments)
+    # SIGTERM unwinds the stack like Ctrl-C does, so that half-written files are removed
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(options.run(options) or 0)
+    except (RagCacheError, RetrievalError) as error:
+        print(f"ragcache {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _terminate(signum: int, _frame: object) -> None:
+    raise SystemExit(128 + signum)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ragcache", description="A RAG service that keeps the KV of its documents in a knowledge tree."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    corpus = commands.add_parser("corpus", help="collect documents into a corpus")
+    kinds = corpus.add_subparsers(dest="kind", required=True, metavar="KIND")
+    python = kinds.add_parser(
+        "python", help="docstrings of the standard library and of installed packages, 60 words or more"
+    )
+    python.add_argument("--out", type=Path, required=True, metavar="FILE", help="docs.jsonl or docs.jsonl.gz")
+    python.add_argument(
+        "--package", action="append", metavar="NAME", help="only these packages; may be repeated (default: stdlib, …)"
+    )
+    python.set_defaults(run=_corpus_python)
+
+    index = commands.add_parser("index", help="build a vector index and document store from a corpus")
+    index.add_argument("--corpus", type=Path, required=True, metavar="FILE", help="JSON lines with id, text, title")
+    index.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    index.add_argument("--type", choices=("flat", "ivf", "hnsw"), default="flat", help="default: flat (exact)")
+    index.add_argument("--embedder", default="default", metavar="NAME", help="folder or Hugging Face id")
+    index.add_argument("--embeddings", type=Path, metavar="FILE.npy", help="use these vectors [documents, dimensions]")
+    index.add_argument("--quiet", action="store_true", help="no progress bars")
+    index.set_defaults(run=_index)
+
+    serve = commands.add_parser("serve", help="answer questions over HTTP")
+    serve.add_argument("--config", type=Path, metavar="FILE.toml", help="settings by the names below; options win")
+    _add_settings(serve)
+    serve.set_defaults(run=_serve)
+
+    query = commands.add_parser("query", help="ask a running server")
+    query.add_argument("question")
+    query.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
+    query.add_argument("--top-k", type=int, metavar="N", help="how many documents")
+    query.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
+    query.add_argument("--temperature", type=float, metavar="T", help="0 (the default) is greedy")
+    query.set_defaults(run=_query)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """An option for each setting; None where it was not given, so that the file's value shows through."""
+    for field in dataclasses.fields(ServeConfig):
+        kind = option_kind(field.name)
+        flag = f"--{field.name.replace('_', '-')}"
+        text = field.metadata["help"]
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{text} (default)")
+            continue
+        default = "" if field.metadata.get("required") else f" (default: {_readable(field)})"
+        size = field.metadata.get("size")
+        metavar = "SIZE" if size else {int: "N", float: "SECONDS", Path: "FILE"}.get(kind, "NAME")
+        parser.add_argument(flag, type=str if size or kind is Path else kind, metavar=metavar, help=text + default)
+
+
+def _readable(field: dataclasses.Field[Any]) -> str:
+    default: Any = field.default
+    return f"{default >> 30}GiB" if field.metadata.get("size") else str(default)
+
+
+def _corpus_python(options: argparse.Namespace) -> int:
+    from retrieval.corpus import write_corpus
+    from retrieval.pydocs import collect
+
+    documents = collect(options.package)
+    write_corpus(options.out, documents)
+    print(f"{len(documents)} documents in {options.out}")
+    return 0
+
+
+def _index(options: argparse.Namespace) -> int:
+    from retrieval.embedder import Embedder
+    from retrieval.index import build_index
+
+    embedder = Embedder.load(options.embedder)
+    manifest = build_index(
+        options.corpus, options.out, options.type, embedder, options.embeddings, progress=not options.quiet
+    )
+    print(f"{manifest.documents} documents in {options.out / 'faiss.idx'} ({options.type})")
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from server.run import bind
+
+    names = [field.name for field in dataclasses.fields(ServeConfig)]
+    config = ServeConfig.load(options.config, {name: getattr(options, name) for name in names})
+    with bind(config.host, config.port) as bound:  # before the seconds of loading: a busy port is told at once
+        from ragcache.assembly import assemble
+        from server.app import create_app
+        from server.run import run
+
+        print(f"loading {config.index} and model {config.model} ...", file=sys.stderr, flush=True)
+        service = assemble(config)
+        try:
+            host, port = bound.getsockname()[:2]
+            print(
+                f"serving {service.corpus_size} documents with {service.model_name} on http://{host}:{port} "
+                f"(device cache {config.device_cache / 2**30:.2f} GiB); Ctrl-C ends",
+                file=sys.stderr,
+                flush=True,
+            )
+            run(create_app(service), bound, grace_seconds=config.grace_seconds)
+        finally:
+            service.close()
+    return 0
+
+
+def _query(options: argparse.Namespace) -> int:
+    from server.client import RagClient
+
+    with RagClient(options.url) as client:
+        asked = {"top_k": options.top_k, "max_tokens": options.max_tokens, "temperature": options.temperature}
+        for name, data in client.stream(options.question, **asked):
+            if name == "delta":
+                print(data["text"], end="", flush=True)
+            elif name == "done":
+                print(flush=True)
+                print(_summary(data), file=sys.stderr)
+    return 0
+
+
+def _summary(answer: dict[str, Any]) -> str:
+    """What an answer was made of, in three lines."""
+    usage, timing = answer["usage"], answer["timing"]
+    cached = sum(usage["cached_tokens"].values())
+    titles = ", ".join(
+        document["title"] + (" (cut short)" if document["truncated"] else "") for document in answer["documents"]
+    )
+    return (
+        f"\nfrom:   {titles}\n"
+        f"prompt: {usage['prompt_tokens']} tokens, {cached} from the cache, {usage['computed_tokens']} computed\n"
+        f"time:   {timing['ttft_ms']:.0f} ms to the first token, {timing['total_ms']:.0f} ms in all"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""ServeConfig: everything `ragcache serve` can be told, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ragcache.errors import ConfigError
+
+_UNITS = {"": 1, "b": 1, "k": 2**10, "kib": 2**10, "kb": 10**3, "m": 2**20, "mib": 2**20, "mb": 10**6}
+_UNITS |= {"g": 2**30, "gib": 2**30, "gb": 10**9, "t": 2**40, "tib": 2**40, "tb": 10**12}
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of "2GiB", "512M" (binary), "1.5GB" (decimal) or a plain number of bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    if match is None or match[2].lower() not in _UNITS:
+        raise ConfigError(f"{text!r} is not a size: write for example 2GiB, 512MiB or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def _option(default: Any, text: str, **more: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, **more})
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Settings of a server. Each is an option `--like-this` and a key `like_this` of the TOML file."""
+
+    index: Path = _option(Path(), "faiss.idx of a folder written by `ragcache index`", required=True)
+    model: str = _option("default", "model folder, GGUF file or Hugging Face id")
+    top_k: int = _option(2, "documents a question gets unless it asks for another number", least=1)
+    max_doc_tokens: int = _option(1024, "a longer document is cut to this many tokens", least=16)
+    max_question_tokens: int = _option(512, "a longer question is refused", least=1)
+    max_tokens: int = _option(128, "longest answer in tokens; a question may ask for less", least=1)
+    device_cache: int = _option(2 * 2**30, "device memory for KV, cached and in use, such as 2GiB", size=True)
+    cache: bool = _option(True, "keep the KV of documents between requests")
+    host: str = _option("127.0.0.1", "address to listen on")
+    port: int = _option(8000, "port to listen on (0: any free one)", least=0)
+    threads: int = _option(0, "torch threads of the engine (0: one a core)", least=0)
+    prefill_chunk: int = _option(512, "prompt tokens computed in one step, at most", least=1)
+    max_batch: int = _option(8, "requests that the engine works on at a time", least=1)
+    max_waiting: int = _option(64, "requests that may wait; a further one is refused (429)", least=0)
+    grace_seconds: float = _option(30.0, "how long running answers may go on after SIGTERM", least=0)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), field.metadata.get("least")
+            if least is not None and value < least:
+                raise ConfigError(f"{field.name} must be at least {least}, not {value}")
+        if self.port > 65535:
+            raise ConfigError(f"port must be at most 65535, not {self.port}")
+
+    @classmethod
+    def load(cls, file: Path | None, options: Mapping[str, Any]) -> ServeConfig:
+        """Settings of the TOML `file`, overridden by `options` (those that are not None)."""
+        settings = {} if file is None else _read_toml(file)
+        settings |= {name: value for name, value in options.items() if value is not None}
+        if "index" not in settings:
+            raise ConfigError("no index: pass --index DIR/faiss.idx, made by `ragcache index --corpus … --out DIR`")
+        where = "" if file is None else f" (settings of {file} and the command line)"
+        return cls(**{name: _coerce(name, value, where) for name, value in settings.items()})
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(ServeConfig)}
+_KINDS = {"Path": Path, "str": str, "int": int, "bool": bool, "float": float}
+
+
+def option_kind(name: str) -> type:
+    """Python type of a setting."""
+    return _KINDS[str(_FIELDS[name].type)]
+
+
+def _coerce(name: str, value: Any, where: str) -> Any:
+    kind = option_kind(name)
+    if _FIELDS[name].metadata.get("size"):
+        return parse_size(value)
+    if kind is Path:
+        return Path(str(value)).expanduser()
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{name} must be of type {kind.__name__}, not {value!r}{where}")
+    return value
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    settings = {name.replace("-", "_"): value for name, value in settings.items()}
+    if unknown := sorted(settings.keys() - _FIELDS.keys()):
+        raise ConfigError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+    if "index" in settings and not Path(str(settings["index"])).is_absolute():
+        settings["index"] = str(file.parent / str(settings["index"]))
+    return settings

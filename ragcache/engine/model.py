@@ -1,0 +1,168 @@
+"""TorchModel: `transformers`' layers with our attention, run over packed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from ragcache.engine.attention import ATTENTION_NAME, PackedPlan, SequencePlan, SpanWrite, packed_attention
+from ragcache.engine.checkpoint import Checkpoint, load_config
+from ragcache.engine.kv import KVLayout, KVSpan
+from ragcache.errors import ModelError
+
+AttentionInterface.register(ATTENTION_NAME, packed_attention)
+
+PROBE_TOKENS = 24
+# float32 chunked against whole differs by about 3e-5 in the logits; wrong attention differs by whole units
+PROBE_TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.5, torch.bfloat16: 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """One sequence's share of a step: `tokens` to compute, at positions `start`, `start + 1`, …
+
+    `past` is its KV so far in prompt order; the new KV goes behind it, filling `targets` in order.
+    """
+
+    tokens: Sequence[int]
+    start: int
+    past: Sequence[KVSpan]
+    targets: Sequence[KVSpan]
+
+
+class TorchModel:
+    """A decoder-only model whose KV lives in spans.
+
+    `forward` computes a packed step and returns one row of logits a sequence, those of its last token.
+    """
+
+    def __init__(self, module: PreTrainedModel, name: str) -> None:
+        config = module.config.get_text_config()
+        self.name = name
+        self.module = module
+        self.device = module.device
+        self.vocab_size = int(config.vocab_size)
+        self.context_length = _context_length(config)
+        heads = config.num_attention_heads
+        self.layout = KVLayout(
+            layers=config.num_hidden_layers,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            dtype=module.dtype,
+        )
+        self.eos_tokens = _eos_tokens(module)
+        self._check_exact()
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: str | None = None) -> TorchModel:
+        """Loads the weights: float32 on CPU, bfloat16 or float16 on CUDA. Raises ModelError if that cannot be."""
+        config = load_config(checkpoint)
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = torch.float32
+        if where.type == "cuda":
+            dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        transformers_logging.disable_progress_bar()
+        try:
+            module = AutoModelForCausalLM.from_pretrained(checkpoint.location, config=config, dtype=dtype)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"cannot load {checkpoint.name!r} as a decoder-only model: {error}") from error
+        return cls(module.eval().to(where), checkpoint.name)
+
+    @torch.inference_mode()
+    def forward(self, steps: Sequence[StepInput]) -> Tensor:
+        """Runs one packed step; returns logits [len(steps), vocab] in float32.
+
+        The spans in `targets` grow by the tokens of their step. Every step needs at least one token and as much
+        room in its targets as it has tokens.
+        """
+        plans: list[SequencePlan] = []
+        tokens: list[int] = []
+        positions: list[int] = []
+        last_rows: list[int] = []
+        for step in steps:
+            first = len(tokens)
+            tokens.extend(step.tokens)
+            positions.extend(range(step.start, step.start + len(step.tokens)))
+            last_rows.append(len(tokens) - 1)
+            past = [(span, span.length) for span in step.past if span.length]
+            plans.append(SequencePlan(first, len(tokens), past, list(_writes(step, first))))
+        device = self.device
+        output = self.module(
+            input_ids=torch.tensor([tokens], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            logits_to_keep=torch.tensor(last_rows, device=device),
+            plan=PackedPlan(plans),
+        )
+        for plan in plans:
+            for write in plan.writes:
+                write.span.length += write.last - write.first
+        return output.logits[0].float()
+
+    @torch.inference_mode()
+    def _check_exact(self) -> None:
+        """Compares split, packed attention with the model's own; refuses a model that we would run wrongly.
+
+        Attention variants (logit caps, sinks, local windows, latent KV) are many and new ones appear; one look at
+        the numbers finds those that this engine does not reproduce.
+        """
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(self.vocab_size, (PROBE_TOKENS,), generator=generator)
+        self.module.set_attn_implementation("eager")
+        try:
+            expected = self.module(tokens[None].to(self.device), use_cache=False).logits[0, -1].float()
+        finally:
+            self.module.set_attn_implementation(ATTENTION_NAME)
+        try:
+            spans = [self.layout.allocate(size, self.device) for size in (7, PROBE_TOKENS - 7)]
+            ids = tokens.tolist()
+            self.forward([StepInput(ids[:9], 0, [], spans)])
+            self.forward([StepInput(ids[9:-1], 9, spans, spans[1:])])
+            got = self.forward([StepInput(ids[-1:], PROBE_TOKENS - 1, spans, spans[1:])])[0]
+        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+            raise ModelError(
+                f"{self.name!r} ({type(self.module).__name__}) does not run with this engine's attention: {error}"
+            ) from error
+        difference = (got - expected).abs().max().item()
+        if not difference <= PROBE_TOLERANCE.get(self.layout.dtype, 1e-2):
+            raise ModelError(
+                f"{self.name!r} ({type(self.module).__name__}) uses an attention that this engine does not reproduce: "
+                f"its logits differ by {difference:.3g} from the model's own"
+            )
+
+
+def _writes(step: StepInput, first: int) -> Sequence[SpanWrite]:
+    """Where the KV of the step's tokens goes: its targets, filled in order."""
+    writes: list[SpanWrite] = []
+    row, left = first, len(step.tokens)
+    for span in step.targets:
+        share = min(span.room, left)
+        if share:
+            writes.append(SpanWrite(span, span.length, row, row + share))
+            row, left = row + share, left - share
+    if left:
+        raise ValueError(f"{left} of {len(step.tokens)} tokens have no room in their spans")
+    return writes
+
+
+def _context_length(config: Any) -> int:
+    """Longest prompt plus output, in tokens. A sliding window bounds it: within the window attention is full."""
+    limits = [int(config.max_position_embeddings)]
+    window = getattr(config, "sliding_window", None)
+    if window and getattr(config, "use_sliding_window", True):
+        limits.append(int(window))
+    return min(limits)
+
+
+def _eos_tokens(module: PreTrainedModel) -> frozenset[int]:
+    for source in (module.generation_config, module.config.get_text_config()):
+        eos = getattr(source, "eos_token_id", None)
+        if eos is not None:
+            return frozenset([eos] if isinstance(eos, int) else eos)
+    return frozenset()

@@ -1,0 +1,34 @@
+"""The errors of this package: each says what was wrong, where, and what to do."""
+
+
+class RagCacheError(Exception):
+    """Base of every error that is meant for the user's eyes."""
+
+
+class ConfigError(RagCacheError):
+    """A setting, a configuration file or a command line that cannot be used."""
+
+
+class ModelError(RagCacheError):
+    """A model that is missing, unreadable or of a kind the engine cannot run exactly."""
+
+
+class EngineError(RagCacheError):
+    """The engine failed while it computed an answer."""
+
+
+class Overloaded(RagCacheError):
+    """More requests wait than the service is willing to hold."""
+
+
+class BadQuery(RagCacheError):
+    """A question that cannot be answered as asked. `limit` is the bound it broke, in the unit of the message."""
+
+    def __init__(self, message: str, *, field: str, limit: int | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.limit = limit
+
+
+class QuestionTooLong(BadQuery):
+    """The question alone is longer than the service accepts."""

@@ -1,0 +1,31 @@
+"""Segment: token ids that are cached as one piece."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Token ids that are cached as one piece. Its tokens never depend on its neighbours.
+
+    `key` is a digest of the tokens, so a changed text is another segment; `label` is for people's eyes.
+    """
+
+    label: str
+    tokens: array[int]
+    key: bytes
+    truncated: bool = False
+
+    @classmethod
+    def of(cls, label: str, tokens: Iterable[int], truncated: bool = False) -> Segment:
+        ids = array("i", tokens)
+        if not ids:
+            raise ValueError(f"segment {label!r} has no tokens")
+        return cls(label, ids, hashlib.blake2b(ids.tobytes(), digest_size=16).digest(), truncated)
+
+    def __len__(self) -> int:
+        return len(self.tokens)

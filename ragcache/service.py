@@ -1,0 +1,390 @@
+"""RagService: one request's life, from the question to its last token."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers.decoders import DecodeStream
+
+from ragcache.admission import AdmissionQueue
+from ragcache.cache import KnowledgeCache, Lease
+from ragcache.engine.protocol import (
+    Engine,
+    EngineEvent,
+    Failed,
+    Finished,
+    Job,
+    Prefilled,
+    Sampling,
+    Started,
+    Token,
+)
+from ragcache.errors import BadQuery, EngineError, Overloaded
+from ragcache.prompt import Prompt, PromptTemplate
+from retrieval.retriever import Hit, Retriever
+
+MAX_TEMPERATURE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question; what is None gets the service's default."""
+
+    question: str
+    top_k: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsedDocument:
+    """A document of the prompt. `truncated`: only its beginning fitted."""
+
+    id: str
+    title: str
+    score: float
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CachedTokens:
+    """Prompt tokens whose KV was found, by tier."""
+
+    device: int = 0
+    host: int = 0
+    disk: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a request: `computed_tokens` and `cached_tokens` add up to `prompt_tokens`."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    computed_tokens: int
+    cached_tokens: CachedTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds. `queue_ms`: from the documents to the engine's first step; `prefill_ms`: from there to the whole
+    prompt; `ttft_ms` and `total_ms`: from arrival to the first token and to the last."""
+
+    retrieval_ms: float
+    queue_ms: float
+    prefill_ms: float
+    ttft_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """First event of a request: what its answer will be made from."""
+
+    id: str
+    documents: tuple[UsedDocument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """More text of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Last event of a request. `token_ids` and `margins` (best logit less the second) are for comparisons."""
+
+    id: str
+    answer: str
+    finish_reason: str
+    documents: tuple[UsedDocument, ...]
+    usage: Usage
+    timing: Timing
+    token_ids: tuple[int, ...]
+    margins: tuple[float, ...]
+
+
+ServiceEvent = Retrieved | Delta | Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the service accepts, and what a question gets that does not say."""
+
+    top_k: int
+    max_tokens: int
+    max_batch: int = 8
+    max_waiting: int = 64
+
+
+@dataclass(slots=True)
+class ServiceStats:
+    """Totals since the start; `outcomes` counts requests by how they ended."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    computed_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """An admitted request. Its lease ends with the engine's last event, whoever still listens."""
+
+    lease: Lease
+    memory: Sequence[Any]
+    inbox: asyncio.Queue[tuple[float, EngineEvent]]
+    leave: Callable[[], None]
+
+    def on_event(self, time: float, event: EngineEvent) -> None:
+        if isinstance(event, Prefilled):
+            self.lease.commit(self.memory)
+        elif isinstance(event, Finished | Failed):
+            self.memory = ()
+            self.lease.release()
+            self.leave()
+        self.inbox.put_nowait((time, event))
+
+
+class RagService:
+    """Answers questions from the retriever's documents, reusing the KV that the knowledge cache holds.
+
+    Belongs to one event loop. Every request ends in one Answer or one error, and what it held comes back either way.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        template: PromptTemplate,
+        cache: KnowledgeCache,
+        engine: Engine,
+        limits: Limits,
+        *,
+        model_name: str = "model",
+    ) -> None:
+        self.model_name = model_name
+        self.cache = cache
+        self.engine = engine
+        self.limits = limits
+        self.stats = ServiceStats()
+        self._retriever = retriever
+        self._template = template
+        self._admission = AdmissionQueue(limits.max_batch)
+        self._retrieving = 0
+        self._search = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def corpus_size(self) -> int:
+        return len(self._retriever)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the engine has not taken yet."""
+        return self._retrieving + len(self._admission)
+
+    @property
+    def running(self) -> int:
+        """Requests that the engine works on."""
+        return self._admission.running
+
+    async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
+        """Yields Retrieved, then Delta…, then Answer.
+
+        Raises BadQuery for what cannot be asked, Overloaded when too many wait, EngineError when the engine failed.
+        Closing the iterator cancels the request.
+        """
+        answered = False
+        try:
+            events = self._answer(query)
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    if isinstance(event, Answer):  # now: who has the answer need not ask for the end
+                        answered = True
+                        self.stats.outcomes["answered"] += 1
+                    yield event
+        except BadQuery:
+            self.stats.outcomes["rejected"] += 1
+            raise
+        except Overloaded:
+            self.stats.outcomes["overloaded"] += 1
+            raise
+        except (GeneratorExit, asyncio.CancelledError):
+            self.stats.outcomes["cancelled"] += not answered
+            raise
+        except Exception:
+            self.stats.outcomes["failed"] += 1
+            raise
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Waits for running requests to leave the engine, at most `grace_seconds`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace_seconds)
+
+    def close(self) -> None:
+        """Ends the engine and the search; requests still running fail."""
+        self.engine.close()
+        self._search.shutdown(wait=True, cancel_futures=True)
+        self._retriever.close()
+
+    async def _answer(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
+        loop = asyncio.get_running_loop()
+        arrived = loop.time()
+        top_k, max_tokens, sampling = self._check(query)
+        if self.waiting >= self.limits.max_waiting + self._free_places():
+            raise Overloaded(f"{self.waiting} requests wait already, the limit is {self.limits.max_waiting}")
+        self._retrieving += 1
+        try:
+            hits, prompt = await loop.run_in_executor(self._search, self._retrieve, query.question, top_k, max_tokens)
+        finally:
+            self._retrieving -= 1
+        retrieved = loop.time()
+        request_id = f"rag-{uuid.uuid4().hex[:16]}"
+        documents = tuple(
+            UsedDocument(hit.document.id, hit.document.title, round(float(hit.score), 6), segment.truncated)
+            for hit, segment in zip(hits, prompt.documents, strict=True)
+        )
+        # the last token generated is never read back, so it needs no KV
+        extra = len(prompt.question) + max_tokens - 1
+        if not self.cache.can_ever_lease(prompt.path, extra):
+            raise BadQuery(
+                f"the prompt and {max_tokens} more tokens need {self.cache.bytes_of(len(prompt) + max_tokens) >> 20} "
+                f"MiB of KV, the device cache has {self.cache.capacity >> 20} MiB; ask for a smaller top_k",
+                field="top_k",
+                limit=self.cache.capacity,
+            )
+        lease = await self._admission.admit(lambda: self.cache.lease(prompt.path, extra))
+        run, cancel = self._start(prompt, lease, extra, max_tokens, sampling)
+        try:
+            yield Retrieved(request_id, documents)
+            started = prefilled = first = last = retrieved
+            ids: list[int] = []
+            margins: list[float] = []
+            pieces: list[str] = []
+            decoder = DecodeStream(skip_special_tokens=True)
+            while True:
+                now, event = await run.inbox.get()
+                if isinstance(event, Started):
+                    started = prefilled = first = last = now
+                elif isinstance(event, Prefilled):
+                    prefilled = first = last = now
+                elif isinstance(event, Token):
+                    last = now
+                    first = first if ids else now
+                    ids.append(event.id)
+                    margins.append(event.margin)
+                    piece = decoder.step(self._template.tokenizer, event.id)
+                    if piece:
+                        pieces.append(piece)
+                        yield Delta(piece)
+                elif isinstance(event, Failed):
+                    raise EngineError(f"the engine failed: {event.message}")
+                else:
+                    last = max(last, now)
+                    break
+        finally:
+            cancel()
+        usage = Usage(len(prompt), len(ids), len(prompt) - lease.cached_tokens, CachedTokens(lease.cached_tokens))
+        self._count(usage)
+        # the whole, decoded at once, also has the end that a stream holds back while a character is incomplete
+        text = self._template.tokenizer.decode(ids, skip_special_tokens=True)
+        streamed = "".join(pieces)
+        if text.startswith(streamed) and len(text) > len(streamed):
+            yield Delta(text[len(streamed) :])
+        yield Answer(
+            id=request_id,
+            answer=text,
+            finish_reason=event.reason,
+            documents=documents,
+            usage=usage,
+            timing=Timing(
+                retrieval_ms=_milliseconds(retrieved - arrived),
+                queue_ms=_milliseconds(started - retrieved),
+                prefill_ms=_milliseconds(prefilled - started),
+                ttft_ms=_milliseconds(first - arrived),
+                total_ms=_milliseconds(last - arrived),
+            ),
+            token_ids=tuple(ids),
+            margins=tuple(margins),
+        )
+
+    def _check(self, query: Query) -> tuple[int, int, Sampling]:
+        """Defaults filled in and bounds checked: top_k, max_tokens, sampling."""
+        self._template.check_question(query.question)
+        top_k = self.limits.top_k if query.top_k is None else query.top_k
+        max_tokens = self.limits.max_tokens if query.max_tokens is None else query.max_tokens
+        temperature = 0.0 if query.temperature is None else query.temperature
+        if query.top_k is None:
+            top_k = min(top_k, self.corpus_size)  # the operator's default may exceed a tiny corpus
+        if not 1 <= top_k <= self.corpus_size:
+            raise BadQuery(
+                f"top_k is {top_k}; the corpus has {self.corpus_size} documents", field="top_k", limit=self.corpus_size
+            )
+        limit = self.limits.max_tokens
+        if not 1 <= max_tokens <= limit:
+            raise BadQuery(f"max_tokens is {max_tokens}; it may be 1 to {limit}", field="max_tokens", limit=limit)
+        if not (math.isfinite(temperature) and 0.0 <= temperature <= MAX_TEMPERATURE):
+            raise BadQuery(f"temperature is {temperature}; it may be 0 to {MAX_TEMPERATURE}", field="temperature")
+        return top_k, max_tokens, Sampling(temperature)
+
+    def _retrieve(self, question: str, top_k: int, max_tokens: int) -> tuple[list[Hit], Prompt]:
+        """On the search thread: documents, and the prompt made of them."""
+        hits = self._retriever.search(question, top_k)
+        room = self.engine.context_length - max_tokens
+        return hits, self._template.build(question, [hit.document for hit in hits], room=room)
+
+    def _start(
+        self, prompt: Prompt, lease: Lease, extra: int, max_tokens: int, sampling: Sampling
+    ) -> tuple[_Run, Callable[[], None]]:
+        loop = asyncio.get_running_loop()
+        self._idle.clear()
+        run = _Run(lease, (), asyncio.Queue(), self._leave)
+
+        def deliver(event: EngineEvent) -> None:
+            # a closed loop has no one left to tell
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: run.on_event(loop.time(), event))
+
+        try:
+            run.memory = [self.engine.allocate(len(segment)) for segment in lease.missing]
+            job = Job(
+                cached=[node.kv for node in lease.nodes],
+                missing=[(segment.tokens, kv) for segment, kv in zip(lease.missing, run.memory, strict=True)],
+                question=prompt.question,
+                memory=self.engine.allocate(extra),
+                max_tokens=max_tokens,
+                sampling=sampling,
+            )
+            return run, self.engine.submit(job, deliver)
+        except BaseException:
+            lease.release()
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        self._admission.leave()
+        if not self._admission.running:
+            self._idle.set()
+
+    def _free_places(self) -> int:
+        return max(0, self.limits.max_batch - self._admission.running)
+
+    def _count(self, usage: Usage) -> None:
+        self.stats.computed_tokens += usage.computed_tokens
+        self.stats.cached_tokens += usage.prompt_tokens - usage.computed_tokens
+        self.stats.completion_tokens += usage.completion_tokens
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,101 @@
+"""KnowledgeTree: which documents are held in which context (RAGCache, section 4.1).
+
+Pure data: a prefix tree over segments. A path from a namespace's root spells a prompt's beginning; a node stands
+for the KV of its segment *behind its ancestors*, so [D1, D2] and [D2, D1] share nothing below the system prompt.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ragcache.segment import Segment
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One segment in the context of its ancestors.
+
+    `kv` is the KV memory, opaque here; `holders` the leases that hold the node, each of which holds all its
+    ancestors too; `last_use` the cache's use counter at the last lease or commit.
+    """
+
+    id: int
+    parent: Node | None
+    key: bytes
+    label: str
+    tokens: array[int]
+    kv: Any = None
+    holders: int = 0
+    frequency: int = 0
+    last_use: int = 0
+    children: dict[bytes, Node] = field(default_factory=dict)
+
+    @property
+    def is_root(self) -> bool:
+        return self.parent is None
+
+
+class KnowledgeTree:
+    """Look-up, insert and remove of nodes under one root a namespace. Roots hold no KV and are not counted."""
+
+    def __init__(self) -> None:
+        self._roots: dict[str, Node] = {}
+        self._next_id = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def root(self, namespace: str) -> Node:
+        """The namespace's root; made at first use."""
+        root = self._roots.get(namespace)
+        if root is None:
+            root = self._roots[namespace] = self._node(None, b"", namespace, array("i"))
+        return root
+
+    def match(self, root: Node, path: Sequence[Segment]) -> list[Node]:
+        """The longest chain of nodes that spells a prefix of `path`. Changes nothing.
+
+        Keys are digests; the tokens themselves are compared, so a collision is a miss and never wrong KV.
+        """
+        found: list[Node] = []
+        node = root
+        for segment in path:
+            child = node.children.get(segment.key)
+            if child is None or child.tokens != segment.tokens:
+                break
+            found.append(child)
+            node = child
+        return found
+
+    def insert(self, parent: Node, segment: Segment) -> Node:
+        """A new child of `parent`; ValueError if its key is taken."""
+        if segment.key in parent.children:
+            raise ValueError(f"{parent.label!r} has a child with the key of {segment.label!r} already")
+        node = self._node(parent, segment.key, segment.label, segment.tokens)
+        parent.children[segment.key] = node
+        self._count += 1
+        return node
+
+    def remove(self, node: Node) -> None:
+        """Takes out a leaf that nobody holds; ValueError for any other node."""
+        if node.parent is None or node.children or node.holders:
+            raise ValueError(f"node {node.id} ({node.label!r}) is a root, has children or is held")
+        del node.parent.children[node.key]
+        self._count -= 1
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes but the roots, parents before children."""
+        stack = list(self._roots.values())
+        while stack:
+            node = stack.pop()
+            if not node.is_root:
+                yield node
+            stack.extend(node.children.values())
+
+    def _node(self, parent: Node | None, key: bytes, label: str, tokens: array[int]) -> Node:
+        self._next_id += 1
+        return Node(self._next_id, parent, key, label, tokens)

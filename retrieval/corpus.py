@@ -1,0 +1,193 @@
+"""Corpus: documents as JSON lines, one per row, plain or gzipped, read and written without holding them all."""
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from retrieval.errors import CorpusError
+
+FIELDS = ("id", "title", "text")  # what a row means to us; every other key travels along in `extra`
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One retrievable text.
+
+    `id` is unique in its corpus and not empty, `text` is not blank, `title` may be empty; `extra` holds the row's
+    other fields as JSON values, in the row's order.
+    """
+
+    id: str
+    title: str
+    text: str
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+class CorpusFingerprint:
+    """SHA-256 over id, title and text of documents in order: equal exactly when retrieval sees equal corpora."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, document: Document) -> None:
+        # a JSON list marks where each field ends, so no two different rows share bytes
+        row = json.dumps([document.id, document.title, document.text], ensure_ascii=False, separators=(",", ":"))
+        self._hash.update(row.encode() + b"\n")
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def read_corpus(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[Document]:
+    """The documents of a .jsonl or .jsonl.gz file, in order, read as they are asked for.
+
+    `progress` is told the bytes of the file consumed since it was last told. A wrong name or a missing file is
+    refused at once, a wrong row when it is reached; either way with CorpusError naming path and line.
+    """
+    _require_suffix(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CorpusError(f"{path}: the corpus {what}; give a .jsonl or .jsonl.gz file with one JSON object per line")
+    return _read_rows(path, progress)
+
+
+def write_corpus(path: Path, documents: Iterable[Document]) -> int:
+    """Write documents to a .jsonl or .jsonl.gz file, whole or not at all; returns how many there were.
+
+    Equal documents give equal bytes. What `read_corpus` would refuse is refused here.
+    """
+    _require_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            if path.suffix == ".gz":
+                # no file name and no time in the header: bytes depend on the documents alone
+                with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
+                    count = _write_rows(path, packed, documents)
+            else:
+                count = _write_rows(path, file, documents)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count
+
+
+def _require_suffix(path: Path) -> None:
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise CorpusError(f"{path}: a corpus is a .jsonl or .jsonl.gz file; rename or convert it")
+
+
+def _read_rows(path: Path, progress: Callable[[int], None] | None) -> Iterator[Document]:
+    line_of: dict[str, int] = {}
+    number = 0
+    try:
+        with path.open("rb") as file, _unpacked(path, file) as lines:
+            told = 0
+            for number, line in enumerate(lines, start=1):
+                if progress is not None and file.tell() > told:
+                    progress(file.tell() - told)
+                    told = file.tell()
+                if not line.strip():
+                    continue
+                document = _document(_parsed(line, path, number), f"{path}:{number}")
+                first = line_of.setdefault(document.id, number)
+                if first != number:
+                    raise CorpusError(
+                        f"{path}:{number}: id {document.id!r} is already used on line {first}; give each row its own id"
+                    )
+                yield document
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CorpusError(
+            f"{path}: not a whole gzip file, readable up to line {number} ({error}); download or pack it again"
+        ) from error
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error})") from error
+    if not line_of:
+        raise CorpusError(f"{path}: the corpus is empty; it needs at least one row with 'id' and 'text'")
+
+
+def _unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
+    # a binary file closes twice without harm, so the plain file may stand for its own unpacked stream
+    return gzip.GzipFile(fileobj=file, mode="rb") if path.suffix == ".gz" else file  # type: ignore[return-value]
+
+
+def _parsed(line: bytes, path: Path, number: int) -> Any:
+    try:
+        # editors on Windows start a file with a byte order mark
+        return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line); save the corpus as UTF-8"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"{path}:{number}: not JSON ({error}); each line must be one JSON object") from error
+
+
+def _document(row: Any, where: str) -> Document:
+    if not isinstance(row, dict):
+        raise CorpusError(
+            f"{where}: the row is a JSON {_json_type(row)}; each line must be an object with 'id' and 'text'"
+        )
+    title = row.get("title")
+    document = Document(
+        id=row.get("id"),  # type: ignore[arg-type]  # _check looks at what the row really held
+        title="" if title is None else title,
+        text=row.get("text"),  # type: ignore[arg-type]
+        extra={name: value for name, value in row.items() if name not in FIELDS},
+    )
+    _check(document, where)
+    return document
+
+
+def _check(document: Document, where: str) -> None:
+    for name in FIELDS:
+        value: object = getattr(document, name)
+        if value is None:
+            raise CorpusError(f"{where}: {name!r} is missing; every row needs a string 'id' and a string 'text'")
+        if not isinstance(value, str):
+            raise CorpusError(f"{where}: {name!r} is a JSON {_json_type(value)}; write it as a string")
+        if not value.strip() and name != "title":
+            raise CorpusError(f"{where}: {name!r} is blank; fill it in or leave the row out")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(
+                f"{where}: {name!r} holds half of a surrogate pair at character {error.start + 1}, "
+                "which is no text; replace it with the character meant"
+            ) from error
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null" if value is None else type(value).__name__)
+
+
+def _write_rows(path: Path, file: IO[bytes] | gzip.GzipFile, documents: Iterable[Document]) -> int:
+    row_of: dict[str, int] = {}
+    for number, document in enumerate(documents, start=1):
+        where = f"{path}:{number}"
+        _check(document, where)
+        first = row_of.setdefault(document.id, number)
+        if first != number:
+            raise CorpusError(f"{where}: id {document.id!r} is already used by document {first}; ids must be unique")
+        clash = [name for name in document.extra if name in FIELDS]
+        if clash:
+            raise CorpusError(f"{where}: extra field {clash[0]!r} has the name of a document's own field; rename it")
+        row = {"id": document.id, "title": document.title, "text": document.text, **document.extra}
+        try:
+            line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        except (TypeError, ValueError) as error:
+            raise CorpusError(f"{where}: an extra field cannot be written as JSON ({error})") from error
+        file.write(line)
+    if not row_of:
+        raise CorpusError(f"{path}: there are no documents to write; a corpus needs at least one")
+    return len(row_of)

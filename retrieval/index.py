@@ -1,0 +1,330 @@
+"""Index: a folder with the FAISS index of a corpus, its documents, and a manifest of what made them."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import faiss
+import lmdb
+import numpy as np
+from tqdm import tqdm
+
+from retrieval.corpus import read_corpus
+from retrieval.embedder import Embedder
+from retrieval.errors import EmbedderError, IndexFolderError, RetrievalError, RetrievalWarning
+from retrieval.store import DocumentStore, DocumentWriter
+
+FORMAT_VERSION = 1
+FAISS_FILE, DOCUMENTS_FOLDER, MANIFEST_FILE = "faiss.idx", "documents.lmdb", "manifest.json"
+BLOCK = 1_024  # documents embedded, or vectors moved, at once: bounds memory for any size of corpus
+
+IVF_VECTORS_PER_LIST = 39  # fewer, and k-means cannot train a list well (FAISS warns below this)
+IVF_TRAINING_PER_LIST = 256  # more does not move the centroids (FAISS samples down to this)
+IVF_SEED = 1234
+HNSW_NEIGHBOURS, HNSW_EF_CONSTRUCTION, HNSW_EF_SEARCH = 32, 200, 64
+COMPARED_DOCUMENTS, LEAST_COSINE = 8, 0.9  # given vectors are held against this many of the embedder's own
+
+
+class IndexType(StrEnum):
+    FLAT = "flat"  # exact: every vector is compared
+    IVF = "ivf"  # inverted lists: the `nprobe` nearest of `nlist` clusters are compared
+    HNSW = "hnsw"  # a graph walked with a front of `ef_search` candidates
+
+
+PARAMETERS = {
+    IndexType.FLAT: frozenset[str](),
+    IndexType.IVF: frozenset({"nlist", "nprobe"}),
+    IndexType.HNSW: frozenset({"neighbours", "ef_construction", "ef_search"}),
+}
+JSON_TYPES: dict[Any, type] = {int: int, str: str, IndexType: str}  # all other fields are objects
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an index was built from and how; what does not fit it is refused on opening.
+
+    `embeddings` says whether the vectors were "computed" by the embedder or "given" as a file. All vectors have
+    length 1, so the inner product is the cosine.
+    """
+
+    embedder: str
+    embedder_fingerprint: str
+    embedder_max_tokens: int
+    dim: int
+    index_type: IndexType
+    parameters: dict[str, int]
+    corpus_fingerprint: str
+    documents: int
+    embeddings: str
+    versions: dict[str, str]
+    kind: str = "ragcache-index"
+    format_version: int = FORMAT_VERSION
+    metric: str = "inner_product"
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Read a manifest strictly: IndexFolderError if a field is missing, unknown, of a wrong type or newer."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise IndexFolderError(f"{path}: the index has no manifest, it was not finished; build it again") from error
+        except (OSError, ValueError) as error:
+            raise IndexFolderError(f"{path}: the manifest is unreadable ({error}); build the index again") from error
+        return cls._validated(found, path)
+
+    @classmethod
+    def _validated(cls, found: Any, path: Path) -> "Manifest":
+        def refuse(what: str) -> IndexFolderError:
+            return IndexFolderError(f"{path}: {what}; build the index again")
+
+        if not isinstance(found, dict) or found.get("kind") != "ragcache-index":
+            raise refuse("not the manifest of a ragcache index")
+        format_version = found.get("format_version")
+        if isinstance(format_version, int) and format_version > FORMAT_VERSION:
+            raise IndexFolderError(
+                f"{path}: index format {format_version} is newer than this version reads ({FORMAT_VERSION}); "
+                "update ragcache or build the index again"
+            )
+        if format_version != FORMAT_VERSION:
+            raise refuse(f"index format {format_version!r}, this version reads {FORMAT_VERSION}")
+        names = {field.name for field in fields(cls)}
+        if found.keys() != names:
+            raise refuse(f"fields missing {sorted(names - found.keys())}, unknown {sorted(found.keys() - names)}")
+        for field in fields(cls):
+            wanted = JSON_TYPES.get(field.type, dict)
+            value = found[field.name]
+            if not isinstance(value, wanted) or isinstance(value, bool):
+                raise refuse(f"{field.name!r} has the wrong type: {value!r}")
+        if found["index_type"] not in set(IndexType):
+            raise refuse(f"unknown index type {found['index_type']!r}")
+        index_type = IndexType(found["index_type"])
+        parameters = found["parameters"]
+        counts = all(type(value) is int and value > 0 for value in parameters.values())
+        if parameters.keys() != PARAMETERS[index_type] or not counts:
+            raise refuse(f"wrong parameters for {index_type}: {parameters}")
+        if found["metric"] != "inner_product" or found["embeddings"] not in {"computed", "given"}:
+            raise refuse(f"unknown metric {found['metric']!r} or embeddings {found['embeddings']!r}")
+        if found["documents"] < 1 or found["dim"] < 1:
+            raise refuse(f"{found['documents']} documents of {found['dim']} dimensions")
+        return cls(**{**found, "index_type": index_type})
+
+
+def build_index(
+    corpus: Path,
+    out: Path,
+    kind: str = "flat",
+    embedder: Embedder | None = None,
+    embeddings: Path | None = None,
+    progress: bool = True,
+) -> Manifest:
+    """Build the index folder `out` from a corpus file, embedded by `embedder` (the default one if None).
+
+    `embeddings` is a .npy file of floats [documents, dim], in the corpus's order, to use instead of embedding.
+    All is built beside `out` and moved there at the end: `out` is never half an index, and an index that stood there
+    serves until the new one is whole. Progress goes to stderr.
+    """
+    if kind not in set(IndexType):
+        raise RetrievalError(f"unknown index type {kind!r}; choose one of {', '.join(IndexType)}")
+    index_type = IndexType(kind)
+    _require_replaceable(out)
+    read_corpus(corpus)  # reads nothing yet, but refuses a missing file before a model is loaded
+    embedder = embedder or Embedder.load()
+    given = None if embeddings is None else _given_vectors(embeddings, embedder)
+    with _built_beside(out) as folder:
+        with _bar(progress, "reading", corpus.stat().st_size, "B") as advance:
+            count = _write_documents(corpus, folder / DOCUMENTS_FOLDER, advance)
+        vectors = np.lib.format.open_memmap(
+            folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, embedder.dim)
+        )
+        with DocumentStore.open(folder / DOCUMENTS_FOLDER) as store:
+            if given is None:
+                with _bar(progress, "embedding", count, "doc") as advance:
+                    _embed(store, embedder, vectors, advance)
+            else:
+                if embeddings is not None and len(given) != count:
+                    raise EmbedderError(
+                        f"{embeddings}: {len(given)} vectors for the {count} documents of {corpus}; "
+                        "there must be one per document, in the corpus's order"
+                    )
+                with _bar(progress, "checking", count, "doc") as advance:
+                    _copy_normalised(given, vectors, str(embeddings), advance)
+                _compare(store, embedder, vectors, str(embeddings))
+            corpus_fingerprint = store.corpus_fingerprint
+        with _bar(progress, "indexing", count, "doc") as advance:
+            index, parameters = _indexed(vectors, index_type, advance)
+        faiss.write_index(index, str(folder / FAISS_FILE))
+        del vectors
+        (folder / "vectors.npy").unlink()
+        manifest = Manifest(
+            embedder=embedder.name,
+            embedder_fingerprint=embedder.fingerprint,
+            embedder_max_tokens=embedder.max_tokens,
+            dim=embedder.dim,
+            index_type=index_type,
+            parameters=parameters,
+            corpus_fingerprint=corpus_fingerprint,
+            documents=count,
+            embeddings="computed" if given is None else "given",
+            versions={
+                "faiss": faiss.__version__,
+                "lmdb": lmdb.__version__,
+                **{name: version(name) for name in ("numpy", "torch", "transformers")},
+            },
+        )
+        manifest.save(folder / MANIFEST_FILE)
+    return manifest
+
+
+def _require_replaceable(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise IndexFolderError(f"{out}: is a file; name a folder for the index")
+    if out.is_dir() and not (out / MANIFEST_FILE).is_file() and any(out.iterdir()):
+        raise IndexFolderError(f"{out}: the folder holds other files and is not an index; name a new or empty folder")
+
+
+@contextlib.contextmanager
+def _built_beside(out: Path) -> Iterator[Path]:
+    """A folder to build in that becomes `out` if the block ends well, and is gone if it does not."""
+    out = Path(os.path.abspath(out))  # noqa: PTH100  # not resolved: a symlink to an index must stay where it is
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+    except OSError as error:
+        raise IndexFolderError(f"{out}: cannot build there ({error}); choose a folder you may write to") from error
+    try:
+        folder = workplace / "new"
+        folder.mkdir()
+        yield folder
+        _require_replaceable(out)  # someone may have filled it meanwhile
+        if out.is_symlink():
+            out = out.resolve()
+        replaced = workplace / "old"
+        if out.exists():
+            out.rename(replaced)
+        try:
+            folder.rename(out)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(out)
+            raise
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _bar(shown: bool, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    with tqdm(total=total, desc=f"{what:<9}", unit=unit, unit_scale=unit == "B", disable=not shown) as bar:
+        yield bar.update
+
+
+def _write_documents(corpus: Path, folder: Path, advance: Callable[[int], None]) -> int:
+    count = 0
+    with DocumentWriter(folder) as writer:
+        for document in read_corpus(corpus, advance):
+            writer.add(document)
+            count += 1
+    return count
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK))
+
+
+def _embed(store: DocumentStore, embedder: Embedder, vectors: np.ndarray, advance: Callable[[int], None]) -> None:
+    for block in _blocks(len(store)):
+        texts = [embedder.passage(store.get(row)) for row in range(block.start, block.stop)]
+        vectors[block] = embedder.encode(texts, advance)
+
+
+def _given_vectors(path: Path, embedder: Embedder) -> np.ndarray:
+    try:
+        given = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise EmbedderError(f"{path}: the embeddings file does not exist; check the path") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise EmbedderError(f"{path}: not a .npy file of numbers ({error}); save it with numpy.save") from error
+    if not isinstance(given, np.ndarray) or given.ndim != 2 or given.dtype not in (np.float16, np.float32, np.float64):
+        shape = f"{given.dtype} {list(given.shape)}" if isinstance(given, np.ndarray) else "an .npz archive"
+        raise EmbedderError(f"{path}: holds {shape}; embeddings are float16, float32 or float64 [documents, dim]")
+    if given.shape[1] != embedder.dim:
+        raise EmbedderError(
+            f"{path}: vectors of {given.shape[1]} dimensions, but embedder {embedder.name!r} makes {embedder.dim}; "
+            "questions are embedded with it, so both must come from the same model"
+        )
+    return given
+
+
+def _copy_normalised(given: np.ndarray, vectors: np.ndarray, source: str, advance: Callable[[int], None]) -> None:
+    for block in _blocks(len(given)):
+        part = given[block].astype(np.float64)  # squares of large float32 overflow
+        if not np.isfinite(part).all():
+            row = block.start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
+            raise EmbedderError(f"{source}: row {row} is not finite (NaN or infinity); embed that document again")
+        lengths = np.linalg.norm(part, axis=1, keepdims=True)
+        if not lengths.all():
+            row = block.start + int(np.flatnonzero(lengths == 0)[0])
+            raise EmbedderError(f"{source}: row {row} is all zeros and has no direction; embed that document again")
+        vectors[block] = part / lengths
+        advance(len(part))
+
+
+def _compare(store: DocumentStore, embedder: Embedder, vectors: np.ndarray, source: str) -> None:
+    rows = np.unique(np.linspace(0, len(store) - 1, COMPARED_DOCUMENTS).astype(int))
+    own = embedder.encode([embedder.passage(store.get(int(row))) for row in rows])
+    cosine = float((own * vectors[rows]).sum(axis=1).mean())
+    if cosine < LEAST_COSINE:
+        warnings.warn(
+            f"{source}: the vectors do not look like those of embedder {embedder.name!r} "
+            f"(mean cosine {cosine:.2f} over {len(rows)} documents, expected {LEAST_COSINE} or more); "
+            "questions will be embedded with it, so check the model and the order of the rows",
+            RetrievalWarning,
+            stacklevel=3,
+        )
+
+
+def ivf_parameters(count: int) -> dict[str, int]:
+    """Lists and probes for `count` vectors: about 4 sqrt(n) lists, each large enough to train, an eighth probed."""
+    nlist = max(1, min(round(4 * math.sqrt(count)), count // IVF_VECTORS_PER_LIST))
+    return {"nlist": nlist, "nprobe": min(nlist, max(8, nlist // 8))}
+
+
+def _indexed(
+    vectors: np.ndarray, index_type: IndexType, advance: Callable[[int], None]
+) -> tuple[faiss.Index, dict[str, int]]:
+    count, dim = vectors.shape
+    parameters: dict[str, int] = {}
+    index: faiss.Index
+    if index_type is IndexType.FLAT:
+        index = faiss.IndexFlatIP(dim)
+    elif index_type is IndexType.HNSW:
+        index = faiss.IndexHNSWFlat(dim, HNSW_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
+        parameters = {
+            "neighbours": HNSW_NEIGHBOURS,
+            "ef_construction": HNSW_EF_CONSTRUCTION,
+            "ef_search": HNSW_EF_SEARCH,
+        }
+    else:
+        parameters = ivf_parameters(count)
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, parameters["nlist"], faiss.METRIC_INNER_PRODUCT)
+        index.cp.seed = IVF_SEED
+        index.cp.min_points_per_centroid = 1  # a corpus of a few documents makes one list: nothing to warn of
+        wanted = min(count, parameters["nlist"] * IVF_TRAINING_PER_LIST)
+        index.train(np.ascontiguousarray(vectors[np.linspace(0, count - 1, wanted).astype(int)]))
+    for block in _blocks(count):
+        index.add(np.ascontiguousarray(vectors[block]))
+        advance(block.stop - block.start)
+    return index, parameters

@@ -1,0 +1,176 @@
+"""Retriever: the documents nearest to a question, from an index folder and the embedder that made it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import faiss
+import numpy as np
+
+from retrieval.corpus import Document
+from retrieval.embedder import Embedder
+from retrieval.errors import IndexFolderError, SearchError
+from retrieval.index import DOCUMENTS_FOLDER, FAISS_FILE, MANIFEST_FILE, IndexType, Manifest
+from retrieval.store import DocumentStore
+
+FAISS_CLASS: dict[IndexType, Any] = {
+    IndexType.FLAT: faiss.IndexFlat,
+    IndexType.IVF: faiss.IndexIVFFlat,
+    IndexType.HNSW: faiss.IndexHNSWFlat,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A document found: `score` is the cosine with the question in [-1, 1], `row` its place in corpus and index."""
+
+    document: Document
+    score: float
+    row: int
+
+
+class Retriever:
+    """Search over one index; any thread may search, and closing is the caller's duty (it is a context manager).
+
+    `index` (FAISS), `store` and `embedder` are open to those who search in their own way; they stay the retriever's.
+    """
+
+    def __init__(self, index: Any, store: DocumentStore, embedder: Embedder, manifest: Manifest) -> None:
+        self.index = index
+        self.store = store
+        self.embedder = embedder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, index: Path, embedder: str | None = None, threads: int | None = None) -> "Retriever":
+        """Open an index folder (or its faiss.idx) with the embedder its manifest names, or with `embedder` instead.
+
+        IndexFolderError if any part is missing or does not fit the others; `threads` as for `Embedder.load`.
+        """
+        folder = index.parent if index.name == FAISS_FILE else index
+        if not folder.is_dir():
+            raise IndexFolderError(f"{folder}: there is no index folder; build one, or check the path")
+        manifest = Manifest.load(folder / MANIFEST_FILE)
+        vectors = _read_vectors(folder / FAISS_FILE, manifest)
+        store = DocumentStore.open(folder / DOCUMENTS_FOLDER)
+        try:
+            if store.corpus_fingerprint != manifest.corpus_fingerprint or len(store) != manifest.documents:
+                raise IndexFolderError(
+                    f"{store.folder}: the documents are not those the manifest names; build the index again"
+                )
+            model = Embedder.load(embedder or manifest.embedder, threads)
+            _require_same_model(model, manifest, folder)
+        except BaseException:
+            store.close()
+            raise
+        return cls(vectors, store, model, manifest)
+
+    def __len__(self) -> int:
+        return self.manifest.documents
+
+    def search(self, question: str, k: int) -> list[Hit]:
+        """The `k` documents nearest to the question, 1 <= k <= len, best first, equal scores by row.
+
+        Exact on a flat index; IVF and HNSW may miss some, but never return fewer than `k`.
+        """
+        self._require_k(k)
+        if not question.strip():
+            raise SearchError("the question is empty; ask something")
+        return self.search_vector(self.embedder.encode([question])[0], k)
+
+    def search_vector(self, vector: np.ndarray, k: int) -> list[Hit]:
+        """As `search`, for a question already embedded as float32 [dim] of length 1."""
+        self._require_k(k)
+        query = np.ascontiguousarray(vector, dtype=np.float32).reshape(1, -1)
+        if query.shape[1] != self.manifest.dim:
+            raise SearchError(f"the vector has {query.shape[1]} dimensions, the index {self.manifest.dim}")
+        scores, rows = self._nearest(query, k)
+        order = np.lexsort((rows, -scores))
+        return [Hit(self.store.get(int(rows[at])), float(scores[at]), int(rows[at])) for at in order]
+
+    def close(self) -> None:
+        """Let go of the document store; calling it twice is harmless."""
+        self.store.close()
+
+    def _require_k(self, k: int) -> None:
+        if not 1 <= k <= len(self):
+            raise SearchError(f"k is {k}, but it must be from 1 to {len(self)}, the documents in the index")
+
+    def _nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        # one query is no work to share out, and idle OpenMP threads would spin beside the engine's;
+        # the number is kept per calling thread, so it is set at each search
+        faiss.omp_set_num_threads(1)
+        parameters = self.manifest.parameters
+        if self.manifest.index_type is IndexType.IVF:
+            # too few found: the probed lists hold fewer than k vectors, so probe more
+            for nprobe in _doubling(parameters["nprobe"], parameters["nlist"]):
+                effort = faiss.SearchParametersIVF(nprobe=nprobe)  # type: ignore[call-arg]
+                found = self.index.search(query, k, params=effort)
+                if (found[1] >= 0).all():
+                    return found[0][0], found[1][0]
+        elif self.manifest.index_type is IndexType.HNSW:
+            for front in _doubling(max(k, parameters["ef_search"]), len(self)):
+                effort = faiss.SearchParametersHNSW(efSearch=front)  # type: ignore[attr-defined]
+                found = self.index.search(query, k, params=effort)
+                if (found[1] >= 0).all():
+                    return found[0][0], found[1][0]
+            # parts of the graph cannot be reached from its entry point: compare every vector
+            found = self.index.storage.search(query, k)
+            return found[0][0], found[1][0]
+        found = self.index.search(query, k)
+        return found[0][0], found[1][0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _doubling(first: int, last: int) -> list[int]:
+    efforts = [min(first, last)]
+    while efforts[-1] < last:
+        efforts.append(min(2 * efforts[-1], last))
+    return efforts
+
+
+def _read_vectors(path: Path, manifest: Manifest) -> Any:
+    if not path.is_file():
+        raise IndexFolderError(f"{path}: the FAISS index is missing; build the index again")
+    try:
+        index: Any = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise IndexFolderError(f"{path}: FAISS cannot read the index; it is damaged, build it again") from error
+    if not isinstance(index, FAISS_CLASS[manifest.index_type]) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise IndexFolderError(
+            f"{path}: a {type(index).__name__}, where the manifest says {manifest.index_type}; build the index again"
+        )
+    if index.d != manifest.dim or index.ntotal != manifest.documents:
+        raise IndexFolderError(
+            f"{path}: {index.ntotal} vectors of {index.d} dimensions, where the manifest says {manifest.documents} "
+            f"of {manifest.dim}; build the index again"
+        )
+    if manifest.index_type is IndexType.HNSW:
+        index.hnsw.efSearch = manifest.parameters["ef_search"]
+    elif manifest.index_type is IndexType.IVF:
+        if index.nlist != manifest.parameters["nlist"]:
+            raise IndexFolderError(
+                f"{path}: {index.nlist} lists, where the manifest says {manifest.parameters['nlist']}; "
+                "build the index again"
+            )
+        index.nprobe = manifest.parameters["nprobe"]
+    return index
+
+
+def _require_same_model(model: Embedder, manifest: Manifest, folder: Path) -> None:
+    if model.dim != manifest.dim:
+        raise IndexFolderError(
+            f"{folder}: the index has {manifest.dim} dimensions, embedder {model.name!r} makes {model.dim}; "
+            f"use {manifest.embedder!r}, or build the index again with {model.name!r}"
+        )
+    if model.fingerprint != manifest.embedder_fingerprint:
+        raise IndexFolderError(
+            f"{folder}: built with embedder {manifest.embedder!r} ({manifest.embedder_fingerprint}), "
+            f"but {model.name!r} is another model ({model.fingerprint}); "
+            "use the one it was built with, or build the index again"
+        )

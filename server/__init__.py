@@ -1,0 +1,1 @@
+"""How is it asked? The HTTP API over the service."""

@@ -1,0 +1,90 @@
+"""RagClient: asks a running server and reads its stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from ragcache.errors import RagCacheError
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+class ServerError(RagCacheError):
+    """The server could not be reached, or said no."""
+
+
+class RagClient:
+    """A connection to one server. A context manager."""
+
+    def __init__(self, url: str = DEFAULT_URL, timeout_seconds: float = 600.0) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url, timeout=httpx.Timeout(timeout_seconds, connect=5.0), trust_env=False
+        )
+
+    def stream(self, question: str, **options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields (event, data): `documents`, `delta`…, `done`. ServerError where the server says anything else.
+
+        `options`: `top_k`, `max_tokens`, `temperature`; None is left to the server.
+        """
+        body = {"question": question, "stream": True, **{k: v for k, v in options.items() if v is not None}}
+        try:
+            with self._http.stream("POST", "/v1/query", json=body) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise ServerError(_message(response))
+                name = ""
+                for line in response.iter_lines():
+                    if line.startswith("event: "):
+                        name = line.removeprefix("event: ")
+                    elif line.startswith("data: "):
+                        data = json.loads(line.removeprefix("data: "))
+                        if name == "error":
+                            raise ServerError(data["error"]["message"])
+                        yield name, data
+        except httpx.HTTPError as error:
+            raise ServerError(f"no answer from {self.url}: {error}; is `ragcache serve` running there?") from error
+
+    def ask(self, question: str, **options: Any) -> dict[str, Any]:
+        """The whole answer, as the body of `POST /v1/query`."""
+        for name, data in self.stream(question, **options):
+            if name == "done":
+                return data
+        raise ServerError(f"{self.url} ended its answer early; its log may say why")
+
+    def get(self, path: str) -> Any:
+        """The JSON behind a GET."""
+        try:
+            response = self._http.get(path)
+        except httpx.HTTPError as error:
+            raise ServerError(f"no answer from {self.url}: {error}; is `ragcache serve` running there?") from error
+        if response.status_code != 200:
+            raise ServerError(_message(response))
+        return response.json()
+
+    def clear_cache(self) -> dict[str, int]:
+        """Drops the server's cached KV; returns what was dropped."""
+        return dict(self._http.delete("/v1/cache").raise_for_status().json())
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> RagClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return f"{response.json()['error']['message']} (HTTP {response.status_code})"
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code} from {response.request.url}"

@@ -1,0 +1,68 @@
+"""Errors over HTTP: one status and one body for each, never a traceback."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from ragcache.errors import BadQuery, EngineError, Overloaded, QuestionTooLong, RagCacheError
+from retrieval.errors import RetrievalError
+from server.schemas import ErrorBody, ErrorDetail
+
+_STATUS: list[tuple[type[Exception], int, str]] = [
+    (QuestionTooLong, 413, "question_too_long"),
+    (BadQuery, 422, "invalid_request"),
+    (Overloaded, 429, "overloaded"),
+    (EngineError, 500, "engine_failed"),
+    (RetrievalError, 500, "retrieval_failed"),
+    (RagCacheError, 500, "internal_error"),
+]
+RETRY_AFTER_SECONDS = 1
+
+
+def describe(error: Exception) -> tuple[int, ErrorBody]:
+    """Status and body of an error that a request ended with."""
+    for kind, status, name in _STATUS:
+        if isinstance(error, kind):
+            field, limit = getattr(error, "field", None), getattr(error, "limit", None)
+            return status, ErrorBody(error=ErrorDetail(type=name, message=str(error), field=field, limit=limit))
+    detail = ErrorDetail(type="internal_error", message=f"{type(error).__name__} in the server; its log says more")
+    return 500, ErrorBody(error=detail)
+
+
+def respond(status: int, body: ErrorBody) -> Response:
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else None
+    return Response(body.json_bytes(), status, headers, "application/json")
+
+
+def install(app: FastAPI) -> None:
+    """Makes the app answer every error with an ErrorBody."""
+
+    async def known(_: Request, error: Exception) -> Response:
+        return respond(*describe(error))
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            reason = first.get("ctx", {}).get("error", "")
+            message = f"the body is not valid JSON: {reason} at character {first['loc'][-1]}"
+            return respond(400, ErrorBody(error=ErrorDetail(type="malformed_json", message=message)))
+        field = ".".join(str(part) for part in first["loc"][1:]) or None
+        message = f"{field or 'body'}: {first['msg']}"
+        if first["type"] == "extra_forbidden":
+            message = f"unknown field {field!r}"
+        return respond(422, ErrorBody(error=ErrorDetail(type="invalid_request", message=message, field=field)))
+
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        detail = ErrorDetail(type="http_error", message=str(error.detail))
+        response = respond(error.status_code, ErrorBody(error=detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    for kind in (RagCacheError, RetrievalError, Exception):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)

@@ -1,0 +1,52 @@
+"""Server: the API on a port, until a signal; running answers finish first."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from ragcache.errors import ConfigError
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet, so that clients are refused until the service is ready.
+
+    ConfigError if the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        bound.close()
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from error
+    return bound
+
+
+def run(app: FastAPI, bound: socket.socket, *, grace_seconds: float) -> None:
+    """Serves until SIGTERM or SIGINT, then lets running answers finish within `grace_seconds`. Returns normally."""
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=max(1, round(grace_seconds)))
+    server = _Server(config, app)
+    asyncio.run(server.serve(sockets=[bound]))
+
+
+class _Server(uvicorn.Server):
+    """Ends with success on SIGTERM, where uvicorn's own would raise the signal again when it is done."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        del frame
+        self._app.state.draining = True
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True

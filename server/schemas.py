@@ -1,0 +1,110 @@
+"""What travels over HTTP: bodies of requests and answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from ragcache.service import Answer, Query, Retrieved, Timing, Usage, UsedDocument
+
+
+class QueryBody(BaseModel):
+    """Body of `POST /v1/query`. Unknown fields are refused: a misspelt one would be silently ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: StrictStr
+    top_k: StrictInt | None = Field(None, description="how many documents; the server's default if absent")
+    max_tokens: StrictInt | None = Field(None, description="longest answer in tokens, up to the server's limit")
+    temperature: StrictFloat | StrictInt | None = Field(None, description="0, the default, is greedy")
+    stream: StrictBool = Field(False, description="answer as server-sent events")
+
+    def query(self) -> Query:
+        temperature = None if self.temperature is None else float(self.temperature)
+        return Query(self.question, self.top_k, self.max_tokens, temperature)
+
+
+class AnswerBody(BaseModel):
+    """Answer of `POST /v1/query`, and data of a stream's event `done`."""
+
+    id: str
+    answer: str
+    finish_reason: str
+    documents: list[UsedDocument]
+    usage: Usage
+    timing: Timing
+
+    @classmethod
+    def of(cls, answer: Answer) -> AnswerBody:
+        return cls(
+            id=answer.id,
+            answer=answer.answer,
+            finish_reason=answer.finish_reason,
+            documents=list(answer.documents),
+            usage=answer.usage,
+            timing=answer.timing,
+        )
+
+
+class RetrievedBody(BaseModel):
+    """Data of a stream's first event, `documents`."""
+
+    id: str
+    documents: list[UsedDocument]
+
+    @classmethod
+    def of(cls, retrieved: Retrieved) -> RetrievedBody:
+        return cls(id=retrieved.id, documents=list(retrieved.documents))
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong. `field` and `limit` where one field broke a bound."""
+
+    type: str
+    message: str
+    field: str | None = None
+    limit: int | None = None
+
+
+class ErrorBody(BaseModel):
+    """Body of every answer that is not 2xx, and data of a stream's event `error`."""
+
+    error: ErrorDetail
+
+    def json_bytes(self) -> bytes:
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class TierBody(BaseModel):
+    """One tier of the cache: where its bytes are, and totals since the start, in segments and tokens."""
+
+    nodes: int
+    bytes: dict[str, int]
+    hits: int
+    misses: int
+    hit_tokens: int
+    missed_tokens: int
+    insertions: int
+    evictions: int
+    refusals: int
+
+
+class CacheBody(BaseModel):
+    """Answer of `GET /v1/cache`."""
+
+    nodes: int
+    tiers: dict[str, TierBody]
+
+
+class ClearedBody(BaseModel):
+    """Answer of `DELETE /v1/cache`. What running requests hold stays until they end."""
+
+    dropped_nodes: int
+    dropped_bytes: int
+    held_bytes: int
+
+
+def openapi_errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with ErrorBody."""
+    return {code: {"model": ErrorBody} for code in codes}
