@@ -147,8 +147,8 @@ def _in_words(report: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.recall", description=__doc__)
     parser.add_argument("--index", type=Path, required=True, metavar="DIR", help="folder of the index")
-    parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help=".jsonl or .jsonl.gz of questions")
-    parser.add_argument("--top-k", type=int, default=3, metavar="K", help="documents retrieved per question (default 3)")
+    parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help=".jsonl or .jsonl.gz file")
+    parser.add_argument("--top-k", type=int, default=3, metavar="K", help="documents per question (default 3)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args(argv)
     try:

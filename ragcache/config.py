@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -51,6 +52,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), field.metadata.get("least")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{field.name} must be a finite number, not {value}")
             if least is not None and value < least:
                 raise ConfigError(f"{field.name} must be at least {least}, not {value}")
         if self.port > 65535:
@@ -80,12 +83,13 @@ def _coerce(name: str, value: Any, where: str) -> Any:
     kind = option_kind(name)
     if _FIELDS[name].metadata.get("size"):
         return parse_size(value)
-    if kind is Path:
-        return Path(str(value)).expanduser()
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
-        raise ConfigError(f"{name} must be of type {kind.__name__}, not {value!r}{where}")
+        wanted = "str" if kind is Path else kind.__name__
+        raise ConfigError(f"{name} must be of type {wanted}, not {value!r}{where}")
     return value
 
 
@@ -99,6 +103,6 @@ def _read_toml(file: Path) -> dict[str, Any]:
     settings = {name.replace("-", "_"): value for name, value in settings.items()}
     if unknown := sorted(settings.keys() - _FIELDS.keys()):
         raise ConfigError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(_FIELDS)}")
-    if "index" in settings and not Path(str(settings["index"])).is_absolute():
-        settings["index"] = str(file.parent / str(settings["index"]))
+    if isinstance(index := settings.get("index"), str):
+        settings["index"] = str(file.parent / Path(index).expanduser())  # an absolute path stays as it is
     return settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -15,12 +16,13 @@ from ragcache.segment import Segment
 from retrieval.corpus import Document
 
 SYSTEM_PROMPT = (
-    "You answer questions from the documents that the user gives you. "
-    "Answer in one or two sentences. If the documents do not hold the answer, say so."
+    "You are a helpful assistant. Use the documents to answer the question in one short sentence. "
+    "If they do not hold the answer, say so."
 )
 # long enough that no tokenizer of ours packs more text into a token on average: a text is cut there before it is
 # tokenised, so that a document of gigabytes costs no more than one of its limit
 MAX_CHARACTERS_PER_TOKEN = 32
+SEGMENTS_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +62,8 @@ class PromptTemplate:
         self.system = Segment.of("system prompt", self._template(before + "Documents:\n\n"))
         self._after = tuple(self._template(after))
         self._doc_end = self._text("\n\n")
+        # popular documents come again and again, and tokenising one takes longer than looking up its KV
+        self._document = lru_cache(maxsize=SEGMENTS_KEPT)(self._tokenised)
         if max_doc_tokens <= len(self._doc_end):
             raise BadQuery(f"max_doc_tokens must be over {len(self._doc_end)}", field="max_doc_tokens")
 
@@ -93,12 +97,16 @@ class PromptTemplate:
 
     def document(self, document: Document) -> Segment:
         """The segment of a document, cut to `max_doc_tokens`."""
-        whole = f"{document.title}\n{document.text}" if document.title else document.text
-        text = whole[: self.max_doc_tokens * MAX_CHARACTERS_PER_TOKEN]
-        tokens = self._text(text)
+        longest = self.max_doc_tokens * MAX_CHARACTERS_PER_TOKEN + 1  # so that what is cut is not remembered
+        return self._document(document.id, document.title[:longest], document.text[:longest])
+
+    def _tokenised(self, label: str, title: str, text: str) -> Segment:
+        whole = f"{title}\n{text}" if title else text
+        head = whole[: self.max_doc_tokens * MAX_CHARACTERS_PER_TOKEN]
+        tokens = self._text(head)
         room = self.max_doc_tokens - len(self._doc_end)
-        truncated = len(text) < len(whole) or len(tokens) > room
-        return Segment.of(document.id, tokens[:room] + self._doc_end, truncated)
+        truncated = len(head) < len(whole) or len(tokens) > room
+        return Segment.of(label, tokens[:room] + self._doc_end, truncated)
 
     def question(self, question: str) -> tuple[int, ...]:
         """Token ids of everything behind the documents, up to where the answer starts."""

@@ -15,17 +15,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ragcache.engine.kv import KVSpan
+from ragcache.engine.kv import LayerViews
 
 ATTENTION_NAME = "ragcache_packed"
 
 
 @dataclass(frozen=True, slots=True)
 class SpanWrite:
-    """New tokens [first, last) of the packed batch go to `span` from position `at`."""
+    """The KV of tokens [first, last) of the packed batch goes to `target`."""
 
-    span: KVSpan
-    at: int
+    target: LayerViews
     first: int
     last: int
 
@@ -34,13 +33,15 @@ class SpanWrite:
 class SequencePlan:
     """What one sequence does in one step: its new tokens are [first, last) of the packed batch.
 
-    `past` lists (span, tokens in it) that the new tokens see in full, in the order of the prompt.
+    The new tokens see all of `past`, whose parts may come in any order: positions are in the keys. With `causal` they
+    see themselves and one another as well; without it they are a single token that `writes` put into `past`.
     """
 
     first: int
     last: int
-    past: Sequence[tuple[KVSpan, int]]
+    past: Sequence[LayerViews]
     writes: Sequence[SpanWrite]
+    causal: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +114,14 @@ def packed_attention(
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
     for sequence in plan.sequences:
         for write in sequence.writes:
-            target = write.span.data[layer, :, :, write.at : write.at + write.last - write.first]
-            target[0].copy_(key[0, :, write.first : write.last])
-            target[1].copy_(value[0, :, write.first : write.last])
+            write.target.keys[layer].copy_(key[:, :, write.first : write.last])
+            write.target.values[layer].copy_(value[:, :, write.first : write.last])
         rows = slice(sequence.first, sequence.last)
         new = query[:, :, rows]
-        past = list(sequence.past)
-        if sequence.last - sequence.first == 1:
-            # one new token sees itself too: read it back from its span, with what stands before it there
-            span, at = sequence.writes[0].span, sequence.writes[0].at
-            if past and past[-1][0] is span:
-                past.pop()
-            past.append((span, at + 1))
-            parts = []
-        else:
-            parts = [attend(new, key[:, :, rows], value[:, :, rows], causal=True, scale=scale)]
-        parts += [attend(new, s.keys(layer, n), s.values(layer, n), causal=False, scale=scale) for s, n in past]
+        parts = [
+            attend(new, views.keys[layer], views.values[layer], causal=False, scale=scale) for views in sequence.past
+        ]
+        if sequence.causal:
+            parts.append(attend(new, key[:, :, rows], value[:, :, rows], causal=True, scale=scale))
         output[:, rows] = merge(parts).transpose(1, 2)
     return output, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,17 @@ class KVLayout:
         return KVSpan(torch.empty(shape, dtype=self.dtype, device=device))
 
 
+@dataclass(frozen=True, slots=True)
+class LayerViews:
+    """Keys and values of some tokens, a tensor [1, kv_heads, tokens, head_dim] a layer.
+
+    Made once a step for all layers: slicing in every layer would cost a decode more than its attention.
+    """
+
+    keys: Sequence[torch.Tensor]
+    values: Sequence[torch.Tensor]
+
+
 @dataclass(slots=True, eq=False)
 class KVSpan:
     """KV of `length` tokens, `data` [layers, 2, kv_heads, capacity, head_dim].
@@ -46,10 +58,7 @@ class KVSpan:
     def room(self) -> int:
         return self.capacity - self.length
 
-    def keys(self, layer: int, length: int) -> torch.Tensor:
-        """[1, kv_heads, length, head_dim], a view."""
-        return self.data[layer, 0, :, :length].unsqueeze(0)
-
-    def values(self, layer: int, length: int) -> torch.Tensor:
-        """[1, kv_heads, length, head_dim], a view."""
-        return self.data[layer, 1, :, :length].unsqueeze(0)
+    def views(self, first: int, last: int) -> LayerViews:
+        """Tokens [first, last) layer by layer, as views of this span's memory."""
+        part = self.data[:, :, :, first:last].unsqueeze(2)
+        return LayerViews(part[:, 0].unbind(0), part[:, 1].unbind(0))

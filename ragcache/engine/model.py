@@ -86,12 +86,10 @@ class TorchModel:
         positions: list[int] = []
         last_rows: list[int] = []
         for step in steps:
-            first = len(tokens)
+            plans.append(_plan(step, len(tokens)))
             tokens.extend(step.tokens)
             positions.extend(range(step.start, step.start + len(step.tokens)))
             last_rows.append(len(tokens) - 1)
-            past = [(span, span.length) for span in step.past if span.length]
-            plans.append(SequencePlan(first, len(tokens), past, list(_writes(step, first))))
         device = self.device
         output = self.module(
             input_ids=torch.tensor([tokens], device=device),
@@ -100,9 +98,9 @@ class TorchModel:
             logits_to_keep=torch.tensor(last_rows, device=device),
             plan=PackedPlan(plans),
         )
-        for plan in plans:
-            for write in plan.writes:
-                write.span.length += write.last - write.first
+        for step in steps:
+            for span, share in _shares(step):
+                span.length += share
         return output.logits[0].float()
 
     @torch.inference_mode()
@@ -137,18 +135,34 @@ class TorchModel:
             )
 
 
-def _writes(step: StepInput, first: int) -> Sequence[SpanWrite]:
-    """Where the KV of the step's tokens goes: its targets, filled in order."""
-    writes: list[SpanWrite] = []
-    row, left = first, len(step.tokens)
+def _shares(step: StepInput) -> list[tuple[KVSpan, int]]:
+    """How many of the step's tokens go to which of its targets, filled in order."""
+    shares: list[tuple[KVSpan, int]] = []
+    left = len(step.tokens)
     for span in step.targets:
-        share = min(span.room, left)
-        if share:
-            writes.append(SpanWrite(span, span.length, row, row + share))
-            row, left = row + share, left - share
+        if share := min(span.room, left):
+            shares.append((span, share))
+            left -= share
     if left:
         raise ValueError(f"{left} of {len(step.tokens)} tokens have no room in their spans")
-    return writes
+    return shares
+
+
+def _plan(step: StepInput, first: int) -> SequencePlan:
+    """The plan of a step whose tokens start at row `first` of the packed batch."""
+    writes: list[SpanWrite] = []
+    row = first
+    for span, share in _shares(step):
+        writes.append(SpanWrite(span.views(span.length, span.length + share), row, row + share))
+        row += share
+    past = {id(span): (span, span.length) for span in step.past if span.length}
+    single = len(step.tokens) == 1
+    if single:  # it is read back from its span, in one piece with what stands before it there
+        ((span, _),) = _shares(step)
+        past[id(span)] = (span, span.length + 1)
+    return SequencePlan(
+        first, row, [span.views(0, length) for span, length in past.values()], writes, causal=not single
+    )
 
 
 def _context_length(config: Any) -> int:

