@@ -13,6 +13,7 @@ from eval.demo_corpus import demo_index
 from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
 from server.client import RagClient, ServerError
+from server.run import bind
 
 QUESTION = "How do I turn a dictionary into a JSON string?"
 READY_SECONDS = 120.0
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="stop after the table instead of serving on")
     options = parser.parse_args()
     try:
+        bind("127.0.0.1", options.port).close()  # or another server there would be asked in place of ours
         index = demo_index() / "faiss.idx"
     except (RagCacheError, RetrievalError) as error:
         print(f"demo: {error}", file=sys.stderr)

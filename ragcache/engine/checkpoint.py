@@ -100,8 +100,8 @@ def _convert(gguf: Path, folder: Path) -> None:
         except OSError:
             if not (folder / "config.json").is_file():  # else another process was first, with the same bytes
                 raise
-    except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"cannot convert {gguf}: {error}") from error
+    except Exception as error:  # a damaged file makes its readers raise anything, struct.error for one
+        raise ModelError(f"cannot convert {gguf}: {_first_line(error)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -110,7 +110,7 @@ def load_config(checkpoint: Checkpoint) -> AutoConfig:
     """The model's configuration, or ModelError saying why there is none."""
     try:
         return AutoConfig.from_pretrained(checkpoint.location)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a config.json may be wrong in any way
         raise ModelError(
             f"no model {checkpoint.name!r}: it is neither a folder, a GGUF file nor a Hugging Face id that can be "
             f"reached from here ({_first_line(error)})"
@@ -118,4 +118,4 @@ def load_config(checkpoint: Checkpoint) -> AutoConfig:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

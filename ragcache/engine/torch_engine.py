@@ -236,5 +236,7 @@ class Sampler:
         margin = float(best.values[0] - best.values[1])
         if self._temperature == 0.0:
             return int(best.indices[0]), margin
-        probabilities = torch.softmax(logits.cpu() / self._temperature, -1)
+        # in float64 and below zero no temperature over 0, however small, makes an infinity or NaN
+        scaled = (logits.cpu().double() - best.values[0].item()) / self._temperature
+        probabilities = torch.softmax(scaled, -1)
         return int(torch.multinomial(probabilities, 1, generator=self._generator)), margin

@@ -10,12 +10,12 @@ from transformers import BertConfig, BertModel
 from retrieval.corpus import Document, write_corpus
 from retrieval.embedder import Embedder, _default_folder
 
-WORDS = "river stone lantern copper violin harbour meadow engine pepper glacier compass orchard".split()
+WORDS = ["river", "stone", "lantern", "copper", "violin", "harbour", "meadow", "engine", "pepper", "glacier", "compass"]
 
 
 def documents(count: int) -> list[Document]:
     return [
-        Document(f"doc-{n}", f"Title {n}", f"{WORDS[n % 12]} {WORDS[n * 5 % 11]} number {n} " * (1 + n % 7))
+        Document(f"doc-{n}", f"Title {n}", f"{WORDS[n % 11]} {WORDS[n * n % 11]} number {n} " * (1 + n % 7))
         for n in range(count)
     ]
 
@@ -29,7 +29,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def embedder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentence-transformers folder with the real tokenizer and one random layer: loads and encodes at once."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     folder.mkdir()
@@ -45,8 +45,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_folder: Path) -> Embedder:
-    return Embedder.load(str(tiny_folder), threads=1)
+def tiny(embedder_folder: Path) -> Embedder:
+    return Embedder.load(str(embedder_folder), threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_equal_documents_give_equal_gzip_bytes(tmp_path: Path) -> None:
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(file: Path) -> None:
     write_corpus(file, [Document("a", "", "old")])
 
-    def interrupted():  # noqa: ANN202
+    def interrupted() -> Iterator[Document]:
         yield Document("b", "", "new")
         raise KeyboardInterrupt
 

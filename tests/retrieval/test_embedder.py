@@ -91,8 +91,8 @@ def test_batches_hold_each_row_once_and_little_padding() -> None:
     assert padded < 1.15 * sum(lengths)
 
 
-def test_threads_are_set_where_it_computes_and_put_back(tiny_folder: Path) -> None:
-    embedder = Embedder.load(str(tiny_folder), threads=1)
+def test_threads_are_set_where_it_computes_and_put_back(embedder_folder: Path) -> None:
+    embedder = Embedder.load(str(embedder_folder), threads=1)
     seen: list[int] = []
     forward = embedder._model.forward
     embedder._model.forward = lambda **tokens: (seen.append(torch.get_num_threads()), forward(**tokens))[1]
@@ -135,11 +135,11 @@ def test_a_passage_has_its_title_once(tiny: Embedder, title: str, text: str, pas
     assert tiny.passage(Document("a", title, text)) == passage
 
 
-def test_max_tokens_and_cls_pooling_come_from_the_folder(tiny_folder: Path, tiny: Embedder, tmp_path: Path) -> None:
+def test_max_tokens_and_cls_pooling_come_from_the_folder(embedder_folder: Path, tiny: Embedder, tmp_path: Path) -> None:
     assert tiny.max_tokens == 48
     np.testing.assert_array_equal(tiny.encode(["word " * 46]), tiny.encode(["word " * 400]))
     config = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    folder = changed(tiny_folder, tmp_path / "cls", **{"1_Pooling__config_json": config})
+    folder = changed(embedder_folder, tmp_path / "cls", **{"1_Pooling__config_json": config})
     cls = Embedder.load(str(folder), threads=1)
     with torch.no_grad():
         tokens = cls._tokenizer("a few words", return_tensors="pt")
@@ -147,29 +147,29 @@ def test_max_tokens_and_cls_pooling_come_from_the_folder(tiny_folder: Path, tiny
     np.testing.assert_allclose(cls.encode(["a few words"])[0], (first / first.norm()).numpy(), atol=1e-5)
 
 
-def test_a_bare_folder_pools_by_mean_up_to_512_tokens(tiny_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_folder, tmp_path / "bare")
+def test_a_bare_folder_pools_by_mean_up_to_512_tokens(embedder_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(embedder_folder, tmp_path / "bare")
     (folder / "sentence_bert_config.json").unlink()
     shutil.rmtree(folder / "1_Pooling")
     embedder = Embedder.load(str(folder), threads=1)
     assert (embedder.max_tokens, embedder._pooling) == (512, "mean")
 
 
-def test_fingerprint_follows_weights_pooling_and_length(tiny_folder: Path, tiny: Embedder, tmp_path: Path) -> None:
-    same = Embedder.load(str(shutil.copytree(tiny_folder, tmp_path / "same")))
-    longer = changed(tiny_folder, tmp_path / "longer", sentence_bert_config_json={"max_seq_length": 64})
+def test_fingerprint_follows_weights_pooling_and_length(embedder_folder: Path, tiny: Embedder, tmp_path: Path) -> None:
+    same = Embedder.load(str(shutil.copytree(embedder_folder, tmp_path / "same")))
+    longer = changed(embedder_folder, tmp_path / "longer", sentence_bert_config_json={"max_seq_length": 64})
     cls = {"1_Pooling__config_json": {"pooling_mode_cls_token": True}}
-    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    other = shutil.copytree(embedder_folder, tmp_path / "other")
     transformers.BertModel(transformers.AutoConfig.from_pretrained(other)).save_pretrained(other)
-    folders = [longer, changed(tiny_folder, tmp_path / "cls", **cls), other]
+    folders = [longer, changed(embedder_folder, tmp_path / "cls", **cls), other]
     assert same.fingerprint == tiny.fingerprint
     assert len(tiny.fingerprint) == 16
     assert len({tiny.fingerprint, *(Embedder.load(str(folder)).fingerprint for folder in folders)}) == 4
 
 
-def test_loading_is_silent_and_leaves_transformers_as_it_was(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_is_silent(embedder_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     level = transformers.utils.logging.get_verbosity()
-    Embedder.load(str(tiny_folder)).encode(["word " * 1000])
+    Embedder.load(str(embedder_folder)).encode(["word " * 1000])
     assert capfd.readouterr() == ("", "")
     assert transformers.utils.logging.get_verbosity() == level
 
@@ -180,7 +180,27 @@ def test_the_missing_default_names_the_command(monkeypatch: pytest.MonkeyPatch) 
         Embedder.load()
 
 
-def test_what_cannot_be_loaded_is_refused(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_is_fetched_with_safetensors_or_else_with_pickles(
+    embedder_folder: Path, tiny: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = {True: embedder_folder, False: shutil.copytree(embedder_folder, tmp_path / "small-files-only")}
+    (hub[False] / "model.safetensors").unlink()
+    asked: list[list[str]] = []
+
+    def snapshot(name: str, allow_patterns: list[str]) -> str:
+        assert name == "someone/some-model"
+        asked.append(allow_patterns)
+        return str(hub["pytorch_model*.bin" in allow_patterns])
+
+    monkeypatch.setattr(embedder_module, "snapshot_download", snapshot)
+    embedder = Embedder.load("someone/some-model")
+    assert (embedder.name, embedder.fingerprint) == ("someone/some-model", tiny.fingerprint)
+    assert [patterns[-1] for patterns in asked] == ["model*.safetensors", "pytorch_model*.bin"]
+
+
+def test_what_cannot_be_loaded_is_refused(
+    embedder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(name: object, words: str) -> None:
         with pytest.raises(EmbedderError, match=words):
             Embedder.load(str(name))
@@ -189,10 +209,10 @@ def test_what_cannot_be_loaded_is_refused(tiny_folder: Path, tmp_path: Path, mon
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "cannot be loaded")
     modules = [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Dense"}]
-    refused(changed(tiny_folder, tmp_path / "dense", modules_json=modules), "Dense module")
+    refused(changed(embedder_folder, tmp_path / "dense", modules_json=modules), "Dense module")
     maximum = {"1_Pooling__config_json": {"pooling_mode_max_tokens": True}}
-    refused(changed(tiny_folder, tmp_path / "max", **maximum), "max_tokens.*only mean and cls")
-    broken = shutil.copytree(tiny_folder, tmp_path / "broken")
+    refused(changed(embedder_folder, tmp_path / "max", **maximum), "max_tokens.*only mean and cls")
+    broken = shutil.copytree(embedder_folder, tmp_path / "broken")
     (broken / "modules.json").write_text("{")
     refused(broken, "not JSON")
 
@@ -202,4 +222,4 @@ def test_what_cannot_be_loaded_is_refused(tiny_folder: Path, tmp_path: Path, mon
     monkeypatch.setattr(embedder_module, "snapshot_download", offline)
     refused("someone/some-model", "neither a local folder nor on the Hugging Face hub .no network here")
     with pytest.raises(EmbedderError, match="1 or more"):
-        Embedder.load(str(tiny_folder), threads=0)
+        Embedder.load(str(embedder_folder), threads=0)

@@ -1,0 +1,452 @@
+"""The engine writes what `transformers` would write, tells it in order, and lets go when told."""
+
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from ragcache.engine import torch_engine
+from ragcache.engine.protocol import (
+    EngineEvent,
+    Failed,
+    Finished,
+    Job,
+    Prefilled,
+    Sampling,
+    Started,
+    Token,
+)
+from ragcache.engine.torch_engine import Sampler, TorchEngine
+
+PATIENCE = 30  # seconds for what takes milliseconds
+
+
+class Changed:
+    """A model with some attributes replaced."""
+
+    def __init__(self, model: Any, **changes: Any) -> None:
+        self._model = model
+        self.__dict__.update(changes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+class Gate:
+    """A model whose forward waits for permission, so that a test stands between two steps."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.asked: queue.Queue[Any] = queue.Queue()
+        self.allowed = threading.Semaphore(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def forward(self, steps: Any) -> Any:
+        self.asked.put([len(step.tokens) for step in steps])
+        assert self.allowed.acquire(timeout=PATIENCE)
+        return self._model.forward(steps)
+
+    def step(self) -> list[int]:
+        """Lets the engine make one step; returns the number of tokens of each sequence in it."""
+        sizes = self.asked.get(timeout=PATIENCE)
+        self.allowed.release()
+        return sizes
+
+
+class Run:
+    """A submitted job: its events, and its memory, which is the test's."""
+
+    def __init__(self, engine: TorchEngine, job: Job) -> None:
+        self.job: Job | None = job
+        self.events: list[EngineEvent] = []
+        self._ended = threading.Event()
+        self.cancel = engine.submit(job, self._on_event)
+
+    def _on_event(self, event: EngineEvent) -> None:
+        self.events.append(event)
+        if isinstance(event, Finished | Failed):
+            self._ended.set()
+
+    def wait(self) -> "Run":
+        assert self._ended.wait(PATIENCE), f"no end after {self.events}"
+        return self
+
+    @property
+    def tokens(self) -> list[int]:
+        return [event.id for event in self.events if isinstance(event, Token)]
+
+    @property
+    def kinds(self) -> list[type]:
+        return [type(event) for event in self.events]
+
+
+@pytest.fixture
+def engines(tiny_model) -> Iterator[Callable[..., TorchEngine]]:
+    made: list[TorchEngine] = []
+
+    def make(model: Any = tiny_model, **options: Any) -> TorchEngine:
+        made.append(TorchEngine(model, threads=1, **options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+        assert not engine._thread.is_alive()
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, 500, (length,), generator=generator).tolist()
+
+
+def job(
+    engine: TorchEngine,
+    question: Sequence[int],
+    max_tokens: int = 8,
+    missing: Sequence[Sequence[int]] = (),
+    cached: Sequence[Any] = (),
+    **sampling: Any,
+) -> Job:
+    return Job(
+        cached=cached,
+        missing=[(tokens, engine.allocate(len(tokens))) for tokens in missing],
+        question=question,
+        memory=engine.allocate(len(question) + max_tokens - 1),
+        max_tokens=max_tokens,
+        sampling=Sampling(**sampling),
+    )
+
+
+@pytest.fixture(scope="module")
+def generate(llama) -> Callable[[list[int], int], list[int]]:
+    """Greedy generation as `transformers` does it."""
+    module = llama()
+
+    def call(tokens: list[int], count: int) -> list[int]:
+        ids = torch.tensor([tokens])
+        out = module.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+        return out[0, len(tokens) :].tolist()
+
+    return call
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 512])
+def test_greedy_output_is_that_of_transformers(engines, generate, chunk):
+    engine = engines(prefill_chunk=chunk)
+    parts = [prompt(40, 1), prompt(3, 2), prompt(25, 3)]
+    run = Run(engine, job(engine, prompt(10, 4), 12, missing=parts)).wait()
+    assert run.tokens == generate([*sum(parts, []), *prompt(10, 4)], 12)
+
+
+@pytest.mark.parametrize("cached", [0, 1, 2, 3])
+def test_output_does_not_depend_on_what_was_cached(engines, generate, cached):
+    engine = engines(prefill_chunk=16)
+    parts = [prompt(20, 5), prompt(30, 6), prompt(9, 7)]
+    first = job(engine, prompt(8, 8), 10, missing=parts)
+    expected = Run(engine, first).wait().tokens
+    assert expected == generate([*sum(parts, []), *prompt(8, 8)], 10)
+    spans = [span for _, span in first.missing[:cached]]
+    before = [span.data.clone() for span in spans]
+    again = Run(engine, job(engine, prompt(8, 8), 10, missing=parts[cached:], cached=spans)).wait()
+    assert again.tokens == expected
+    assert again.events[1] == Prefilled(computed_tokens=sum(map(len, parts[cached:])) + 8)
+    for span, data in zip(spans, before, strict=True):
+        assert torch.equal(span.data, data)
+
+
+def test_events_come_in_the_documented_order(engines):
+    engine = engines(prefill_chunk=8)
+    run = Run(engine, job(engine, prompt(5, 1), 4, missing=[prompt(30, 2)])).wait()
+    assert run.kinds == [Started, Prefilled, Token, Token, Token, Token, Finished]
+    assert run.events[1] == Prefilled(computed_tokens=35)
+    assert run.events[-1] == Finished("length")
+    assert all(event.margin >= 0 for event in run.events if isinstance(event, Token))
+
+
+def test_one_token_is_one_token(engines, generate):
+    engine = engines()
+    one = job(engine, prompt(5, 1), 1)
+    run = Run(engine, one).wait()
+    assert run.kinds == [Started, Prefilled, Token, Finished]
+    assert run.tokens == generate(prompt(5, 1), 1)
+    assert one.memory.length == one.memory.capacity == 5  # no room for what is never read
+
+
+def test_an_end_token_stops_and_is_not_told(engines, tiny_model, generate):
+    expected = generate(prompt(20, 9), 12)
+    stop = expected[5]
+    at = expected.index(stop)
+    engine = engines(Changed(tiny_model, eos_tokens=frozenset([stop])))
+    run = Run(engine, job(engine, prompt(20, 9), 12)).wait()
+    assert run.events[-1] == Finished("stop")
+    assert run.tokens == expected[:at]
+
+
+def test_an_end_token_at_once_gives_an_empty_answer(engines, tiny_model, generate):
+    engine = engines(Changed(tiny_model, eos_tokens=frozenset(generate(prompt(20, 9), 1))))
+    run = Run(engine, job(engine, prompt(20, 9), 12)).wait()
+    assert run.kinds == [Started, Prefilled, Finished]
+    assert run.events[-1] == Finished("stop")
+
+
+def test_the_margin_is_best_less_second(engines, llama):
+    engine = engines()
+    tokens = prompt(12, 3)
+    run = Run(engine, job(engine, tokens, 1)).wait()
+    with torch.inference_mode():
+        best = llama()(torch.tensor([tokens])).logits[0, -1].topk(2).values
+    assert run.events[2].margin == pytest.approx(float(best[0] - best[1]), abs=1e-4)
+
+
+def test_together_they_say_what_they_say_alone(engines, generate):
+    engine = engines(prefill_chunk=13)
+    questions = [prompt(length, seed) for seed, length in enumerate([3, 40, 17, 1, 90, 8])]
+    runs = []
+    for question in questions:
+        runs.append(Run(engine, job(engine, question, 9)))
+        time.sleep(0.002)  # so that some decode while others prefill
+    for question, run in zip(questions, runs, strict=True):
+        assert run.wait().tokens == generate(question, 9)
+
+
+def test_several_run_in_one_step(engines, tiny_model):
+    gate = Gate(tiny_model)
+    engine = engines(gate, prefill_chunk=20)
+    runs = [Run(engine, job(engine, prompt(12, 1), 3))]
+    gate.asked.get(timeout=PATIENCE)  # the first is in its step: the others arrive meanwhile
+    runs += [Run(engine, job(engine, prompt(12, seed), 3)) for seed in (2, 3)]
+    gate.allowed.release()
+    # one decodes; of the prompts, in order of arrival, as much as the chunk allows
+    assert gate.step() == [1, 12, 8]
+    assert gate.step() == [1, 1, 4]
+    for _ in range(2):
+        gate.step()
+    for run in runs:
+        run.wait()
+    assert engine.stats().running == 0
+
+
+def test_a_decode_waits_for_no_more_than_a_chunk(engines, tiny_model):
+    gate = Gate(tiny_model)
+    engine = engines(gate, prefill_chunk=16)
+    first = Run(engine, job(engine, prompt(4, 1), 6))
+    gate.asked.get(timeout=PATIENCE)
+    Run(engine, job(engine, prompt(200, 2), 1))
+    gate.allowed.release()
+    assert [gate.step() for _ in range(5)] == [[1, 16]] * 5
+    assert first.wait().events[-1] == Finished("length")
+    for _ in range(8):
+        gate.step()
+
+
+def test_cancelled_before_it_starts(engines, tiny_model):
+    gate = Gate(tiny_model)
+    engine = engines(gate)
+    running = Run(engine, job(engine, prompt(5, 1), 2))
+    gate.asked.get(timeout=PATIENCE)
+    waiting = Run(engine, job(engine, prompt(5, 2), 2))
+    waiting.cancel()
+    gate.allowed.release()
+    assert waiting.wait().events == [Finished("cancelled")]
+    gate.step()
+    assert running.wait().events[-1] == Finished("length")
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_cancelled_in_prefill_it_ends_at_the_next_step(engines, tiny_model, steps):
+    gate = Gate(tiny_model)
+    engine = engines(gate, prefill_chunk=4)
+    run = Run(engine, job(engine, prompt(100, 1), 2))
+    for _ in range(steps - 1):
+        gate.step()
+    gate.asked.get(timeout=PATIENCE)
+    run.cancel()
+    gate.allowed.release()
+    assert run.wait().events == [Started(), Finished("cancelled")]
+    assert engine.stats().steps == steps
+
+
+def test_cancelled_in_decode_it_ends_at_the_next_step(engines, tiny_model):
+    gate = Gate(tiny_model)
+    engine = engines(gate)
+    run = Run(engine, job(engine, prompt(5, 1), 1000))
+    for _ in range(4):
+        gate.step()
+    gate.asked.get(timeout=PATIENCE)
+    run.cancel()
+    gate.allowed.release()
+    assert run.wait().events[-1] == Finished("cancelled")
+    assert engine.stats().steps == len(run.tokens) == 5
+
+
+def test_cancelling_twice_or_too_late_does_nothing(engines):
+    engine = engines()
+    run = Run(engine, job(engine, prompt(5, 1), 2)).wait()
+    run.cancel()
+    run.cancel()
+    other = Run(engine, job(engine, prompt(5, 1), 2)).wait()
+    assert run.events[-1] == other.events[-1] == Finished("length")
+    assert run.kinds.count(Finished) == 1
+
+
+@pytest.mark.parametrize("end", ["finished", "cancelled", "failed"])
+def test_memory_goes_with_its_last_reference(engines, tiny_model, end, monkeypatch):
+    """Without the garbage collector: what a job used must not hang on a cycle, nor on the idle engine."""
+    monkeypatch.setattr(torch_engine.log, "disabled", True)  # pytest keeps records, and with them tracebacks
+    fail = threading.Event()
+
+    def forward(steps: Any) -> Any:
+        time.sleep(0.001)
+        if fail.is_set():
+            raise RuntimeError("out of something")
+        return tiny_model.forward(steps)
+
+    engine = engines(Changed(tiny_model, forward=forward))
+    work = job(engine, prompt(10, 1), 5 if end == "finished" else 2000, missing=[prompt(20, 2)])
+    memory = [weakref.ref(span.data) for span in (work.memory, work.missing[0][1])]
+    run = Run(engine, work)
+    del work
+    run.job = None
+    if end != "finished":
+        while not run.tokens:
+            time.sleep(0.001)
+        run.cancel() if end == "cancelled" else fail.set()
+    run.wait()
+    deadline = time.monotonic() + 5
+    while any(ref() is not None for ref in memory) and time.monotonic() < deadline:
+        time.sleep(0.001)  # the engine's thread has yet to leave its step
+    assert [ref() for ref in memory] == [None, None]
+
+
+def test_a_failed_forward_fails_its_batch_and_the_engine_goes_on(engines, tiny_model, generate, caplog):
+    bad = prompt(6, 66)
+
+    def forward(steps: Any) -> Any:
+        if any(list(step.tokens) == bad for step in steps):
+            raise RuntimeError("out of something")
+        return tiny_model.forward(steps)
+
+    engine = engines(Changed(tiny_model, forward=forward))
+    good = Run(engine, job(engine, prompt(20, 1), 6)).wait()
+    failed = Run(engine, job(engine, bad, 6)).wait()
+    assert failed.events == [Started(), Failed("RuntimeError: out of something")]
+    later = Run(engine, job(engine, prompt(20, 1), 6)).wait()
+    assert good.tokens == later.tokens == generate(prompt(20, 1), 6)
+    assert engine.stats().running == 0
+    assert "failed" in caplog.text
+
+
+def test_only_the_batch_in_the_failed_step_fails(engines, tiny_model):
+    gate = Gate(tiny_model)
+    real = gate.forward
+    failing = threading.Event()
+
+    def forward(steps: Any) -> Any:
+        if failing.is_set():
+            failing.clear()
+            raise RuntimeError("once")
+        return real(steps)
+
+    engine = engines(Changed(gate, forward=forward), prefill_chunk=10)
+    first = Run(engine, job(engine, prompt(10, 1), 3))
+    gate.asked.get(timeout=PATIENCE)
+    second, third = (Run(engine, job(engine, prompt(10, seed), 3)) for seed in (2, 3))
+    failing.set()
+    gate.allowed.release(20)
+    assert isinstance(first.wait().events[-1], Failed)
+    assert isinstance(second.wait().events[-1], Failed)
+    assert third.wait().events[-1] == Finished("length")  # no room in that chunk: it was not in the step
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-45, 1e-40, 1e-6])
+def test_a_temperature_near_zero_is_greedy(engines, generate, temperature):
+    engine = engines()
+    run = Run(engine, job(engine, prompt(9, 1), 6, temperature=temperature)).wait()
+    assert run.events[-1] == Finished("length")
+    assert run.tokens == generate(prompt(9, 1), 6)
+
+
+def test_equal_seeds_give_equal_tokens_and_others_do_not(engines):
+    engine = engines()
+
+    def sampled(seed: int | None) -> list[int]:
+        return Run(engine, job(engine, prompt(9, 1), 20, temperature=2.0, seed=seed)).wait().tokens
+
+    assert sampled(1) == sampled(1)
+    assert len({tuple(sampled(seed)) for seed in (1, 2, None, None)}) == 4
+
+
+def test_neighbours_do_not_change_what_a_seed_gives(engines):
+    engine = engines()
+    alone = Run(engine, job(engine, prompt(9, 1), 15, temperature=1.5, seed=3)).wait().tokens
+    runs = [Run(engine, job(engine, prompt(9, n), 15, temperature=1.5, seed=n + 2)) for n in (1, 2, 5)]
+    assert runs[0].wait().tokens == alone
+    for run in runs:
+        run.wait()
+
+
+def test_samples_follow_the_softmax():
+    logits = torch.tensor([0.0, 1.0, 2.0, -20.0])
+    sampler = Sampler(Sampling(temperature=0.5, seed=0))
+    counts = torch.zeros(4)
+    for _ in range(4000):
+        counts[sampler.choose(logits)[0]] += 1
+    torch.testing.assert_close(counts / 4000, torch.softmax(logits / 0.5, -1), rtol=0, atol=0.02)
+
+
+def test_greedy_takes_the_best_and_tells_its_margin():
+    assert Sampler(Sampling()).choose(torch.tensor([0.5, 3.0, 1.0])) == (1, 2.0)
+
+
+def test_stats_count_every_token_once(engines):
+    engine = engines(prefill_chunk=8)
+    assert engine.stats().steps == 0
+    runs = [Run(engine, job(engine, prompt(20, seed), 5)) for seed in range(3)]
+    for run in runs:
+        run.wait()
+    stats = engine.stats()
+    assert stats.prefill_tokens == 60
+    assert stats.decode_tokens == 3 * 4  # the first token of each comes with the prefill
+    assert stats.running == 0
+    assert stats.steps >= 60 / 8
+    assert stats.step_seconds > 0
+
+
+def test_close_fails_what_runs_and_what_waits(engines, tiny_model):
+    gate = Gate(tiny_model)
+    engine = engines(gate)
+    running = Run(engine, job(engine, prompt(5, 1), 100))
+    gate.asked.get(timeout=PATIENCE)
+    waiting = Run(engine, job(engine, prompt(5, 2), 100))
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    while not engine._closed:
+        time.sleep(0.001)
+    gate.allowed.release(5)
+    closing.join(PATIENCE)
+    for run in (running, waiting):
+        assert run.wait().events[-1] == Failed("the engine was shut down")
+    with pytest.raises(RuntimeError, match="closed"):
+        Run(engine, job(engine, prompt(5, 1), 1))
+    engine.close()  # again: harmless
+
+
+def test_a_job_that_cannot_be_done_is_refused(engines):
+    engine = engines()
+    good = job(engine, prompt(5, 1), 4)
+    for question, max_tokens, room in [([], 4, 8), (prompt(5, 1), 0, 8), (prompt(5, 1), 4, 7)]:
+        with pytest.raises(ValueError, match="a job needs"):
+            Run(engine, Job([], [], question, engine.allocate(room), max_tokens))
+    assert Run(engine, good).wait().events[-1] == Finished("length")
+
+
+def test_a_chunk_of_nothing_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="prefill_chunk"):
+        TorchEngine(tiny_model, prefill_chunk=0)

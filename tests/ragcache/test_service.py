@@ -1,0 +1,533 @@
+"""A request is answered or ends in one error, and what it held comes back either way."""
+
+import asyncio
+import contextlib
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import pytest
+
+from ragcache.assembly import assemble, available_cores
+from ragcache.config import ServeConfig
+from ragcache.errors import BadQuery, ConfigError, EngineError, ModelError, Overloaded, QuestionTooLong
+from ragcache.service import Answer, Delta, Query, RagService, Retrieved, ServiceEvent, Usage
+from retrieval.errors import RetrievalError
+
+OTTERS = "Why do otters hold hands?"
+PATIENCE = 60
+
+
+def run(coroutine: Any) -> Any:
+    return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
+
+
+async def events_of(service: RagService, query: Query) -> list[ServiceEvent]:
+    return [event async for event in service.ask(query)]
+
+
+async def ask(service: RagService, question: str = OTTERS, **options: Any) -> Answer:
+    answer = (await events_of(service, Query(question, **options)))[-1]
+    assert isinstance(answer, Answer)
+    return answer
+
+
+async def begin(service: RagService, query: Query) -> AsyncGenerator[ServiceEvent, None]:
+    """A request that has been asked and has found its documents."""
+    events = service.ask(query)
+    assert isinstance(await anext(events), Retrieved)
+    return events
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.002)
+
+
+def adds_up(usage: Usage) -> bool:
+    tiers = dataclasses.astuple(usage.cached_tokens)
+    return usage.computed_tokens + sum(tiers) == usage.prompt_tokens
+
+
+def test_documents_then_text_then_the_answer(make_service):
+    events = run(events_of(make_service(), Query(OTTERS, max_tokens=12)))
+    retrieved, *deltas, answer = events
+    assert isinstance(retrieved, Retrieved)
+    assert all(isinstance(delta, Delta) and delta.text for delta in deltas)
+    assert isinstance(answer, Answer)
+    assert "".join(delta.text for delta in deltas) == answer.answer
+    assert (retrieved.id, retrieved.documents) == (answer.id, answer.documents)
+    assert answer.documents[0].id == "otter"
+    assert (answer.finish_reason, answer.usage.completion_tokens, len(answer.token_ids)) == ("length", 12, 12)
+    assert len(answer.margins) == 12
+
+
+def test_the_second_time_only_the_question_is_computed(make_service):
+    service = make_service()
+
+    async def scenario():
+        return [await ask(service), await ask(service)]
+
+    first, second = run(scenario())
+    question = len(service._template.question(OTTERS))
+    assert first.usage.cached_tokens.device == 0
+    assert first.usage.computed_tokens == first.usage.prompt_tokens
+    assert second.usage.computed_tokens == question
+    assert second.usage.cached_tokens.device == second.usage.prompt_tokens - question
+    assert adds_up(first.usage)
+    assert adds_up(second.usage)
+    assert first.token_ids == second.token_ids
+    assert first.answer == second.answer
+    assert first.id != second.id
+
+
+def test_another_question_over_the_same_documents_computes_only_itself(make_service):
+    service = make_service()
+
+    async def scenario():
+        await ask(service, top_k=1)
+        return await ask(service, "Do otters sleep hand in hand?", top_k=1)
+
+    answer = run(scenario())
+    assert [document.id for document in answer.documents] == ["otter"]
+    assert answer.usage.computed_tokens == len(service._template.question("Do otters sleep hand in hand?"))
+
+
+def test_without_a_cache_all_is_computed_and_nothing_kept(make_service):
+    service = make_service(keep=False)
+
+    async def scenario():
+        return [await ask(service), await ask(service)]
+
+    first, second = run(scenario())
+    assert first.usage == second.usage
+    assert second.usage.cached_tokens.device == 0
+    assert first.token_ids == second.token_ids
+    assert service.cache.balance().free == service.cache.capacity
+
+
+def test_answers_are_the_same_with_the_cache_on_off_cleared_and_crowded(make_service):
+    questions = [OTTERS, "How does a glacier move?", "What makes bread rise?", "When are tides high?", OTTERS]
+
+    async def one_by_one(service: RagService, clear: bool = False) -> list[tuple[int, ...]]:
+        tokens = []
+        for question in questions * 2:
+            tokens.append((await ask(service, question, top_k=3)).token_ids)
+            if clear:
+                service.cache.drop_unheld()
+                service.cache.check_integrity()
+        return tokens
+
+    expected = run(one_by_one(make_service(keep=False)))
+    assert run(one_by_one(make_service())) == expected
+    assert run(one_by_one(make_service(), clear=True)) == expected
+    assert run(one_by_one(make_service(prefill_chunk=17, cache_tokens=400))) == expected  # evicts all the time
+
+
+def test_each_question_pays_into_the_totals(make_service):
+    service = make_service()
+
+    async def scenario():
+        return [await ask(service, q) for q in (OTTERS, OTTERS, "What is rust?")]
+
+    answers = run(scenario())
+    stats = service.stats
+    assert stats.outcomes == {"answered": 3}
+    assert stats.computed_tokens == sum(a.usage.computed_tokens for a in answers)
+    assert stats.cached_tokens == sum(a.usage.cached_tokens.device for a in answers)
+    assert stats.completion_tokens == sum(a.usage.completion_tokens for a in answers)
+    assert service.engine.stats().prefill_tokens == stats.computed_tokens
+    counts = service.cache.counts
+    system = len(service._template.system)
+    assert counts.hit_tokens == stats.cached_tokens
+    assert counts.hits + counts.misses == 3 * 3
+    assert counts.hit_tokens >= 2 * system
+
+
+def test_times_are_in_order(make_service):
+    timing = run(ask(make_service(step_seconds=0.005))).timing
+    assert 0 < timing.retrieval_ms <= timing.ttft_ms <= timing.total_ms
+    assert timing.prefill_ms >= 5
+    assert timing.total_ms - timing.ttft_ms >= 15 * 5
+    assert timing.retrieval_ms + timing.queue_ms + timing.prefill_ms <= timing.ttft_ms + 0.01
+
+
+def test_a_document_cut_short_says_so(make_service):
+    answer = run(ask(make_service(max_doc_tokens=16)))
+    assert [document.truncated for document in answer.documents] == [True, True]
+    assert not run(ask(make_service())).documents[0].truncated
+
+
+@pytest.mark.parametrize(
+    ("query", "error", "field", "limit"),
+    [
+        (Query(""), BadQuery, "question", None),
+        (Query(" \n"), BadQuery, "question", None),
+        (Query("why " * 100), QuestionTooLong, "question", 64),
+        (Query(OTTERS, top_k=0), BadQuery, "top_k", 16),
+        (Query(OTTERS, top_k=-1), BadQuery, "top_k", 16),
+        (Query(OTTERS, top_k=17), BadQuery, "top_k", 16),
+        (Query(OTTERS, max_tokens=0), BadQuery, "max_tokens", 16),
+        (Query(OTTERS, max_tokens=17), BadQuery, "max_tokens", 16),
+        (Query(OTTERS, temperature=-0.1), BadQuery, "temperature", None),
+        (Query(OTTERS, temperature=5.1), BadQuery, "temperature", None),
+        (Query(OTTERS, temperature=math.nan), BadQuery, "temperature", None),
+        (Query(OTTERS, temperature=math.inf), BadQuery, "temperature", None),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_any_work(make_service, query, error, field, limit):
+    service = make_service()
+    with pytest.raises(error) as caught:
+        run(events_of(service, query))
+    assert (caught.value.field, caught.value.limit) == (field, limit)
+    assert service.stats.outcomes == {"rejected": 1}
+    assert service.engine.stats().steps == 0
+    assert (service.waiting, service.running) == (0, 0)
+
+
+def test_bounds_are_allowed(make_service):
+    answer = run(ask(make_service(), top_k=16, max_tokens=1, temperature=5.0))
+    assert len(answer.documents) == 16
+    assert answer.usage.completion_tokens == 1
+
+
+def test_a_default_top_k_above_the_corpus_means_all_of_it(make_service):
+    assert len(run(ask(make_service(top_k=50))).documents) == 16
+
+
+def test_more_documents_than_the_context_holds_are_refused(make_service, tiny_model):
+    class Short:
+        context_length = 300
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tiny_model, name)
+
+    service = make_service(model=Short())
+    with pytest.raises(BadQuery, match="16 documents do not fit") as caught:
+        run(events_of(service, Query(OTTERS, top_k=16)))
+    assert (caught.value.field, caught.value.limit) == ("top_k", 300 - 16)
+    assert run(ask(service, top_k=1)).finish_reason == "length"
+
+
+def test_a_prompt_of_the_whole_context_is_answered_to_the_end(make_service, tiny_model):
+    """The last position of the model is used and none beyond it."""
+    service = make_service()
+    length = run(ask(service)).usage.prompt_tokens
+
+    class Exact:
+        context_length = length + 16
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tiny_model, name)
+
+    assert run(ask(make_service(model=Exact()))).usage.completion_tokens == 16
+
+
+def test_a_prompt_larger_than_the_device_cache_is_refused(make_service):
+    service = make_service(cache_tokens=300)
+    with pytest.raises(BadQuery, match="device cache has") as caught:
+        run(events_of(service, Query(OTTERS, top_k=16)))
+    assert caught.value.field == "top_k"
+    assert run(ask(service, top_k=1)).finish_reason == "length"
+
+
+@pytest.mark.parametrize("read", [0, 1, 3])
+def test_closing_a_stream_stops_the_work_and_gives_everything_back(make_service, read):
+    service = make_service(step_seconds=0.005, max_tokens=2000)
+
+    async def scenario():
+        events = await begin(service, Query(OTTERS, max_tokens=2000))
+        for _ in range(read):
+            await anext(events)
+        assert service.cache.balance().held > 0
+        await events.aclose()
+        await until(lambda: service.cache.balance().held == 0)
+        steps = service.engine.stats().steps
+        await asyncio.sleep(0.05)
+        assert service.engine.stats().steps == steps
+        assert service.engine.stats().running == 0
+
+    run(scenario())
+    assert service.stats.outcomes == {"cancelled": 1}
+    assert (service.running, service.waiting) == (0, 0)
+
+
+def test_what_was_computed_before_a_cancellation_is_kept(make_service):
+    service = make_service(step_seconds=0.005, max_tokens=2000)
+
+    async def scenario():
+        events = await begin(service, Query(OTTERS, max_tokens=2000))
+        assert isinstance(await anext(events), Delta)
+        await events.aclose()
+        return await ask(service, max_tokens=2)
+
+    assert run(scenario()).usage.cached_tokens.device > 0
+
+
+def test_cancelled_in_prefill_nothing_half_computed_is_kept(make_service):
+    service = make_service(step_seconds=0.005, prefill_chunk=8)
+
+    async def scenario():
+        events = await begin(service, Query(OTTERS))
+        await until(lambda: service.engine.stats().steps >= 2)
+        await events.aclose()
+        await until(lambda: service.cache.balance().held == 0)
+        assert len(service.cache.tree) == 0
+        return await ask(service)
+
+    assert run(scenario()).token_ids == run(ask(make_service())).token_ids
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_a_task_cancelled_at_any_moment_gives_everything_back(make_service, turns):
+    service = make_service(max_batch=1, step_seconds=0.002)
+
+    async def scenario():
+        first = asyncio.create_task(ask(service))
+        second = asyncio.create_task(ask(service, "What is rust?"))
+        for _ in range(turns):
+            await asyncio.sleep(0.002)
+        second.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await second
+        await first
+        await until(lambda: service.cache.balance().held == 0 and service.running == 0)
+        service.cache.check_integrity()
+        assert service.waiting == 0
+        assert (await ask(service)).finish_reason == "length"
+
+    run(scenario())
+
+
+def test_a_question_that_waits_can_be_given_up(make_service):
+    service = make_service(max_batch=1, step_seconds=0.005, max_tokens=400)
+
+    async def scenario():
+        running = await begin(service, Query(OTTERS, max_tokens=400))
+        waiting = asyncio.create_task(ask(service, "What is rust?"))
+        await until(lambda: service.waiting == 1 and not service._retrieving)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert service.waiting == 0
+        await running.aclose()
+        await until(lambda: service.cache.balance().held == 0)
+
+    run(scenario())
+    assert service.stats.outcomes == {"cancelled": 2}
+
+
+def test_more_than_may_wait_are_refused_and_the_others_answered(make_service):
+    service = make_service(max_batch=1, max_waiting=2, step_seconds=0.005)
+
+    async def scenario():
+        return await asyncio.gather(*(ask(service) for _ in range(8)), return_exceptions=True)
+
+    results = run(scenario())
+    answered = [r for r in results if isinstance(r, Answer)]
+    refused = [r for r in results if isinstance(r, Overloaded)]
+    assert len(answered) == 3  # one runs, two wait
+    assert len(refused) == 5
+    assert "limit is 2" in str(refused[0])
+    assert service.stats.outcomes == {"answered": 3, "overloaded": 5}
+    assert run(ask(service)).finish_reason == "length"
+
+
+def test_ten_clients_over_a_cache_of_two_requests_are_all_answered(make_service):
+    questions = [OTTERS, "What is rust?", "How does a kite fly?", "Why do bees dance?", "How is cheese aged?"] * 2
+    expected = run(asyncio.wait_for(_all(make_service(), questions), PATIENCE))
+    service = make_service(cache_tokens=2 * max(a.usage.prompt_tokens + 16 for a in expected))
+    answers = run(_all(service, questions))
+    assert [a.token_ids for a in answers] == [a.token_ids for a in expected]
+    assert all(adds_up(a.usage) for a in answers)
+    assert service.cache.counts.refusals > 0  # they did have to wait
+
+
+async def _all(service: RagService, questions: list[str]) -> list[Answer]:
+    return await asyncio.gather(*(ask(service, question, top_k=2) for question in questions))
+
+
+def test_a_storm_of_clients_who_hang_up_leaves_the_books_in_order(make_service):
+    service = make_service(cache_tokens=700, max_batch=3, prefill_chunk=40)
+
+    async def client(number: int) -> None:
+        events = service.ask(Query(["What is rust?", OTTERS, "Do bees dance?"][number % 3], top_k=1 + number % 3))
+        read = 0
+        async with contextlib.aclosing(events):
+            async for _ in events:
+                read += 1
+                if number % 2 and read > number % 7:
+                    return
+
+    async def scenario():
+        tasks = [asyncio.create_task(client(number)) for number in range(40)]
+        for number, task in enumerate(tasks):
+            await asyncio.sleep(0.002)
+            service.cache.check_integrity()
+            if number % 5 == 4:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await until(lambda: service.cache.balance().held == 0)
+
+    run(scenario())
+    outcomes = service.stats.outcomes
+    assert sum(outcomes.values()) <= 40  # a task cancelled before its first step never asked
+    assert set(outcomes) == {"answered", "cancelled"}
+
+
+def test_an_engine_failure_is_an_error_and_the_next_question_is_answered(make_service, tiny_model):
+    class Failing:
+        fail = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tiny_model, name)
+
+        def forward(self, steps: Any) -> Any:
+            if self.fail:
+                raise RuntimeError("out of something")
+            return tiny_model.forward(steps)
+
+    model = Failing()
+    service = make_service(model=model)
+
+    async def scenario():
+        before = await ask(service)
+        model.fail = True
+        with pytest.raises(EngineError, match="out of something"):
+            await ask(service)
+        with pytest.raises(EngineError, match="out of something"):
+            await ask(service, "What is rust?")
+        await until(lambda: service.cache.balance().held == 0)
+        model.fail = False
+        assert (await ask(service)).token_ids == before.token_ids
+        return await ask(service, "What is rust?")
+
+    answer = run(scenario())
+    assert answer.token_ids == run(ask(make_service(), "What is rust?")).token_ids
+    assert service.stats.outcomes == {"answered": 3, "failed": 2}
+
+
+def test_memory_that_cannot_be_had_is_an_error_and_not_a_leak(make_service, monkeypatch):
+    service = make_service()
+    allocate = service.engine.allocate
+
+    def refuse(tokens: int) -> Any:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(service.engine, "allocate", refuse)
+    with pytest.raises(MemoryError):
+        run(ask(service))
+    assert (service.running, service.cache.balance().held) == (0, 0)
+    monkeypatch.setattr(service.engine, "allocate", allocate)
+    assert run(ask(service)).finish_reason == "length"
+    assert service.stats.outcomes == {"failed": 1, "answered": 1}
+
+
+def test_closing_the_service_fails_what_runs(make_service):
+    service = make_service(step_seconds=0.005, max_tokens=2000)
+
+    async def scenario():
+        events = await begin(service, Query(OTTERS, max_tokens=2000))
+        await anext(events)
+        closing = asyncio.get_running_loop().run_in_executor(None, service.close)
+        with pytest.raises(EngineError, match="shut down"):
+            async for _ in events:
+                pass
+        await closing
+
+    run(scenario())
+
+
+def test_the_loop_is_not_blocked_while_documents_are_found(make_service, monkeypatch):
+    service = make_service()
+    search, entered, go_on = service._retriever.search, threading.Event(), threading.Event()
+
+    def slow(question: str, k: int) -> Any:
+        entered.set()
+        assert go_on.wait(PATIENCE)
+        return search(question, k)
+
+    monkeypatch.setattr(service._retriever, "search", slow)
+
+    async def scenario():
+        task = asyncio.create_task(ask(service))
+        await until(entered.is_set)  # the loop runs while the search hangs
+        assert service.waiting == 1
+        go_on.set()
+        return await task
+
+    assert run(scenario()).finish_reason == "length"
+
+
+def test_text_that_a_tokenizer_takes_back_does_not_break_an_answer(make_service, monkeypatch):
+    """Bytes that turn out not to be UTF-8 change text that was streamed already."""
+    service = make_service()
+    tokens = {}
+    for byte in range(256):
+        tokens[byte] = service._template.tokenizer.token_to_id(_byte_letter(byte))
+    strange = [0xC3, 0xA9, 0xE2, 0x82, 0xFF, 0x61, 0xF0, 0x9F, 0xA6, 0xA6, 0xE2, 0x82, 0x41, 0xC3]
+    ids = iter([tokens[byte] for byte in strange] + [tokens[0x42]] * 2)
+    from ragcache.engine import torch_engine
+
+    monkeypatch.setattr(torch_engine.Sampler, "choose", lambda *_: (next(ids), 1.0))
+    events = run(events_of(service, Query(OTTERS)))
+    answer = events[-1]
+    assert isinstance(answer, Answer)
+    assert answer.answer == bytes([*strange, 0x42, 0x42]).decode(errors="replace")
+    assert "".join(e.text for e in events if isinstance(e, Delta)) == answer.answer
+
+
+def _byte_letter(byte: int) -> str:
+    """The letter that stands for a byte in a byte-level vocabulary (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return chr(byte) if byte in printable else chr(256 + others.index(byte))
+
+
+def assembled(tiny_index, tiny_folder, **settings: Any) -> ServeConfig:
+    return ServeConfig(index=tiny_index / "faiss.idx", model=str(tiny_folder), **settings)
+
+
+def test_a_service_is_put_together_from_settings(tiny_index, tiny_folder):
+    service = assemble(assembled(tiny_index, tiny_folder, max_tokens=5, device_cache=1 << 20, threads=1))
+    try:
+        answer = run(ask(service))
+        assert (service.model_name, service.corpus_size) == ("tiny-llama", 16)
+        assert (answer.usage.completion_tokens, service.cache.capacity) == (5, 1 << 20)
+    finally:
+        service.close()
+    service.cache.check_integrity()
+    assert service.cache.balance().held == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"max_tokens": 8192}, ConfigError, "max_tokens is 8192; the model's context is 8192 tokens"),
+        ({"device_cache": 1000}, ConfigError, "device_cache is 1000 bytes; one request without documents may need"),
+        ({"model": "/no/such/model"}, ModelError, "no model at /no/such/model"),
+        ({"index": "/no/such/index/faiss.idx"}, RetrievalError, "/no/such/index"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_and_nothing_stays_open(
+    tiny_index, tiny_folder, settings, error, message
+):
+    before = set(threading.enumerate())
+    with pytest.raises(error, match=message):
+        assemble(dataclasses.replace(assembled(tiny_index, tiny_folder), **_paths(settings)))
+    assert {thread for thread in threading.enumerate() if thread.name.startswith("torch-engine")} <= before
+
+
+def _paths(settings: dict[str, Any]) -> dict[str, Any]:
+    from pathlib import Path
+
+    return {name: Path(value) if name == "index" else value for name, value in settings.items()}
+
+
+def test_cores_are_counted():
+    assert available_cores() >= 1
