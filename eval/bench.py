@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from eval.demo_corpus import demo_index
-from eval.recall import read_questions
+from eval.question_set import read_questions
 from ragcache.assembly import assemble, available_cores
 from ragcache.config import ServeConfig
 from ragcache.engine.checkpoint import Checkpoint
@@ -345,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options.only or ["server", "engine", "cached"]
     try:
         index = options.index or demo_index()
-        questions = [question.text for question in read_questions(options.questions)[0]]
+        questions = [question.text for question in read_questions(options.questions)]
         checkpoint = Checkpoint.resolve("default")
         weights = sum(path.stat().st_size for path in Path(checkpoint.location).glob("*.safetensors"))
         for name in chosen:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import platform
 import sys
 from importlib import metadata
 from pathlib import Path
 
 from ragcache.engine.checkpoint import cache_home
+from retrieval import index, pydocs
 from retrieval.corpus import write_corpus
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
@@ -34,8 +36,9 @@ def demo_index(home: Path | None = None) -> Path:
 
 
 def _versions() -> str:
-    """Digest of Python's version, the documented packages' and this project's."""
-    parts = [platform.python_version(), *(f"{name}={_version(name)}" for name in sorted({*PACKAGES, "ragcache"}))]
+    """Digest of Python's version, the documented packages', and the rules of collecting and indexing."""
+    parts = [platform.python_version(), *(f"{name}={_version(name)}" for name in sorted(PACKAGES))]
+    parts += [inspect.getsource(module) for module in (pydocs, index)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
-from eval.recall import QuestionError, read_questions
+from eval.question_set import QuestionError, read_questions
 from ragcache.assembly import assemble
 from ragcache.config import ServeConfig
 from ragcache.engine.checkpoint import Checkpoint
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if index is None:
                 index = Path(folder) / "index"
                 build_index(options.corpus, index, "flat", Embedder.load(), options.embeddings)
-            texts = [question.text for question in read_questions(options.questions)[0]]
+            texts = [question.text for question in read_questions(options.questions)]
             count = min(options.count, len(texts))
             questions = [texts[at * len(texts) // count] for at in range(count)]
             config = ServeConfig(

@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RagCacheError, RetrievalError) as error:
         print(f"ragcache {options.command}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"ragcache {options.command}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -85,6 +85,10 @@ class PromptTemplate:
         """Raises BadQuery or QuestionTooLong for a question that no prompt can be built from."""
         if not question.strip():
             raise BadQuery("the question is empty", field="question")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise BadQuery("the question holds half of a surrogate pair, which is no text", field="question") from error
         limit = self.max_question_tokens
         # the first test keeps a huge text from the tokenizer
         count = limit + 1 if len(question) > limit * MAX_CHARACTERS_PER_TOKEN else len(self._text(question))

@@ -284,7 +284,10 @@ class RagService:
                     first = first if ids else now
                     ids.append(event.id)
                     margins.append(event.margin)
-                    piece = decoder.step(self._template.tokenizer, event.id)
+                    try:
+                        piece = decoder.step(self._template.tokenizer, event.id)
+                    except Exception:  # bytes that it took for text, and now that more follow, no longer does
+                        decoder, piece = DecodeStream(skip_special_tokens=True), "\ufffd"
                     if piece:
                         pieces.append(piece)
                         yield Delta(piece)
@@ -300,7 +303,9 @@ class RagService:
         # the whole, decoded at once, also has the end that a stream holds back while a character is incomplete
         text = self._template.tokenizer.decode(ids, skip_special_tokens=True)
         streamed = "".join(pieces)
-        if text.startswith(streamed) and len(text) > len(streamed):
+        if not text.startswith(streamed):
+            text = streamed  # what was said stands
+        if len(text) > len(streamed):
             yield Delta(text[len(streamed) :])
         yield Answer(
             id=request_id,

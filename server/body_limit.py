@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import respond
@@ -37,9 +39,14 @@ class BodyLimit:
                 raise _TooLarge
             return message
 
-        try:
-            await self._app(scope, counted, send)
-        except _TooLarge:  # raised while the body is read, so nothing has been sent yet
+        async def unless_too_large(message: Message) -> None:
+            if received <= self._limit:
+                await send(message)
+
+        # raised while the body is read, so nothing has been sent yet; the app may make an answer of its own of it
+        with contextlib.suppress(_TooLarge):
+            await self._app(scope, counted, unless_too_large)
+        if received > self._limit:
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:

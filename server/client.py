@@ -28,17 +28,22 @@ class RagClient:
         )
 
     def stream(self, question: str, **options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields (event, data): `documents`, `delta`…, `done`. ServerError where the server says anything else.
+        """Yields (event, data): `documents`, `delta`…, and `done` at last. ServerError if that does not come.
 
         `options`: `top_k`, `max_tokens`, `temperature`; None is left to the server.
         """
         body = {"question": question, "stream": True, **{k: v for k, v in options.items() if v is not None}}
         try:
-            with self._http.stream("POST", "/v1/query", json=body) as response:
+            content = json.dumps(body, allow_nan=False).encode()
+        except ValueError as error:
+            raise ServerError(f"the question cannot be sent: {error}") from error
+        headers = {"Content-Type": "application/json"}
+        name = ""
+        try:
+            with self._http.stream("POST", "/v1/query", content=content, headers=headers) as response:
                 if response.status_code != 200:
                     response.read()
                     raise ServerError(_message(response))
-                name = ""
                 for line in response.iter_lines():
                     if line.startswith("event: "):
                         name = line.removeprefix("event: ")
@@ -48,28 +53,36 @@ class RagClient:
                             raise ServerError(data["error"]["message"])
                         yield name, data
         except httpx.HTTPError as error:
-            raise ServerError(f"no answer from {self.url}: {error}; is `ragcache serve` running there?") from error
+            raise self._no_answer(error) from error
+        except json.JSONDecodeError as error:
+            raise ServerError(f"{self.url} is not a ragcache server, or not of this version: {error}") from error
+        if name != "done":
+            raise ServerError(f"{self.url} ended its answer early; its log may say why")
 
     def ask(self, question: str, **options: Any) -> dict[str, Any]:
         """The whole answer, as the body of `POST /v1/query`."""
-        for name, data in self.stream(question, **options):
-            if name == "done":
-                return data
-        raise ServerError(f"{self.url} ended its answer early; its log may say why")
+        *_, (_, answer) = self.stream(question, **options)
+        return answer
 
     def get(self, path: str) -> Any:
         """The JSON behind a GET."""
+        return self._request("GET", path)
+
+    def clear_cache(self) -> dict[str, int]:
+        """Drops the server's cached KV; returns what was dropped."""
+        return dict(self._request("DELETE", "/v1/cache"))
+
+    def _request(self, method: str, path: str) -> Any:
         try:
-            response = self._http.get(path)
+            response = self._http.request(method, path)
         except httpx.HTTPError as error:
-            raise ServerError(f"no answer from {self.url}: {error}; is `ragcache serve` running there?") from error
+            raise self._no_answer(error) from error
         if response.status_code != 200:
             raise ServerError(_message(response))
         return response.json()
 
-    def clear_cache(self) -> dict[str, int]:
-        """Drops the server's cached KV; returns what was dropped."""
-        return dict(self._http.delete("/v1/cache").raise_for_status().json())
+    def _no_answer(self, error: httpx.HTTPError) -> ServerError:
+        return ServerError(f"no answer from {self.url}: {error}; is `ragcache serve` running there?")
 
     def close(self) -> None:
         self._http.close()

@@ -44,6 +44,9 @@ def install(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
+        if isinstance(error.body, bytes) and error.body:  # what is sent as JSON has been parsed
+            message = "send the body as JSON, with the header Content-Type: application/json"
+            return respond(415, ErrorBody(error=ErrorDetail(type="wrong_content_type", message=message)))
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             reason = first.get("ctx", {}).get("error", "")

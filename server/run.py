@@ -25,16 +25,27 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except (OSError, UnicodeError) as error:
         bound.close()
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from error
+        raise _cannot_listen(host, port, error) from error
     return bound
 
 
 def run(app: FastAPI, bound: socket.socket, *, grace_seconds: float) -> None:
-    """Serves until SIGTERM or SIGINT, then lets running answers finish within `grace_seconds`. Returns normally."""
+    """Serves until SIGTERM or SIGINT, then lets running answers finish within `grace_seconds`. Returns normally.
+
+    ConfigError if another process, which had bound the address as well, listens already.
+    """
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=max(1, round(grace_seconds)))
     server = _Server(config, app)
+    try:
+        bound.listen(config.backlog)
+    except OSError as error:
+        raise _cannot_listen(*bound.getsockname()[:2], error) from error
     asyncio.run(server.serve(sockets=[bound]))
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port")
 
 
 class _Server(uvicorn.Server):

@@ -17,12 +17,11 @@ class QueryBody(BaseModel):
     question: StrictStr
     top_k: StrictInt | None = Field(None, description="how many documents; the server's default if absent")
     max_tokens: StrictInt | None = Field(None, description="longest answer in tokens, up to the server's limit")
-    temperature: StrictFloat | StrictInt | None = Field(None, description="0, the default, is greedy")
+    temperature: StrictFloat | None = Field(None, description="0, the default, is greedy")
     stream: StrictBool = Field(False, description="answer as server-sent events")
 
     def query(self) -> Query:
-        temperature = None if self.temperature is None else float(self.temperature)
-        return Query(self.question, self.top_k, self.max_tokens, temperature)
+        return Query(self.question, self.top_k, self.max_tokens, self.temperature)
 
 
 class AnswerBody(BaseModel):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -27,19 +28,21 @@ PROBE_TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.5, torch.bfloat16: 1.0}
 class StepInput:
     """One sequence's share of a step: `tokens` to compute, at positions `start`, `start + 1`, …
 
-    `past` is its KV so far in prompt order; the new KV goes behind it, filling `targets` in order.
+    `past` is its KV so far in prompt order; the new KV goes behind it, filling `targets` in order. Without
+    `wants_logits`, as in the middle of a prompt, the last layer's product with the vocabulary is spared.
     """
 
     tokens: Sequence[int]
     start: int
     past: Sequence[KVSpan]
     targets: Sequence[KVSpan]
+    wants_logits: bool = True
 
 
 class TorchModel:
     """A decoder-only model whose KV lives in spans.
 
-    `forward` computes a packed step and returns one row of logits a sequence, those of its last token.
+    `forward` computes a packed step and returns the logits of each sequence's last token.
     """
 
     def __init__(self, module: PreTrainedModel, name: str) -> None:
@@ -47,15 +50,12 @@ class TorchModel:
         self.name = name
         self.module = module
         self.device = module.device
-        self.vocab_size = int(config.vocab_size)
-        self.context_length = _context_length(config)
-        heads = config.num_attention_heads
-        self.layout = KVLayout(
-            layers=config.num_hidden_layers,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            dtype=module.dtype,
-        )
+        try:
+            self.vocab_size = int(config.vocab_size)
+            self.context_length = _context_length(config)
+            self.layout = _layout(config, module.dtype)
+        except AttributeError as error:
+            raise ModelError(f"{name!r} ({type(module).__name__}) is no decoder with attention: {error}") from error
         self.eos_tokens = _eos_tokens(module)
         self._check_exact()
 
@@ -70,13 +70,13 @@ class TorchModel:
         transformers_logging.disable_progress_bar()
         try:
             module = AutoModelForCausalLM.from_pretrained(checkpoint.location, config=config, dtype=dtype)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"cannot load {checkpoint.name!r} as a decoder-only model: {error}") from error
         return cls(module.eval().to(where), checkpoint.name)
 
     @torch.inference_mode()
     def forward(self, steps: Sequence[StepInput]) -> Tensor:
-        """Runs one packed step; returns logits [len(steps), vocab] in float32.
+        """Runs one packed step; returns logits [n, vocab] in float32, a row for each step that wants them.
 
         The spans in `targets` grow by the tokens of their step. Every step needs at least one token and as much
         room in its targets as it has tokens.
@@ -89,13 +89,14 @@ class TorchModel:
             plans.append(_plan(step, len(tokens)))
             tokens.extend(step.tokens)
             positions.extend(range(step.start, step.start + len(step.tokens)))
-            last_rows.append(len(tokens) - 1)
+            if step.wants_logits:
+                last_rows.append(len(tokens) - 1)
         device = self.device
         output = self.module(
             input_ids=torch.tensor([tokens], device=device),
             position_ids=torch.tensor([positions], device=device),
             use_cache=False,
-            logits_to_keep=torch.tensor(last_rows, device=device),
+            logits_to_keep=torch.tensor(last_rows, dtype=torch.long, device=device),
             plan=PackedPlan(plans),
         )
         for step in steps:
@@ -162,6 +163,16 @@ def _plan(step: StepInput, first: int) -> SequencePlan:
         past[id(span)] = (span, span.length + 1)
     return SequencePlan(
         first, row, [span.views(0, length) for span, length in past.values()], writes, causal=not single
+    )
+
+
+def _layout(config: Any, dtype: torch.dtype) -> KVLayout:
+    heads = config.num_attention_heads
+    return KVLayout(
+        layers=config.num_hidden_layers,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        dtype=dtype,
     )
 
 

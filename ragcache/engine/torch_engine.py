@@ -57,7 +57,8 @@ class _Running:
     def step(self, budget: int) -> StepInput:
         """The next at most `budget` prompt tokens, or the token generated last."""
         tokens = self.pending[:budget] if self.pending else [self.next_token]
-        return StepInput(tokens, self.position, self.spans, self.spans[self.first_writable :])
+        ends_prompt = len(tokens) >= len(self.pending)
+        return StepInput(tokens, self.position, self.spans, self.spans[self.first_writable :], ends_prompt)
 
 
 class TorchEngine:
@@ -188,16 +189,18 @@ class TorchEngine:
         seconds = time.perf_counter() - begin
         decoded = sum(running.decoding for running, _ in batch)
         self._count(1, seconds, sum(len(s.tokens) for _, s in batch) - decoded, decoded)
-        for (running, step), row in zip(batch, logits, strict=True):
-            self._advance(running, len(step.tokens), row)
+        rows = iter(logits)
+        for running, step in batch:
+            prefilling = bool(running.pending)
+            running.position += len(step.tokens)
+            del running.pending[: len(step.tokens)]
+            if prefilling and not running.pending:
+                running.deliver(Prefilled(computed_tokens=running.position - running.cached_tokens))
+            if step.wants_logits:
+                self._advance(running, next(rows))
 
-    def _advance(self, running: _Running, tokens: int, logits: Tensor) -> None:
-        running.position += tokens
-        if running.pending:
-            del running.pending[:tokens]
-            if running.pending:
-                return
-            running.deliver(Prefilled(computed_tokens=running.position - running.cached_tokens))
+    def _advance(self, running: _Running, logits: Tensor) -> None:
+        """The next token of a job whose prompt is computed."""
         running.next_token, margin = running.sampler.choose(logits)
         if running.next_token in self.model.eos_tokens:
             self._finish(running, "stop")

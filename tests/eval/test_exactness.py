@@ -6,7 +6,7 @@ import pytest
 
 from eval.demo import QUESTION, table
 from eval.exactness import TIE, Exactness, Generated, compare
-from eval.recall import read_questions
+from eval.question_set import read_questions
 from ragcache.config import ServeConfig
 
 QUESTIONS = Path(__file__).parents[2] / "eval" / "questions" / "python.jsonl"
@@ -15,7 +15,7 @@ QUESTIONS = Path(__file__).parents[2] / "eval" / "questions" / "python.jsonl"
 @pytest.mark.real
 @pytest.mark.timeout(1500)
 def test_fifty_answers_are_the_same_with_the_cache_off_on_warm_and_cleared(demo_index: Path) -> None:
-    texts = [question.text for question in read_questions(QUESTIONS)[0]]
+    texts = [question.text for question in read_questions(QUESTIONS)]
     questions = [texts[at * len(texts) // 50] for at in range(50)]
     config = ServeConfig(index=demo_index, max_doc_tokens=200, max_tokens=12)
 
@@ -48,7 +48,7 @@ def test_answers_are_equal_up_to_a_tie_of_the_logits(reference: Generated, other
 
 
 def test_the_demo_asks_a_question_of_its_own_set() -> None:
-    assert QUESTION in {question.text for question in read_questions(QUESTIONS)[0]}
+    assert QUESTION in {question.text for question in read_questions(QUESTIONS)}
 
 
 def test_the_demo_table_shows_where_the_prompt_came_from() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from eval import recall
-from eval.recall import Outcome, QuestionError, hit_ratio, measure, read_questions
+from eval.question_set import QuestionError, read_questions
+from eval.recall import Outcome, hit_ratio, measure
 from retrieval.corpus import Document, write_corpus
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
@@ -19,7 +20,7 @@ QUESTIONS = Path(recall.__file__).parent / "questions" / "python.jsonl"
 @pytest.fixture(scope="module")
 def outcomes(demo_index: Path) -> list[Outcome]:
     with Retriever.open(demo_index) as retriever:
-        return measure(retriever, read_questions(QUESTIONS)[0], top_k=3)
+        return measure(retriever, read_questions(QUESTIONS), top_k=3)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,9 @@ def small_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_questions_are_many_different_and_labelled() -> None:
     rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
-    questions, unlabelled = read_questions(QUESTIONS)
+    questions = read_questions(QUESTIONS)
     assert len(rows) == len(questions) >= 120
-    assert unlabelled == 0
+    assert all(question.doc_ids for question in questions)
     assert all(list(row) == ["id", "question", "doc_ids"] for row in rows)
     assert [row["id"] for row in rows] == [f"py-{number:03d}" for number in range(1, len(rows) + 1)]
     assert len({row["question"].casefold() for row in rows}) == len(rows)
@@ -43,7 +44,7 @@ def test_questions_are_many_different_and_labelled() -> None:
 
 
 def test_questions_do_not_repeat_the_titles_of_their_documents() -> None:
-    for question in read_questions(QUESTIONS)[0]:
+    for question in read_questions(QUESTIONS):
         assert not any("." in doc_id and doc_id in question.text for doc_id in question.doc_ids), question.id
 
 
@@ -83,7 +84,7 @@ def test_the_command_reports_hits_misses_and_skipped_rows(
 def test_gzipped_questions_are_read(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"id": "1", "question": "Why?", "doc_ids": ["a"]}\n\n'))
-    assert [question.doc_ids for question in read_questions(path)[0]] == [("a",)]
+    assert [question.doc_ids for question in read_questions(path)] == [("a",)]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,16 @@ def test_unknown_documents_and_missing_files_end_the_command(
     assert recall.main(["--index", str(small_index), "--questions", str(file), "--top-k", "9"]) == 2
 
 
-def test_a_file_without_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(QuestionError, match="no question names its documents"):
-        read_questions(write(tmp_path / "q.jsonl", {"id": "1", "question": "Why?"}))
+def test_questions_without_labels_are_read_but_have_no_recall(
+    small_index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "q.jsonl", {"id": "1", "question": "Why?"})
+    assert [question.doc_ids for question in read_questions(file)] == [()]
+    assert recall.main(["--index", str(small_index), "--questions", str(file)]) == 2
+    assert "no question names its documents" in capsys.readouterr().err
+
+
+def test_a_file_without_questions_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text("\n")
+    with pytest.raises(QuestionError, match="holds no question"):
+        read_questions(tmp_path / "q.jsonl")

@@ -7,12 +7,15 @@ import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from ragcache.assembly import assemble, available_cores
 from ragcache.config import ServeConfig
+from ragcache.engine import torch_engine
 from ragcache.errors import BadQuery, ConfigError, EngineError, ModelError, Overloaded, QuestionTooLong
 from ragcache.service import Answer, Delta, Query, RagService, Retrieved, ServiceEvent, Usage
 from retrieval.errors import RetrievalError
@@ -472,14 +475,30 @@ def test_text_that_a_tokenizer_takes_back_does_not_break_an_answer(make_service,
         tokens[byte] = service._template.tokenizer.token_to_id(_byte_letter(byte))
     strange = [0xC3, 0xA9, 0xE2, 0x82, 0xFF, 0x61, 0xF0, 0x9F, 0xA6, 0xA6, 0xE2, 0x82, 0x41, 0xC3]
     ids = iter([tokens[byte] for byte in strange] + [tokens[0x42]] * 2)
-    from ragcache.engine import torch_engine
-
     monkeypatch.setattr(torch_engine.Sampler, "choose", lambda *_: (next(ids), 1.0))
     events = run(events_of(service, Query(OTTERS)))
     answer = events[-1]
     assert isinstance(answer, Answer)
     assert answer.answer == bytes([*strange, 0x42, 0x42]).decode(errors="replace")
     assert "".join(e.text for e in events if isinstance(e, Delta)) == answer.answer
+
+
+def test_a_tokenizer_that_contradicts_itself_does_not_break_an_answer(make_service, monkeypatch):
+    """With byte fallback, as in Llama 2, one wrong byte makes a whole run of bytes no text, said or not."""
+    service = make_service()
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"a": 256, "<unk>": 257}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    ids = iter([256, 0xC3, 0xA9, 0xFF, *[256] * 12])
+    monkeypatch.setattr(service._template, "_template_tokenizer", tokenizer)
+    monkeypatch.setattr(torch_engine.Sampler, "choose", lambda *_: (next(ids), 1.0))
+    events = run(events_of(service, Query(OTTERS)))
+    answer = events[-1]
+    assert isinstance(answer, Answer)
+    assert "".join(e.text for e in events if isinstance(e, Delta)) == answer.answer
+    assert answer.answer.startswith("aé\ufffd")
+    assert answer.answer.endswith("aaaa")
+    assert answer.usage.completion_tokens == 16
 
 
 def _byte_letter(byte: int) -> str:
@@ -524,8 +543,6 @@ def test_settings_that_do_not_fit_are_refused_and_nothing_stays_open(
 
 
 def _paths(settings: dict[str, Any]) -> dict[str, Any]:
-    from pathlib import Path
-
     return {name: Path(value) if name == "index" else value for name, value in settings.items()}
 
 

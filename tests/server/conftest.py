@@ -1,0 +1,88 @@
+"""The API on a real port, in a thread of the test's process, over services of the tiny model."""
+
+import dataclasses
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from ragcache.service import RagService
+from server.app import create_app
+from server.run import bind
+
+PATIENCE = 30
+
+
+@dataclasses.dataclass
+class Site:
+    """A running server and a client of it."""
+
+    service: RagService
+    app: FastAPI
+    http: httpx.Client
+    address: tuple[str, int]
+
+    def ask(self, question: Any = "Why do otters hold hands?", **body: Any) -> httpx.Response:
+        return self.http.post("/v1/query", json={"question": question, **body})
+
+    def post(self, content: bytes, content_type: str = "application/json") -> httpx.Response:
+        return self.http.post("/v1/query", content=content, headers={"Content-Type": content_type})
+
+    def connect(self, body: dict[str, Any]) -> socket.socket:
+        """A bare connection that has sent a query."""
+        content = json.dumps(body).encode()
+        raw = socket.create_connection(self.address, timeout=PATIENCE)
+        raw.sendall(
+            b"POST /v1/query HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
+        )
+        return raw
+
+    def settled(self) -> None:
+        """Waits until nothing runs and nothing is held."""
+        until(lambda: self.service.cache.balance().held == 0 and not self.service.running + self.service.waiting)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def open_site(make_service) -> Iterator[Callable[..., Site]]:
+    """Serves on a free port. When the test is over the server stops first, then its service is checked."""
+    running: list[tuple[uvicorn.Server, threading.Thread, httpx.Client]] = []
+
+    def start(**options: Any) -> Site:
+        service = make_service(**options)
+        app = create_app(service)
+        bound = bind("127.0.0.1", 0)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+        thread.start()
+        until(lambda: server.started)
+        host, port = bound.getsockname()
+        client = httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False)
+        running.append((server, thread, client))
+        return Site(service, app, client, (host, port))
+
+    yield start
+    for server, thread, client in running:
+        client.close()
+        server.should_exit = True
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def site(open_site) -> Site:
+    return open_site()

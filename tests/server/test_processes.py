@@ -1,0 +1,298 @@
+"""`ragcache serve` and `ragcache query` as a user runs them: processes, ports, signals, exit codes."""
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ragcache.cli import main
+from ragcache.errors import ConfigError
+from server.app import create_app
+from server.run import bind, run
+
+PATIENCE = 60
+
+
+class Serving:
+    """A `ragcache serve` process."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ragcache.cli", "serve", *arguments], stderr=subprocess.PIPE, text=True
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    @property
+    def errors(self) -> str:
+        return "".join(self.lines)
+
+    def ready(self) -> httpx.Client:
+        """Waits until it answers; a client of it."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if found := re.search(r"on (http://\S+)", self.errors):
+                with contextlib.suppress(httpx.ConnectError):
+                    if httpx.get(f"{found[1]}/readyz", trust_env=False).status_code == 200:
+                        return httpx.Client(base_url=found[1], timeout=PATIENCE, trust_env=False)
+            time.sleep(0.05)
+        pytest.fail(f"it does not serve: {self.errors}")
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Sends the signal; exit status and seconds until then."""
+        begin = time.monotonic()
+        self.process.send_signal(number)
+        status = self.process.wait(PATIENCE)
+        return status, time.monotonic() - begin
+
+
+@pytest.fixture
+def serve(tiny_index, tiny_folder) -> Iterator[Callable[..., Serving]]:
+    started: list[Serving] = []
+
+    def start(*options: str) -> Serving:
+        arguments = ["--index", str(tiny_index / "faiss.idx"), "--model", str(tiny_folder), "--port", "0"]
+        started.append(Serving(*arguments, "--threads", "1", *options))
+        return started[-1]
+
+    yield start
+    for serving in started:
+        serving.process.kill()
+        serving.process.wait()
+        serving._reader.join()
+        assert serving.process.stderr is not None
+        serving.process.stderr.close()
+
+
+@pytest.fixture
+def command(capsys) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Runs a command in this process: exit status, stdout, stderr."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return status, out, err
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def slow_stream(client: httpx.Client, max_tokens: int) -> Any:
+    body = {"question": "What is rust?", "stream": True, "max_tokens": max_tokens}
+    return client.stream("POST", "/v1/query", json=body)
+
+
+def test_serve_answer_query_and_end(serve, command, tmp_path):
+    """The whole life of a server: settings from a file, an answer, the command-line client, SIGTERM when idle."""
+    settings = tmp_path / "serve.toml"
+    settings.write_text('max_tokens = 6\ndevice_cache = "4MiB"\ntop_k = 1\n')
+    serving = serve("--config", str(settings), "--top-k", "3")
+    with serving.ready() as client:
+        body = client.post("/v1/query", json={"question": "Why do otters hold hands?"}).json()
+        assert body["usage"]["completion_tokens"] == 6
+        assert len(body["documents"]) == 3  # the option wins over the file
+        assert client.get("/v1/cache").json()["tiers"]["device"]["bytes"]["total"] == 4 << 20
+        url = str(client.base_url)
+        status, out, err = command("query", "Why do otters hold hands?", "--url", url, "--max-tokens", "6")
+        assert status == 0
+        assert out == body["answer"] + "\n"
+        assert "from:   Otter, " in err
+        cached = body["usage"]["prompt_tokens"] - body["usage"]["computed_tokens"]
+        assert cached == 0
+        assert re.search(r"prompt: \d+ tokens, [1-9]\d* from the cache, \d+ computed", err)
+        assert re.search(r"time: +\d+ ms to the first token, \d+ ms in all", err)
+        status, out, err = command("query", "why?", "--url", url, "--top-k", "99")
+        assert (status, out) == (1, "")
+        assert err == "ragcache query: top_k is 99; the corpus has 16 documents (HTTP 422)\n"
+        taken = url.rpartition(":")[2]
+        begin = time.monotonic()
+        status, _, err = command("serve", "--index", "unread", "--port", taken)
+        assert status == 1
+        assert err == (
+            f"ragcache serve: cannot listen on 127.0.0.1:{taken}: Address already in use; "
+            "choose another --host or --port\n"
+        )
+        assert time.monotonic() - begin < 2  # told before anything is loaded
+    assert serving.end() == (0, pytest.approx(1, abs=4))
+    assert "Traceback" not in serving.errors
+
+
+def test_sigterm_lets_a_running_answer_finish(serve):
+    serving = serve("--max-tokens", "1500")
+    with serving.ready() as client, slow_stream(client, 1500) as response:
+        lines = response.iter_lines()
+        while next(lines) != "event: delta":
+            pass
+        serving.process.terminate()
+        rest = list(lines)
+        assert "event: done" in rest
+        assert json.loads(rest[-2].removeprefix("data: "))["usage"]["completion_tokens"] == 1500
+    assert serving.process.wait(PATIENCE) == 0
+    assert "Traceback" not in serving.errors
+
+
+def test_after_a_grace_too_short_it_still_ends_well_and_soon(serve):
+    serving = serve("--max-tokens", "8000", "--grace-seconds", "0.2")
+    with serving.ready() as client, slow_stream(client, 8000 - 400) as response:
+        lines = response.iter_lines()
+        while next(lines) != "event: delta":
+            pass
+        status, seconds = serving.end()
+        assert status == 0
+        assert seconds < 6
+        with pytest.raises(httpx.RemoteProtocolError):  # the client sees that it has not got all
+            list(lines)
+    assert "Traceback" not in serving.errors
+
+
+def test_ctrl_c_ends_it_too(serve):
+    serving = serve()
+    serving.ready().close()
+    assert serving.end(signal.SIGINT)[0] == 0
+    assert "Traceback" not in serving.errors
+
+
+def test_nothing_answers_before_it_is_ready():
+    """The port is bound first, so that a busy one is told at once, but it refuses until all is loaded."""
+    with bind("127.0.0.1", 0) as bound, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(bound.getsockname(), timeout=5)
+
+
+@pytest.mark.parametrize("host", ["256.1.1.1", "no.such.host.invalid", "203.0.113.7", "a" * 70])
+def test_an_address_that_cannot_be_had(host):
+    with pytest.raises(ConfigError, match=f"cannot listen on {re.escape(host)}:0: .*choose another --host"):
+        bind(host, 0)
+
+
+def test_two_that_load_at_once_for_one_port(make_service):
+    """Both bind, neither listens yet: the second must be told when it wants to serve, and not by a traceback."""
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with bind("127.0.0.1", port) as second:
+            first.listen()
+            with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+                run(create_app(make_service()), second, grace_seconds=1)
+
+
+def edited(index: Path, into: Path, **changes: Any) -> str:
+    shutil.copytree(index, into)
+    manifest = json.loads((into / "manifest.json").read_text())
+    (into / "manifest.json").write_text(json.dumps(manifest | changes))
+    return str(into / "faiss.idx")
+
+
+def test_an_index_of_another_embedder_is_refused(command, tiny_index, tiny_folder, tmp_path):
+    index = edited(tiny_index, tmp_path / "index", embedder_fingerprint="0123456789abcdef")
+    status, _, err = command("serve", "--index", index, "--model", str(tiny_folder), "--port", "0")
+    assert status == 1
+    assert "built with embedder 'default' (0123456789abcdef), but 'default' is another model" in err
+    assert "build the index again" in err
+
+
+def test_an_index_that_is_not_what_its_manifest_says_is_refused(command, tiny_index, tmp_path):
+    for number, (changes, message) in enumerate(
+        [({"documents": 17}, "manifest says 17"), ({"dim": 12}, "of 12"), ({"corpus_fingerprint": "0"}, "not those")]
+    ):
+        index = edited(tiny_index, tmp_path / str(number), **changes)
+        status, _, err = command("serve", "--index", index, "--port", "0")
+        assert status == 1
+        assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--index", "/no/such/faiss.idx"], "/no/such"),
+        ([], "no index: pass --index"),
+        (["--config", "/no/such.toml"], "cannot read /no/such.toml: No such file or directory"),
+        (["--index", "i", "--device-cache", "much"], "'much' is not a size"),
+        (["--index", "i", "--top-k", "0"], "top_k must be at least 1, not 0"),
+        (["--index", "i", "--port", "70000"], "port must be at most 65535"),
+        (["--index", "i", "--host", "256.1.1.1"], "cannot listen on 256.1.1.1:8000"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_line(command, arguments, message):
+    status, _, err = command("serve", *arguments)
+    assert status == 1
+    assert message in err
+    assert err.splitlines()[-1].startswith("ragcache serve: ")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("/no/such/model", "no model at /no/such/model"), ("nobody/nothing", "no model 'nobody/nothing'")],
+)
+def test_a_missing_model_is_said_in_one_line(command, tiny_index, model, message):
+    status, _, err = command("serve", "--index", str(tiny_index), "--model", model, "--port", "0")
+    assert status == 1
+    assert err.splitlines()[-1].startswith(f"ragcache serve: {message}")
+
+
+def test_a_query_that_nobody_answers(command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    status, out, err = command("query", "why?", "--url", f"http://127.0.0.1:{port}")
+    assert (status, out) == (1, "")
+    assert err.startswith(f"ragcache query: no answer from http://127.0.0.1:{port}: ")
+    assert "is `ragcache serve` running there?" in err
+
+
+def test_a_query_does_not_wait_for_torch():
+    code = (
+        "import sys; from ragcache.cli import main; status = main(['query', 'why?', '--url', 'http://127.0.0.1:9']);"
+        "print(status, sorted({'torch', 'transformers', 'faiss', 'fastapi'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout == "1 []\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["query", "--help"], ["index", "--help"]])
+def test_help_tells_the_options(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert "usage: ragcache" in out
+    assert len(out.splitlines()) > 5
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--bogus"], ["query"], ["serve", "--top-k", "two"]])
+def test_a_command_line_that_makes_no_sense_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: ragcache" in capsys.readouterr().err
+
+
+def test_sigterm_while_it_loads_removes_what_is_half_written(tmp_path):
+    """A signal before it serves unwinds like Ctrl-C, so that temporary files go."""
+    code = (
+        "import os, signal, sys, tempfile; from ragcache import cli\n"
+        "def work(options):\n"
+        f"    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "cli._query = work\n"
+        "sys.exit(cli.main(['query', 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
+    assert list(tmp_path.iterdir()) == []
