@@ -6,6 +6,7 @@ import argparse
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from server.client import RagClient, ServerError
 from server.run import bind
 
 QUESTION = "How do I turn a dictionary into a JSON string?"
+ANSWER_TOKENS = 24
 READY_SECONDS = 120.0
 
 
@@ -72,10 +74,11 @@ def _ready(client: RagClient, server: subprocess.Popen[bytes]) -> bool:
 
 
 def _ask_twice(client: RagClient) -> None:
-    print(f"\nQuestion: {QUESTION}\n")
-    answers = [client.ask(QUESTION, max_tokens=48) for _ in range(2)]
-    print(f"Answer:   {answers[0]['answer'].strip()}")
-    print(f"From:     {', '.join(document['title'] for document in answers[0]['documents'])}\n")
+    print(f"\nQuestion:  {QUESTION}")
+    answers = [client.ask(QUESTION, max_tokens=ANSWER_TOKENS) for _ in range(2)]
+    text, more = answers[0]["answer"].strip(), " …" if answers[0]["finish_reason"] == "length" else ""
+    print(f"Documents: {', '.join(document['title'] for document in answers[0]['documents'])}")
+    print(f"Answer:    {textwrap.indent(text, ' ' * 11).lstrip()}{more}\n")
     print(table(answers))
 
 

@@ -9,6 +9,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from ragcache.errors import ConfigError
 
@@ -34,18 +35,33 @@ def run(app: FastAPI, bound: socket.socket, *, grace_seconds: float) -> None:
 
     ConfigError if another process, which had bound the address as well, listens already.
     """
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=max(1, round(grace_seconds)))
+    config = uvicorn.Config(_QuietEnd(app), log_level="warning", timeout_graceful_shutdown=max(1, round(grace_seconds)))
     server = _Server(config, app)
     try:
         bound.listen(config.backlog)
     except OSError as error:
-        raise _cannot_listen(*bound.getsockname()[:2], error) from error
+        host, port = bound.getsockname()[:2]
+        raise _cannot_listen(host, port, error) from error
     asyncio.run(server.serve(sockets=[bound]))
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
     reason = error.strerror if isinstance(error, OSError) else error
     return ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port")
+
+
+class _QuietEnd:
+    """ASGI: ends the requests that are cancelled when the grace is over without a traceback in the log."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._app.state.draining:
+                raise
 
 
 class _Server(uvicorn.Server):

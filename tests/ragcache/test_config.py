@@ -151,7 +151,7 @@ def test_the_file_is_named(tmp_path, line):
 def test_a_missing_or_unreadable_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read .*none\.toml: No such file"):
         ServeConfig.load(tmp_path / "none.toml", {})
-    with pytest.raises(ConfigError, match="cannot read .*directory"):
+    with pytest.raises(ConfigError, match=r"cannot read .*directory"):
         ServeConfig.load(tmp_path, {})
     (tmp_path / "latin.toml").write_bytes(b"model = '\xe9'")
     with pytest.raises(ConfigError, match="not valid TOML"):

@@ -258,7 +258,7 @@ def test_bytes_are_tokens_times_the_size_of_one():
         assert cache.balance() == Balance(total=5120, free=2560, cached=0, held=2560)
 
 
-def test_the_integrity_check_notices_what_it_claims_to(caches):
+def test_the_integrity_check_notices_what_it_claims_to():
     """A check that cannot fail shows nothing, so each book is falsified once."""
 
     def falsified(break_it: Any) -> KnowledgeCache:
@@ -272,20 +272,23 @@ def test_the_integrity_check_notices_what_it_claims_to(caches):
     def leaf(cache: KnowledgeCache) -> Node:
         return next(node for node in cache.tree.nodes() if not node.children)
 
+    def hold_alone(cache: KnowledgeCache, lease: Lease) -> None:
+        lease.nodes[0].holders, leaf(cache).holders = 0, 1
+        lease.nodes[0] = leaf(cache)
+
     breaks = {
-        "no KV": lambda cache, lease: setattr(lease.nodes[0], "kv", None),
-        "a forgotten holder": lambda cache, lease: setattr(lease.nodes[0], "holders", 0),
-        "a child held alone": lambda cache, lease: (lease.nodes.insert(0, leaf(cache)), lease.nodes.pop()),
-        "an orphan": lambda cache, lease: setattr(leaf(cache), "parent", cache.tree.root("elsewhere")),
-        "a lost candidate": lambda cache, lease: cache._candidates.clear(),
-        "wrong sums": lambda cache, lease: setattr(cache, "_reserved", 3),
-        "a lost node": lambda cache, lease: setattr(cache.tree, "_count", 3),
-        "too much memory": lambda cache, lease: setattr(cache, "capacity", 5),
+        "is in the tree without KV": lambda _, lease: setattr(lease.nodes[0], "kv", None),
+        "counts 0 holders": lambda _, lease: setattr(lease.nodes[0], "holders", 0),
+        "is held alone": hold_alone,
+        "is not its parent's child": lambda cache, _: setattr(leaf(cache), "parent", cache.tree.root("elsewhere")),
+        "candidate": lambda cache, _: cache._candidates.clear(),
+        "recounted": lambda cache, _: setattr(cache, "_reserved", 3),
+        "the books say": lambda cache, _: setattr(cache.tree, "_count", 3),
+        "free=-1": lambda cache, _: setattr(cache, "capacity", 5),
     }
-    for name, break_it in breaks.items():
-        with pytest.raises(IntegrityError):
+    for message, break_it in breaks.items():
+        with pytest.raises(IntegrityError, match=message):
             falsified(break_it).check_integrity()
-            pytest.fail(f"did not notice {name}")
 
 
 def test_a_hot_leaf_leaves_no_heap_of_stale_candidates(caches):

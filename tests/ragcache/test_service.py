@@ -419,7 +419,7 @@ def test_memory_that_cannot_be_had_is_an_error_and_not_a_leak(make_service, monk
     service = make_service()
     allocate = service.engine.allocate
 
-    def refuse(tokens: int) -> Any:
+    def refuse(_: int) -> Any:
         raise MemoryError("no memory")
 
     monkeypatch.setattr(service.engine, "allocate", refuse)
@@ -533,9 +533,7 @@ def test_a_service_is_put_together_from_settings(tiny_index, tiny_folder):
         ({"index": "/no/such/index/faiss.idx"}, RetrievalError, "/no/such/index"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_and_nothing_stays_open(
-    tiny_index, tiny_folder, settings, error, message
-):
+def test_settings_that_do_not_fit_are_refused_and_nothing_stays_open(tiny_index, tiny_folder, settings, error, message):
     before = set(threading.enumerate())
     with pytest.raises(error, match=message):
         assemble(dataclasses.replace(assembled(tiny_index, tiny_folder), **_paths(settings)))

@@ -29,7 +29,7 @@ def canned() -> Iterator[Callable[[bytes], str]]:
                     connection.sendall(answer)
 
         threading.Thread(target=loop, daemon=True).start()
-        return "http://127.0.0.1:%d" % listening.getsockname()[1]
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
     yield serve
     for listening in sockets:
@@ -86,7 +86,7 @@ def test_a_temperature_that_json_has_no_word_for():
 
 def test_a_question_that_is_no_text(site):
     """As a shell with another encoding than UTF-8 may pass one."""
-    with RagClient(str(site.http.base_url)) as client, pytest.raises(ServerError, match="surrogate.*HTTP 422"):
+    with RagClient(str(site.http.base_url)) as client, pytest.raises(ServerError, match=r"surrogate.*HTTP 422"):
         client.ask("\udc80")
 
 

@@ -385,14 +385,12 @@ def test_an_engine_failure_is_a_500_or_an_event(open_site, tiny_model):
     model.after = 1
     response = site.ask()
     assert response.status_code == 500
-    assert error_of(response) == {"type": "engine_failed", "message": "the engine failed: RuntimeError: out of something"}
+    told = {"type": "engine_failed", "message": "the engine failed: RuntimeError: out of something"}
+    assert error_of(response) == told
     model.after = 5
     events = events_in(site.ask(stream=True).text)
-    assert [name for name, _ in events][0] == "documents"
-    assert events[-1] == (
-        "error",
-        {"error": {"type": "engine_failed", "message": "the engine failed: RuntimeError: out of something"}},
-    )
+    assert events[0][0] == "documents"
+    assert events[-1] == ("error", {"error": told})
     site.settled()
     assert metrics_of(site)["ragcache_requests_total", "failed"] == 2
     assert site.ask().status_code == 200
@@ -401,7 +399,7 @@ def test_an_engine_failure_is_a_500_or_an_event(open_site, tiny_model):
 def test_a_bug_in_the_server_is_a_500_without_its_traceback(open_site, monkeypatch):
     site = open_site()
 
-    def broken(question: str, k: int) -> Any:
+    def broken(*_: object) -> Any:
         raise ZeroDivisionError("secret")
 
     monkeypatch.setattr(site.service._retriever, "search", broken)
@@ -412,7 +410,13 @@ def test_a_bug_in_the_server_is_a_500_without_its_traceback(open_site, monkeypat
 
 
 def test_many_clients_at_once_get_what_each_gets_alone(open_site):
-    questions = ["What is rust?", "How does a kite fly?", "Why do bees dance?", "How is cheese aged?", "What is a tide?"]
+    questions = [
+        "What is rust?",
+        "How does a kite fly?",
+        "Why do bees dance?",
+        "How is cheese aged?",
+        "What is a tide?",
+    ]
     alone = open_site()
     expected = {question: alone.ask(question).json()["answer"] for question in questions}
     site = open_site(cache_tokens=700, max_batch=4)

@@ -127,6 +127,8 @@ def test_a_part_that_matters_nothing_changes_nothing():
 def test_large_scores_do_not_overflow():
     query, key, value = tensors(4, 2, 16, 6, 24, spread=30.0)
     for function in (attend, attend_plainly):
-        parts = [function(query, key[:, :, s], value[:, :, s], causal=False, scale=1.0) for s in (slice(9), slice(9, 24))]
+        parts = [
+            function(query, key[:, :, s], value[:, :, s], causal=False, scale=1.0) for s in (slice(9), slice(9, 24))
+        ]
         expected, _ = exactly(query, key, value, causal=False, scale=1.0)
         torch.testing.assert_close(merge(parts).double(), expected, rtol=1e-3, atol=1e-2)

@@ -188,7 +188,8 @@ def test_a_gguf_is_converted_once(gguf, home, monkeypatch, llama, tiny_tokenizer
     assert TorchModel.load(first).vocab_size == 500
 
 
-def test_a_changed_gguf_is_converted_again(gguf, home, monkeypatch, llama, tiny_tokenizer):
+@pytest.mark.usefixtures("home")
+def test_a_changed_gguf_is_converted_again(gguf, monkeypatch, llama, tiny_tokenizer):
     FakeConversion(monkeypatch, llama, tiny_tokenizer)
     before = Checkpoint.resolve(str(gguf))
     gguf.write_bytes(b"other weights")

@@ -223,7 +223,8 @@ def test_a_sliding_window_bounds_the_context(tmp_path):
         tmp_path / "unused"
     )
     lengths = [
-        TorchModel.load(Checkpoint.resolve(str(tmp_path / name))).context_length for name in ("window", "none", "unused")
+        TorchModel.load(Checkpoint.resolve(str(tmp_path / name))).context_length
+        for name in ("window", "none", "unused")
     ]
     assert lengths == [128, 512, 512]
 

@@ -1,0 +1,142 @@
+"""The house rules that a machine can check: imports point down, each module says what it is, none grows too long."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# each package may import those below it; pimsim stands alone
+LAYERS = ["eval", "server", "ragcache", "retrieval"]
+PACKAGES = [*LAYERS, "pimsim"]
+COMPOSITION_ROOT = "ragcache.cli"
+LONGEST_MODULE = 500
+# of ragcache, what decides and counts: values in, values out
+WITHOUT_TORCH = ["tree", "cache", "policy", "policy.lru", "segment", "admission", "config", "errors", "cli"]
+WITHOUT_TORCH += ["engine.protocol"]
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[tuple[str, bool]]:
+    """What a module imports, and whether that happens when it is imported itself (and not in a function)."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    inner = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node not in inner
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively: write the full name"
+            assert node.module is not None
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module, node not in inner
+
+
+def test_there_is_something_to_check():
+    assert {"ragcache.cache", "ragcache.engine.model", "server.app", "retrieval.index", "eval", "pimsim"} <= set(
+        MODULES
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != COMPOSITION_ROOT])
+def test_imports_point_down(name):
+    package = name.split(".")[0]
+    allowed = {package} if package == "pimsim" else set(LAYERS[LAYERS.index(package) :])
+    if package == "eval":
+        allowed.add("pimsim")
+    ours = {imported for imported, _ in imports(name) if imported.split(".")[0] in {*PACKAGES, "tests"}}
+    assert {imported for imported in ours if imported.split(".")[0] not in allowed} == set()
+
+
+def test_the_composition_root_imports_the_others_only_when_a_command_runs():
+    at_once = {imported for imported, outermost in imports(COMPOSITION_ROOT) if outermost and imported in MODULES}
+    assert at_once == {"ragcache.config", "ragcache.errors", "retrieval.errors"}
+    assert COMPOSITION_ROOT not in {imported for name in MODULES for imported, _ in imports(name)}
+
+
+def test_there_are_no_cycles():
+    graph = {}
+    for name in MODULES:
+        graph[name] = {imported for imported, _ in imports(name) if imported in MODULES and imported != name}
+        if "." in name:  # importing a module imports its package first, unless that package imports it
+            parent = name.rpartition(".")[0]
+            if name not in {imported for imported, _ in imports(parent)}:
+                graph[name].add(parent)
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_module_says_what_it_is(name):
+    docstring = ast.get_docstring(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+    assert docstring, f"{name} has no docstring"
+    assert docstring.splitlines()[0].endswith((".", "?", "`")), f"the first line of {name} is no sentence"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_holds_two_nouns(name):
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_inside_functions_are_for_the_command_line_alone(name):
+    inner = {imported for imported, outermost in imports(name) if not outermost}
+    assert not inner or name == COMPOSITION_ROOT, f"{name} imports {inner} inside a function"
+
+
+def test_what_decides_does_not_need_torch():
+    names = [f"ragcache.{module}" for module in WITHOUT_TORCH]
+    assert set(names) <= set(MODULES)
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names}: importlib.import_module(name)\n"
+        "print(sorted({'torch', 'transformers', 'tokenizers', 'faiss', 'fastapi', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
+def test_only_the_engine_and_what_speaks_to_it_know_torch():
+    knowing = {
+        name
+        for name in MODULES
+        for imported, _ in imports(name)
+        if name.startswith(("ragcache", "server")) and imported.split(".")[0] in {"torch", "transformers"}
+    }
+    assert {name for name in knowing if not name.startswith("ragcache.engine.")} <= {"ragcache.prompt"}
+
+
+def test_nothing_above_the_engine_knows_tensors_and_nothing_below_the_server_knows_http():
+    web = {"fastapi", "starlette", "uvicorn", "httpx"}
+    knowing = {name.split(".")[0] for name in MODULES for imported, _ in imports(name) if imported.split(".")[0] in web}
+    assert knowing <= {"server", "eval"}
+
+
+def test_the_wheel_holds_every_package():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert set(settings["tool"]["setuptools"]["packages"]) == folders
+    missing = {path.parent for path in MODULES.values()} - {MODULES[name].parent for name in folders}
+    assert not missing, f"no __init__.py in {missing}"
