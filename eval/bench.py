@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,16 +21,16 @@ from typing import Any
 import psutil
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from eval.demo_corpus import demo_index
+from eval.plain import PlainProcess
 from eval.question_set import read_questions
 from ragcache.assembly import assemble, available_cores
 from ragcache.config import ServeConfig
 from ragcache.engine.checkpoint import Checkpoint
 from ragcache.engine.kv import KVSpan
 from ragcache.engine.model import TorchModel
-from ragcache.engine.protocol import Failed, Finished, Job, Token
+from ragcache.engine.protocol import EngineEvent, Failed, Finished, Job, Token
 from ragcache.engine.torch_engine import TorchEngine
 from ragcache.errors import RagCacheError
 from ragcache.prompt import PromptTemplate
@@ -80,35 +80,34 @@ def _ttft(answer: Answer) -> float:
     return answer.timing.ttft_ms / 1000
 
 
-def _random_ids(count: int, seed: int) -> torch.Tensor:
-    """[1, count] token ids that every vocabulary of a real model has, without its first, special ones."""
-    return torch.randint(100, 30_000, (1, count), generator=torch.Generator().manual_seed(seed))
+def random_ids(count: int, seed: int) -> list[int]:
+    """Token ids that every vocabulary of a real model has, without its first, special ones."""
+    return torch.randint(100, 30_000, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def _timed(action: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    action()
-    return time.perf_counter() - begin
+def segments(n: int) -> list[list[int]]:
+    """`n` tokens as a RAG prompt has them: system, two documents, question."""
+    ids = random_ids(n, seed=n)
+    ends = [40, 40 + (n - 60) // 2, n - 20, n]
+    return [ids[first:last] for first, last in zip([0, *ends], ends, strict=False)]
 
 
 class EngineBench:
     """Prefill and decode of the torch engine beside the plain forward over the same tokens."""
 
-    def __init__(self, checkpoint: Checkpoint, runs: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, plain: PlainProcess, runs: int, threads: int) -> None:
         self._runs = runs
-        self._plain: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            checkpoint.location, dtype=torch.float32
-        ).eval()
-        self._model = TorchModel.load(checkpoint)
-        self._engine = TorchEngine(self._model, threads=torch.get_num_threads())
+        self._plain = plain
+        self._engine = TorchEngine(TorchModel.load(checkpoint), threads=threads)
 
     def run(self) -> tuple[dict[str, Any], list[Bound]]:
         found: dict[str, Any] = {"prefill": {}, "decode": {}}
         bounds = []
         try:
             for n in LENGTHS:
-                prefill = paired(partial(self._time_prefill, n), partial(self._time_plain_prefill, n), self._runs)
-                decode = paired(partial(self._decode, n), partial(self._plain_decode, n), self._runs)
+                tokens = [token for part in segments(n) for token in part]
+                prefill = paired(partial(self._time_prefill, n), partial(self._plain.prefill, tokens), self._runs)
+                decode = paired(partial(self._decode, n), partial(self._plain.decode, tokens, DECODE_STEPS), self._runs)
                 found["prefill"][n], found["decode"][n] = prefill, decode
                 bounds.append(Bound(f"prefill of {n} tokens / plain forward", prefill["ratio"], 1.10))
                 bounds.append(Bound(f"decode after {n} tokens / plain, a token", decode["ratio"], 1.15))
@@ -116,19 +115,29 @@ class EngineBench:
             self._engine.close()
         return found, bounds
 
-    def _segments(self, n: int) -> list[list[int]]:
-        """`n` tokens as a RAG prompt has them: system, two documents, question."""
-        ids = torch.randint(
-            100, self._model.vocab_size - 100, (n,), generator=torch.Generator().manual_seed(n)
-        ).tolist()
-        ends = [40, 40 + (n - 60) // 2, n - 20, n]
-        return [ids[first:last] for first, last in zip([0, *ends], ends, strict=False)]
+    def _time_prefill(self, n: int) -> float:
+        return self._prefill(n)[1]
 
-    def _run(self, cached: list[KVSpan], missing: list[list[int]], question: list[int], tokens: int) -> list[Any]:
-        """Runs one job; returns its own spans and the times of its tokens."""
+    def _decode(self, n: int) -> float:
+        """Seconds a token, over cached documents."""
+        spans, _ = self._prefill(n)
+        _, times = self._run(spans, [], segments(n)[-1], DECODE_STEPS)
+        if len(times) < 2:
+            raise RuntimeError("the model ended its answer at once; decode cannot be timed on it")
+        return statistics.median(b - a for a, b in pairwise(times))
+
+    def _prefill(self, n: int) -> tuple[list[KVSpan], float]:
+        *path, question = segments(n)
+        spans, times = self._run([], path, question, 1)
+        return spans, times[0]
+
+    def _run(
+        self, cached: list[KVSpan], missing: list[list[int]], question: list[int], tokens: int
+    ) -> tuple[list[KVSpan], list[float]]:
+        """Runs one job; returns the spans of `missing` and the seconds from submission to each token."""
         spans = [self._engine.allocate(len(part)) for part in missing]
         own = self._engine.allocate(len(question) + tokens)
-        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        events: queue.SimpleQueue[tuple[float, EngineEvent]] = queue.SimpleQueue()
         job = Job(cached, list(zip(missing, spans, strict=True)), question, own, tokens)
         begin = time.perf_counter()
         self._engine.submit(job, lambda event: events.put((time.perf_counter() - begin, event)))
@@ -140,54 +149,16 @@ class EngineBench:
             if isinstance(event, Failed):
                 raise RuntimeError(event.message)
             if isinstance(event, Finished):
-                return [spans, times]
-
-    def _prefill(self, n: int) -> tuple[list[KVSpan], float]:
-        *path, question = self._segments(n)
-        spans, times = self._run([], path, question, 1)
-        return spans, times[0]
-
-    def _time_prefill(self, n: int) -> float:
-        return self._prefill(n)[1]
-
-    def _time_plain_prefill(self, n: int) -> float:
-        return self._plain_prefill(n)[1]
-
-    def _plain_prefill(self, n: int) -> tuple[DynamicCache, float]:
-        ids = torch.tensor([[token for part in self._segments(n) for token in part]])
-        begin = time.perf_counter()
-        with torch.inference_mode():
-            output = self._plain(ids, use_cache=True, logits_to_keep=1)
-        return output.past_key_values, time.perf_counter() - begin
-
-    def _decode(self, n: int) -> float:
-        """Seconds a token, over cached documents."""
-        spans, _ = self._prefill(n)
-        _, times = self._run(spans, [], self._segments(n)[-1], DECODE_STEPS)
-        if len(times) < 2:
-            raise RuntimeError("the model ended its answer at once; decode cannot be timed on it")
-        return statistics.median(b - a for a, b in pairwise(times))
-
-    def _plain_decode(self, n: int) -> float:
-        cache, _ = self._plain_prefill(n)
-        token = torch.tensor([[self._segments(n)[-1][-1]]])
-        times = []
-        with torch.inference_mode():
-            for _ in range(DECODE_STEPS):
-                begin = time.perf_counter()
-                logits = self._plain(token, past_key_values=cache, use_cache=True).logits
-                token = logits[:, -1].argmax(-1, keepdim=True)
-                times.append(time.perf_counter() - begin)
-        return statistics.median(times)
+                return spans, times
 
 
 class CachedBench:
     """TTFT of the whole service with all documents cached: beside a plain forward, and beside itself when cold."""
 
-    def __init__(self, index: Path, checkpoint: Checkpoint, runs: int) -> None:
+    def __init__(self, index: Path, plain: PlainProcess, runs: int, threads: int) -> None:
         self._runs = runs
-        self._plain = AutoModelForCausalLM.from_pretrained(checkpoint.location, dtype=torch.float32).eval()
-        self._service = assemble(ServeConfig(index=index, threads=torch.get_num_threads(), max_tokens=1))
+        self._plain = plain
+        self._service = assemble(ServeConfig(index=index, threads=threads, max_tokens=1))
 
     def run(self, question: str) -> tuple[dict[str, Any], list[Bound]]:
         try:
@@ -207,8 +178,10 @@ class CachedBench:
         cold()
         usage = warm().usage
         cached, rest = usage.cached_tokens.device, usage.computed_tokens
-        ready = self._ready(cached)
-        against_plain = paired(lambda: _ttft(warm()), lambda: self._forward(ready, rest), 5 * self._runs)
+        self._plain.make_ready(random_ids(cached, seed=0))
+        against_plain = paired(
+            lambda: _ttft(warm()), partial(self._plain.extend, random_ids(rest, seed=1)), 5 * self._runs
+        )
         against_cold = paired(lambda: _ttft(warm()), lambda: _ttft(cold()), self._runs)
         found = {
             "question": question,
@@ -216,27 +189,12 @@ class CachedBench:
             "remaining_tokens": rest,
             "against_plain_forward": against_plain,
             "against_cold": {**against_cold, "cold_ms": against_cold.pop("plain_ms")},
-            "phases_ms": {
-                name: getattr(warm().timing, f"{name}_ms") for name in ("retrieval", "queue", "prefill", "ttft")
-            },
+            "phases": asdict(warm().timing),
         }
         return found, [
             Bound("cached TTFT / plain forward of the rest over a ready KV", against_plain["ratio"], 1.25),
             Bound("cached TTFT / cold TTFT", against_cold["ratio"], 0.15),
         ]
-
-    def _ready(self, tokens: int) -> DynamicCache:
-        ids = _random_ids(tokens, seed=0)
-        with torch.inference_mode():
-            return self._plain(ids, use_cache=True, logits_to_keep=1).past_key_values
-
-    def _forward(self, ready: DynamicCache, tokens: int) -> float:
-        ids = _random_ids(tokens, seed=1)
-        length = ready.get_seq_length()
-        with torch.inference_mode():
-            seconds = _timed(lambda: self._plain(ids, past_key_values=ready, use_cache=True, logits_to_keep=1))
-        ready.crop(length)
-        return seconds
 
 
 def question_near(index: Path, checkpoint: Checkpoint, questions: Sequence[str], doc_tokens: int) -> str:
@@ -339,8 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=5, help="pairs of timings a figure (default: 5)")
     parser.add_argument("--requests", type=int, default=200, help="requests of the memory figure (default: 200)")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(available_cores())
-    report: dict[str, Any] = {"machine": _machine(torch.get_num_threads())}
+    threads = available_cores()
+    torch.set_num_threads(1)  # parallel work is the engine's thread's and the plain process's
+    report: dict[str, Any] = {"machine": _machine(threads)}
     bounds: list[Bound] = []
     chosen = options.only or ["server", "engine", "cached"]
     try:
@@ -350,14 +309,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights = sum(path.stat().st_size for path in Path(checkpoint.location).glob("*.safetensors"))
         for name in chosen:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            if name == "engine":
-                report[name], more = EngineBench(checkpoint, options.runs).run()
-            elif name == "cached":
-                report[name], more = CachedBench(index, checkpoint, options.runs).run(
-                    question_near(index, checkpoint, questions, DOCUMENT_TOKENS)
-                )
-            else:
+            if name == "server":
                 report[name], more = ServerBench(index, options.requests).run(questions, weights)
+                bounds += more
+                continue
+            with PlainProcess(checkpoint, threads) as plain:
+                if name == "engine":
+                    report[name], more = EngineBench(checkpoint, plain, options.runs, threads).run()
+                else:
+                    question = question_near(index, checkpoint, questions, DOCUMENT_TOKENS)
+                    report[name], more = CachedBench(index, plain, options.runs, threads).run(question)
             bounds += more
     except (RagCacheError, RetrievalError) as error:
         print(f"bench: {error}", file=sys.stderr)

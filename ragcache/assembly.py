@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+
+import torch
 
 from ragcache.cache import KnowledgeCache
 from ragcache.config import ServeConfig
@@ -15,6 +18,8 @@ from ragcache.prompt import PromptTemplate
 from ragcache.service import Limits, RagService
 from retrieval.retriever import Retriever
 
+log = logging.getLogger(__name__)
+
 # the question's embedding is a few milliseconds of work beside an engine that uses every core
 EMBEDDER_THREADS = 1
 
@@ -22,8 +27,12 @@ EMBEDDER_THREADS = 1
 def assemble(config: ServeConfig) -> RagService:
     """Loads index, embedder and model. The caller closes the service.
 
-    Raises ConfigError, ModelError or RetrievalError for whatever does not fit; nothing is left open then.
+    Raises ConfigError, ModelError or RetrievalError for whatever does not fit; nothing is left open then. Limits the
+    calling thread to one torch thread.
     """
+    # each thread that runs parallel torch work gets its own pool of OpenMP threads, and once the pools together exceed
+    # the cores libgomp stops spinning: a decode step of the engine then took 1.5 times as long
+    torch.set_num_threads(1)
     retriever = Retriever.open(config.index, threads=EMBEDDER_THREADS)
     try:
         checkpoint = Checkpoint.resolve(config.model)
@@ -42,6 +51,7 @@ def assemble(config: ServeConfig) -> RagService:
             raise ConfigError(
                 f"device_cache is {config.device_cache} bytes; one request without documents may need {smallest}"
             )
+        _warn_of_overflow(config, len(template.system), model.context_length)
         cache = KnowledgeCache(config.device_cache, model.layout.bytes_per_token, LRU(), keep=config.cache)
         engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=config.threads or available_cores())
     except BaseException:
@@ -49,6 +59,18 @@ def assemble(config: ServeConfig) -> RagService:
         raise
     limits = Limits(config.top_k, config.max_tokens, config.max_batch, config.max_waiting)
     return RagService(retriever, template, cache, engine, limits, model_name=checkpoint.name)
+
+
+def _warn_of_overflow(config: ServeConfig, system_tokens: int, context_length: int) -> None:
+    longest = system_tokens + config.top_k * config.max_doc_tokens + config.max_question_tokens + config.max_tokens
+    if longest > context_length:
+        log.warning(
+            "a question over %d long documents may need %d tokens, the model reads %d: such questions are refused; "
+            "a smaller --top-k or --max-doc-tokens avoids it",
+            config.top_k,
+            longest,
+            context_length,
+        )
 
 
 def available_cores() -> int:

@@ -17,6 +17,8 @@ from ragcache.policy import Policy
 from ragcache.segment import Segment
 from ragcache.tree import KnowledgeTree, Node
 
+Candidate = tuple[float, int, int, Node]  # priority, last use, id, node: in the order of eviction
+
 
 @dataclass(frozen=True, slots=True)
 class Balance:
@@ -66,9 +68,9 @@ class KnowledgeCache:
         self._cached = 0  # bytes of nodes that nobody holds
         self._held_nodes = 0  # bytes of nodes under a lease
         self._reserved = 0  # bytes that leases keep for what they compute
-        # (priority, last_use, id, node) of unheld leaves. An entry is stale once the node was used, held, removed
-        # or given a child since; stale ones are dropped when they come up
-        self._candidates: list[tuple[float, int, int, Node]] = []
+        # unheld leaves. An entry is stale once its node was used, held, removed or given a child since; stale ones
+        # are dropped when they come up
+        self._candidates: list[Candidate] = []
 
     def balance(self) -> Balance:
         held = self._held_nodes + self._reserved
@@ -107,7 +109,7 @@ class KnowledgeCache:
         """Gives up every node that no request holds; returns how many nodes and bytes that were."""
         nodes, size = len(self.tree), self._cached
         while self._cached:
-            self._evict_one()
+            self._drop(self._pop_candidate())
         return nodes - len(self.tree), size
 
     def check_integrity(self) -> None:
@@ -191,22 +193,25 @@ class KnowledgeCache:
 
     def _make_room(self, needed: int) -> None:
         while self.balance().free < needed:
-            self._evict_one()
+            entry = self._pop_candidate()
+            self._drop(entry)
+            self.counts.evictions += 1
+            self._policy.evicted(entry[0])
 
-    def _evict_one(self) -> None:
-        """Gives up the unheld leaf of lowest priority. The caller knows that there is one."""
+    def _pop_candidate(self) -> Candidate:
+        """The unheld leaf of lowest priority. The caller knows that there is one."""
         while True:
             if not self._candidates:
                 raise IntegrityError(f"nothing to evict although {self._cached} bytes are cached")
             entry = heapq.heappop(self._candidates)
             if self._is_live(entry):
-                break
-        priority, _, _, node = entry
+                return entry
+
+    def _drop(self, entry: Candidate) -> None:
+        node = entry[3]
         self.tree.remove(node)
         node.kv = None
         self._cached -= self._size(node)
-        self.counts.evictions += 1
-        self._policy.evicted(priority)
         if node.parent is not None:
             self._offer(node.parent)
 
@@ -219,7 +224,7 @@ class KnowledgeCache:
                 heapq.heapify(self._candidates)
 
     @staticmethod
-    def _is_live(entry: tuple[float, int, int, Node]) -> bool:
+    def _is_live(entry: Candidate) -> bool:
         _, last_use, _, node = entry
         return node.kv is not None and not node.holders and not node.children and node.last_use == last_use
 

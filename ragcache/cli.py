@@ -136,6 +136,7 @@ def _serve(options: argparse.Namespace) -> int:
         service = assemble(config)
         try:
             host, port = bound.getsockname()[:2]
+            host = f"[{host}]" if ":" in host else host
             print(
                 f"serving {service.corpus_size} documents with {service.model_name} on http://{host}:{port} "
                 f"(device cache {config.device_cache / 2**30:.2f} GiB); Ctrl-C ends",

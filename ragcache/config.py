@@ -105,4 +105,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(_FIELDS)}")
     if isinstance(index := settings.get("index"), str):
         settings["index"] = str(file.parent / Path(index).expanduser())  # an absolute path stays as it is
+    model = file.parent / str(settings.get("model", ""))
+    if "model" in settings and model.exists():  # a name that is no path beside the file may be a hub's
+        settings["model"] = str(model)
     return settings

@@ -127,7 +127,8 @@ class PromptTemplate:
             if length > room:
                 raise BadQuery(
                     f"{len(documents)} documents do not fit: system prompt, question and the first {len(path) - 1} "
-                    f"take {length} tokens, {room} fit before the answer; ask for a smaller top_k",
+                    f"take {length} tokens, {room} fit before the answer; ask for a smaller top_k, or "
+                    "serve with a smaller --max-doc-tokens",
                     field="top_k",
                     limit=room,
                 )

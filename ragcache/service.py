@@ -182,8 +182,6 @@ class RagService:
         self._admission = AdmissionQueue(limits.max_batch)
         self._retrieving = 0
         self._search = ThreadPoolExecutor(1, thread_name_prefix="search")
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def corpus_size(self) -> int:
@@ -226,11 +224,6 @@ class RagService:
         except Exception:
             self.stats.outcomes["failed"] += 1
             raise
-
-    async def drain(self, grace_seconds: float) -> None:
-        """Waits for running requests to leave the engine, at most `grace_seconds`."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), grace_seconds)
 
     def close(self) -> None:
         """Ends the engine and the search; requests still running fail."""
@@ -353,8 +346,7 @@ class RagService:
         self, prompt: Prompt, lease: Lease, extra: int, max_tokens: int, sampling: Sampling
     ) -> tuple[_Run, Callable[[], None]]:
         loop = asyncio.get_running_loop()
-        self._idle.clear()
-        run = _Run(lease, (), asyncio.Queue(), self._leave)
+        run = _Run(lease, (), asyncio.Queue(), self._admission.leave)
 
         def deliver(event: EngineEvent) -> None:
             # a closed loop has no one left to tell
@@ -374,13 +366,8 @@ class RagService:
             return run, self.engine.submit(job, deliver)
         except BaseException:
             lease.release()
-            self._leave()
+            self._admission.leave()
             raise
-
-    def _leave(self) -> None:
-        self._admission.leave()
-        if not self._admission.running:
-            self._idle.set()
 
     def _free_places(self) -> int:
         return max(0, self.limits.max_batch - self._admission.running)

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ragcache.engine.kv import LayerViews
+from ragcache.errors import ModelError
 
 ATTENTION_NAME = "ragcache_packed"
+# what models hand to attention functions that changes the result: logit caps, sinks, biases of positions
+UNSUPPORTED = frozenset({"softcap", "s_aux", "position_bias"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +104,19 @@ def packed_attention(
     scaling: float | None = None,
     *,
     plan: PackedPlan,
-    **_unused: object,
+    **variant: object,
 ) -> tuple[Tensor, None]:
     """The attention function that `transformers` calls in each layer.
 
     query [1, H, T, D], key and value [1, KVH, T, D] are the new tokens' of all sequences, positions already
-    encoded. Returns [1, T, H, D]. The new keys and values are written to their spans on the way.
+    encoded. Returns [1, T, H, D]. The new keys and values are written to their spans on the way. ModelError for an
+    attention that is not plain causal softmax.
     """
+    for name in UNSUPPORTED & variant.keys():
+        if variant[name] is not None:
+            raise ModelError(f"its attention has {name}, which this engine does not compute")
+    if not getattr(module, "is_causal", True):
+        raise ModelError("its attention looks ahead: it is an encoder")
     del attention_mask, dropout  # the plan says who sees what; inference drops nothing
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5

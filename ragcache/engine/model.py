@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from ragcache.engine.attention import ATTENTION_NAME, PackedPlan, SequencePlan, SpanWrite, packed_attention
 from ragcache.engine.checkpoint import Checkpoint, load_config
 from ragcache.engine.kv import KVLayout, KVSpan
+from ragcache.engine.packed_linear import pack_linears
 from ragcache.errors import ModelError
 
 AttentionInterface.register(ATTENTION_NAME, packed_attention)
@@ -69,10 +70,18 @@ class TorchModel:
             dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         transformers_logging.disable_progress_bar()
         try:
-            module = AutoModelForCausalLM.from_pretrained(checkpoint.location, config=config, dtype=dtype)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                checkpoint.location, config=config, dtype=dtype, output_loading_info=True
+            )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"cannot load {checkpoint.name!r} as a decoder-only model: {error}") from error
-        return cls(module.eval().to(where), checkpoint.name)
+        module, info = loaded
+        if missing := sorted(info["missing_keys"]):  # transformers would make them up
+            raise ModelError(f"{checkpoint.name!r} lacks {len(missing)} of its weights, {missing[0]} for one")
+        module = module.eval().to(where)
+        with torch.inference_mode():
+            pack_linears(module)
+        return cls(module, checkpoint.name)
 
     @torch.inference_mode()
     def forward(self, steps: Sequence[StepInput]) -> Tensor:
@@ -124,7 +133,7 @@ class TorchModel:
             self.forward([StepInput(ids[:9], 0, [], spans)])
             self.forward([StepInput(ids[9:-1], 9, spans, spans[1:])])
             got = self.forward([StepInput(ids[-1:], PROBE_TOKENS - 1, spans, spans[1:])])[0]
-        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+        except (ModelError, RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise ModelError(
                 f"{self.name!r} ({type(self.module).__name__}) does not run with this engine's attention: {error}"
             ) from error
@@ -177,12 +186,18 @@ def _layout(config: Any, dtype: torch.dtype) -> KVLayout:
 
 
 def _context_length(config: Any) -> int:
-    """Longest prompt plus output, in tokens. A sliding window bounds it: within the window attention is full."""
-    limits = [int(config.max_position_embeddings)]
-    window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "use_sliding_window", True):
-        limits.append(int(window))
-    return min(limits)
+    """Longest prompt plus output, in tokens.
+
+    A sliding window or a chunk bounds it, for within one attention is full. So does the length from which longrope
+    turns every position differently: KV from before would not fit behind it.
+    """
+    limits = [config.max_position_embeddings, getattr(config, "attention_chunk_size", None)]
+    if getattr(config, "use_sliding_window", True):
+        limits.append(getattr(config, "sliding_window", None))
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        limits.append(rope.get("original_max_position_embeddings"))
+    return min(int(limit) for limit in limits if limit)
 
 
 def _eos_tokens(module: PreTrainedModel) -> frozenset[int]:
