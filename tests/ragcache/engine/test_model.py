@@ -3,6 +3,7 @@
 import copy
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ from transformers import (
 
 from ragcache.engine.checkpoint import Checkpoint
 from ragcache.engine.kv import KVSpan
-from ragcache.engine.model import StepInput, TorchModel
+from ragcache.engine.model import StepInput, TorchModel, _context_length
 from ragcache.errors import ModelError
 
 TOLERANCE = 1e-4
@@ -245,6 +246,39 @@ def test_capped_attention_scores_are_refused(tmp_path):
     torch.manual_seed(3)
     settings = SMALL | {"pad_token_id": 0, "sliding_window": 256, "attn_logit_softcapping": 50.0}
     refuses(Gemma2ForCausalLM(Gemma2Config(**settings, query_pre_attn_scalar=16)).eval(), tmp_path, "attention")
+
+
+def test_a_variant_is_refused_by_its_name_even_where_the_numbers_hardly_differ(tmp_path):
+    torch.manual_seed(3)
+    settings = SMALL | {"pad_token_id": 0, "sliding_window": 256, "attn_logit_softcapping": 50.0}
+    config = Gemma2Config(**settings, query_pre_attn_scalar=16)
+    config.initializer_range = 0.001
+    refuses(Gemma2ForCausalLM(config).eval(), tmp_path, "softcap")
+
+
+def test_an_encoder_is_refused_even_where_the_numbers_hardly_differ(tmp_path):
+    config = BertConfig(
+        vocab_size=300, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
+    config.initializer_range = 0.001
+    refuses(BertLMHeadModel(config).eval(), tmp_path, "encoder")
+
+
+def test_weights_that_are_not_there_are_not_made_up(tmp_path, llama):
+    module = llama()
+    state = {name: tensor for name, tensor in module.state_dict().items() if "layers.1.mlp.up_proj" not in name}
+    module.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(ModelError, match=r"lacks 1 of its weights, model\.layers\.1\.mlp\.up_proj"):
+        TorchModel.load(Checkpoint.resolve(str(tmp_path)))
+
+
+def test_chunked_attention_and_longrope_bound_the_context():
+    chunked = SimpleNamespace(max_position_embeddings=4096, attention_chunk_size=256)
+    longrope = {"rope_type": "longrope", "original_max_position_embeddings": 1024}
+    scaled = {"rope_type": "llama3", "original_max_position_embeddings": 1024}
+    assert _context_length(chunked) == 256
+    assert _context_length(SimpleNamespace(max_position_embeddings=4096, rope_parameters=longrope)) == 1024
+    assert _context_length(SimpleNamespace(max_position_embeddings=4096, rope_parameters=scaled)) == 4096
 
 
 def test_attention_sinks_are_refused(tmp_path):
