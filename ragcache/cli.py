@@ -52,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     python.add_argument("--out", type=Path, required=True, metavar="FILE", help="docs.jsonl or docs.jsonl.gz")
     python.add_argument(
-        "--package", action="append", metavar="NAME", help="only these packages; may be repeated (default: stdlib, …)"
+        "--package",
+        action="extend",
+        nargs="+",
+        metavar="NAME",
+        help="only these packages; stdlib is the standard library (default: stdlib and what ragcache installs)",
     )
     python.set_defaults(run=_corpus_python)
 

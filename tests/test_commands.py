@@ -1,0 +1,80 @@
+"""`ragcache corpus` and `ragcache index` as a person runs them: real processes, real files."""
+
+import gzip
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+COMMAND = [sys.executable, "-m", "ragcache.cli"]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+
+
+def write_rows(path: Path, count: int) -> Path:
+    rows = ({"id": f"doc-{at}", "title": f"Title {at}", "text": f"Text number {at}. " * 60} for at in range(count))
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return path
+
+
+def test_a_corpus_of_docstrings_is_indexed(tmp_path: Path) -> None:
+    collected = run("corpus", "python", "--out", tmp_path / "docs.jsonl.gz", "--package", "json", "csv")
+    assert collected.returncode == 0, collected.stderr
+    indexed = run("index", "--corpus", tmp_path / "docs.jsonl.gz", "--out", tmp_path / "index", "--type", "hnsw")
+    assert indexed.returncode == 0, indexed.stderr
+    count = int(collected.stdout.split()[0])
+    assert count >= 5
+    assert indexed.stdout.startswith(f"{count} documents in {tmp_path / 'index' / 'faiss.idx'}")
+    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
+    assert manifest["documents"] == count
+    assert "embedding" in indexed.stderr  # the progress bar
+
+
+def test_given_embeddings_are_used(tmp_path: Path) -> None:
+    corpus = write_rows(tmp_path / "docs.jsonl.gz", 12)
+    vectors = np.random.default_rng(0).normal(size=(12, 384)).astype(np.float16)
+    np.save(tmp_path / "vectors.npy", vectors)
+    done = run(
+        "index", "--corpus", corpus, "--out", tmp_path / "i", "--embeddings", tmp_path / "vectors.npy", "--quiet"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "i" / "manifest.json").read_text())["embeddings"] == "given"
+    assert "do not look like" in done.stderr  # random vectors are not this embedder's
+
+
+def test_a_wrong_row_is_one_line_on_stderr(tmp_path: Path) -> None:
+    (tmp_path / "docs.jsonl").write_text('{"id": "a", "text": "x"}\n{"id": "b"}\n')
+    done = run("index", "--corpus", tmp_path / "docs.jsonl", "--out", tmp_path / "index", "--quiet")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"ragcache index: {tmp_path / 'docs.jsonl'}:2: 'text' is missing")
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["docs.jsonl"]
+
+
+def test_an_unknown_package_is_named(tmp_path: Path) -> None:
+    done = run("corpus", "python", "--out", tmp_path / "docs.jsonl", "--package", "no_such_package")
+    assert done.returncode == 1
+    assert "'no_such_package' is not installed" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
+    corpus = write_rows(tmp_path / "docs.jsonl.gz", 3000)
+    process = subprocess.Popen(
+        [*COMMAND, "index", "--corpus", str(corpus), "--out", str(tmp_path / "index")], stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    seen = b""
+    deadline = time.monotonic() + 60
+    while b"embedding" not in seen and time.monotonic() < deadline:
+        seen += process.stderr.read1(256)  # type: ignore[attr-defined]
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["docs.jsonl.gz"]
