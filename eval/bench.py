@@ -236,19 +236,21 @@ class ServerBench:
             with RagClient("http://127.0.0.1:18123") as client:
                 ready = _wait_ready(client, server, begin)
                 process = psutil.Process(server.pid)
-                peak = process.memory_info().rss
+                sizes = [process.memory_info().rss]
                 for at in tqdm(range(self._requests), desc="memory", file=sys.stderr):
                     client.ask(questions[at * 7 % len(questions)], top_k=1 + at % 3, max_tokens=1 + at % 8)
-                    peak = max(peak, process.memory_info().rss)
+                    sizes.append(process.memory_info().rss)
                 evictions = client.get("/v1/cache")["tiers"]["device"]["evictions"]
         finally:
             server.terminate()
             status = server.wait()
+        peak, quarter = max(sizes), max(1, self._requests // 4)
         allowed = weights + self._device_cache + 1536 * MIB
         found = {
             "ready_s": round(ready, 2),
             "requests": self._requests,
             "peak_rss_mib": peak >> 20,
+            "rss_mib_by_quarter": [size >> 20 for size in sizes[::quarter]],
             "weights_mib": weights >> 20,
             "device_cache_mib": self._device_cache >> 20,
             "evictions": evictions,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +26,24 @@ class KVLayout:
     def allocate(self, tokens: int, device: torch.device) -> KVSpan:
         """An empty span with room for `tokens`. The memory is untouched until tokens are written."""
         shape = (self.layers, 2, self.kv_heads, tokens, self.head_dim)
-        return KVSpan(torch.empty(shape, dtype=self.dtype, device=device))
+        if device.type != "cpu":
+            return KVSpan(torch.empty(shape, dtype=self.dtype, device=device))
+        memory = torch.frombuffer(_pages(tokens * self.bytes_per_token), dtype=self.dtype)
+        return KVSpan(memory.view(shape))
+
+
+def _pages(size: int) -> mmap.mmap:
+    """Zeroed memory straight from the system, which has it back with the last reference.
+
+    From the C heap, spans of many sizes would leave holes: evicting frees them, and the process stays as large.
+    """
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return mmap.mmap(-1, size)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return pages
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,10 @@ class TorchModel:
             raise ModelError(f"{checkpoint.name!r} lacks {len(missing)} of its weights, {missing[0]} for one")
         module = module.eval().to(where)
         with torch.inference_mode():
-            pack_linears(module)
+            if pack_linears(module):
+                # what was packed is a copy; copy the rest too, and the file's pages leave the process's memory
+                for parameter in module.parameters():
+                    parameter.data = parameter.data.clone()
         return cls(module, checkpoint.name)
 
     @torch.inference_mode()

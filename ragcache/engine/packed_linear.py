@@ -7,8 +7,14 @@ row; with 1,024 rows they are equal. torch's compiler packs linear layers by the
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
+
+# oneDNN keeps what it prepared for each number of rows, about 2 MiB a number, up to 1,024 shapes by default. Prompts
+# come in every length, and preparing takes 3 ms, so keep fewer. Read at its first use
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
 class PackedLinear(nn.Module):
@@ -17,7 +23,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        self._bias = None if linear.bias is None else linear.bias.detach().clone()
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out]."""
