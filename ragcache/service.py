@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
-
 from ragcache.admission import AdmissionQueue
 from ragcache.cache import KnowledgeCache, Lease
 from ragcache.engine.protocol import (
@@ -29,6 +27,7 @@ from ragcache.engine.protocol import (
 )
 from ragcache.errors import BadQuery, EngineError, Overloaded
 from ragcache.prompt import Prompt, PromptTemplate
+from ragcache.transcript import Transcript
 from retrieval.retriever import Hit, Retriever
 
 MAX_TEMPERATURE = 5.0
@@ -262,10 +261,7 @@ class RagService:
         try:
             yield Retrieved(request_id, documents)
             started = prefilled = first = last = retrieved
-            ids: list[int] = []
-            margins: list[float] = []
-            pieces: list[str] = []
-            decoder = DecodeStream(skip_special_tokens=True)
+            transcript = Transcript(self._template.tokenizer)
             while True:
                 now, event = await run.inbox.get()
                 if isinstance(event, Started):
@@ -274,15 +270,8 @@ class RagService:
                     prefilled = first = last = now
                 elif isinstance(event, Token):
                     last = now
-                    first = first if ids else now
-                    ids.append(event.id)
-                    margins.append(event.margin)
-                    try:
-                        piece = decoder.step(self._template.tokenizer, event.id)
-                    except Exception:  # bytes that it took for text, and now that more follow, no longer does
-                        decoder, piece = DecodeStream(skip_special_tokens=True), "\ufffd"
-                    if piece:
-                        pieces.append(piece)
+                    first = first if transcript.ids else now
+                    if piece := transcript.add(event.id, event.margin):
                         yield Delta(piece)
                 elif isinstance(event, Failed):
                     raise EngineError(f"the engine failed: {event.message}")
@@ -291,18 +280,14 @@ class RagService:
                     break
         finally:
             cancel()
-        usage = Usage(len(prompt), len(ids), len(prompt) - lease.cached_tokens, CachedTokens(lease.cached_tokens))
+        if rest := transcript.finish():
+            yield Delta(rest)
+        cached = lease.cached_tokens
+        usage = Usage(len(prompt), len(transcript.ids), len(prompt) - cached, CachedTokens(device=cached))
         self._count(usage)
-        # the whole, decoded at once, also has the end that a stream holds back while a character is incomplete
-        text = self._template.tokenizer.decode(ids, skip_special_tokens=True)
-        streamed = "".join(pieces)
-        if not text.startswith(streamed):
-            text = streamed  # what was said stands
-        if len(text) > len(streamed):
-            yield Delta(text[len(streamed) :])
         yield Answer(
             id=request_id,
-            answer=text,
+            answer=transcript.text,
             finish_reason=event.reason,
             documents=documents,
             usage=usage,
@@ -313,8 +298,8 @@ class RagService:
                 ttft_ms=_milliseconds(first - arrived),
                 total_ms=_milliseconds(last - arrived),
             ),
-            token_ids=tuple(ids),
-            margins=tuple(margins),
+            token_ids=tuple(transcript.ids),
+            margins=tuple(transcript.margins),
         )
 
     def _check(self, query: Query) -> tuple[int, int, Sampling]:
