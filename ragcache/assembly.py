@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import os
 
-import torch
-
 from ragcache.cache import KnowledgeCache
 from ragcache.config import ServeConfig
 from ragcache.engine.checkpoint import Checkpoint
 from ragcache.engine.model import TorchModel
-from ragcache.engine.torch_engine import TorchEngine
+from ragcache.engine.torch_engine import TorchEngine, leave_cores_to_engine
 from ragcache.errors import ConfigError
 from ragcache.policy import LRU
 from ragcache.prompt import PromptTemplate
@@ -30,9 +28,7 @@ def assemble(config: ServeConfig) -> RagService:
     Raises ConfigError, ModelError or RetrievalError for whatever does not fit; nothing is left open then. Limits the
     calling thread to one torch thread.
     """
-    # each thread that runs parallel torch work gets its own pool of OpenMP threads, and once the pools together exceed
-    # the cores libgomp stops spinning: a decode step of the engine then took 1.5 times as long
-    torch.set_num_threads(1)
+    leave_cores_to_engine()
     retriever = Retriever.open(config.index, threads=EMBEDDER_THREADS)
     try:
         checkpoint = Checkpoint.resolve(config.model)
