@@ -1,25 +1,21 @@
-"""Which KV is given up first: one protocol, a file a policy."""
+"""Which KV is given up first: one protocol, a file a policy, and their names."""
 
 from collections.abc import Callable
-from typing import Protocol
 
+from ragcache.policy.belady import Belady
+from ragcache.policy.gdsf import GDSF
+from ragcache.policy.lfu import LFU
 from ragcache.policy.lru import LRU
-from ragcache.policy.stats import NodeStats
+from ragcache.policy.pgdsf import PGDSF
+from ragcache.policy.priority import PriorityPolicy
+from ragcache.policy.protocol import Policy
 
+# by name, made for a tier of a capacity in tokens
+POLICIES: dict[str, Callable[[int], Policy]] = {
+    "lru": lambda _: LRU(),
+    "lfu": lambda _: LFU(),
+    "gdsf": lambda _: GDSF(),
+    "pgdsf": lambda _: PGDSF(),
+}
 
-class Policy(Protocol):
-    """Ranks the nodes of one tier. Pure: no I/O, no clock, equal calls give equal choices.
-
-    The node of lowest priority goes first; ties go to the least recently used, then to the smaller node id.
-    """
-
-    def priority(self, node: NodeStats) -> float:
-        """Worth of keeping `node`; asked again after each use of it."""
-
-    def evicted(self, priority: float) -> None:
-        """Told the priority of each node that was given up."""
-
-
-POLICIES: dict[str, Callable[[], Policy]] = {"lru": LRU}
-
-__all__ = ["LRU", "POLICIES", "NodeStats", "Policy"]
+__all__ = ["GDSF", "LFU", "LRU", "PGDSF", "POLICIES", "Belady", "Policy", "PriorityPolicy"]

@@ -281,7 +281,7 @@ def test_the_integrity_check_notices_what_it_claims_to():
         "counts 0 holders": lambda _, lease: setattr(lease.nodes[0], "holders", 0),
         "is held alone": hold_alone,
         "is not its parent's child": lambda cache, _: setattr(leaf(cache), "parent", cache.tree.root("elsewhere")),
-        "candidate": lambda cache, _: cache._candidates.clear(),
+        "offered": lambda cache, _: cache._policy.withdraw(leaf(cache)),
         "recounted": lambda cache, _: setattr(cache, "_reserved", 3),
         "the books say": lambda cache, _: setattr(cache.tree, "_count", 3),
         "free=-1": lambda cache, _: setattr(cache, "capacity", 5),
@@ -297,7 +297,7 @@ def test_a_hot_leaf_leaves_no_heap_of_stale_candidates(caches):
     longest = 0
     for _ in range(100_000):
         cache.lease([SYSTEM, DOCUMENTS[0]], 0).release()
-        longest = max(longest, len(cache._candidates))
+        longest = max(longest, len(cache._policy._heap))
     assert longest <= 2 * len(cache.tree) + 64 + 1
 
 
