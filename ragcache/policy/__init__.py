@@ -2,13 +2,21 @@
 
 from collections.abc import Callable
 
+from ragcache.policy.arc import ARC
 from ragcache.policy.belady import Belady
 from ragcache.policy.gdsf import GDSF
+from ragcache.policy.ghost import GhostList
 from ragcache.policy.lfu import LFU
 from ragcache.policy.lru import LRU
 from ragcache.policy.pgdsf import PGDSF
 from ragcache.policy.priority import PriorityPolicy
 from ragcache.policy.protocol import Policy
+from ragcache.policy.queues import QueuePolicy
+from ragcache.policy.recency import RecencyList
+from ragcache.policy.s3fifo import S3FIFO
+from ragcache.policy.sieve import SIEVE
+from ragcache.policy.sketch import FrequencySketch
+from ragcache.policy.wtinylfu import WTinyLFU
 
 # by name, made for a tier of a capacity in tokens
 POLICIES: dict[str, Callable[[int], Policy]] = {
@@ -16,6 +24,27 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     "lfu": lambda _: LFU(),
     "gdsf": lambda _: GDSF(),
     "pgdsf": lambda _: PGDSF(),
+    "arc": ARC,
+    "sieve": lambda _: SIEVE(),
+    "s3fifo": S3FIFO,
+    "wtinylfu": WTinyLFU,
 }
 
-__all__ = ["GDSF", "LFU", "LRU", "PGDSF", "POLICIES", "Belady", "Policy", "PriorityPolicy"]
+__all__ = [
+    "ARC",
+    "GDSF",
+    "LFU",
+    "LRU",
+    "PGDSF",
+    "POLICIES",
+    "S3FIFO",
+    "SIEVE",
+    "Belady",
+    "FrequencySketch",
+    "GhostList",
+    "Policy",
+    "PriorityPolicy",
+    "QueuePolicy",
+    "RecencyList",
+    "WTinyLFU",
+]

@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from ragcache.cache import Balance, IntegrityError, KnowledgeCache, Lease
-from ragcache.policy import LRU
+from ragcache.cache import ADMISSIONS, Balance, IntegrityError, KnowledgeCache, Lease
+from ragcache.policy import LRU, POLICIES
 from ragcache.segment import Segment
 from ragcache.tree import Node
 
@@ -385,9 +385,17 @@ class Traffic(RuleBasedStateMachine):
 
     leases = Bundle("leases")
 
-    @initialize(capacity=st.integers(4, 40), keep=st.booleans())
-    def build(self, capacity: int, keep: bool) -> None:
-        self.pair = [KnowledgeCache(capacity, 1, LRU(), keep=keep) for _ in range(2)]
+    @initialize(
+        capacity=st.integers(4, 40),
+        keep=st.booleans(),
+        policy=st.sampled_from(sorted(POLICIES)),
+        admission=st.sampled_from(ADMISSIONS),
+        working=st.integers(0, 20),
+    )
+    def build(self, capacity: int, keep: bool, policy: str, admission: str, working: int) -> None:
+        options: dict[str, Any] = {"keep": keep, "admission": admission, "working": min(working, capacity - 1)}
+        self.pair = [KnowledgeCache(capacity, 1, POLICIES[policy](capacity), **options) for _ in range(2)]
+        self.stay_limit = capacity - options["working"] if admission == "competes" else capacity
         self.open: list[tuple[Lease, Lease]] = []
 
     @rule(
@@ -436,6 +444,7 @@ class Traffic(RuleBasedStateMachine):
             assert min(balance.free, balance.cached, balance.held) >= 0
             if not self.open:
                 assert balance.held == 0
+                assert balance.cached <= self.stay_limit
 
     @invariant()
     def what_is_held_is_there_and_right(self) -> None:
@@ -461,4 +470,4 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestTraffic.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)

@@ -14,6 +14,8 @@ from ragcache.trace import read_trace
 
 GOLDEN = Path(__file__).parent / "golden"
 TRACES = ("unit_zipf", "docs_zipf")
+# SIEVE and, where all objects have one size, ARC are those of libCacheSim
+QUEUES = [("unit_zipf", "sieve", "Sieve"), ("docs_zipf", "sieve", "Sieve"), ("unit_zipf", "arc", "ARC")]
 ALWAYS = {"lru": "LRU", "lfu": "LFU", "gdsf": "GDSF_evict_first", "pgdsf": "GDSF_cost_evict_first", "belady": "Belady"}
 COMPETES = {"gdsf": "GDSF_reject", "pgdsf": "GDSF_cost_reject"}
 # on equal sizes the cost rows hang on how floats round, and GDSF_reject breaks its many ties by the object's number
@@ -56,7 +58,7 @@ def check(simulation: Simulation, trace: str, ours: str, theirs: str) -> None:
         assert outcome.seconds_saved_ratio == pytest.approx(float(row["cost_hit_ratio"]), abs=1e-6)
 
 
-@pytest.mark.parametrize(("trace", "ours", "theirs"), cases(ALWAYS))
+@pytest.mark.parametrize(("trace", "ours", "theirs"), [*cases(ALWAYS), *QUEUES])
 def test_hits_at_every_capacity(simulations, trace, ours, theirs):
     check(simulations(trace), trace, ours, theirs)
 
