@@ -26,21 +26,32 @@ _KV = (True, True)
 
 
 class _Questions:
-    """Paths of two documents over a corpus whose popularity is skewed; tokens are shared by all that use a document."""
+    """Paths of two documents: half of them again one of the last `remembered`, the others drawn from a skewed corpus.
 
-    def __init__(self, documents: int, seed: int = 0) -> None:
+    The mix of hits, misses and evictions is thus much the same whatever the size. Tokens are shared by all that use a
+    document.
+    """
+
+    def __init__(self, documents: int, remembered: int, seed: int = 0) -> None:
         self._chance = random.Random(seed)
-        self.documents = [
+        self._remembered = remembered
+        self._past: list[tuple[Segment, Segment]] = []
+        self._documents = [
             Segment(f"d{at}", range(100 + at % 900), at.to_bytes(16, "little")) for at in range(documents)
         ]
 
     def __iter__(self) -> Iterator[tuple[Segment, Segment]]:
-        count = len(self.documents)
-        chance = self._chance
+        past, chance, count = self._past, self._chance.random, len(self._documents)
         while True:
-            first = int(count * chance.random() ** 4)
-            second = int(count * chance.random() ** 2)
-            yield self.documents[first], self.documents[second]
+            if past and chance() < 0.5:
+                yield past[int(len(past) * chance())]
+                continue
+            path = self._documents[int(count * chance() ** 2)], self._documents[int(count * chance())]
+            if len(past) < self._remembered:
+                past.append(path)
+            else:
+                past[int(len(past) * chance())] = path
+            yield path
 
 
 def _user_seconds() -> float:
@@ -49,7 +60,7 @@ def _user_seconds() -> float:
 
 def _filled(policy: str, nodes: int) -> tuple[KnowledgeCache, Iterator[tuple[Segment, Segment]]]:
     """A cache that holds about so many nodes, is full, and evicts at most misses."""
-    questions = iter(_Questions(max(50, nodes // 2)))
+    questions = iter(_Questions(nodes // 2, nodes // 8))
     tokens = nodes * 500
     cache = KnowledgeCache(tokens, 1, POLICIES[policy](tokens), cost=_COST)
     while not cache.counts.evictions:
@@ -60,9 +71,9 @@ def _filled(policy: str, nodes: int) -> tuple[KnowledgeCache, Iterator[tuple[Seg
 
 
 def _serve(cache: KnowledgeCache, path: tuple[Segment, Segment]) -> None:
-    with_lease = cache.lease(path, 50)
-    assert with_lease is not None
-    with with_lease as lease:
+    lease = cache.lease(path, 50)
+    assert lease is not None
+    with lease:
         lease.commit(_KV[lease.cached :])
 
 
@@ -94,7 +105,7 @@ def controller(policy: str, nodes: int, requests: int = 20_000) -> dict[str, Any
 
 def overhead(policy: str, nodes: int = 20_000) -> dict[str, Any]:
     """Bytes a node takes besides its KV and its document's tokens."""
-    questions = iter(_Questions(nodes // 2))
+    questions = iter(_Questions(nodes // 2, nodes // 8))
     tracemalloc.start()
     cache = KnowledgeCache(nodes * 10**4, 1, POLICIES[policy](nodes * 500), cost=_COST)
     before = tracemalloc.get_traced_memory()[0]
@@ -128,13 +139,12 @@ def replays(policy: str, depth: int, documents: int = 60_000) -> dict[str, Any]:
 def _in_words(report: dict[str, Any]) -> str:
     lines = ["controller time a request, path of 2"]
     lines += [
-        f"  {row['policy']:<9} {row['nodes']:>7,} nodes  mean {row['mean_us']:>6.1f} µs (user {row['user_mean_us']:.1f})"
+        f"  {row['policy']:<9}{row['nodes']:>7,} nodes, mean {row['mean_us']:>5.1f} µs user {row['user_mean_us']:>5.1f}"
         f"  p99 {row['p99_us']:>6.1f} µs  hits {row['hit_ratio']:.0%}  evictions {row['evictions_per_request']:.2f}"
         for row in report["controller"]
     ]
-    lines += ["overhead a node"] + [
-        f"  {row['policy']:<9} {row['bytes_per_node']:>5} bytes" for row in report["overhead"]
-    ]
+    lines += ["overhead a node"]
+    lines += [f"  {row['policy']:<9} {row['bytes_per_node']:>5} bytes" for row in report["overhead"]]
     lines += ["documents simulated a second of one core"]
     lines += [
         f"  {row['policy']:<9} paths of {row['depth']}  {row['documents_per_second']:>9,}" for row in report["simulate"]
