@@ -127,6 +127,8 @@ def test_dashes_are_read_as_the_options_are_written(tmp_path):
         ("device_cache = -1", "is not a size"),
         ("device_cache = true", "is not a size"),
         ("top_k = 0", "top_k must be at least 1, not 0"),
+        ('policy = "belady"', "policy is one of lru, lfu, gdsf, pgdsf, arc, "),
+        ('admission = "no"', "admission is one of always, competes, not 'no'"),
         ("max_tokens = 0", "max_tokens must be at least 1"),
         ("max_doc_tokens = 15", "max_doc_tokens must be at least 16"),
         ("max_batch = 0", "max_batch must be at least 1"),
