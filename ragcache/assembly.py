@@ -7,11 +7,12 @@ import os
 
 from ragcache.cache import KnowledgeCache
 from ragcache.config import ServeConfig
+from ragcache.cost import AnalyticCost, PrefillCost
 from ragcache.engine.checkpoint import Checkpoint
 from ragcache.engine.model import TorchModel
 from ragcache.engine.torch_engine import TorchEngine, leave_cores_to_engine
 from ragcache.errors import ConfigError
-from ragcache.policy import LRU
+from ragcache.policy import POLICIES
 from ragcache.prompt import PromptTemplate
 from ragcache.service import Limits, RagService
 from retrieval.retriever import Retriever
@@ -48,13 +49,35 @@ def assemble(config: ServeConfig) -> RagService:
                 f"device_cache is {config.device_cache} bytes; one request without documents may need {smallest}"
             )
         _warn_of_overflow(config, len(template.system), model.context_length)
-        cache = KnowledgeCache(config.device_cache, model.layout.bytes_per_token, LRU(), keep=config.cache)
+        token = model.layout.bytes_per_token
+        # what an ordinary request computes, but not more than half: the rest of the cache must be good for something
+        usual = smallest + token * config.top_k * config.max_doc_tokens
+        cache = KnowledgeCache(
+            config.device_cache,
+            token,
+            POLICIES[config.policy](config.device_cache // token),
+            keep=config.cache,
+            cost=_cost_of(model),
+            admission=config.admission,
+            working=min(usual, config.device_cache // 2) if config.admission == "competes" else 0,
+        )
         engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=config.threads or available_cores())
     except BaseException:
         retriever.close()
         raise
     limits = Limits(config.top_k, config.max_tokens, config.max_batch, config.max_waiting)
     return RagService(retriever, template, cache, engine, limits, model_name=checkpoint.name)
+
+
+def _cost_of(model: TorchModel) -> PrefillCost:
+    """An estimate from the model's shape; the rate only scales it, and no policy minds."""
+    config = model.module.config.get_text_config()
+    layout = model.layout
+    hidden, queries = config.hidden_size, config.num_attention_heads * layout.head_dim
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    # queries and output, keys and values, and the three matrices of a gated feed-forward layer
+    weights = layout.layers * hidden * (2 * queries + 2 * layout.kv_heads * layout.head_dim + 3 * inner)
+    return AnalyticCost(weights, layout.layers, queries)
 
 
 def _warn_of_overflow(config: ServeConfig, system_tokens: int, context_length: int) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `ragcache corpus | index | serve | query`. The one place that knows every package."""
+"""The command line: `ragcache corpus | index | serve | query | simulate`. The one place that knows every package."""
 
 from __future__ import annotations
 
@@ -73,6 +73,39 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--config", type=Path, metavar="FILE.toml", help="settings by the names below; options win")
     _add_settings(serve)
     serve.set_defaults(run=_serve)
+
+    simulate = commands.add_parser(
+        "simulate", help="replay a trace through the knowledge cache, to compare policies and sizes of cache"
+    )
+    simulate.add_argument("--trace", type=Path, required=True, metavar="FILE", help="the requests, may be .gz")
+    simulate.add_argument(
+        "--format",
+        choices=("paths", "objects", "ragpulse"),
+        required=True,
+        help="paths: JSON lines {t, path: [ids], sizes: [tokens]}; objects: CSV with obj and size, one document a "
+        "request; ragpulse: trace.jsonl[.gz] of RAGPulse with passages.jsonl[.gz] beside it",
+    )
+    simulate.add_argument("--policy", required=True, metavar="P[,P…]", help="names such as pgdsf,lru, or all")
+    simulate.add_argument(
+        "--capacity", required=True, metavar="N[,N…]", help="what the cache holds, in tokens (objects: unit of size)"
+    )
+    simulate.add_argument(
+        "--cost",
+        default="50,0.01",
+        metavar="constant|a,b|PROFILE",
+        help="time of a prefill: 1 s each; a*new + b*((cached+new)^2 - cached^2) microseconds; or a measured "
+        "profile (default: %(default)s)",
+    )
+    simulate.add_argument(
+        "--admission",
+        choices=("always", "competes"),
+        default="always",
+        help="whether a newcomer always stays, or only where the policy prefers it to what it would displace "
+        "(default: %(default)s)",
+    )
+    simulate.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    simulate.add_argument("--curve", type=Path, metavar="FILE.png", help="plot hits and time saved against capacity")
+    simulate.set_defaults(run=_simulate)
 
     query = commands.add_parser("query", help="ask a running server")
     query.add_argument("question")
@@ -150,6 +183,28 @@ def _serve(options: argparse.Namespace) -> int:
             run(create_app(service), bound, grace_seconds=config.grace_seconds)
         finally:
             service.close()
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from ragcache.cost import parse_cost
+    from ragcache.simulation import Simulation, choices, report
+    from ragcache.trace import read_trace
+
+    policies, capacities = choices(options.policy, options.capacity)
+    cost = parse_cost(options.cost)
+    if options.curve is not None:
+        from ragcache.curve import check_plotting
+
+        check_plotting(options.curve)  # now, and not after minutes of replay
+    trace = read_trace(options.trace, options.format)
+    outcomes = Simulation(trace, cost, options.admission).run_all(policies, capacities)
+    print(report(outcomes, as_json=options.json))
+    if options.curve is not None:
+        from ragcache.curve import draw
+
+        draw(outcomes, options.curve, title=f"{options.trace.name}: {trace.documents:,} documents asked for")
+        print(f"curves in {options.curve}", file=sys.stderr)
     return 0
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ragcache.cache import ADMISSIONS
 from ragcache.errors import ConfigError
+from ragcache.policy import POLICIES
 
 _UNITS = {"": 1, "b": 1, "k": 2**10, "kib": 2**10, "kb": 10**3, "m": 2**20, "mib": 2**20, "mb": 10**6}
 _UNITS |= {"g": 2**30, "gib": 2**30, "gb": 10**9, "t": 2**40, "tib": 2**40, "tb": 10**12}
@@ -41,6 +43,13 @@ class ServeConfig:
     max_tokens: int = _option(128, "longest answer in tokens; a question may ask for less", least=1)
     device_cache: int = _option(2 * 2**30, "device memory for KV, cached and in use, such as 2GiB", size=True)
     cache: bool = _option(True, "keep the KV of documents between requests")
+    policy: str = _option("pgdsf", f"whose KV is given up first: {', '.join(POLICIES)}", one_of=tuple(POLICIES))
+    admission: str = _option(
+        "always",
+        "whether new KV stays always, or competes with what it would displace (memory for one request is then kept "
+        "free of idle KV)",
+        one_of=ADMISSIONS,
+    )
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8000, "port to listen on (0: any free one)", least=0)
     threads: int = _option(0, "torch threads of the engine (0: one a core)", least=0)
@@ -54,6 +63,9 @@ class ServeConfig:
             value, least = getattr(self, field.name), field.metadata.get("least")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{field.name} must be a finite number, not {value}")
+            one_of = field.metadata.get("one_of")
+            if one_of is not None and value not in one_of:
+                raise ConfigError(f"{field.name} is one of {', '.join(one_of)}, not {value!r}")
             if least is not None and value < least:
                 raise ConfigError(f"{field.name} must be at least {least}, not {value}")
         if self.port > 65535:

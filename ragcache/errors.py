@@ -32,3 +32,7 @@ class BadQuery(RagCacheError):
 
 class QuestionTooLong(BadQuery):
     """The question alone is longer than the service accepts."""
+
+
+class TraceError(RagCacheError):
+    """A trace that cannot be read or replayed."""

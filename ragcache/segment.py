@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 class Segment:
     """Token ids that are cached as one piece. Its tokens never depend on its neighbours.
 
-    `key` is a digest of the tokens, so a changed text is another segment; `label` is for people's eyes.
+    `key` is a digest of the tokens, so a changed text is another segment; `label` is for people's eyes. A simulation
+    knows how many tokens there are and not which: a `range` of that length stands for them.
     """
 
     label: str
-    tokens: array[int]
+    tokens: Sequence[int]
     key: bytes
     truncated: bool = False
 

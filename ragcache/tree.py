@@ -6,6 +6,7 @@ for the KV of its segment *behind its ancestors*, so [D1, D2] and [D2, D1] share
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,29 +14,51 @@ from typing import Any
 
 from ragcache.segment import Segment
 
+_ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: multiplying by it spreads the bits of small differences
+_WORD = 2**64 - 1
+
+
+def path_key(parent: int, key: bytes) -> int:
+    """64 bits that name a path: the same whenever it is inserted anew, in every process.
+
+    For guesses only (ghost lists, sketches): a collision misleads a policy, it never serves wrong KV.
+    """
+    return (parent * _ODD + int.from_bytes(key[:8], "little")) & _WORD
+
 
 @dataclass(slots=True, eq=False)
 class Node:
     """One segment in the context of its ancestors.
 
-    `kv` is the KV memory, opaque here; `holders` the leases that hold the node, each of which holds all its
-    ancestors too; `last_use` the cache's use counter at the last lease or commit.
+    `path_key` names the path down to here, `size` counts its own tokens. `kv` is the KV memory, opaque here;
+    `holders` the leases that hold the node, each of which holds all its ancestors too; `frequency` its uses since it
+    was made, `last_use` the cache's use counter at the last of them. `misses` counts the requests that had to compute
+    the node, and `seconds_per_token` is the mean over them of what a token they computed cost.
     """
 
     id: int
     parent: Node | None
     key: bytes
     label: str
-    tokens: array[int]
+    tokens: Sequence[int]
+    path_key: int
+    size: int
     kv: Any = None
     holders: int = 0
     frequency: int = 0
     last_use: int = 0
+    misses: int = 0
+    seconds_per_token: float = 0.0
     children: dict[bytes, Node] = field(default_factory=dict)
 
     @property
     def is_root(self) -> bool:
         return self.parent is None
+
+    def missed(self, seconds_per_token: float) -> None:
+        """A request computed the node at this price: PGDSF (3) is the mean over those that missed."""
+        self.misses += 1
+        self.seconds_per_token += (seconds_per_token - self.seconds_per_token) / self.misses
 
 
 class KnowledgeTree:
@@ -53,7 +76,8 @@ class KnowledgeTree:
         """The namespace's root; made at first use."""
         root = self._roots.get(namespace)
         if root is None:
-            root = self._roots[namespace] = self._node(None, b"", namespace, array("i"))
+            digest = hashlib.blake2b(namespace.encode(), digest_size=8).digest()
+            root = self._roots[namespace] = self._node(None, digest, namespace, array("i"))
         return root
 
     def match(self, root: Node, path: Sequence[Segment]) -> list[Node]:
@@ -96,6 +120,7 @@ class KnowledgeTree:
                 yield node
             stack.extend(node.children.values())
 
-    def _node(self, parent: Node | None, key: bytes, label: str, tokens: array[int]) -> Node:
+    def _node(self, parent: Node | None, key: bytes, label: str, tokens: Sequence[int]) -> Node:
         self._next_id += 1
-        return Node(self._next_id, parent, key, label, tokens)
+        path = path_key(parent.path_key if parent else 0, key)
+        return Node(self._next_id, parent, key, label, tokens, path, len(tokens))

@@ -71,7 +71,7 @@ class _ServiceCollector(Collector):
         nodes = GaugeMetricFamily("ragcache_cache_nodes", "Nodes of the knowledge tree", labels=["tier"])
         nodes.add_metric(["device"], len(cache.tree))
         yield nodes
-        for name in ("hits", "misses", "insertions", "evictions", "refusals"):
+        for name in ("hits", "misses", "insertions", "evictions", "rejections", "refusals"):
             counter = CounterMetricFamily(f"ragcache_cache_{name}", f"Cache {name} of segments", labels=["tier"])
             counter.add_metric(["device"], getattr(counts, name))
             yield counter

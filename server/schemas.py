@@ -86,6 +86,7 @@ class TierBody(BaseModel):
     missed_tokens: int
     insertions: int
     evictions: int
+    rejections: int
     refusals: int
 
 

@@ -1,25 +1,50 @@
-"""Which KV is given up first: one protocol, a file a policy."""
+"""Which KV is given up first: one protocol, a file a policy, and their names."""
 
 from collections.abc import Callable
-from typing import Protocol
 
+from ragcache.policy.arc import ARC
+from ragcache.policy.belady import Belady
+from ragcache.policy.gdsf import GDSF
+from ragcache.policy.ghost import GhostList
+from ragcache.policy.lfu import LFU
 from ragcache.policy.lru import LRU
-from ragcache.policy.stats import NodeStats
+from ragcache.policy.pgdsf import PGDSF
+from ragcache.policy.priority import PriorityPolicy
+from ragcache.policy.protocol import Policy
+from ragcache.policy.queues import QueuePolicy
+from ragcache.policy.recency import RecencyList
+from ragcache.policy.s3fifo import S3FIFO
+from ragcache.policy.sieve import SIEVE
+from ragcache.policy.sketch import FrequencySketch
+from ragcache.policy.wtinylfu import WTinyLFU
 
+# by name, made for a tier of a capacity in tokens
+POLICIES: dict[str, Callable[[int], Policy]] = {
+    "lru": lambda _: LRU(),
+    "lfu": lambda _: LFU(),
+    "gdsf": lambda _: GDSF(),
+    "pgdsf": lambda _: PGDSF(),
+    "arc": ARC,
+    "sieve": lambda _: SIEVE(),
+    "s3fifo": S3FIFO,
+    "wtinylfu": WTinyLFU,
+}
 
-class Policy(Protocol):
-    """Ranks the nodes of one tier. Pure: no I/O, no clock, equal calls give equal choices.
-
-    The node of lowest priority goes first; ties go to the least recently used, then to the smaller node id.
-    """
-
-    def priority(self, node: NodeStats) -> float:
-        """Worth of keeping `node`; asked again after each use of it."""
-
-    def evicted(self, priority: float) -> None:
-        """Told the priority of each node that was given up."""
-
-
-POLICIES: dict[str, Callable[[], Policy]] = {"lru": LRU}
-
-__all__ = ["LRU", "POLICIES", "NodeStats", "Policy"]
+__all__ = [
+    "ARC",
+    "GDSF",
+    "LFU",
+    "LRU",
+    "PGDSF",
+    "POLICIES",
+    "S3FIFO",
+    "SIEVE",
+    "Belady",
+    "FrequencySketch",
+    "GhostList",
+    "Policy",
+    "PriorityPolicy",
+    "QueuePolicy",
+    "RecencyList",
+    "WTinyLFU",
+]

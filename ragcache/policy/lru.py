@@ -1,13 +1,11 @@
 """LRU: the node whose last use is longest ago goes first."""
 
-from ragcache.policy.stats import NodeStats
+from ragcache.policy.priority import PriorityPolicy
+from ragcache.tree import Node
 
 
-class LRU:
-    """Recency alone; no state."""
+class LRU(PriorityPolicy):
+    """Recency alone."""
 
-    def priority(self, node: NodeStats) -> float:
+    def priority(self, node: Node) -> float:
         return float(node.last_use)
-
-    def evicted(self, priority: float) -> None:
-        del priority  # nothing ages

@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from ragcache.cache import Balance, IntegrityError, KnowledgeCache, Lease
-from ragcache.policy import LRU
+from ragcache.cache import ADMISSIONS, Balance, IntegrityError, KnowledgeCache, Lease
+from ragcache.policy import LRU, POLICIES
 from ragcache.segment import Segment
 from ragcache.tree import Node
 
@@ -281,7 +281,7 @@ def test_the_integrity_check_notices_what_it_claims_to():
         "counts 0 holders": lambda _, lease: setattr(lease.nodes[0], "holders", 0),
         "is held alone": hold_alone,
         "is not its parent's child": lambda cache, _: setattr(leaf(cache), "parent", cache.tree.root("elsewhere")),
-        "candidate": lambda cache, _: cache._candidates.clear(),
+        "offered": lambda cache, _: cache._policy.withdraw(leaf(cache)),
         "recounted": lambda cache, _: setattr(cache, "_reserved", 3),
         "the books say": lambda cache, _: setattr(cache.tree, "_count", 3),
         "free=-1": lambda cache, _: setattr(cache, "capacity", 5),
@@ -297,7 +297,7 @@ def test_a_hot_leaf_leaves_no_heap_of_stale_candidates(caches):
     longest = 0
     for _ in range(100_000):
         cache.lease([SYSTEM, DOCUMENTS[0]], 0).release()
-        longest = max(longest, len(cache._candidates))
+        longest = max(longest, len(cache._policy._heap))
     assert longest <= 2 * len(cache.tree) + 64 + 1
 
 
@@ -385,9 +385,17 @@ class Traffic(RuleBasedStateMachine):
 
     leases = Bundle("leases")
 
-    @initialize(capacity=st.integers(4, 40), keep=st.booleans())
-    def build(self, capacity: int, keep: bool) -> None:
-        self.pair = [KnowledgeCache(capacity, 1, LRU(), keep=keep) for _ in range(2)]
+    @initialize(
+        capacity=st.integers(4, 40),
+        keep=st.booleans(),
+        policy=st.sampled_from(sorted(POLICIES)),
+        admission=st.sampled_from(ADMISSIONS),
+        working=st.integers(0, 20),
+    )
+    def build(self, capacity: int, keep: bool, policy: str, admission: str, working: int) -> None:
+        options: dict[str, Any] = {"keep": keep, "admission": admission, "working": min(working, capacity - 1)}
+        self.pair = [KnowledgeCache(capacity, 1, POLICIES[policy](capacity), **options) for _ in range(2)]
+        self.stay_limit = capacity - options["working"] if admission == "competes" else capacity
         self.open: list[tuple[Lease, Lease]] = []
 
     @rule(
@@ -436,6 +444,7 @@ class Traffic(RuleBasedStateMachine):
             assert min(balance.free, balance.cached, balance.held) >= 0
             if not self.open:
                 assert balance.held == 0
+                assert balance.cached <= self.stay_limit
 
     @invariant()
     def what_is_held_is_there_and_right(self) -> None:
@@ -461,4 +470,57 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestTraffic.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+def test_a_price_is_learned_from_misses_alone():
+    """PGDSF (3): the mean over the requests that missed a node of T(alpha, beta) / beta, whoever inserted it."""
+    cache = KnowledgeCache(100, 1, POLICIES["pgdsf"](100), cost=lambda cached, new: 1.0 * cached + 10.0 * new)
+    use(cache, [SYSTEM])
+    path = [SYSTEM, DOCUMENTS[1], DOCUMENTS[2]]  # behind 3 cached tokens, 2 + 3 to compute
+    use(cache, path)
+    nodes = cache.tree.match(cache.tree.root("default"), path)
+    assert [node.seconds_per_token for node in nodes] == pytest.approx([10.0, 53 / 5, 53 / 5])
+    for _ in range(3):
+        use(cache, path)
+    assert [(node.frequency, node.misses) for node in nodes] == [(5, 1), (4, 1), (4, 1)]
+    assert [node.seconds_per_token for node in nodes] == pytest.approx([10.0, 53 / 5, 53 / 5])
+    two = [cache.lease([SYSTEM, DOCUMENTS[3]], 0), cache.lease([SYSTEM, DOCUMENTS[3], DOCUMENTS[0]], 0)]
+    for lease in two:  # both missed the same node, at two prices
+        lease.commit(computed(lease))
+    assert two[0].nodes[1].seconds_per_token == pytest.approx((43 / 4 + 53 / 5) / 2)
+    for lease in two:
+        lease.release()
+    cache.check_integrity()
+
+
+def test_a_newcomer_that_competes_may_lose_and_displaces_nobody():
+    cache = KnowledgeCache(10, 1, POLICIES["lfu"](10), admission="competes", working=4)
+    for _ in range(3):
+        use(cache, [SYSTEM])
+        use(cache, [DOCUMENTS[2]])  # the six that idle nodes may have are taken, and asked for often
+    for document in (DOCUMENTS[0], DOCUMENTS[3]):
+        use(cache, [document])
+    assert labels_in(cache) == {("system",), ("d2",)}
+    assert (cache.counts.rejections, cache.counts.evictions) == (2, 0)
+    lease = cache.lease([DOCUMENTS[1], DOCUMENTS[0], DOCUMENTS[3]], 0)  # more than is kept free: it must run
+    assert lease is not None
+    lease.release()
+    assert cache.counts.evictions == 1
+    cache.check_integrity()
+
+
+def test_a_newcomer_that_wins_displaces_as_many_as_it_needs():
+    cache = KnowledgeCache(10, 1, LRU(), admission="competes", working=4)
+    use(cache, [DOCUMENTS[1]])
+    use(cache, [DOCUMENTS[5]])
+    use(cache, [DOCUMENTS[3]])
+    assert labels_in(cache) == {("d5",), ("d3",)}
+    cache.check_integrity()
+
+
+def test_admission_is_checked():
+    with pytest.raises(ValueError, match="one of always, competes, not 'never'"):
+        KnowledgeCache(10, 1, LRU(), admission="never")
+    with pytest.raises(ValueError, match="does not fit"):
+        KnowledgeCache(10, 1, LRU(), admission="competes", working=10)

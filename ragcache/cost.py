@@ -1,0 +1,178 @@
+"""PrefillCost: how long a prefill takes, given how much of the prompt is cached."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+from ragcache.errors import ConfigError
+
+PROFILE_VERSION = 1
+
+
+class PrefillCost(Protocol):
+    """T(alpha, beta), in seconds: the time to compute `new_tokens` behind `cached_tokens` whose KV is there.
+
+    Never negative, and 0 where nothing is new.
+    """
+
+    def __call__(self, cached_tokens: int, new_tokens: int) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantCost:
+    """Every prefill takes as long, whatever it computes."""
+
+    seconds: float = 1.0
+
+    def __call__(self, cached_tokens: int, new_tokens: int) -> float:
+        del cached_tokens
+        return self.seconds if new_tokens else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PolynomialCost:
+    """T = a·β + b·((α+β)² − α²) microseconds: a for each new token, 2b for each pair that causal attention looks at."""
+
+    a: float
+    b: float
+
+    def __post_init__(self) -> None:
+        for value in (self.a, self.b):
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"a cost of {value} µs is not possible: a and b are numbers of 0 or more")
+
+    def __call__(self, cached_tokens: int, new_tokens: int) -> float:
+        # (α+β)² − α² = β·(2α+β)
+        return new_tokens * (self.a + self.b * (2 * cached_tokens + new_tokens)) * 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyticCost:
+    """An estimate from a model's shape, for want of a measured profile: arithmetic at one sustained rate, no overheads.
+
+    T = (2·P·β + 2·L·W·((α+β)² − α²)) / F, where P is the number of weights (a token multiplies and adds with each),
+    L the layers, W the width of the queries (a query and key pair takes 2·W for the score and 2·W for the value, and
+    causal attention looks at half of (α+β)² − α² pairs), and F the operations a second. The policies compare prices
+    with each other, so that F cancels out of their choices; it only scales the seconds that are reported.
+    """
+
+    weights: int
+    layers: int
+    query_width: int
+    flops: float = 1e11
+
+    def __call__(self, cached_tokens: int, new_tokens: int) -> float:
+        pairs = new_tokens * (2 * cached_tokens + new_tokens)
+        return (2 * self.weights * new_tokens + 2 * self.layers * self.query_width * pairs) / self.flops
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProfile:
+    """T measured on a grid on one machine: `seconds[i][j]` for `cached[i]` and `new[j]` tokens, both ascending.
+
+    Between the grid's points it is bilinear (RAGCache, section 5.1); beyond its edges the plane of the nearest cell
+    goes on, never below 0. `model`, `device`, `dtype` and `threads` say what was measured.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    threads: int
+    cached: tuple[int, ...]
+    new: tuple[int, ...]
+    seconds: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        for name, axis in (("cached", self.cached), ("new", self.new)):
+            if len(axis) < 2 or any(a >= b for a, b in pairwise(axis)) or axis[0] < 0:
+                raise ConfigError(
+                    f"profile: {name!r} must be two or more ascending numbers of tokens, not {list(axis)}"
+                )
+        if self.new[0] < 1:
+            raise ConfigError("profile: 'new' must start at 1 token or more")
+        if len(self.seconds) != len(self.cached) or any(len(row) != len(self.new) for row in self.seconds):
+            raise ConfigError(
+                f"profile: 'seconds' must be {len(self.cached)} rows (cached) of {len(self.new)} times (new)"
+            )
+        if not all(math.isfinite(value) and value > 0 for row in self.seconds for value in row):
+            raise ConfigError("profile: 'seconds' must all be finite and above 0")
+
+    def __call__(self, cached_tokens: int, new_tokens: int) -> float:
+        if not new_tokens:
+            return 0.0
+        i, x = _place(self.cached, cached_tokens)
+        j, y = _place(self.new, new_tokens)
+        low, high = self.seconds[i], self.seconds[i + 1]
+        below = low[j] + (low[j + 1] - low[j]) * y
+        above = high[j] + (high[j + 1] - high[j]) * y
+        return max(0.0, below + (above - below) * x)
+
+    def save(self, file: Path) -> None:
+        file.write_text(json.dumps({"version": PROFILE_VERSION, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: Path) -> PrefillProfile:
+        """The profile in a JSON file; ConfigError if it is none."""
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the profile {file}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise ConfigError(f"the profile {file} is not valid JSON: {error}") from error
+        if not isinstance(found, dict) or found.get("version") != PROFILE_VERSION:
+            version = found.get("version") if isinstance(found, dict) else None
+            raise ConfigError(
+                f"{file} is no prefill profile of version {PROFILE_VERSION} (its version: {version!r}); measure it anew"
+            )
+        try:
+            return cls(
+                model=_text(found, "model"),
+                device=_text(found, "device"),
+                dtype=_text(found, "dtype"),
+                threads=int(found["threads"]),
+                cached=tuple(map(int, found["cached"])),
+                new=tuple(map(int, found["new"])),
+                seconds=tuple(tuple(map(float, row)) for row in found["seconds"]),
+            )
+        except KeyError as error:
+            raise ConfigError(f"the profile {file} lacks {error.args[0]!r}") from error
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"the profile {file} cannot be used: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error
+
+
+def parse_cost(text: str) -> PrefillCost:
+    """`constant`, `a,b` (microseconds, see PolynomialCost) or the file of a profile."""
+    if text == "constant":
+        return ConstantCost()
+    parts = text.split(",")
+    if len(parts) == 2:
+        try:
+            a, b = float(parts[0]), float(parts[1])
+        except ValueError:
+            pass
+        else:
+            return PolynomialCost(a, b)
+    if not Path(text).exists():
+        raise ConfigError(f"{text!r} is no cost: write constant, a,b (such as 50,0.01, in µs) or a profile's file")
+    return PrefillProfile.load(Path(text))
+
+
+def _place(axis: Sequence[int], value: int) -> tuple[int, float]:
+    """The cell that `value` lies in or nearest to, and how far from its lower edge (below 0 or above 1: outside)."""
+    at = min(max(bisect.bisect_right(axis, value) - 1, 0), len(axis) - 2)
+    return at, (value - axis[at]) / (axis[at + 1] - axis[at])
+
+
+def _text(found: dict[str, Any], key: str) -> str:
+    if not isinstance(found[key], str):
+        raise TypeError(f"{key!r} must be a text, not {found[key]!r}")
+    return str(found[key])

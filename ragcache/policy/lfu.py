@@ -1,0 +1,11 @@
+"""LFU: the node with the fewest uses goes first."""
+
+from ragcache.policy.priority import PriorityPolicy
+from ragcache.tree import Node
+
+
+class LFU(PriorityPolicy):
+    """Frequency alone. Uses are counted from 1 while the node lives; what was hot once stays long."""
+
+    def priority(self, node: Node) -> float:
+        return float(node.frequency)
