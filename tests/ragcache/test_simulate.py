@@ -137,8 +137,6 @@ def test_a_damaged_archive_and_a_missing_file(tmp_path):
 def test_wrong_options_are_named(tmp_path, capsys, option, value, message):
     options = {"--trace": str(written(tmp_path, "t.csv", OBJECTS)), "--format": "objects", "--policy": "lru"}
     options |= {"--capacity": "5", option: value}
-    if option == "--curve":
-        pytest.importorskip("matplotlib")
     assert main(["simulate", *[part for pair in options.items() for part in pair]]) == 1
     assert message in capsys.readouterr().err
 
@@ -151,7 +149,6 @@ def test_the_table_is_for_people(tmp_path, capsys):
 
 
 def test_the_curve_is_drawn(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     trace, png = str(written(tmp_path, "trace.csv", OBJECTS)), tmp_path / "curve.png"
     simulated(
         capsys, "--trace", trace, "--format", "objects", "--policy", "all", "--capacity", "4,10", "--curve", str(png)
