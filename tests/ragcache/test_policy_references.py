@@ -1,4 +1,7 @@
-"""ARC, SIEVE, S3-FIFO and W-TinyLFU hit for hit as literal replays of their papers (libCacheSim's counts are in the golden test)."""
+"""ARC, SIEVE, S3-FIFO and W-TinyLFU hit for hit as literal replays of their papers.
+
+libCacheSim's own counts for ARC and SIEVE are in the golden test.
+"""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
