@@ -1,66 +1,42 @@
-"""KnowledgeCache: tree, policy and the memory of the device tier, behind leases.
+"""KnowledgeCache: whose KV is kept, for whom, behind leases.
 
-Who owns which bytes: a tier's capacity is divided into `free`, `cached` (nodes that nobody holds) and `held` (nodes
-under a lease, and memory reserved by a lease for what it computes). The three add up to the capacity at any time.
-Not thread-safe: one thread, the service's, calls it.
+Who owns which bytes: each tier's capacity is divided into `free`, `cached` (nodes that nobody holds) and `held` (nodes
+under a lease or a move, and memory reserved by a lease for what it computes). The three add up to the capacity at any
+time. Not thread-safe: one thread, the service's, calls it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from ragcache.cost import ConstantCost, PrefillCost
+from ragcache.hierarchy import Arrival, Hierarchy
+from ragcache.lease import Lease, Sources
+from ragcache.mover import Mover
 from ragcache.policy import Policy
 from ragcache.segment import Segment
-from ragcache.tree import KnowledgeTree, Node, path_key
+from ragcache.store import DiskTier, HostTier
+from ragcache.tier import Balance, IntegrityError, TierCounts
+from ragcache.tree import DEVICE, HOST, KnowledgeTree, Node, path_key
+from ragcache.write_behind import WriteBehind
 
 ADMISSIONS = ("always", "competes")
 
-
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """Where a tier's bytes are; `total` is its capacity."""
-
-    total: int
-    free: int
-    cached: int
-    held: int
-
-
-@dataclass(slots=True)
-class TierCounts:
-    """Totals of one tier since the start. Hits and misses count segments of leased paths.
-
-    `evictions` made room, `rejections` are newcomers that lost against what was there, `refusals` are leases not given.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    hit_tokens: int = 0
-    missed_tokens: int = 0
-    insertions: int = 0
-    evictions: int = 0
-    rejections: int = 0
-    refusals: int = 0
-
-
-class IntegrityError(AssertionError):
-    """The cache's books do not balance. A bug, never a user's mistake."""
+__all__ = ["ADMISSIONS", "Balance", "IntegrityError", "KnowledgeCache", "Lease", "TierCounts"]
 
 
 class KnowledgeCache:
-    """KV of documents in context, on the device tier.
+    """KV of documents in context, on the device and, if given, on a host and a disk tier below it.
 
-    `capacity` bytes bound everything: what is kept and what running requests compute. With `keep=False` nothing is
+    `capacity` bytes bound the device: what is kept and what running requests compute. With `keep=False` nothing is
     kept after a lease ends, which is what a service without a knowledge cache would do. `cost` prices what a request
-    had to compute, for policies that weigh it.
+    had to compute, for policies that weigh it. `copies` moves KV between device and host, `writes` to and from disk.
 
     Admission: with "always" a newcomer stays when its request ends, and whatever made room for it is gone. With
     "competes" idle nodes leave `working` bytes of the capacity to running requests, and when a request ends its
-    newcomers are given up wherever they would have to displace a node that the policy would rather keep.
+    newcomers are given up wherever they would have to displace a node that the policy would rather keep; on the tiers
+    below, a newcomer likewise may lose.
     """
 
     def __init__(
@@ -73,6 +49,10 @@ class KnowledgeCache:
         cost: PrefillCost | None = None,
         admission: str = "always",
         working: int = 0,
+        host: HostTier | None = None,
+        disk: DiskTier | None = None,
+        copies: Mover | None = None,
+        writes: Mover | None = None,
     ) -> None:
         if capacity < bytes_per_token:
             raise ValueError(f"capacity of {capacity} bytes is less than one token ({bytes_per_token} bytes)")
@@ -80,24 +60,47 @@ class KnowledgeCache:
             raise ValueError(f"admission is one of {', '.join(ADMISSIONS)}, not {admission!r}")
         if not 0 <= working < capacity:
             raise ValueError(f"working memory of {working} bytes does not fit into a capacity of {capacity}")
+        if not keep and (host is not None or disk is not None):
+            raise ValueError("a cache that keeps nothing has no use for a host or a disk tier")
         self.capacity = capacity
         self.bytes_per_token = bytes_per_token
-        self.tree = KnowledgeTree()
-        self.counts = TierCounts()
+        self._contested = admission == "competes"
+        self.hierarchy = Hierarchy(
+            capacity,
+            bytes_per_token,
+            policy,
+            host,
+            disk,
+            contested=self._contested,
+            copies=copies,
+            writes=writes,
+        )
+        self.hierarchy.on_lost = self._break_leases
+        self._write_behind = None if self.hierarchy.disk is None else WriteBehind(self.hierarchy, self.hierarchy.disk)
+        self.tree: KnowledgeTree = self.hierarchy.tree
+        self._device = self.hierarchy.device
+        self._lower = self.hierarchy.lower
+        self._tiers = self.hierarchy.tiers()
         self._policy = policy
         self._keep = keep
         self._cost: PrefillCost = cost or ConstantCost()
-        self._contested = admission == "competes"
         self._stay_limit = capacity - working if self._contested else capacity  # bytes of nodes between requests
         self._uses = 0
         self._leases: set[Lease] = set()
-        self._cached = 0  # bytes of nodes that nobody holds
-        self._held_nodes = 0  # bytes of nodes under a lease
-        self._reserved = 0  # bytes that leases keep for what they compute
+
+    @property
+    def counts(self) -> TierCounts:
+        """The device's."""
+        return self._device.counts
+
+    @property
+    def idle(self) -> bool:
+        """Whether no lease is open and nothing moves."""
+        return not self._leases and not self.hierarchy.moving
 
     def balance(self) -> Balance:
-        held = self._held_nodes + self._reserved
-        return Balance(self.capacity, self.capacity - self._cached - held, self._cached, held)
+        """The device's."""
+        return self._device.balance()
 
     def bytes_of(self, tokens: int) -> int:
         return tokens * self.bytes_per_token
@@ -109,51 +112,73 @@ class KnowledgeCache:
     def lease(self, path: Sequence[Segment], extra_tokens: int, *, namespace: str = "default") -> Lease | None:
         """Holds the longest cached prefix of `path` and reserves memory for the rest and `extra_tokens`.
 
-        Evicts what it must. Returns None, with nothing changed, if running requests hold too much: never waits.
+        Evicts what it must, and starts to bring to the device what lies below it; the lease says when that is done.
+        Returns None, with nothing changed, if running requests hold too much: never waits.
         """
+        device = self._device
         root = self.tree.root(namespace)
         nodes = self.tree.match(root, path)
-        hit_tokens = kept = missed_tokens = 0
+        on_device = there = kept = missed_tokens = 0
         for node in nodes:
-            hit_tokens += node.size
-            if not node.holders:
+            place = node.places[DEVICE]
+            if place is None:
+                break
+            there += 1  # nodes on the device: a prefix of those found
+            on_device += node.size
+            if not place.holders:
                 kept += node.size
         missing = path[len(nodes) :]
         for segment in missing:
             missed_tokens += len(segment.tokens)
+        below = nodes[there:]
+        fetched = sum([node.size for node in below]) * self.bytes_per_token if below else 0
         needed = (missed_tokens + extra_tokens) * self.bytes_per_token
         # all that is cached may go, but for the prefix itself
-        if needed > self.capacity - self._held_nodes - self._reserved - kept * self.bytes_per_token:
-            self.counts.refusals += 1
+        room = device.unheld_limit - kept * self.bytes_per_token
+        if needed + fetched > room or (self._lower and self.hierarchy.has_strays):
+            device.counts.refusals += 1
             return None
-        for node in nodes:
-            self._hold(node)
-            self._use(node)
+        for node in nodes[:there]:
+            device.hold(node)
+            self._raise_use(node)
             self._policy.used(node)
-        if missing:
-            key = nodes[-1].path_key if nodes else root.path_key
-            for segment in missing:
-                key = path_key(key, segment.key)
-                self._policy.missed(key, len(segment.tokens))
-        self._make_room(needed)
-        self._reserved += needed
-        lease = Lease(self, root, tuple(path), nodes, needed, hit_tokens, missed_tokens)
+        if below or missing:
+            self._tell_misses(nodes[-1] if nodes else root, below, missing)
+        found, tokens = self._sources(there, on_device, below)
+        lease = Lease(self, root, tuple(path), nodes, needed, found, tokens, missed_tokens)
         self._leases.add(lease)
-        counts = self.counts
-        counts.hits += len(nodes)
-        counts.misses += len(missing)
-        counts.hit_tokens += hit_tokens
-        counts.missed_tokens += missed_tokens
+        self._count(lease, 1)
+        self._make_room(needed + fetched, below)
+        device.reserved += needed
+        if below:
+            self._fetch(lease, below)
+        if self._lower:
+            self._wait_for_moves(lease)
         return lease
 
     def drop_unheld(self) -> tuple[int, int]:
-        """Gives up every node that no request holds; returns how many nodes and bytes that were."""
-        nodes, size = len(self.tree), self._cached
-        if size:
-            for node in reversed(list(self.tree.nodes())):  # children before parents
-                if not node.holders:
-                    self._drop(node, evicted=False)
+        """Gives up every node that no request holds, on all tiers; returns how many nodes and bytes that were."""
+        nodes, size = len(self.tree), 0
+        for node in reversed(list(self.tree.nodes())):  # children before parents
+            size += self.hierarchy.drop(node)
         return nodes - len(self.tree), size
+
+    def lose_device(self) -> int:
+        """The device's KV is gone, but for what leases hold; returns how many nodes have no copy left.
+
+        What the host or the disk has stays, down to the first node of a path that is on neither.
+        """
+        before = len(self.tree)
+        for node in reversed(list(self.tree.nodes())):
+            place = node.places[DEVICE]
+            if place is not None and not place.holders and not node.below[DEVICE]:
+                self._device.leave(node, evicted=False)
+                if any(node.places):
+                    if self.hierarchy.host is not None:
+                        self.hierarchy.host.mirrored(node)
+                else:
+                    self.hierarchy.forget(node)
+        return before - len(self.tree)
 
     def check_integrity(self) -> None:
         """Recounts everything from the tree and the leases; raises IntegrityError if the books differ."""
@@ -161,29 +186,18 @@ class KnowledgeCache:
         for lease in self._leases:
             for node in lease.nodes:
                 holders[node.id] = holders.get(node.id, 0) + 1
-        cached = held = count = 0
-        for node in self.tree.nodes():
-            count += 1
-            _expect(node.kv is not None, node, "is in the tree without KV")
-            _expect(node.holders == holders.get(node.id, 0), node, f"counts {node.holders} holders")
-            parent = node.parent
-            _expect(parent is not None and parent.children.get(node.key) is node, node, "is not its parent's child")
-            _expect(parent is None or parent.is_root or parent.holders >= 1 or not node.holders, node, "is held alone")
-            evictable = not node.children and not node.holders
-            _expect(self._policy.is_offered(node) == evictable, node, "is wrongly (not) offered to the policy")
-            if node.holders:
-                held += self._size(node)
-            else:
-                cached += self._size(node)
+        self.hierarchy.check(holders)
         reserved = sum(lease.reserved for lease in self._leases)
         balance = self.balance()
-        books = (cached, held, reserved, count)
-        if books != (self._cached, self._held_nodes, self._reserved, len(self.tree)) or balance.free < 0:
-            raise IntegrityError(f"recounted (cached, held, reserved, nodes) {books}, the books say {balance}")
-        if balance.free + balance.cached + balance.held != balance.total:
-            raise IntegrityError(f"free + cached + held is not the total: {balance}")
+        if reserved != self._device.reserved:
+            raise IntegrityError(f"leases reserve {reserved} bytes, the books say {self._device.reserved}: {balance}")
 
-    def _commit(self, lease: Lease, kv: Sequence[Any]) -> None:
+    def close(self) -> None:
+        """Finishes what moves. Leases are the caller's to release first."""
+        self.hierarchy.close()
+
+    def commit(self, lease: Lease, kv: Sequence[Any]) -> None:
+        """For Lease.commit."""
         if not kv:
             return
         # PGDSF (3), learned by whatever this request missed: T(alpha, beta) / beta
@@ -193,166 +207,152 @@ class KnowledgeCache:
             node = parent.children.get(segment.key)
             if node is None:
                 node = self.tree.insert(parent, segment)
-                node.kv = memory
-                node.holders = 1
-                size = self._size(node)
-                lease.reserved -= size
-                self._reserved -= size
-                self._held_nodes += size
-                self.counts.insertions += 1
-                self._use(node)
-                node.missed(price)
-                self._policy.inserted(node)
-                lease.newcomers += 1
+                self._enter(lease, node, memory, price)
             elif node.tokens != segment.tokens:  # a digest collision: this KV stays the request's own
                 break
             else:
-                self._hold(node)
-                self._use(node)
-                node.missed(price)
-                self._policy.used(node)
+                place = node.places[DEVICE]
+                if place is None:  # somebody else was faster, and it has left the device again
+                    self._enter(lease, node, memory, price)
+                    if self.hierarchy.host is not None:
+                        self.hierarchy.host.mirrored(node)
+                elif place.copy is None:  # on its way for somebody else: this KV stays the request's own
+                    break
+                else:
+                    self._device.hold(node)
+                    self._raise_use(node)
+                    node.missed(price)
+                    self._policy.used(node)
             lease.nodes.append(node)
             parent = node
 
-    def _release(self, lease: Lease) -> None:
+    def end(self, lease: Lease) -> None:
+        """For Lease.release."""
         self._leases.remove(lease)
-        self._reserved -= lease.reserved
+        self._device.reserved -= lease.reserved
         lease.reserved = 0
+        if self._lower:
+            self.hierarchy.keep_upper(lease.nodes)
         for node in reversed(lease.nodes):
-            node.holders -= 1
-            if not node.holders:
-                size = self._size(node)
-                self._held_nodes -= size
-                self._cached += size
-                if not node.children:
-                    self._policy.offer(node)
-
-    def _hold(self, node: Node) -> None:
-        if not node.holders:
-            size = self._size(node)
-            self._cached -= size
-            self._held_nodes += size
-            if not node.children:
-                self._policy.withdraw(node)
-        node.holders += 1
-
-    def _use(self, node: Node) -> None:
-        self._uses += 1
-        node.frequency += 1
-        node.last_use = self._uses
-
-    def _make_room(self, needed: int) -> None:
-        while self.capacity - self._cached - self._held_nodes - self._reserved < needed:
-            self._evict(self._victim())
-
-    def _victim(self) -> Node:
-        """The node that the policy gives up next. The caller knows that there is one."""
-        try:
-            return self._policy.victim()
-        except LookupError as error:
-            raise IntegrityError(f"nothing to evict although {self._cached} bytes are cached") from error
-
-    def _evict(self, node: Node) -> None:
-        self.counts.evictions += 1
-        self._drop(node, evicted=True)
-
-    def _drop(self, node: Node, *, evicted: bool) -> None:
-        self.tree.remove(node)
-        self._policy.removed(node, evicted=evicted)
-        node.kv = None
-        self._cached -= self._size(node)
-        parent = node.parent
-        if parent is not None and not parent.is_root and not parent.holders and not parent.children:
-            self._policy.offer(parent)
-
-    def _settle(self, lease: Lease) -> None:
-        """Who stays, now that the request has ended: its newcomers, or what they would displace."""
-        newcomers = set(lease.nodes[len(lease.nodes) - lease.newcomers :]) if lease.newcomers else set()
-        while (excess := self._cached + self._held_nodes - self._stay_limit) > 0:
-            victims: list[Node] = []
-            loser = None
-            while excess > 0 and loser is None:
-                try:
-                    victim = self._policy.victim()
-                except LookupError:
-                    break
-                if victim in newcomers:
-                    loser = victim
-                else:
-                    self._policy.withdraw(victim)  # asked for the next in line
-                    victims.append(victim)
-                    excess -= self._size(victim)
-            for victim in victims:
-                self._policy.offer(victim)
-            if loser is not None:  # the others stay, and the clock with them
-                self.counts.rejections += 1
-                self._drop(loser, evicted=False)
-            elif victims:
-                for victim in victims:
-                    self._evict(victim)
-            else:  # the rest is held: its memory is that of running requests until they end
-                return
-
-    def _size(self, node: Node) -> int:
-        return node.size * self.bytes_per_token
-
-    def _end_lease(self, lease: Lease) -> None:
-        self._release(lease)
+            self._device.release(node)
         if not self._keep:
             self.drop_unheld()
         elif self._contested:
             self._settle(lease)
+        if self._write_behind is not None:
+            self._write_behind.add(lease.nodes)
 
+    def _enter(self, lease: Lease, node: Node, memory: Any, price: float) -> None:
+        """KV that the request computed becomes the device's."""
+        size = node.size * self.bytes_per_token
+        lease.reserved -= size
+        self._device.reserved -= size
+        self._raise_use(node)
+        node.missed(price)
+        self._device.enter(node, memory)
+        lease.newcomers += 1
 
-@dataclass(slots=True, eq=False)
-class Lease:
-    """KV that one request may read, and memory that it may fill, until it is released.
+    def _raise_use(self, node: Node) -> None:
+        """Asked for once more; the tiers below that have it learn so, the device is the caller's to tell."""
+        self._uses += 1
+        node.frequency += 1
+        node.last_use = self._uses
+        for tier in self._lower:
+            if node.places[tier.index] is not None:
+                tier.policy.used(node)
 
-    A context manager; releasing twice is harmless. `nodes` are held in path order: those that were cached, and from
-    `commit` on those that were computed.
-    """
+    def _tell_misses(self, last: Node, below: Sequence[Node], missing: Sequence[Segment]) -> None:
+        """Each tier's policy learns what it lacks of what is asked for, but for what a faster tier has."""
+        for node in below:
+            self._policy.missed(node.path_key, node.size)
+            if self.hierarchy.host is not None and node.places[HOST] is None:
+                self.hierarchy.host.policy.missed(node.path_key, node.size)
+        key = last.path_key
+        for segment in missing:
+            key = path_key(key, segment.key)
+            self._policy.missed(key, len(segment.tokens))
+            for tier in self._lower:
+                tier.policy.missed(key, len(segment.tokens))
 
-    _cache: KnowledgeCache
-    root: Node
-    path: tuple[Segment, ...]
-    nodes: list[Node]
-    reserved: int
-    cached_tokens: int  # of the segments that were found
-    missed_tokens: int  # of the others
-    newcomers: int = 0  # how many nodes of the path's end this request brought
-    cached: int = field(init=False)  # how many segments of the path were found
-    _open: bool = True
+    def _sources(self, there: int, on_device: int, below: Sequence[Node]) -> tuple[Sources, Sources]:
+        """How many nodes were found on each tier, and their tokens."""
+        if not below:
+            return (there, 0, 0), (on_device, 0, 0)
+        on_host = [node.size for node in below if len(node.places) > HOST and node.places[HOST] is not None]
+        rest = sum(node.size for node in below) - sum(on_host)
+        return (there, len(on_host), len(below) - len(on_host)), (on_device, sum(on_host), rest)
 
-    def __post_init__(self) -> None:
-        self.cached = len(self.nodes)
+    def _count(self, lease: Lease, sign: int) -> None:
+        """Hits and misses of a lease by tier, or (with sign -1) what it turned out not to be."""
+        missed, missed_tokens = len(lease.path), lease.cached_tokens + lease.missed_tokens
+        for tier in self._tiers:
+            hits, tokens = lease.cached_nodes[tier.index], lease.cached_by_tier[tier.index]
+            missed -= hits
+            missed_tokens -= tokens
+            counts = tier.counts
+            counts.hits += sign * hits
+            counts.misses += sign * missed
+            counts.hit_tokens += sign * tokens
+            counts.missed_tokens += sign * missed_tokens
 
-    @property
-    def missing(self) -> tuple[Segment, ...]:
-        return self.path[self.cached :]
+    def _make_room(self, needed: int, below: Sequence[Node]) -> None:
+        device = self._device
+        if device.free >= needed:
+            return
+        # what is to be loaded must not be what makes room for others on its tier
+        held = [(tier, node) for node in below for tier in self._lower if node.places[tier.index] is not None]
+        for tier, node in held:
+            tier.hold(node)
+        while device.free < needed:
+            try:
+                victim = device.victim()
+            except LookupError as error:
+                raise IntegrityError(f"nothing to evict although {device.cached} bytes are cached") from error
+            self.hierarchy.evict(victim)
+        for tier, node in held:
+            tier.release(node)
 
-    def commit(self, kv: Sequence[Any]) -> None:
-        """Hands over the KV of the missing segments, complete and in order. Call at most once, while open.
+    def _fetch(self, lease: Lease, below: Sequence[Node]) -> None:
+        for node in below:
+            self._raise_use(node)
+            self.hierarchy.expect(node)  # held by the lease from now on
+        for node in below:
+            if lease.broken:
+                return
+            self.hierarchy.fetch(node)
 
-        Where another request was faster, its node serves and this KV stays with the caller until release.
-        """
-        if not self._open or len(kv) != len(self.missing) or len(self.nodes) != self.cached:
-            raise ValueError("a lease is committed once, while open, with the KV of every missing segment")
-        self._cache._commit(self, kv)
+    def _wait_for_moves(self, lease: Lease) -> None:
+        """A lease is ready when what it reads has come, and what it fills is free."""
+        arrivals: list[Arrival] = list(self.hierarchy.swapping_out) if lease.reserved else []
+        for node in lease.nodes:
+            place = node.places[DEVICE]
+            if place is not None and place.arrival is not None:
+                arrivals.append(place.arrival)
+        for arrival in arrivals:
+            lease.waiting += 1
+            arrival.callbacks.append(lease.arrived)
 
-    def release(self) -> None:
-        if self._open:
-            self._open = False
-            self._cache._end_lease(self)
+    def _break_leases(self, node: Node) -> None:
+        """The node cannot be loaded: whoever counted on it has to ask anew."""
+        for lease in list(self._leases):
+            if node in lease.nodes:
+                if not lease.broken:
+                    self._count(lease, -1)
+                for lost in reversed(lease.cut(lease.nodes.index(node))):
+                    self._device.release(lost)
+                lease.tell()
 
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-
-def _expect(condition: bool, node: Node, problem: str) -> None:
-    if not condition:
-        raise IntegrityError(f"node {node.id} ({node.label!r}) {problem}")
+    def _settle(self, lease: Lease) -> None:
+        """Who stays, now that the request has ended: its newcomers, or what they would displace."""
+        device = self._device
+        newcomers = set(lease.nodes[len(lease.nodes) - lease.newcomers :]) if lease.newcomers else set()
+        while (excess := device.cached + device.held_nodes - self._stay_limit) > 0:
+            victims, loser = device.contest(excess, newcomers)
+            if loser is not None:  # the others stay, and the clock with them
+                device.counts.rejections += 1
+                self.hierarchy.evict(loser, evicted=False)
+            elif victims:
+                for victim in victims:
+                    self.hierarchy.evict(victim)
+            else:  # the rest is held: its memory is that of running requests until they end
+                return

@@ -14,6 +14,9 @@ from typing import Any
 
 from ragcache.segment import Segment
 
+# tiers, fastest first: the index of `Node.places` and `Node.below`
+DEVICE, HOST, DISK = range(3)
+
 _ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: multiplying by it spreads the bits of small differences
 _WORD = 2**64 - 1
 
@@ -27,13 +30,24 @@ def path_key(parent: int, key: bytes) -> int:
 
 
 @dataclass(slots=True, eq=False)
+class Place:
+    """A node's KV on one tier. `copy` is opaque here, and None while it is on its way, which `arrival` then tells of.
+    `holders` keep it there."""
+
+    copy: Any = None
+    holders: int = 0
+    arrival: Any = None
+
+
+@dataclass(slots=True, eq=False)
 class Node:
     """One segment in the context of its ancestors.
 
-    `path_key` names the path down to here, `size` counts its own tokens. `kv` is the KV memory, opaque here;
-    `holders` the leases that hold the node, each of which holds all its ancestors too; `frequency` its uses since it
-    was made, `last_use` the cache's use counter at the last of them. `misses` counts the requests that had to compute
-    the node, and `seconds_per_token` is the mean over them of what a token they computed cost.
+    `path_key` names the path down to here, `size` counts its own tokens. For each tier, `places` says where its KV lies
+    there, if it does, and `below` how many of its children have a place on that tier: a node without any is a leaf of
+    it. `frequency` counts its uses since it was made, `last_use` is the cache's use counter at the last of them.
+    `misses` counts the requests that had to compute the node, and `seconds_per_token` is the mean over them of what a
+    token they computed cost.
     """
 
     id: int
@@ -43,8 +57,8 @@ class Node:
     tokens: Sequence[int]
     path_key: int
     size: int
-    kv: Any = None
-    holders: int = 0
+    places: list[Place | None]
+    below: list[int]
     frequency: int = 0
     last_use: int = 0
     misses: int = 0
@@ -55,6 +69,27 @@ class Node:
     def is_root(self) -> bool:
         return self.parent is None
 
+    @property
+    def kv(self) -> Any:
+        """The KV on the device; None if it is not there, or not yet."""
+        place = self.places[DEVICE]
+        return None if place is None else place.copy
+
+    @property
+    def holders(self) -> int:
+        """How many leases and moves hold the node on the device; each holds all its ancestors there, too."""
+        place = self.places[DEVICE]
+        return 0 if place is None else place.holders
+
+    def path(self) -> list[Node]:
+        """The nodes from the root's child down to this one."""
+        nodes = []
+        node: Node | None = self
+        while node is not None and node.parent is not None:
+            nodes.append(node)
+            node = node.parent
+        return nodes[::-1]
+
     def missed(self, seconds_per_token: float) -> None:
         """A request computed the node at this price: PGDSF (3) is the mean over those that missed."""
         self.misses += 1
@@ -62,9 +97,13 @@ class Node:
 
 
 class KnowledgeTree:
-    """Look-up, insert and remove of nodes under one root a namespace. Roots hold no KV and are not counted."""
+    """Look-up, insert and remove of nodes under one root a namespace. Roots hold no KV and are not counted.
 
-    def __init__(self) -> None:
+    `tiers` is how many tiers its nodes may have places on.
+    """
+
+    def __init__(self, tiers: int = 1) -> None:
+        self._tiers = tiers
         self._roots: dict[str, Node] = {}
         self._next_id = 0
         self._count = 0
@@ -105,9 +144,9 @@ class KnowledgeTree:
         return node
 
     def remove(self, node: Node) -> None:
-        """Takes out a leaf that nobody holds; ValueError for any other node."""
-        if node.parent is None or node.children or node.holders:
-            raise ValueError(f"node {node.id} ({node.label!r}) is a root, has children or is held")
+        """Takes out a leaf that is on no tier; ValueError for any other node."""
+        if node.parent is None or node.children or any(node.places):
+            raise ValueError(f"node {node.id} ({node.label!r}) is a root, has children or has KV")
         del node.parent.children[node.key]
         self._count -= 1
 
@@ -123,4 +162,5 @@ class KnowledgeTree:
     def _node(self, parent: Node | None, key: bytes, label: str, tokens: Sequence[int]) -> Node:
         self._next_id += 1
         path = path_key(parent.path_key if parent else 0, key)
-        return Node(self._next_id, parent, key, label, tokens, path, len(tokens))
+        count = self._tiers
+        return Node(self._next_id, parent, key, label, tokens, path, len(tokens), [None] * count, [0] * count)

@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from ragcache.cache import ADMISSIONS, Balance, IntegrityError, KnowledgeCache, Lease
 from ragcache.policy import LRU, POLICIES
 from ragcache.segment import Segment
-from ragcache.tree import Node
+from ragcache.tree import DEVICE, Node, Place
 
 SYSTEM = Segment.of("system", [1, 2, 3])
 DOCUMENTS = [Segment.of(f"d{i}", [10 + i] * (1 + i % 4)) for i in range(7)]
@@ -272,19 +272,27 @@ def test_the_integrity_check_notices_what_it_claims_to():
     def leaf(cache: KnowledgeCache) -> Node:
         return next(node for node in cache.tree.nodes() if not node.children)
 
+    def place(node: Node) -> Place:
+        found = node.places[DEVICE]
+        assert found is not None
+        return found
+
     def hold_alone(cache: KnowledgeCache, lease: Lease) -> None:
-        lease.nodes[0].holders, leaf(cache).holders = 0, 1
+        place(lease.nodes[0]).holders, place(leaf(cache)).holders = 0, 1
         lease.nodes[0] = leaf(cache)
 
     breaks = {
-        "is in the tree without KV": lambda _, lease: setattr(lease.nodes[0], "kv", None),
-        "counts 0 holders": lambda _, lease: setattr(lease.nodes[0], "holders", 0),
+        "is in the tree without KV": lambda cache, _: leaf(cache).places.__setitem__(DEVICE, None),
+        "has no KV on the device": lambda cache, _: setattr(place(leaf(cache)), "copy", None),
+        "counts 0 holders": lambda _, lease: setattr(place(lease.nodes[0]), "holders", 0),
+        "miscounts its children": lambda _, lease: lease.nodes[0].below.__setitem__(DEVICE, 2),
         "is held alone": hold_alone,
         "is not its parent's child": lambda cache, _: setattr(leaf(cache), "parent", cache.tree.root("elsewhere")),
         "offered": lambda cache, _: cache._policy.withdraw(leaf(cache)),
-        "recounted": lambda cache, _: setattr(cache, "_reserved", 3),
+        "leases reserve 2 bytes": lambda cache, _: setattr(cache.hierarchy.device, "reserved", 3),
+        "recounted": lambda cache, _: setattr(cache.hierarchy.device, "cached", 5),
         "the books say": lambda cache, _: setattr(cache.tree, "_count", 3),
-        "free=-1": lambda cache, _: setattr(cache, "capacity", 5),
+        "free=-1": lambda cache, _: setattr(cache.hierarchy.device, "capacity", 5),
     }
     for message, break_it in breaks.items():
         with pytest.raises(IntegrityError, match=message):
@@ -452,7 +460,7 @@ class Traffic(RuleBasedStateMachine):
             for lease in pair:
                 for depth, node in enumerate(lease.nodes):
                     assert node.kv.content == tuple(tuple(s.tokens) for s in lease.path[: depth + 1])
-                assert lease._cache.tree.match(lease.root, lease.path)[: len(lease.nodes)] == lease.nodes
+                assert lease.lender.tree.match(lease.root, lease.path)[: len(lease.nodes)] == lease.nodes
 
     @invariant()
     def equal_calls_give_equal_trees(self) -> None:

@@ -1,6 +1,7 @@
 """What every policy promises, whatever its rule: the contract tests are one mixin, and each policy passes it."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ class Tier:
         self.tree = KnowledgeTree()
         self.root = self.tree.root("default")
         self.clock = 0
+        self.holders: Counter[int] = Counter()
         self.evicted: list[int] = []
 
     @property
@@ -36,7 +38,7 @@ class Tier:
 
     @property
     def evictable(self) -> set[int]:
-        return {node.id for node in self.tree.nodes() if not node.children and not node.holders}
+        return {node.id for node in self.tree.nodes() if not node.children and not self.holders[node.id]}
 
     def use(self, node: Node) -> None:
         self.clock += 1
@@ -59,21 +61,21 @@ class Tier:
             self.free(parent)
 
     def hold(self, node: Node) -> None:
-        if not node.holders and not node.children:
+        if not self.holders[node.id] and not node.children:
             self.policy.withdraw(node)
-        node.holders += 1
+        self.holders[node.id] += 1
 
     def free(self, node: Node) -> None:
-        node.holders -= 1
-        if not node.holders and not node.children:
+        self.holders[node.id] -= 1
+        if not self.holders[node.id] and not node.children:
             self.policy.offer(node)
 
     def remove(self, node: Node, *, evicted: bool) -> None:
         parent = node.parent
         assert parent is not None
-        self.tree.remove(node)  # raises for what is held or has children
+        self.tree.remove(node)  # raises for what has children
         self.policy.removed(node, evicted=evicted)
-        if not parent.is_root and not parent.holders and not parent.children:
+        if not parent.is_root and not self.holders[parent.id] and not parent.children:
             self.policy.offer(parent)
 
     def evict(self) -> None:
@@ -99,7 +101,7 @@ class Tier:
             self.policy.used(chosen)
         elif what == "hold":
             self.hold(chosen)
-        elif what == "free" and chosen.holders:
+        elif what == "free" and self.holders[chosen.id]:
             self.free(chosen)
         elif what == "evict":
             self.evict()
@@ -129,7 +131,7 @@ class Contract:
         for action in actions:
             tier.act(*action)
         for node in tier.nodes:
-            while node.holders:
+            while tier.holders[node.id]:
                 tier.free(node)
         for _ in range(len(tier.tree)):
             tier.evict()

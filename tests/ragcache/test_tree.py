@@ -3,7 +3,7 @@
 import pytest
 
 from ragcache.segment import Segment
-from ragcache.tree import KnowledgeTree
+from ragcache.tree import DEVICE, KnowledgeTree, Place
 
 
 def segment(*tokens: int) -> Segment:
@@ -78,11 +78,11 @@ def test_only_free_leaves_can_be_removed():
     root = tree.root("default")
     parent = tree.insert(root, S)
     leaf = tree.insert(parent, A)
-    leaf.holders = 1
+    leaf.places[DEVICE] = Place()
     for node in (root, parent, leaf):
-        with pytest.raises(ValueError, match="root, has children or is held"):
+        with pytest.raises(ValueError, match="root, has children or has KV"):
             tree.remove(node)
-    leaf.holders = 0
+    leaf.places[DEVICE] = None
     tree.remove(leaf)
     tree.remove(parent)
     assert len(tree) == 0
