@@ -95,10 +95,10 @@ def _medians(works: Sequence[Callable[[], object]], runs: int) -> list[float]:
 def _in_words(report: dict[str, Any]) -> str:
     lines = [f"a node of {report['tokens']:,} tokens, {report['rows'][0]['bytes'] / 1e6:.1f} MB on the device"]
     for row in report["rows"]:
+        rate = f"{row['seconds'] * 1e3:6.2f} ms {row['bytes_per_second'] / 1e9:5.1f} GB/s"
         lines += [
-            f"  {row['move']}  as {row['stored']:<9}{row['seconds'] * 1e3:6.2f} ms"
-            f" {row['bytes_per_second'] / 1e9:5.1f} GB/s  {row['ratio']:.2f}x a plain copy ({row['plain_seconds'] * 1e3:.2f} ms),"
-            f" {row['stored_ratio']:.2f}x one of the bytes as stored"
+            f"  {row['move']}  as {row['stored']:<9}{rate}  {row['ratio']:.2f}x a plain copy"
+            f" ({row['plain_seconds'] * 1e3:.2f} ms), {row['stored_ratio']:.2f}x one of the bytes as stored"
         ]
     return "\n".join(lines)
 

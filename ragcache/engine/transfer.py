@@ -101,7 +101,10 @@ class KVTransfer:
 
     @_memory_or_error()
     def empty_host(self, tokens: int) -> HostKV:
-        """Host memory for `tokens`, to read a record into."""
+        """Host memory for `tokens`, to read a record into.
+
+        On CUDA it is pinned: torch takes that in powers of two, and keeps what is dropped for the next.
+        """
         shape = self.layout.shape(tokens)
         if self._stream is None:
             return HostKV(on_pages(shape, self.stored))

@@ -1,5 +1,6 @@
 """KV comes back from host memory and from bytes as it was, or is refused; and the thread that moves it stays alone."""
 
+import contextlib
 import math
 import random
 import threading
@@ -208,6 +209,55 @@ def test_torchs_own_words_for_exhaustion_are_understood_and_others_left_alone(mo
     fails("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
         FLOAT16.empty_host(5)
+
+
+class FakeStream:
+    """Stands in for a CUDA stream where there is no CUDA: notes what is asked of it, and when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        empty, copy = torch.empty, torch.Tensor.copy_
+
+        def noted_copy(into: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+            self.asked.append("copy" if non_blocking else "waiting copy")
+            return copy(into, source)
+
+        def noted_empty(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+            self.asked.append("pinned" if pin_memory else "pageable")
+            return empty(*shape, **options)
+
+        monkeypatch.setattr(torch.cuda, "default_stream", lambda device: f"engine's on {device}")
+        monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext(self.asked.append("enter")))
+        monkeypatch.setattr(torch.Tensor, "copy_", noted_copy)
+        monkeypatch.setattr(torch, "empty", noted_empty)
+
+    def wait_stream(self, other: str) -> None:
+        self.asked.append(f"wait for {other}")
+
+    def synchronize(self) -> None:
+        self.asked.append("synchronise")
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+def test_on_cuda_copies_run_on_a_stream_behind_the_engines_and_have_ended(stored, monkeypatch):
+    span, spoiled = span_of(20), span_of(20)
+    spoiled.data[1, 1, 1, 1, 1] = 1e6
+    transfer = KVTransfer(LAYOUT, CPU, stored)
+    stream = FakeStream(monkeypatch)
+    transfer._stream = stream  # type: ignore[assignment]
+    side = ["wait for engine's on cpu", "enter", "copy", "synchronise"]
+    host = transfer.to_host(span)
+    assert stream.asked == ["pinned", *side]
+    stream.asked.clear()
+    back = transfer.adopt(host)  # host memory is not the device's
+    assert stream.asked == side
+    assert torch.equal(back.data, span.data.to(stored).float())
+    assert back.data.data_ptr() != host.data.data_ptr()
+    if stored == torch.float16:
+        stream.asked.clear()
+        with pytest.raises(TransferError, match="cannot hold"):
+            transfer.payload(spoiled)
+        assert stream.asked[-1] == "synchronise"
 
 
 def test_other_stored_dtypes_are_refused_by_name():
