@@ -26,6 +26,7 @@ STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # elements converted and then checked at once: 1 MiB of float32 and half of it in float16, which is still in the
 # cache when it is checked, in few enough steps that taking the interpreter's lock between them does not show
 _CHUNK = 2**18
+_EXHAUSTED = ("out of memory", "allocate memory")
 
 
 @contextlib.contextmanager
@@ -33,8 +34,8 @@ def _memory_or_error() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch has a class for a full device, but not for a full host
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        # torch has a class for a full device, but not for a full host: its words are what there is
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _EXHAUSTED):
             raise
         raise TransferError(f"no memory to move KV: {error}", reason="memory") from error
 
