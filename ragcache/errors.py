@@ -1,5 +1,7 @@
 """The errors of this package: each says what was wrong, where, and what to do."""
 
+from typing import Literal
+
 
 class RagCacheError(Exception):
     """Base of every error that is meant for the user's eyes."""
@@ -11,6 +13,17 @@ class ConfigError(RagCacheError):
 
 class ModelError(RagCacheError):
     """A model that is missing, unreadable or of a kind the engine cannot run exactly."""
+
+
+class TransferError(RagCacheError):
+    """KV that cannot be moved to another tier.
+
+    `reason` is "overflow" for values that the stored dtype cannot hold, "memory" where there is none left.
+    """
+
+    def __init__(self, message: str, *, reason: Literal["overflow", "memory"]) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class EngineError(RagCacheError):

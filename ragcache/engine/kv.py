@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,11 +26,22 @@ class KVLayout:
 
     def allocate(self, tokens: int, device: torch.device) -> KVSpan:
         """An empty span with room for `tokens`. The memory is untouched until tokens are written."""
-        shape = (self.layers, 2, self.kv_heads, tokens, self.head_dim)
         if device.type != "cpu":
-            return KVSpan(torch.empty(shape, dtype=self.dtype, device=device))
-        memory = torch.frombuffer(_pages(tokens * self.bytes_per_token), dtype=self.dtype)
-        return KVSpan(memory.view(shape))
+            return KVSpan(torch.empty(self.shape(tokens), dtype=self.dtype, device=device))
+        return KVSpan(on_pages(self.shape(tokens), self.dtype))
+
+    def shape(self, tokens: int) -> tuple[int, int, int, int, int]:
+        """Of the one tensor that holds `tokens`."""
+        return self.layers, 2, self.kv_heads, tokens, self.head_dim
+
+
+def on_pages(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of zeros in host memory of its own, untouched until written. Raises MemoryError if there is none."""
+    try:
+        pages = _pages(math.prod(shape) * dtype.itemsize)
+    except OSError as error:
+        raise MemoryError(f"no memory for KV of shape {tuple(shape)}: {error}") from error
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 def _pages(size: int) -> mmap.mmap:

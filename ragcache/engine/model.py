@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from ragcache.engine.attention import ATTENTION_NAME, PackedPlan, SequencePlan, SpanWrite, packed_attention
 from ragcache.engine.checkpoint import Checkpoint, load_config
+from ragcache.engine.fingerprint import fingerprint_of
 from ragcache.engine.kv import KVLayout, KVSpan
 from ragcache.engine.packed_linear import pack_linears
 from ragcache.errors import ModelError
@@ -43,18 +44,20 @@ class StepInput:
 class TorchModel:
     """A decoder-only model whose KV lives in spans.
 
-    `forward` computes a packed step and returns the logits of each sequence's last token.
+    `forward` computes a packed step and returns the logits of each sequence's last token. Models of one `fingerprint`
+    compute the same KV; it has to be given if the module's linear layers are packed.
     """
 
-    def __init__(self, module: PreTrainedModel, name: str) -> None:
+    def __init__(self, module: PreTrainedModel, name: str, fingerprint: bytes | None = None) -> None:
         config = module.config.get_text_config()
         self.name = name
+        self.fingerprint = fingerprint or fingerprint_of(module)
         self.module = module
         self.device = module.device
         try:
             self.vocab_size = int(config.vocab_size)
             self.context_length = _context_length(config)
-            self.layout = _layout(config, module.dtype)
+            self.layout = layout_of(config, module.dtype)
         except AttributeError as error:
             raise ModelError(f"{name!r} ({type(module).__name__}) is no decoder with attention: {error}") from error
         self.eos_tokens = _eos_tokens(module)
@@ -78,13 +81,14 @@ class TorchModel:
         module, info = loaded
         if missing := sorted(info["missing_keys"]):  # transformers would make them up
             raise ModelError(f"{checkpoint.name!r} lacks {len(missing)} of its weights, {missing[0]} for one")
+        fingerprint = fingerprint_of(module)
         module = module.eval().to(where)
         with torch.inference_mode():
             if pack_linears(module):
                 # what was packed is a copy; copy the rest too, and the file's pages leave the process's memory
                 for parameter in module.parameters():
                     parameter.data = parameter.data.clone()
-        return cls(module, checkpoint.name)
+        return cls(module, checkpoint.name, fingerprint)
 
     @torch.inference_mode()
     def forward(self, steps: Sequence[StepInput]) -> Tensor:
@@ -178,7 +182,8 @@ def _plan(step: StepInput, first: int) -> SequencePlan:
     )
 
 
-def _layout(config: Any, dtype: torch.dtype) -> KVLayout:
+def layout_of(config: Any, dtype: torch.dtype) -> KVLayout:
+    """Shape of the KV of a decoder with this text configuration. AttributeError if it has no attention."""
     heads = config.num_attention_heads
     return KVLayout(
         layers=config.num_hidden_layers,

@@ -1,0 +1,40 @@
+"""The benchmark of the tiers has a row for each move and says in it what it was held against."""
+
+import json
+
+import pytest
+import torch
+
+from eval import bench_tiers
+from ragcache.engine.kv import KVLayout
+
+LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=16, dtype=torch.float32)
+
+
+def test_every_move_is_measured_against_a_plain_copy() -> None:
+    rows = bench_tiers.measure(LAYOUT, tokens=50, runs=3)
+    moves = [(row["move"], row["stored"]) for row in rows]
+    assert moves == [(move, stored) for stored in ("float32", "float16") for move in ("device→host", "host→device")]
+    for row in rows:
+        assert row["bytes"] == 50 * LAYOUT.bytes_per_token
+        assert row["bytes_per_second"] == pytest.approx(row["bytes"] / row["seconds"])
+        assert row["ratio"] == pytest.approx(row["plain_seconds"] / row["seconds"])
+        assert row["stored_ratio"] == pytest.approx(row["plain_stored_seconds"] / row["seconds"])
+
+
+@pytest.mark.real
+def test_the_default_models_node_moves_at_half_the_speed_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert bench_tiers.main(["--json", "--tokens", "400", "--runs", "5"]) == 0
+    finally:
+        torch.set_num_threads(before)
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"][0]["bytes"] == 400 * 46080
+    assert all(row["ratio"] > 0.5 for row in report["rows"] if row["move"] == "host→device")
+
+
+def test_impossible_sizes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench_tiers.main(["--tokens", "0"])
+    assert "must be at least 1" in capsys.readouterr().err
