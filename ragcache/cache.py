@@ -7,7 +7,7 @@ time. Not thread-safe: one thread, the service's, calls it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ragcache.cost import ConstantCost, PrefillCost
@@ -16,9 +16,9 @@ from ragcache.lease import Lease, Sources
 from ragcache.mover import Mover
 from ragcache.policy import Policy
 from ragcache.segment import Segment
-from ragcache.store import DiskTier, HostTier
+from ragcache.store import DiskTier, HostTier, Learned, Record
 from ragcache.tier import Balance, IntegrityError, TierCounts
-from ragcache.tree import DEVICE, HOST, KnowledgeTree, Node, path_key
+from ragcache.tree import DEVICE, DISK, HOST, KnowledgeTree, Node, path_key
 from ragcache.write_behind import WriteBehind
 
 ADMISSIONS = ("always", "competes")
@@ -86,6 +86,7 @@ class KnowledgeCache:
         self._cost: PrefillCost = cost or ConstantCost()
         self._stay_limit = capacity - working if self._contested else capacity  # bytes of nodes between requests
         self._uses = 0
+        self.activity = 0  # changes with whatever a caller changes
         self._leases: set[Lease] = set()
 
     @property
@@ -97,6 +98,15 @@ class KnowledgeCache:
     def idle(self) -> bool:
         """Whether no lease is open and nothing moves."""
         return not self._leases and not self.hierarchy.moving
+
+    @property
+    def unwritten(self) -> int:
+        """Nodes that wait to be written to disk."""
+        return 0 if self._write_behind is None else len(self._write_behind)
+
+    def on_room(self, callback: Callable[[], None]) -> None:
+        """To be called when a move has ended: who was refused a lease may get one now."""
+        self.hierarchy.on_room = callback
 
     def balance(self) -> Balance:
         """The device's."""
@@ -115,6 +125,7 @@ class KnowledgeCache:
         Evicts what it must, and starts to bring to the device what lies below it; the lease says when that is done.
         Returns None, with nothing changed, if running requests hold too much: never waits.
         """
+        self.activity += 1
         device = self._device
         root = self.tree.root(namespace)
         nodes = self.tree.match(root, path)
@@ -158,6 +169,7 @@ class KnowledgeCache:
 
     def drop_unheld(self) -> tuple[int, int]:
         """Gives up every node that no request holds, on all tiers; returns how many nodes and bytes that were."""
+        self.activity += 1
         nodes, size = len(self.tree), 0
         for node in reversed(list(self.tree.nodes())):  # children before parents
             size += self.hierarchy.drop(node)
@@ -168,6 +180,7 @@ class KnowledgeCache:
 
         What the host or the disk has stays, down to the first node of a path that is on neither.
         """
+        self.activity += 1
         before = len(self.tree)
         for node in reversed(list(self.tree.nodes())):
             place = node.places[DEVICE]
@@ -182,19 +195,58 @@ class KnowledgeCache:
 
     def check_integrity(self) -> None:
         """Recounts everything from the tree and the leases; raises IntegrityError if the books differ."""
+        for _ in self.audit():
+            pass
+
+    def audit(self) -> Iterator[None]:
+        """`check_integrity` in small steps: to be given up once `activity` has changed between two of them."""
         holders: dict[int, int] = {}
         for lease in self._leases:
             for node in lease.nodes:
                 holders[node.id] = holders.get(node.id, 0) + 1
-        self.hierarchy.check(holders)
+        yield from self.hierarchy.audit(holders)
         reserved = sum(lease.reserved for lease in self._leases)
         balance = self.balance()
         if reserved != self._device.reserved:
             raise IntegrityError(f"leases reserve {reserved} bytes, the books say {self._device.reserved}: {balance}")
 
+    def restore(self, records: Iterable[Record]) -> int:
+        """Takes in what an earlier process left on disk, parents before children; returns how many nodes that were.
+
+        What does not fit, or hangs on nothing that is here, is removed from the disk.
+        """
+        disk, tree = self.hierarchy.disk, self.tree
+        assert disk is not None
+        store = self.hierarchy.records
+        known: dict[bytes, Node] = {}
+        left_out = []
+        for record in records:
+            parent = known.get(record.parent)
+            if parent is None and record.parent == store.root_key(record.namespace):
+                parent = tree.root(record.namespace)
+            segment = Segment.of(record.label, record.tokens)
+            size = store.footprint(len(segment))
+            if parent is None or segment.key in parent.children or size > disk.free:
+                left_out.append(record.key)
+                continue
+            node = known[record.key] = tree.insert(parent, segment)
+            node.frequency, node.last_use = record.frequency, record.last_use
+            node.misses, node.seconds_per_token = record.misses, record.seconds_per_token
+            self._uses = max(self._uses, record.last_use)
+            self.hierarchy.restore(node, record.key)
+        self.hierarchy.remove_records(left_out)
+        return len(known)
+
     def close(self) -> None:
-        """Finishes what moves. Leases are the caller's to release first."""
+        """Finishes what moves, and writes down what the policies learned. Leases are the caller's to release first."""
         self.hierarchy.close()
+        if self.hierarchy.disk is not None:
+            learned = {}
+            for node in self.tree.nodes():
+                place = node.places[DISK]
+                if place is not None and place.copy is not None:
+                    learned[place.copy] = Learned(node.frequency, node.last_use, node.misses, node.seconds_per_token)
+            self.hierarchy.records.close(learned)
 
     def commit(self, lease: Lease, kv: Sequence[Any]) -> None:
         """For Lease.commit."""

@@ -8,7 +8,7 @@ its descendants along, for without it they are useless.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from ragcache.tree import DEVICE, DISK, HOST, KnowledgeTree, Node, Place
 
 MAX_PENDING_COPIES = 256  # swap-outs beyond are not made: the KV is dropped rather than anybody kept waiting
 KEPT_SHARE = 8  # an eighth of the host is for copies of hot upper nodes that the device has as well
+AUDITED_AT_ONCE = 256  # nodes, a millisecond or so
 HOT_USES = 4  # a node is hot from so many uses on, and an upper one with two children or more
 
 
@@ -406,9 +407,14 @@ class Hierarchy:
         counts.bytes += tier.footprint(node)
         counts.seconds += moved.seconds
 
-    def check(self, leases: dict[int, int]) -> None:
-        """Recounts tree and tiers; `leases` says how many leases hold each node, by id. IntegrityError if not right."""
-        by_tier: dict[int, list[Node]] = {tier.index: [] for tier in self.tiers()}
+    def audit(self, leases: dict[int, int]) -> Iterator[None]:
+        """Recounts tree and tiers; `leases` says how many leases hold each node, by id. IntegrityError if not right.
+
+        Pauses now and then, so that others may act; once they have, it is to be given up.
+        """
+        settled = not self.moving
+        tiers = self.tiers()
+        books = {tier.index: [0, 0, 0] for tier in tiers}
         count = 0
         for node in self.tree.nodes():
             count += 1
@@ -417,18 +423,23 @@ class Hierarchy:
                 raise IntegrityError(f"node {node.id} ({node.label!r}) is not its parent's child")
             if not any(node.places):
                 raise IntegrityError(f"node {node.id} ({node.label!r}) is in the tree without KV")
-            for index, nodes in by_tier.items():
-                if node.places[index] is not None:
-                    nodes.append(node)
+            for tier in tiers:
+                if node.places[tier.index] is not None:
+                    size = tier.audit(node, leases.get(node.id, 0) if tier is self.device else 0, settled=settled)
+                    book = books[tier.index]
+                    book[size < 0] += abs(size)
+                    book[2] += 1
             if not parent.is_root:
                 if node.places[DEVICE] is not None and parent.places[DEVICE] is None:
                     raise IntegrityError(f"node {node.id} ({node.label!r}) is on the device without its parent")
                 if node.holders and not parent.holders:
                     raise IntegrityError(f"node {node.id} ({node.label!r}) is held alone")
+            if count % AUDITED_AT_ONCE == 0:
+                yield
         if count != len(self.tree):
             raise IntegrityError(f"{count} nodes are in the tree, the books say {len(self.tree)}")
-        for tier in self.tiers():
-            tier.check(by_tier[tier.index], leases if tier is self.device else {}, settled=not self.moving)
+        for tier in tiers:
+            tier.audit_books(*books[tier.index])
 
 
 def reason_of(error: Exception) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ragcache.policy import Policy
 from ragcache.tree import Node
@@ -46,6 +47,32 @@ class RecordStore(Protocol):
 
     def remove(self, keys: Sequence[bytes]) -> None:
         """Takes out records; those that are not there are ignored."""
+
+    def close(self, learned: Mapping[bytes, Learned]) -> None:
+        """Writes down what was learned of the records, by key, and lets go of the disk."""
+
+
+class Record(Protocol):
+    """What a RecordStore says of a node that it has."""
+
+    key: bytes
+    parent: bytes
+    namespace: str
+    label: str
+    tokens: array[int]
+    frequency: int
+    last_use: int
+    misses: int
+    seconds_per_token: float
+
+
+class Learned(NamedTuple):
+    """What the policies know of a node, to be remembered from process to process."""
+
+    frequency: int
+    last_use: int
+    misses: int
+    seconds_per_token: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -210,26 +210,25 @@ class Tier:
             self._offer(victim)
         return ([], loser) if loser is not None else (victims, None)
 
-    def check(self, nodes: Collection[Node], leases: Mapping[int, int], *, settled: bool) -> None:
-        """Recounts the books from the `nodes` of this tier. `leases`, by node id, is how many hold each; moves may hold
-        them too, unless all is `settled`."""
-        cached = held = 0
-        for node in nodes:
-            place = node.places[self.index]
-            assert place is not None
-            expected = leases.get(node.id, 0)
-            right = place.holders == expected if settled else place.holders >= expected
-            _expect(right, node, f"counts {place.holders} holders on the {self.name}, not {expected}")
-            _expect(bool(place.holders) or place.copy is not None, node, f"has no KV on the {self.name}")
-            children = sum(child.places[self.index] is not None for child in node.children.values())
-            _expect(children == node.below[self.index], node, f"miscounts its children on the {self.name}")
-            offered = not place.holders and not children
-            _expect(self.policy.is_offered(node) == offered, node, f"is wrongly (not) offered on the {self.name}")
-            if place.holders:
-                held += self.footprint(node)
-            else:
-                cached += self.footprint(node)
-        books = (cached, held, len(nodes))
+    def audit(self, node: Node, leases: int, *, settled: bool) -> int:
+        """Checks a node of this tier; returns its bytes, below zero if it is held.
+
+        `leases` is how many hold it; moves may hold it too, unless all is `settled`.
+        """
+        place = node.places[self.index]
+        assert place is not None
+        right = place.holders == leases if settled else place.holders >= leases
+        _expect(right, node, f"counts {place.holders} holders on the {self.name}, not {leases}")
+        _expect(bool(place.holders) or place.copy is not None, node, f"has no KV on the {self.name}")
+        children = sum(child.places[self.index] is not None for child in node.children.values())
+        _expect(children == node.below[self.index], node, f"miscounts its children on the {self.name}")
+        offered = not place.holders and not children
+        _expect(self.policy.is_offered(node) == offered, node, f"is wrongly (not) offered on the {self.name}")
+        return -self.footprint(node) if place.holders else self.footprint(node)
+
+    def audit_books(self, cached: int, held: int, nodes: int) -> None:
+        """Holds what was recounted against the books."""
+        books = (cached, held, nodes)
         if books != (self.cached, self.held_nodes, self.nodes) or self.free < 0 or self.reserved < 0:
             raise IntegrityError(
                 f"{self.name}: recounted (cached, held, nodes) {books}, the books say {self.balance()}, of it "
