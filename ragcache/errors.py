@@ -49,3 +49,15 @@ class QuestionTooLong(BadQuery):
 
 class TraceError(RagCacheError):
     """A trace that cannot be read or replayed."""
+
+
+class RecordError(RagCacheError):
+    """A record on disk that cannot be written or read. What it holds can always be computed anew.
+
+    `reason` is one of "full", "missing", "checksum", "truncated", "format", "io", "closed".
+    """
+
+    def __init__(self, message: str, *, reason: str, key: bytes = b"") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.key = key

@@ -1,0 +1,285 @@
+"""Survey: an LMDB data file read page by page without LMDB, to tell whether LMDB can be let loose on it.
+
+LMDB believes what stands in its file: a flipped bit in a page of a B-tree ends the process by a signal, one in the list
+of free pages makes it write over what is in use. Here every page that LMDB would follow is read with `pread` and held
+against the format (LMDB 0.9, data version 1, little-endian): its number, its kind, the place of each node in it, the
+order of the keys, the run of each long value, the counts in the table's root, and that no page has two owners. What
+long values contain is not looked at: LMDB does not either, their checksums are the business of who wrote them.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+PAGE_HEADER = 16  # bytes before what a page, or a run of pages that holds one long value, contains
+_BRANCH, _LEAF, _OVERFLOW, _META = 1, 2, 4, 8  # kinds of page
+_LONG, _TABLE = 1, 2  # kinds of node: the value is a run of pages; it is the root of a table
+_MAGIC, _VERSION = 0xBEEFC0DE, 1
+_INTEGER_KEYS = 8
+_EMPTY = 2**64 - 1  # the root of a table without entries
+_DEPTH = 32  # LMDB's cursors go no deeper
+_META_FIELDS = struct.Struct("<IIQQ48s48sQQ")
+_ROOT = struct.Struct("<IHHQQQQQ")
+_NODE = struct.Struct("<HHHH")
+_HEADER = struct.Struct("<QHHHH")
+_RUN_HEADER = struct.Struct("<QHHI")
+_LATEST = 2**62  # transactions are counted; a number past this is no count
+
+Progress = Callable[[int, int], None]  # (done, of how many)
+
+
+class Untrusted(Exception):
+    """The file is not what LMDB would have written; the message says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A sound file: `pages` is where LMDB would grow it, `used` counts those in tables, `leaked` those nowhere."""
+
+    page_size: int
+    pages: int
+    used: int
+    leaked: int
+
+
+@dataclass(slots=True)
+class _Table:
+    """The root of a B-tree as stored, and beside it what its pages were found to hold."""
+
+    name: str
+    flags: int
+    depth: int
+    stored: tuple[int, int, int, int]  # branch pages, leaf pages, pages of long values, entries
+    root: int
+    branches: int = 0
+    leaves: int = 0
+    long_pages: int = 0
+    entries: int = 0
+
+    @classmethod
+    def unpack(cls, name: str, raw: bytes) -> _Table:
+        _, flags, depth, *stored, root = _ROOT.unpack(raw)
+        return cls(name, flags, depth, tuple(stored), root)
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    flags: int
+    key: bytes
+    size: int  # of the value
+    data: int  # where in the page the value, or the number of its first page, stands
+
+
+def survey(path: Path, tables: Collection[bytes], progress: Progress | None = None) -> Survey:
+    """Reads all that LMDB would follow in `path`; Untrusted if anything is wrong or another table than `tables` is
+    there, OSError if the file cannot be read. Memory: a byte a page."""
+    with path.open("rb", buffering=0) as file:
+        return _Surveyor(file.fileno(), frozenset(tables), progress).survey()
+
+
+class _Surveyor:
+    def __init__(self, descriptor: int, tables: frozenset[bytes], progress: Progress | None) -> None:
+        self._fd = descriptor
+        self._tables = tables
+        self._progress = progress
+        self._bytes = os.fstat(descriptor).st_size
+        self._page_size = 0
+        self._owned = np.zeros(0, dtype=np.bool_)
+        self._claimed = 0
+
+    def survey(self) -> Survey:
+        free, main, transaction = self._newest_meta()
+        if free.flags != _INTEGER_KEYS or main.flags != 0:
+            raise Untrusted(f"the root of all tables has flags {free.flags:#x} and {main.flags:#x}")
+        found: list[_Table] = []
+
+        def table(node: _Node, page: bytes) -> None:
+            if node.key not in self._tables or node.flags != _TABLE or node.size != _ROOT.size:
+                raise Untrusted(f"{node.key[:40]!r} is not a table of this store")
+            found.append(_Table.unpack(node.key.decode(), page[node.data : node.data + node.size]))
+            if found[-1].flags:
+                raise Untrusted(f"table {found[-1].name!r} has flags {found[-1].flags:#x}")
+
+        self._walk(main, table)
+        for each in found:
+            self._walk(each, None)
+        used = self._claimed
+
+        def free_pages(node: _Node, page: bytes) -> None:
+            self._claim_free(node, self._value(node, page), transaction)
+
+        self._walk(free, free_pages)
+        leaked = len(self._owned) - int(np.count_nonzero(self._owned))
+        return Survey(self._page_size, len(self._owned), used, leaked)
+
+    def _newest_meta(self) -> tuple[_Table, _Table, int]:
+        """The roots of the free list and of all tables in the newer of the two meta pages, and its transaction."""
+        metas = []
+        for number in (0, 1):
+            raw = os.pread(self._fd, PAGE_HEADER + _META_FIELDS.size, number * self._page_size)
+            if len(raw) < PAGE_HEADER + _META_FIELDS.size:
+                raise Untrusted(f"{self._bytes} bytes are too few for an LMDB file")
+            page, _, kind, _, _ = _HEADER.unpack_from(raw)
+            magic, version, address, _, free, main, last, transaction = _META_FIELDS.unpack_from(raw, PAGE_HEADER)
+            page_size, *_ = _ROOT.unpack(free)
+            if magic != _MAGIC or kind != _META or page != number:
+                raise Untrusted(f"page {number} is not a meta page of LMDB")
+            if version != _VERSION:
+                raise Untrusted(f"written by another LMDB: data version {version}, expected {_VERSION}")
+            if page_size not in {2**bits for bits in range(8, 17)} or page_size != (self._page_size or page_size):
+                raise Untrusted(f"meta page {number} tells of pages of {page_size} bytes")
+            if address or (transaction and transaction % 2 != number) or transaction > _LATEST:
+                raise Untrusted(f"meta page {number} tells of transaction {transaction} at address {address:#x}")
+            self._page_size = page_size
+            metas.append((transaction, last, free, main))
+        older, newer = sorted(metas, key=lambda meta: meta[0])
+        if newer[0] - older[0] != (newer[0] > 0):  # each transaction flushes the one before, so none is skipped
+            raise Untrusted(f"the meta pages tell of transactions {older[0]} and {newer[0]}")
+        transaction, last, free, main = newer
+        if last < 1 or last > 2**48 or last > 2 * max(self._bytes // self._page_size, 2**20):
+            raise Untrusted(f"the meta page tells of a last page {last} in a file of {self._bytes} bytes")
+        self._owned = np.zeros(last + 1, dtype=np.bool_)
+        self._claim(0, 2, "the meta pages")
+        return _Table.unpack("free pages", free), _Table.unpack("tables", main), transaction
+
+    def _claim(self, first: int, count: int, owner: str) -> None:
+        """Pages in use: each has one owner and lies within the file, or reading it through the map would end us."""
+        end = first + count
+        if end > len(self._owned):
+            raise Untrusted(f"{owner} has page {end - 1}, past the last ({len(self._owned) - 1})")
+        if end * self._page_size > self._bytes:
+            raise Untrusted(f"truncated: {owner} has page {end - 1}, the file ends at {self._bytes} bytes")
+        if self._owned[first:end].any():
+            raise Untrusted(f"{owner} has pages {first} to {end - 1}, and so has another")
+        self._owned[first:end] = True
+        self._claimed += count
+        if self._progress is not None:
+            self._progress(self._claimed, len(self._owned))
+
+    def _claim_free(self, node: _Node, value: bytes, transaction: int) -> None:
+        """A list of free pages, largest first, under the transaction that freed them. They may lie past the end."""
+        if len(node.key) != 8 or len(value) < 8 or len(value) % 8:
+            raise Untrusted(f"a list of free pages has {len(node.key)} and {len(value)} bytes")
+        freed_by = int.from_bytes(node.key, "little")
+        numbers = np.frombuffer(value, dtype="<u8")
+        count, pages = int(numbers[0]), numbers[1:]
+        if count > len(pages) or not 0 < freed_by <= transaction:
+            raise Untrusted(f"transaction {freed_by} freed {count} pages in a list of {len(pages)}")
+        pages = pages[:count]
+        if count == 0:
+            return
+        if not (pages[:-1] > pages[1:]).all() or pages[0] >= len(self._owned):
+            raise Untrusted(f"the pages freed by transaction {freed_by} are out of order or out of range")
+        pages = pages.astype(np.int64)
+        if self._owned[pages].any():
+            raise Untrusted(f"pages freed by transaction {freed_by} are in use")
+        self._owned[pages] = True
+
+    def _walk(self, table: _Table, each: Callable[[_Node, bytes], None] | None) -> None:
+        """Every page of a B-tree, in the order of its keys; `each` gets the entries."""
+        if table.root == _EMPTY:
+            if table.depth or any(table.stored):
+                raise Untrusted(f"table {table.name!r} is empty and is not")
+            return
+        if not 0 < table.depth <= _DEPTH:
+            raise Untrusted(f"table {table.name!r} is {table.depth} pages deep")
+        # (page, depth, keys in it are at least, keys in it are below); None is no bound
+        stack: list[tuple[int, int, bytes | None, bytes | None]] = [(table.root, 1, None, None)]
+        while stack:
+            number, depth, least, below = stack.pop()
+            page, kind = self._page(number, table.name)
+            if (kind == _LEAF) != (depth == table.depth):
+                raise Untrusted(f"page {number} of table {table.name!r} is of kind {kind} at depth {depth}")
+            nodes = self._nodes(number, page, table, leaf=kind == _LEAF)
+            keys = [_ordered(node.key, table) for node in nodes]
+            if kind == _BRANCH:
+                keys[0] = least or b""  # LMDB does not look at the first key of a branch
+            if any(first >= second for first, second in pairwise(keys)) or (
+                (least is not None and keys[0] < least) or (below is not None and keys[-1] >= below)
+            ):
+                raise Untrusted(f"the keys of page {number} of table {table.name!r} are out of order")
+            if kind == _BRANCH:
+                table.branches += 1
+                bounds: list[bytes | None] = [least, *keys[1:], below]
+                children = [(node.data, depth + 1, *span) for node, span in zip(nodes, pairwise(bounds), strict=True)]
+                stack.extend(reversed(children))
+                continue
+            table.leaves += 1
+            table.entries += len(nodes)
+            for node in nodes:
+                if node.flags == _LONG:
+                    table.long_pages += self._claim_run(node, page, table.name)
+                if each is not None:
+                    each(node, page)
+        if (table.branches, table.leaves, table.long_pages, table.entries) != table.stored:
+            raise Untrusted(f"table {table.name!r} counts otherwise than its pages")
+
+    def _page(self, number: int, owner: str) -> tuple[bytes, int]:
+        self._claim(number, 1, f"table {owner!r}")
+        page = os.pread(self._fd, self._page_size, number * self._page_size)
+        found, _, kind, _, _ = _HEADER.unpack_from(page)
+        if found != number or kind not in (_BRANCH, _LEAF):
+            raise Untrusted(f"page {number} of table {owner!r} is page {found} of kind {kind:#x}")
+        return page, kind
+
+    def _nodes(self, number: int, page: bytes, table: _Table, *, leaf: bool) -> list[_Node]:
+        """The nodes of a page by key. They fill it from `upper` to its end without a gap, in any order."""
+        _, _, _, lower, upper = _HEADER.unpack_from(page)
+        count = (lower - PAGE_HEADER) // 2
+        # a branch of one child is met only in the free list, where LMDB allows for it
+        least = 1 if leaf or table.flags == _INTEGER_KEYS else 2
+        if lower % 2 or not PAGE_HEADER + 2 * least <= lower <= upper <= self._page_size:
+            raise Untrusted(f"page {number} of table {table.name!r} is filled to {lower} and from {upper}")
+        nodes, extents = [], []
+        for place in struct.unpack_from(f"<{count}H", page, PAGE_HEADER):
+            key = place + _NODE.size
+            if place < upper or key > self._page_size:
+                raise Untrusted(f"page {number} of table {table.name!r} has a node at {place}")
+            low, high, flags, key_size = _NODE.unpack_from(page, place)
+            data = key + key_size
+            size = low | high << 16
+            if leaf:
+                end = data + (8 if flags == _LONG else size)
+                sound = 0 < key_size < 512 and flags in (0, _LONG, _TABLE)
+                sound = sound and (flags != _TABLE or table.name == "tables")
+            else:
+                end = data
+                sound = key_size < 512
+                data, flags, size = size | flags << 32, 0, 0
+            if not sound or end > self._page_size:
+                raise Untrusted(f"page {number} of table {table.name!r} has a damaged node at {place}")
+            nodes.append(_Node(flags, page[key : key + key_size], size, data))
+            extents.append((place, end + end % 2))
+        extents.sort()
+        ends = [upper, *(end for _, end in extents)]
+        if [place for place, _ in extents] != ends[:-1] or ends[-1] != self._page_size:
+            raise Untrusted(f"the nodes of page {number} of table {table.name!r} overlap or leave gaps")
+        return nodes
+
+    def _claim_run(self, node: _Node, page: bytes, owner: str) -> int:
+        first = int.from_bytes(page[node.data : node.data + 8], "little")
+        count = (PAGE_HEADER - 1 + node.size) // self._page_size + 1
+        self._claim(first, count, f"a long value of table {owner!r}")
+        header = os.pread(self._fd, PAGE_HEADER, first * self._page_size)
+        found, _, kind, pages = _RUN_HEADER.unpack(header)
+        if (found, kind, pages) != (first, _OVERFLOW, count):
+            raise Untrusted(f"pages {first} to {first + count - 1} of table {owner!r} are not the long value there")
+        return count
+
+    def _value(self, node: _Node, page: bytes) -> bytes:
+        if node.flags != _LONG:
+            return page[node.data : node.data + node.size]
+        first = int.from_bytes(page[node.data : node.data + 8], "little")
+        return os.pread(self._fd, node.size, first * self._page_size + PAGE_HEADER)
+
+
+def _ordered(key: bytes, table: _Table) -> bytes:
+    """A key whose bytes compare as LMDB compares it: the free list's keys are native integers."""
+    return key[::-1] if table.flags == _INTEGER_KEYS else key
