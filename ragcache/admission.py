@@ -36,7 +36,7 @@ class AdmissionQueue:
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         entry = (try_lease, future)
         self._waiting.append(entry)
-        self._advance()
+        self.advance()
         try:
             return await future
         except asyncio.CancelledError:
@@ -45,15 +45,16 @@ class AdmissionQueue:
                 self.leave()
             elif entry in self._waiting:
                 self._waiting.remove(entry)
-                self._advance()
+                self.advance()
             raise
 
     def leave(self) -> None:
         """An admitted request has ended and released its lease."""
         self._running -= 1
-        self._advance()
+        self.advance()
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Memory may have come free: whoever is next tries again."""
         while self._waiting and self._running < self._max_running:
             try_lease, future = self._waiting[0]
             if future.done():

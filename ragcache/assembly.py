@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from typing import Any
+
+import torch
 
 from ragcache.cache import KnowledgeCache
 from ragcache.config import ServeConfig
 from ragcache.cost import AnalyticCost, PrefillCost
+from ragcache.disk import DiskStore
 from ragcache.engine.checkpoint import Checkpoint
 from ragcache.engine.model import TorchModel
 from ragcache.engine.torch_engine import TorchEngine, leave_cores_to_engine
+from ragcache.engine.transfer import KVTransfer, kv_fingerprint
 from ragcache.errors import ConfigError
+from ragcache.kv_stores import DiskRecords, HostMemory
+from ragcache.mover import ThreadMover
 from ragcache.policy import POLICIES
 from ragcache.prompt import PromptTemplate
 from ragcache.service import Limits, RagService
+from ragcache.store import DiskTier, HostTier
 from retrieval.retriever import Retriever
 
 log = logging.getLogger(__name__)
@@ -30,43 +39,77 @@ def assemble(config: ServeConfig) -> RagService:
     calling thread to one torch thread.
     """
     leave_cores_to_engine()
-    retriever = Retriever.open(config.index, threads=EMBEDDER_THREADS)
-    try:
+    with contextlib.ExitStack() as opened:
+        retriever = Retriever.open(config.index, threads=EMBEDDER_THREADS)
+        opened.callback(retriever.close)
         checkpoint = Checkpoint.resolve(config.model)
         model = TorchModel.load(checkpoint)
         template = PromptTemplate.load(
             checkpoint, max_doc_tokens=config.max_doc_tokens, max_question_tokens=config.max_question_tokens
         )
-        if config.max_tokens >= model.context_length:
-            raise ConfigError(
-                f"max_tokens is {config.max_tokens}; the model's context is {model.context_length} tokens"
-            )
-        smallest = model.layout.bytes_per_token * (
-            len(template.system) + config.max_question_tokens + config.max_tokens
-        )
-        if config.device_cache < smallest:
-            raise ConfigError(
-                f"device_cache is {config.device_cache} bytes; one request without documents may need {smallest}"
-            )
-        _warn_of_overflow(config, len(template.system), model.context_length)
-        token = model.layout.bytes_per_token
-        # what an ordinary request computes, but not more than half: the rest of the cache must be good for something
-        usual = smallest + token * config.top_k * config.max_doc_tokens
-        cache = KnowledgeCache(
-            config.device_cache,
-            token,
-            POLICIES[config.policy](config.device_cache // token),
-            keep=config.cache,
-            cost=_cost_of(model),
-            admission=config.admission,
-            working=min(usual, config.device_cache // 2) if config.admission == "competes" else 0,
-        )
+        _check_sizes(config, len(template.system), model)
+        cache = _cache(config, len(template.system), model)
+        opened.callback(cache.close)
         engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=config.threads or available_cores())
-    except BaseException:
-        retriever.close()
-        raise
+        opened.pop_all()
     limits = Limits(config.top_k, config.max_tokens, config.max_batch, config.max_waiting)
     return RagService(retriever, template, cache, engine, limits, model_name=checkpoint.name)
+
+
+def _check_sizes(config: ServeConfig, system_tokens: int, model: TorchModel) -> None:
+    if config.max_tokens >= model.context_length:
+        raise ConfigError(f"max_tokens is {config.max_tokens}; the model's context is {model.context_length} tokens")
+    smallest = _smallest_request(config, system_tokens, model)
+    if config.device_cache < smallest:
+        raise ConfigError(
+            f"device_cache is {config.device_cache} bytes; one request without documents may need {smallest}"
+        )
+    _warn_of_overflow(config, system_tokens, model.context_length)
+
+
+def _smallest_request(config: ServeConfig, system_tokens: int, model: TorchModel) -> int:
+    """Bytes of KV that a request without documents may take."""
+    return model.layout.bytes_per_token * (system_tokens + config.max_question_tokens + config.max_tokens)
+
+
+def _cache(config: ServeConfig, system_tokens: int, model: TorchModel) -> KnowledgeCache:
+    token = model.layout.bytes_per_token
+    # what an ordinary request computes, but not more than half: the rest of the cache must be good for something
+    usual = _smallest_request(config, system_tokens, model) + token * config.top_k * config.max_doc_tokens
+    cache = KnowledgeCache(
+        config.device_cache,
+        token,
+        POLICIES[config.policy](config.device_cache // token),
+        keep=config.cache,
+        cost=_cost_of(model),
+        admission=config.admission,
+        working=min(usual, config.device_cache // 2) if config.admission == "competes" else 0,
+        **_lower_tiers(config, model),
+    )
+    if config.disk is not None:
+        cache.restore()
+    return cache
+
+
+def _lower_tiers(config: ServeConfig, model: TorchModel) -> dict[str, Any]:
+    """The host and the disk tier, if there are to be any, and who moves KV: for KnowledgeCache."""
+    if not config.host_cache and config.disk is None:
+        return {}
+    transfer = KVTransfer(model.layout, model.device, None if config.kv_store_dtype == "device" else torch.float16)
+    token = transfer.stored_bytes_per_token
+    make = POLICIES[config.policy]
+    tiers: dict[str, Any] = {
+        "copies": ThreadMover("kv-copies", transfer.initializer),
+        "writes": ThreadMover("kv-disk", transfer.initializer),
+    }
+    if config.host_cache:
+        capacity = config.host_cache
+        tiers["host"] = HostTier(capacity, token, make(capacity // token), HostMemory(transfer))
+    if config.disk is not None:
+        fingerprint = kv_fingerprint(model, transfer)
+        store = DiskStore.open(config.disk.folder, config.disk.size, fingerprint)
+        tiers["disk"] = DiskTier(store.usable, make(store.usable // token), DiskRecords(store, transfer, fingerprint))
+    return tiers
 
 
 def _cost_of(model: TorchModel) -> PrefillCost:

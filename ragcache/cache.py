@@ -7,7 +7,7 @@ time. Not thread-safe: one thread, the service's, calls it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ragcache.cost import ConstantCost, PrefillCost
@@ -16,7 +16,7 @@ from ragcache.lease import Lease, Sources
 from ragcache.mover import Mover
 from ragcache.policy import Policy
 from ragcache.segment import Segment
-from ragcache.store import DiskTier, HostTier, Learned, Record
+from ragcache.store import DiskTier, HostTier
 from ragcache.tier import Balance, IntegrityError, TierCounts
 from ragcache.tree import DEVICE, DISK, HOST, KnowledgeTree, Node, path_key
 from ragcache.write_behind import WriteBehind
@@ -210,7 +210,7 @@ class KnowledgeCache:
         if reserved != self._device.reserved:
             raise IntegrityError(f"leases reserve {reserved} bytes, the books say {self._device.reserved}: {balance}")
 
-    def restore(self, records: Iterable[Record]) -> int:
+    def restore(self) -> int:
         """Takes in what an earlier process left on disk, parents before children; returns how many nodes that were.
 
         What does not fit, or hangs on nothing that is here, is removed from the disk.
@@ -220,7 +220,7 @@ class KnowledgeCache:
         store = self.hierarchy.records
         known: dict[bytes, Node] = {}
         left_out = []
-        for record in records:
+        for record in store.records():
             parent = known.get(record.parent)
             if parent is None and record.parent == store.root_key(record.namespace):
                 parent = tree.root(record.namespace)
@@ -245,7 +245,7 @@ class KnowledgeCache:
             for node in self.tree.nodes():
                 place = node.places[DISK]
                 if place is not None and place.copy is not None:
-                    learned[place.copy] = Learned(node.frequency, node.last_use, node.misses, node.seconds_per_token)
+                    learned[place.copy] = node.frequency, node.last_use, node.misses, node.seconds_per_token
             self.hierarchy.records.close(learned)
 
     def commit(self, lease: Lease, kv: Sequence[Any]) -> None:

@@ -8,11 +8,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ragcache.config import ServeConfig, option_kind
 from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
+
+if TYPE_CHECKING:
+    from ragcache.service import RagService
 
 # Each command imports what it needs when it runs: `ragcache query` should not wait seconds for torch to load.
 
@@ -129,12 +132,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         default = "" if field.metadata.get("required") else f" (default: {_readable(field)})"
         size = field.metadata.get("size")
         metavar = "SIZE" if size else {int: "N", float: "SECONDS", Path: "FILE"}.get(kind, "NAME")
+        metavar = field.metadata.get("form", metavar)
         parser.add_argument(flag, type=str if size or kind is Path else kind, metavar=metavar, help=text + default)
 
 
 def _readable(field: dataclasses.Field[Any]) -> str:
     default: Any = field.default
-    return f"{default >> 30}GiB" if field.metadata.get("size") else str(default)
+    return f"{default >> 30}GiB" if field.metadata.get("size") and default else str(default) or "none"
 
 
 def _corpus_python(options: argparse.Namespace) -> int:
@@ -176,14 +180,22 @@ def _serve(options: argparse.Namespace) -> int:
             host = f"[{host}]" if ":" in host else host
             print(
                 f"serving {service.corpus_size} documents with {service.model_name} on http://{host}:{port} "
-                f"(device cache {config.device_cache / 2**30:.2f} GiB); Ctrl-C ends",
+                f"({_caches(service)}); Ctrl-C ends",
                 file=sys.stderr,
                 flush=True,
             )
-            run(create_app(service), bound, grace_seconds=config.grace_seconds)
+            run(create_app(service), bound, grace_seconds=config.grace_seconds, finish=service.finish_writing)
         finally:
             service.close()
     return 0
+
+
+def _caches(service: RagService) -> str:
+    """The sizes of the cache's tiers, and what was found on disk."""
+    tiers = service.cache.hierarchy.tiers()
+    sizes = [f"{tier.name} cache {tier.capacity / 2**30:.2f} GiB" for tier in tiers]
+    found = tiers[-1].nodes
+    return ", ".join(sizes) + (f" with {found} segments" if found else "")
 
 
 def _simulate(options: argparse.Namespace) -> int:

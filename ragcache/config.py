@@ -15,6 +15,7 @@ from ragcache.cache import ADMISSIONS
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES
 
+KV_STORE_DTYPES = ("device", "float16")
 _UNITS = {"": 1, "b": 1, "k": 2**10, "kib": 2**10, "kb": 10**3, "m": 2**20, "mib": 2**20, "mb": 10**6}
 _UNITS |= {"g": 2**30, "gib": 2**30, "gb": 10**9, "t": 2**40, "tib": 2**40, "tb": 10**12}
 
@@ -25,6 +26,22 @@ def parse_size(text: str | int) -> int:
     if match is None or match[2].lower() not in _UNITS:
         raise ConfigError(f"{text!r} is not a size: write for example 2GiB, 512MiB or a number of bytes")
     return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+@dataclass(frozen=True, slots=True)
+class DiskCache:
+    """Where a disk cache lies, and how many bytes it may take."""
+
+    folder: Path
+    size: int
+
+    @classmethod
+    def parse(cls, text: str) -> DiskCache:
+        """`PATH:SIZE`; the path may hold colons, the size is after the last."""
+        path, colon, size = text.rpartition(":")
+        if not colon or not path:
+            raise ConfigError(f"disk_cache is PATH:SIZE, such as /var/cache/kv:100GiB, not {text!r}")
+        return cls(Path(path).expanduser(), parse_size(size))
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -42,6 +59,15 @@ class ServeConfig:
     max_question_tokens: int = _option(512, "a longer question is refused", least=1)
     max_tokens: int = _option(128, "longest answer in tokens; a question may ask for less", least=1)
     device_cache: int = _option(2 * 2**30, "device memory for KV, cached and in use, such as 2GiB", size=True)
+    host_cache: int = _option(0, "host memory for KV that the device gave up, such as 8GiB (0: none)", size=True)
+    disk_cache: str = _option(
+        "", "folder and size of a disk cache, which outlives the server, such as /var/cache/kv:100GiB", form="PATH:SIZE"
+    )
+    kv_store_dtype: str = _option(
+        "device",
+        "how host and disk store KV: device (its dtype, exact) or float16 (half of float32, rounded)",
+        one_of=KV_STORE_DTYPES,
+    )
     cache: bool = _option(True, "keep the KV of documents between requests")
     policy: str = _option("pgdsf", f"whose KV is given up first: {', '.join(POLICIES)}", one_of=tuple(POLICIES))
     admission: str = _option(
@@ -68,8 +94,18 @@ class ServeConfig:
                 raise ConfigError(f"{field.name} is one of {', '.join(one_of)}, not {value!r}")
             if least is not None and value < least:
                 raise ConfigError(f"{field.name} must be at least {least}, not {value}")
+        if self.host_cache < 0:
+            raise ConfigError(f"host_cache must be 0 or more, not {self.host_cache}")
+        _ = self.disk  # parsed, and so checked
+        if not self.cache and (self.host_cache or self.disk_cache):
+            raise ConfigError("a host or a disk cache has no use with --no-cache: leave out one or the other")
         if self.port > 65535:
             raise ConfigError(f"port must be at most 65535, not {self.port}")
+
+    @property
+    def disk(self) -> DiskCache | None:
+        """The disk cache, if there is to be one."""
+        return DiskCache.parse(self.disk_cache) if self.disk_cache else None
 
     @classmethod
     def load(cls, file: Path | None, options: Mapping[str, Any]) -> ServeConfig:
@@ -117,6 +153,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(_FIELDS)}")
     if isinstance(index := settings.get("index"), str):
         settings["index"] = str(file.parent / Path(index).expanduser())  # an absolute path stays as it is
+    if isinstance(disk := settings.get("disk_cache"), str) and disk:
+        cache = DiskCache.parse(disk)
+        settings["disk_cache"] = f"{file.parent / cache.folder}:{cache.size}"
     model = file.parent / str(settings.get("model", ""))
     if "model" in settings and model.exists():  # a name that is no path beside the file may be a hub's
         settings["model"] = str(model)

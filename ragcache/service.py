@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
+import logging
 import math
 import uuid
 from collections import Counter
@@ -13,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ragcache.admission import AdmissionQueue
-from ragcache.cache import KnowledgeCache, Lease
+from ragcache.cache import IntegrityError, KnowledgeCache, Lease
 from ragcache.engine.protocol import (
     Engine,
     EngineEvent,
@@ -31,6 +34,9 @@ from ragcache.transcript import Transcript
 from retrieval.retriever import Hit, Retriever
 
 MAX_TEMPERATURE = 5.0
+IDLE_SECONDS = 1.0  # without a request or a move, before the books are recounted
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +134,17 @@ class Limits:
 
 @dataclass(slots=True)
 class ServiceStats:
-    """Totals since the start; `outcomes` counts requests by how they ended."""
+    """Totals since the start; `outcomes` counts requests by how they ended, `cached_tokens` prompt tokens by tier.
+
+    `audits` counts how often the cache's books were recounted when idle, and `failed_audits` when they were wrong.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     computed_tokens: int = 0
-    cached_tokens: int = 0
+    cached_tokens: Counter[str] = field(default_factory=Counter)
     completion_tokens: int = 0
+    audits: int = 0
+    failed_audits: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -181,6 +192,8 @@ class RagService:
         self._admission = AdmissionQueue(limits.max_batch)
         self._retrieving = 0
         self._search = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._audit: asyncio.Task[None] | None = None
+        cache.on_room(self._admission.advance)
 
     @property
     def corpus_size(self) -> int:
@@ -224,11 +237,23 @@ class RagService:
             self.stats.outcomes["failed"] += 1
             raise
 
+    async def finish_writing(self, seconds: float) -> None:
+        """Waits for what is to be on disk to be there, but no longer than that. No request may run any more."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        if self.cache.unwritten:
+            log.warning("writing the KV of %d segments to disk ...", self.cache.unwritten)
+        while self.cache.unwritten and loop.time() < end:
+            await asyncio.sleep(0.02)
+        if self.cache.unwritten:
+            log.warning("the KV of %d segments is not on disk: the time for it is over", self.cache.unwritten)
+
     def close(self) -> None:
-        """Ends the engine and the search; requests still running fail."""
+        """Ends the engine, the search and the cache's moves; requests still running fail."""
         self.engine.close()
         self._search.shutdown(wait=True, cancel_futures=True)
         self._retriever.close()
+        self.cache.close()
 
     async def _answer(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
         loop = asyncio.get_running_loop()
@@ -256,7 +281,7 @@ class RagService:
                 field="top_k",
                 limit=self.cache.capacity,
             )
-        lease = await self._admission.admit(lambda: self.cache.lease(prompt.path, extra))
+        lease = await self._lease(prompt, extra)
         run, cancel = self._start(prompt, lease, extra, max_tokens, sampling)
         try:
             yield Retrieved(request_id, documents)
@@ -282,8 +307,12 @@ class RagService:
             cancel()
         if rest := transcript.finish():
             yield Delta(rest)
-        cached = lease.cached_tokens
-        usage = Usage(len(prompt), len(transcript.ids), len(prompt) - cached, CachedTokens(device=cached))
+        usage = Usage(
+            prompt_tokens=len(prompt),
+            completion_tokens=len(transcript.ids),
+            computed_tokens=len(prompt) - lease.cached_tokens,
+            cached_tokens=CachedTokens(*lease.cached_by_tier),
+        )
         self._count(usage)
         yield Answer(
             id=request_id,
@@ -301,6 +330,56 @@ class RagService:
             token_ids=tuple(transcript.ids),
             margins=tuple(transcript.margins),
         )
+
+    async def _lease(self, prompt: Prompt, extra: int) -> Lease:
+        """A lease whose KV is all on the device, once it is this request's turn; pair with `_leave`."""
+        loop = asyncio.get_running_loop()
+        while True:
+            given = await self._admission.admit(lambda: self.cache.lease(prompt.path, extra))
+            lease: Lease | None = given
+            while lease is not None:
+                ready: asyncio.Future[None] = loop.create_future()
+                lease.when_ready(functools.partial(_resolve, ready))
+                try:
+                    await ready
+                except BaseException:
+                    lease.release()
+                    self._leave()
+                    raise
+                if not lease.broken:
+                    return lease
+                # what could not be loaded is no longer in the cache, so that this ends
+                lease.release()
+                lease = self.cache.lease(prompt.path, extra)
+            self._leave()
+
+    def _leave(self) -> None:
+        """An admitted request has released its lease."""
+        self._admission.leave()
+        if self._audit is None:
+            self._audit = asyncio.get_running_loop().create_task(self._audit_when_idle())
+
+    async def _audit_when_idle(self) -> None:
+        """Recounts the cache's books once nothing has happened for a while, giving way to whatever comes."""
+        cache, stats = self.cache, self.stats
+        try:
+            while True:
+                activity = cache.activity
+                await asyncio.sleep(IDLE_SECONDS)
+                if activity != cache.activity or not cache.idle:
+                    continue
+                for _ in cache.audit():
+                    await asyncio.sleep(0)
+                    if activity != cache.activity:
+                        break
+                else:
+                    stats.audits += 1
+                    return
+        except IntegrityError as error:
+            stats.failed_audits += 1
+            log.critical("the cache's books do not balance, please report this: %s", error)
+        finally:
+            self._audit = None
 
     def _check(self, query: Query) -> tuple[int, int, Sampling]:
         """Defaults filled in and bounds checked: top_k, max_tokens, sampling."""
@@ -331,7 +410,7 @@ class RagService:
         self, prompt: Prompt, lease: Lease, extra: int, max_tokens: int, sampling: Sampling
     ) -> tuple[_Run, Callable[[], None]]:
         loop = asyncio.get_running_loop()
-        run = _Run(lease, (), asyncio.Queue(), self._admission.leave)
+        run = _Run(lease, (), asyncio.Queue(), self._leave)
 
         def deliver(event: EngineEvent) -> None:
             # a closed loop has no one left to tell
@@ -351,7 +430,7 @@ class RagService:
             return run, self.engine.submit(job, deliver)
         except BaseException:
             lease.release()
-            self._admission.leave()
+            self._leave()
             raise
 
     def _free_places(self) -> int:
@@ -359,8 +438,14 @@ class RagService:
 
     def _count(self, usage: Usage) -> None:
         self.stats.computed_tokens += usage.computed_tokens
-        self.stats.cached_tokens += usage.prompt_tokens - usage.computed_tokens
+        for tier, tokens in dataclasses.asdict(usage.cached_tokens).items():
+            self.stats.cached_tokens[tier] += tokens
         self.stats.completion_tokens += usage.completion_tokens
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _milliseconds(seconds: float) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ragcache.policy import Policy
+from ragcache.record import Record, Stats
 from ragcache.tree import Node
 
 
@@ -36,6 +36,9 @@ class RecordStore(Protocol):
     def footprint(self, tokens: int) -> int:
         """Bytes of disk that a node of so many tokens takes."""
 
+    def records(self) -> list[Record]:
+        """What is there, parents before children."""
+
     def write(self, key: bytes, parent: bytes, node: Node, kv: Any, source: int) -> None:
         """Stores the KV of a node, which lies on tier `source` (DEVICE or HOST)."""
 
@@ -48,31 +51,8 @@ class RecordStore(Protocol):
     def remove(self, keys: Sequence[bytes]) -> None:
         """Takes out records; those that are not there are ignored."""
 
-    def close(self, learned: Mapping[bytes, Learned]) -> None:
+    def close(self, learned: Mapping[bytes, Stats]) -> None:
         """Writes down what was learned of the records, by key, and lets go of the disk."""
-
-
-class Record(Protocol):
-    """What a RecordStore says of a node that it has."""
-
-    key: bytes
-    parent: bytes
-    namespace: str
-    label: str
-    tokens: array[int]
-    frequency: int
-    last_use: int
-    misses: int
-    seconds_per_token: float
-
-
-class Learned(NamedTuple):
-    """What the policies know of a node, to be remembered from process to process."""
-
-    frequency: int
-    last_use: int
-    misses: int
-    seconds_per_token: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from server.schemas import (
     ClearedBody,
     ErrorBody,
     ErrorDetail,
+    IntegrityBody,
+    MovesBody,
     QueryBody,
     RetrievedBody,
     TierBody,
@@ -96,8 +98,18 @@ def create_app(service: RagService) -> FastAPI:
 
 def _cache_body(service: RagService) -> CacheBody:
     cache = service.cache
-    device = TierBody(nodes=len(cache.tree), bytes=asdict(cache.balance()), **asdict(cache.counts))
-    return CacheBody(nodes=len(cache.tree), tiers={"device": device})
+    tiers = {
+        tier.name: TierBody(nodes=tier.nodes, bytes=asdict(tier.balance()), **asdict(tier.counts))
+        for tier in cache.hierarchy.tiers()
+    }
+    return CacheBody(
+        nodes=len(cache.tree),
+        tiers=tiers,
+        moves={name: MovesBody(**asdict(counts)) for name, counts in cache.hierarchy.moves.items()},
+        moving=cache.hierarchy.moving,
+        unwritten=cache.unwritten,
+        integrity=IntegrityBody(audits=service.stats.audits, failed=service.stats.failed_audits),
+    )
 
 
 def _unavailable(message: str) -> Response:

@@ -51,7 +51,8 @@ class _ServiceCollector(Collector):
         yield requests
         tokens = CounterMetricFamily("ragcache_prompt_tokens", "Prompt tokens by source", labels=["source"])
         tokens.add_metric(["computed"], stats.computed_tokens)
-        tokens.add_metric(["device"], stats.cached_tokens)
+        for tier in ("device", "host", "disk"):
+            tokens.add_metric([tier], stats.cached_tokens[tier])
         yield tokens
         yield CounterMetricFamily(
             "ragcache_completion_tokens", "Tokens generated for answers", value=stats.completion_tokens
@@ -62,19 +63,46 @@ class _ServiceCollector(Collector):
         yield from self._engine()
 
     def _cache(self) -> Iterator[Metric]:
-        cache = self._service.cache
-        balance, counts = cache.balance(), cache.counts
+        cache, stats = self._service.cache, self._service.stats
+        tiers = cache.hierarchy.tiers()
         held = GaugeMetricFamily("ragcache_cache_bytes", "Memory of a tier by state", labels=["tier", "state"])
-        for state in ("total", "free", "cached", "held"):
-            held.add_metric(["device", state], getattr(balance, state))
-        yield held
         nodes = GaugeMetricFamily("ragcache_cache_nodes", "Nodes of the knowledge tree", labels=["tier"])
-        nodes.add_metric(["device"], len(cache.tree))
-        yield nodes
-        for name in ("hits", "misses", "insertions", "evictions", "rejections", "refusals"):
+        dropped = CounterMetricFamily(
+            "ragcache_cache_dropped", "Segments that left a tier, by reason", labels=["tier", "reason"]
+        )
+        failures = CounterMetricFamily(
+            "ragcache_cache_failures", "Moves to or from a tier that failed, by reason", labels=["tier", "reason"]
+        )
+        for tier in tiers:
+            balance = tier.balance()
+            for state in ("total", "free", "cached", "held"):
+                held.add_metric([tier.name, state], getattr(balance, state))
+            nodes.add_metric([tier.name], tier.nodes)
+            for name in ("evictions", "rejections", "mirrors", "orphans", "cleared"):
+                dropped.add_metric([tier.name, name], getattr(tier.counts, name))
+            for reason, count in tier.counts.failures.items():
+                failures.add_metric([tier.name, reason], count)
+        yield from (held, nodes, dropped, failures)
+        for name in ("hits", "misses", "insertions", "evictions", "losses", "rejections", "refusals"):
             counter = CounterMetricFamily(f"ragcache_cache_{name}", f"Cache {name} of segments", labels=["tier"])
-            counter.add_metric(["device"], getattr(counts, name))
+            for tier in tiers:
+                counter.add_metric([tier.name], getattr(tier.counts, name))
             yield counter
+        for unit in ("moves", "bytes", "seconds"):
+            moves = CounterMetricFamily(
+                "ragcache_cache_moves" if unit == "moves" else f"ragcache_cache_move_{unit}",
+                f"Segments moved between tiers: {unit}",
+                labels=["direction"],
+            )
+            for direction, counts in cache.hierarchy.moves.items():
+                moves.add_metric([direction], getattr(counts, unit))
+            yield moves
+        yield GaugeMetricFamily("ragcache_cache_moving", "Moves under way", value=cache.hierarchy.moving)
+        yield GaugeMetricFamily("ragcache_cache_unwritten", "Segments to be written to disk", value=cache.unwritten)
+        audits = CounterMetricFamily("ragcache_cache_audits", "Recounts of the books when idle", labels=["result"])
+        audits.add_metric(["right"], stats.audits)
+        audits.add_metric(["wrong"], stats.failed_audits)
+        yield audits
 
     def _engine(self) -> Iterator[Metric]:
         stats = self._service.engine.stats()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
@@ -30,8 +31,13 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run(app: FastAPI, bound: socket.socket, *, grace_seconds: float) -> None:
+Finish = Callable[[float], Awaitable[None]]
+
+
+def run(app: FastAPI, bound: socket.socket, *, grace_seconds: float, finish: Finish | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then lets running answers finish within `grace_seconds`. Returns normally.
+
+    Then `finish` has as long once more for what else is under way.
 
     ConfigError if another process, which had bound the address as well, listens already.
     """
@@ -42,7 +48,13 @@ def run(app: FastAPI, bound: socket.socket, *, grace_seconds: float) -> None:
     except OSError as error:
         host, port = bound.getsockname()[:2]
         raise _cannot_listen(host, port, error) from error
-    asyncio.run(server.serve(sockets=[bound]))
+
+    async def serve() -> None:
+        await server.serve(sockets=[bound])
+        if finish is not None:
+            await finish(grace_seconds)
+
+    asyncio.run(serve())
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:

@@ -76,7 +76,13 @@ class ErrorBody(BaseModel):
 
 
 class TierBody(BaseModel):
-    """One tier of the cache: where its bytes are, and totals since the start, in segments and tokens."""
+    """One tier of the cache: where its bytes are, and totals since the start, in segments and tokens.
+
+    Below the device, `hits` and `misses` are of what the faster tiers lacked. Segments leave for room (`evictions`, of
+    which `losses` left no copy elsewhere), as newcomers that were worth less (`rejections`), as mirrors of what the
+    device has too, as `orphans` of a lost ancestor, or `cleared` by request. `failures` are moves that failed, by
+    reason, each a miss.
+    """
 
     nodes: int
     bytes: dict[str, int]
@@ -86,15 +92,39 @@ class TierBody(BaseModel):
     missed_tokens: int
     insertions: int
     evictions: int
+    losses: int
     rejections: int
+    mirrors: int
+    orphans: int
+    cleared: int
     refusals: int
+    failures: dict[str, int]
+
+
+class MovesBody(BaseModel):
+    """Moves of segments in one direction: how many, their bytes as stored, and the seconds they took."""
+
+    moves: int
+    bytes: int
+    seconds: float
+
+
+class IntegrityBody(BaseModel):
+    """How often the books were recounted when the server was idle, and found wrong."""
+
+    audits: int
+    failed: int
 
 
 class CacheBody(BaseModel):
-    """Answer of `GET /v1/cache`."""
+    """Answer of `GET /v1/cache`. `moving` are moves under way, `unwritten` segments that wait to be written to disk."""
 
     nodes: int
     tiers: dict[str, TierBody]
+    moves: dict[str, MovesBody]
+    moving: int
+    unwritten: int
+    integrity: IntegrityBody
 
 
 class ClearedBody(BaseModel):
