@@ -108,6 +108,12 @@ class KnowledgeCache:
         """To be called when a move has ended: who was refused a lease may get one now."""
         self.hierarchy.on_room = callback
 
+    def describe(self) -> str:
+        """The tiers and their sizes, and what was found on disk, for people."""
+        sizes = [f"{tier.name} cache {tier.capacity / 2**30:.2f} GiB" for tier in self._tiers]
+        found = 0 if self.hierarchy.disk is None else self.hierarchy.disk.nodes
+        return ", ".join(sizes) + (f" with {found} segments" if found else "")
+
     def balance(self) -> Balance:
         """The device's."""
         return self._device.balance()

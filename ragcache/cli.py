@@ -8,14 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragcache.config import ServeConfig, option_kind
 from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
-
-if TYPE_CHECKING:
-    from ragcache.service import RagService
 
 # Each command imports what it needs when it runs: `ragcache query` should not wait seconds for torch to load.
 
@@ -180,7 +177,7 @@ def _serve(options: argparse.Namespace) -> int:
             host = f"[{host}]" if ":" in host else host
             print(
                 f"serving {service.corpus_size} documents with {service.model_name} on http://{host}:{port} "
-                f"({_caches(service)}); Ctrl-C ends",
+                f"({service.cache.describe()}); Ctrl-C ends",
                 file=sys.stderr,
                 flush=True,
             )
@@ -188,14 +185,6 @@ def _serve(options: argparse.Namespace) -> int:
         finally:
             service.close()
     return 0
-
-
-def _caches(service: RagService) -> str:
-    """The sizes of the cache's tiers, and what was found on disk."""
-    tiers = service.cache.hierarchy.tiers()
-    sizes = [f"{tier.name} cache {tier.capacity / 2**30:.2f} GiB" for tier in tiers]
-    found = tiers[-1].nodes
-    return ", ".join(sizes) + (f" with {found} segments" if found else "")
 
 
 def _simulate(options: argparse.Namespace) -> int:

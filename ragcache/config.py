@@ -155,7 +155,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         settings["index"] = str(file.parent / Path(index).expanduser())  # an absolute path stays as it is
     if isinstance(disk := settings.get("disk_cache"), str) and disk:
         cache = DiskCache.parse(disk)
-        settings["disk_cache"] = f"{file.parent / cache.folder}:{cache.size}"
+        settings["disk_cache"] = f"{file.parent / cache.folder}:{disk.rpartition(':')[2]}"
     model = file.parent / str(settings.get("model", ""))
     if "model" in settings and model.exists():  # a name that is no path beside the file may be a hub's
         settings["model"] = str(model)

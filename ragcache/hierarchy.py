@@ -128,6 +128,7 @@ class Hierarchy:
             arrival = self._to_host(node, kv)
             if arrival is not None:
                 self._swapping_out.append(arrival)
+                return
         if not any(node.places):
             self.device.counts.losses += 1
             self.forget(node)
@@ -249,7 +250,7 @@ class Hierarchy:
                 else:
                     host.leave(node, evicted=False)
                     if not any(node.places):
-                        self.on_lost(node)
+                        self.device.counts.losses += 1
                         self.forget(node)
             arrival.finish()
             self.on_room()

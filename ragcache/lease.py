@@ -73,10 +73,10 @@ class Lease:
 
         Where another request was faster, its node serves and this KV stays with the caller until release.
         """
-        if not self._open or len(kv) != len(self.missing) or len(self.nodes) != self.cached:
-            raise ValueError("a lease is committed once, while open, with the KV of every missing segment")
         if not self.ready or self.broken:
             raise ValueError("a lease is committed when it is ready, and not if it is broken")
+        if not self._open or len(kv) != len(self.missing) or len(self.nodes) != self.cached:
+            raise ValueError("a lease is committed once, while open, with the KV of every missing segment")
         self.lender.commit(self, kv)
 
     def release(self) -> None:

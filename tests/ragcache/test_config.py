@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ragcache.cli import _parser
-from ragcache.config import ServeConfig, option_kind, parse_size
+from ragcache.config import DiskCache, ServeConfig, option_kind, parse_size
 from ragcache.errors import ConfigError
 
 NAMES = [field.name for field in dataclasses.fields(ServeConfig)]
@@ -18,7 +18,10 @@ max_doc_tokens = 100
 max_question_tokens = 50
 max_tokens = 7
 device_cache = "1.5GiB"
-cache = false
+host_cache = "2GiB"
+disk_cache = "/var/cache/kv:1GiB"
+kv_store_dtype = "float16"
+cache = true
 policy = "sieve"
 admission = "competes"
 host = "0.0.0.0"
@@ -37,7 +40,10 @@ AS_READ = ServeConfig(
     max_question_tokens=50,
     max_tokens=7,
     device_cache=3 << 29,
-    cache=False,
+    host_cache=2 << 30,
+    disk_cache="/var/cache/kv:1GiB",
+    kv_store_dtype="float16",
+    cache=True,
     policy="sieve",
     admission="competes",
     host="0.0.0.0",
@@ -71,7 +77,7 @@ def test_options_can_set_everything():
     for line in EVERY_SETTING.splitlines():
         name, value = line.split(" = ")
         flag = "--" + name.replace("_", "-")
-        arguments += ["--no-cache"] if name == "cache" else [flag, value.strip('"')]
+        arguments += ["--cache"] if name == "cache" else [flag, value.strip('"')]
     assert from_options(*arguments) == AS_READ
 
 
@@ -206,3 +212,20 @@ def test_what_is_no_size(text):
 
 def test_each_setting_has_a_kind():
     assert {option_kind(name) for name in NAMES} == {Path, str, int, bool, float}
+
+
+def test_a_disk_cache_is_a_folder_and_a_size(tmp_path):
+    disk = from_options("--index", "i", "--disk-cache", "/a:b/kv:1.5GiB").disk
+    assert disk == DiskCache(Path("/a:b/kv"), 3 << 29)
+    assert ServeConfig(index=Path("i")).disk is None
+    beside = load(tmp_path, 'index = "i"\ndisk_cache = "kv:20MiB"\n').disk
+    assert beside == DiskCache(tmp_path / "kv", 20 << 20)
+    for wrong in ("/var/cache/kv", ":1GiB", "/var/cache/kv:", "/var/cache/kv:much"):
+        with pytest.raises(ConfigError, match=r"PATH:SIZE|not a size"):
+            from_options("--index", "i", "--disk-cache", wrong)
+
+
+@pytest.mark.parametrize("tier", [("--host-cache", "1GiB"), ("--disk-cache", "kv:1GiB")])
+def test_tiers_without_a_cache_make_no_sense(tier):
+    with pytest.raises(ConfigError, match="no use with --no-cache"):
+        from_options("--index", "i", "--no-cache", *tier)

@@ -142,12 +142,12 @@ def test_each_question_pays_into_the_totals(make_service):
     stats = service.stats
     assert stats.outcomes == {"answered": 3}
     assert stats.computed_tokens == sum(a.usage.computed_tokens for a in answers)
-    assert stats.cached_tokens == sum(a.usage.cached_tokens.device for a in answers)
+    assert stats.cached_tokens == {"device": sum(a.usage.cached_tokens.device for a in answers), "host": 0, "disk": 0}
     assert stats.completion_tokens == sum(a.usage.completion_tokens for a in answers)
     assert service.engine.stats().prefill_tokens == stats.computed_tokens
     counts = service.cache.counts
     system = len(service._template.system)
-    assert counts.hit_tokens == stats.cached_tokens
+    assert counts.hit_tokens == stats.cached_tokens["device"]
     assert counts.hits + counts.misses == 3 * 3
     assert counts.hit_tokens >= 2 * system
 
