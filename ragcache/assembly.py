@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 from ragcache.cache import KnowledgeCache
 from ragcache.config import ServeConfig
-from ragcache.cost import AnalyticCost, PrefillCost
+from ragcache.cost import PrefillCost, PrefillProfile
 from ragcache.engine.checkpoint import Checkpoint
 from ragcache.engine.model import TorchModel
+from ragcache.engine.profiling import Setting, estimate, find_profile
 from ragcache.engine.torch_engine import TorchEngine, leave_cores_to_engine
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES
@@ -23,8 +26,8 @@ log = logging.getLogger(__name__)
 EMBEDDER_THREADS = 1
 
 
-def assemble(config: ServeConfig) -> RagService:
-    """Loads index, embedder and model. The caller closes the service.
+def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) -> RagService:
+    """Loads index, embedder and model. The caller closes the service. `announce` is told which prefill times are used.
 
     Raises ConfigError, ModelError or RetrievalError for whatever does not fit; nothing is left open then. Limits the
     calling thread to one torch thread.
@@ -52,16 +55,19 @@ def assemble(config: ServeConfig) -> RagService:
         token = model.layout.bytes_per_token
         # what an ordinary request computes, but not more than half: the rest of the cache must be good for something
         usual = smallest + token * config.top_k * config.max_doc_tokens
+        threads = config.threads or available_cores()
+        cost, described = _choose_cost(model, config, threads)
+        announce(described)
         cache = KnowledgeCache(
             config.device_cache,
             token,
             POLICIES[config.policy](config.device_cache // token),
             keep=config.cache,
-            cost=_cost_of(model),
+            cost=cost,
             admission=config.admission,
             working=min(usual, config.device_cache // 2) if config.admission == "competes" else 0,
         )
-        engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=config.threads or available_cores())
+        engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=threads)
     except BaseException:
         retriever.close()
         raise
@@ -69,15 +75,20 @@ def assemble(config: ServeConfig) -> RagService:
     return RagService(retriever, template, cache, engine, limits, model_name=checkpoint.name)
 
 
-def _cost_of(model: TorchModel) -> PrefillCost:
-    """An estimate from the model's shape; the rate only scales it, and no policy minds."""
-    config = model.module.config.get_text_config()
-    layout = model.layout
-    hidden, queries = config.hidden_size, config.num_attention_heads * layout.head_dim
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    # queries and output, keys and values, and the three matrices of a gated feed-forward layer
-    weights = layout.layers * hidden * (2 * queries + 2 * layout.kv_heads * layout.head_dim + 3 * inner)
-    return AnalyticCost(weights, layout.layers, queries)
+def _choose_cost(model: TorchModel, config: ServeConfig, threads: int) -> tuple[PrefillCost, str]:
+    """What the policy weighs by, and that in a line."""
+    if config.profile == "auto":
+        profile = find_profile(model, threads)
+        if profile is None:
+            return estimate(model), "prefill times: estimated from the model's shape (`ragcache profile` measures them)"
+        where = Setting.of(model, threads).file
+    else:
+        where = Path(config.profile).expanduser()
+        profile = PrefillProfile.load(where)
+        if differences := Setting.of(model, threads).differences(profile):
+            log.warning("%s was measured with %s", where, ", ".join(differences))
+    chunks = f", in chunks of {profile.prefill_chunk} tokens" if profile.prefill_chunk != config.prefill_chunk else ""
+    return profile, f"prefill times: {where}, measured {profile.measured_at}{chunks}"
 
 
 def _warn_of_overflow(config: ServeConfig, system_tokens: int, context_length: int) -> None:
