@@ -238,7 +238,7 @@ def _profile(options: argparse.Namespace) -> int:
     from ragcache.assembly import available_cores
     from ragcache.engine.checkpoint import Checkpoint
     from ragcache.engine.model import TorchModel
-    from ragcache.engine.profiling import Plan, Profiling, parse_axis, table
+    from ragcache.engine.profiling import Plan, Profiling, doubts, parse_axis, table
     from ragcache.whole_file import check_writable
 
     cached, new = (
@@ -262,6 +262,8 @@ def _profile(options: argparse.Namespace) -> int:
         profile = profiling.measure(bar.update)
     profile.save(file)
     print(profile.as_json() if options.json else table(profile))
+    if doubt := doubts(profile):
+        print(f"{doubt}: was the machine busy? Measure again when it is quiet", file=sys.stderr)
     print(f"profile in {file}", file=sys.stderr)
     return 0
 

@@ -29,6 +29,7 @@ SPAN = 512  # tokens: past and new KV lie in spans of a usual document's length
 LONGEST = 8192  # where the default grid ends for models that read more: from there the plane goes on
 # KV of noise, small enough that no softmax over it underflows: attention is slow where numbers are denormal
 _NOISE = 0.1
+_DOUBTFUL = 0.5  # of a median: a spread from which something else was running
 _NAME_LENGTH = 60  # of a model or a device in a file's name
 
 
@@ -86,7 +87,7 @@ class Plan:
     threads: int
     runs: int = 3
     prefill_chunk: int = 512
-    cached: tuple[int, ...] | None = None  # None: roughly geometric, ending at the model's context or at LONGEST
+    cached: tuple[int, ...] | None = None  # None: roughly geometric, to the end of the context or LONGEST in all
     new: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -100,21 +101,20 @@ class Plan:
 
     def grid(self, context_length: int) -> Grid:
         """The grid for a model that reads so many tokens. ConfigError if one that was asked for goes beyond."""
-        end = min(context_length, LONGEST)
-        cached, new = self.cached, self.new
-        if cached is None:
-            most = (context_length - new[-1]) if new else end - end // 4
-            steps = {0, end // 32, end // 8, end // 4, end // 2, end - end // 4}
-            cached = tuple(sorted(size for size in steps if size <= most))
-        if new is None:
-            most = min(context_length - cached[-1], end // 4)
-            steps = {16, 64, end // 32, end // 8, end // 4}
-            new = tuple(sorted(size for size in steps if 1 <= size <= most))
-        if cached and new and cached[-1] + new[-1] > context_length:
+        most_cached, most_new = (self.cached or (0,))[-1], (self.new or (2,))[-1]
+        if most_cached + most_new > context_length:
             raise ConfigError(
-                f"{cached[-1]} cached and {new[-1]} new tokens are {cached[-1] + new[-1]} in all; the model reads "
+                f"{most_cached} cached and {most_new} new tokens are {most_cached + most_new} in all; the model reads "
                 f"{context_length}"
             )
+        end = min(context_length, LONGEST)
+        cached, new = self.cached, self.new
+        if new is None:
+            most = min(context_length - most_cached, end // 4)
+            new = tuple(sorted({size for size in (16, 64, most // 8, most // 2, most) if 1 <= size <= most}))
+        if cached is None:  # few points: T is linear in them, with attention's part of it
+            most = min(context_length - new[-1], end - end // 4)
+            cached = tuple(sorted({0, most // 12, most // 3, most}))
         return Grid(cached, new)
 
 
@@ -264,14 +264,29 @@ def table(profile: PrefillProfile) -> str:
     lines = [f"{'cached | new':>12}" + "".join(f"{new:>11,}" for new in profile.new)]
     for cached, row in zip(profile.cached, profile.seconds, strict=True):
         lines.append(f"{cached:>12,}" + "".join(f"{_milliseconds(seconds):>11}" for seconds in row))
-    widest = max((value for row in profile.spread for value in row), default=0.0)
     lines += [
         "",
         f"milliseconds to prefill new tokens behind cached ones: {profile.model}, {profile.dtype}, {profile.device}, "
         f"{profile.threads} thread{'s' * (profile.threads != 1)}",
-        f"medians of {profile.runs}; slowest and fastest differ by {widest:.0%} at most",
+        f"medians of {profile.runs}; slowest and fastest differ by {_widest(profile):.0%} of it at most",
     ]
     return "\n".join(lines)
+
+
+def doubts(profile: PrefillProfile) -> str | None:
+    """Why the profile should be measured again, if it should: times that no quiet machine gives."""
+    if _widest(profile) > _DOUBTFUL:
+        return f"a time varied by {_widest(profile):.0%}"
+    rows = profile.seconds
+    if any(a >= b for row in rows for a, b in pairwise(row)) or any(
+        above > below for upper, lower in pairwise(rows) for above, below in zip(upper, lower, strict=True)
+    ):
+        return "more tokens took less time"
+    return None
+
+
+def _widest(profile: PrefillProfile) -> float:
+    return max((value for row in profile.spread for value in row), default=0.0)
 
 
 def _milliseconds(seconds: float) -> str:
