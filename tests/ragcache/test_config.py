@@ -101,6 +101,12 @@ def test_the_files_index_is_relative_to_the_file_and_the_options_to_here(tmp_pat
     assert from_options("--index", "idx/faiss.idx").index == Path("idx/faiss.idx")
 
 
+def test_the_files_profile_is_relative_to_the_file_but_auto_is_no_path(tmp_path):
+    (tmp_path / "times.json").touch()
+    assert load(tmp_path, 'index = "i"\nprofile = "times.json"\n').profile == str(tmp_path / "times.json")
+    assert load(tmp_path, 'index = "i"\nprofile = "auto"\n').profile == "auto"
+
+
 def test_a_tilde_in_the_index_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     assert load(tmp_path, 'index = "~/idx/faiss.idx"').index == Path("/home/ada/idx/faiss.idx")
