@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ragcache.cache import KnowledgeCache
 from ragcache.config import ServeConfig
-from ragcache.cost import AnalyticCost, PrefillCost
+from ragcache.cost import PrefillCost, PrefillProfile
 from ragcache.disk import DiskStore
 from ragcache.engine.checkpoint import Checkpoint
 from ragcache.engine.model import TorchModel
+from ragcache.engine.profiling import Setting, estimate, find_profile
 from ragcache.engine.torch_engine import TorchEngine, leave_cores_to_engine
 from ragcache.engine.transfer import KVTransfer, kv_fingerprint
 from ragcache.errors import ConfigError
@@ -32,8 +35,8 @@ log = logging.getLogger(__name__)
 EMBEDDER_THREADS = 1
 
 
-def assemble(config: ServeConfig) -> RagService:
-    """Loads index, embedder and model. The caller closes the service.
+def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) -> RagService:
+    """Loads index, embedder and model. The caller closes the service. `announce` is told which prefill times are used.
 
     Raises ConfigError, ModelError or RetrievalError for whatever does not fit; nothing is left open then. Limits the
     calling thread to one torch thread.
@@ -47,10 +50,13 @@ def assemble(config: ServeConfig) -> RagService:
         template = PromptTemplate.load(
             checkpoint, max_doc_tokens=config.max_doc_tokens, max_question_tokens=config.max_question_tokens
         )
+        threads = config.threads or available_cores()
+        cost, described = _choose_cost(model, config, threads)
+        announce(described)
         _check_sizes(config, len(template.system), model)
-        cache = _cache(config, len(template.system), model)
+        cache = _cache(config, len(template.system), model, cost)
         opened.callback(cache.close)
-        engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=config.threads or available_cores())
+        engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=threads)
         opened.pop_all()
     limits = Limits(config.top_k, config.max_tokens, config.max_batch, config.max_waiting)
     return RagService(retriever, template, cache, engine, limits, model_name=checkpoint.name)
@@ -72,7 +78,7 @@ def _smallest_request(config: ServeConfig, system_tokens: int, model: TorchModel
     return model.layout.bytes_per_token * (system_tokens + config.max_question_tokens + config.max_tokens)
 
 
-def _cache(config: ServeConfig, system_tokens: int, model: TorchModel) -> KnowledgeCache:
+def _cache(config: ServeConfig, system_tokens: int, model: TorchModel, cost: PrefillCost) -> KnowledgeCache:
     token = model.layout.bytes_per_token
     # what an ordinary request computes, but not more than half: the rest of the cache must be good for something
     usual = _smallest_request(config, system_tokens, model) + token * config.top_k * config.max_doc_tokens
@@ -81,7 +87,7 @@ def _cache(config: ServeConfig, system_tokens: int, model: TorchModel) -> Knowle
         token,
         POLICIES[config.policy](config.device_cache // token),
         keep=config.cache,
-        cost=_cost_of(model),
+        cost=cost,
         admission=config.admission,
         working=min(usual, config.device_cache // 2) if config.admission == "competes" else 0,
         **_lower_tiers(config, model),
@@ -112,15 +118,20 @@ def _lower_tiers(config: ServeConfig, model: TorchModel) -> dict[str, Any]:
     return tiers
 
 
-def _cost_of(model: TorchModel) -> PrefillCost:
-    """An estimate from the model's shape; the rate only scales it, and no policy minds."""
-    config = model.module.config.get_text_config()
-    layout = model.layout
-    hidden, queries = config.hidden_size, config.num_attention_heads * layout.head_dim
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    # queries and output, keys and values, and the three matrices of a gated feed-forward layer
-    weights = layout.layers * hidden * (2 * queries + 2 * layout.kv_heads * layout.head_dim + 3 * inner)
-    return AnalyticCost(weights, layout.layers, queries)
+def _choose_cost(model: TorchModel, config: ServeConfig, threads: int) -> tuple[PrefillCost, str]:
+    """What the policy weighs by, and that in a line."""
+    if config.profile == "auto":
+        profile = find_profile(model, threads)
+        if profile is None:
+            return estimate(model), "prefill times: estimated from the model's shape (`ragcache profile` measures them)"
+        where = Setting.of(model, threads).file
+    else:
+        where = Path(config.profile).expanduser()
+        profile = PrefillProfile.load(where)
+        if differences := Setting.of(model, threads).differences(profile):
+            log.warning("%s was measured with %s", where, ", ".join(differences))
+    chunks = f", in chunks of {profile.prefill_chunk} tokens" if profile.prefill_chunk != config.prefill_chunk else ""
+    return profile, f"prefill times: {where}, measured {profile.measured_at}{chunks}"
 
 
 def _warn_of_overflow(config: ServeConfig, system_tokens: int, context_length: int) -> None:

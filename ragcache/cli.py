@@ -1,4 +1,4 @@
-"""The command line: `ragcache corpus | index | serve | query | simulate`. The one place that knows every package."""
+"""The command line, `ragcache COMMAND`: the one place that knows every package."""
 
 from __future__ import annotations
 
@@ -107,6 +107,30 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--curve", type=Path, metavar="FILE.png", help="plot hits and time saved against capacity")
     simulate.set_defaults(run=_simulate)
 
+    profile = commands.add_parser(
+        "profile",
+        help="measure how long a prefill takes on this machine, for `serve` and `simulate --cost` to weigh by",
+    )
+    profile.add_argument("--model", default="default", metavar="NAME", help="folder, GGUF file or Hugging Face id")
+    profile.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="torch threads (0, the default: one a core)"
+    )
+    profile.add_argument(
+        "--cached", metavar="N,N…", help="numbers of cached tokens (default: up to the context, or 8192)"
+    )
+    profile.add_argument("--new", metavar="N,N…", help="numbers of tokens to compute behind them")
+    profile.add_argument(
+        "--runs", type=int, default=3, metavar="N", help="a time is the median of so many (default: 3)"
+    )
+    profile.add_argument(
+        "--prefill-chunk", type=int, default=512, metavar="N", help="tokens computed in one step, as `serve` has it"
+    )
+    profile.add_argument(
+        "--out", type=Path, metavar="FILE", help="write here (default: where `serve` finds it by itself)"
+    )
+    profile.add_argument("--json", action="store_true", help="print the profile instead of a table")
+    profile.set_defaults(run=_profile)
+
     query = commands.add_parser("query", help="ask a running server")
     query.add_argument("question")
     query.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
@@ -171,7 +195,7 @@ def _serve(options: argparse.Namespace) -> int:
         from server.run import run
 
         print(f"loading {config.index} and model {config.model} ...", file=sys.stderr, flush=True)
-        service = assemble(config)
+        service = assemble(config, announce=lambda line: print(line, file=sys.stderr, flush=True))
         try:
             host, port = bound.getsockname()[:2]
             host = f"[{host}]" if ":" in host else host
@@ -207,6 +231,47 @@ def _simulate(options: argparse.Namespace) -> int:
         draw(outcomes, options.curve, title=f"{options.trace.name}: {trace.documents:,} documents asked for")
         print(f"curves in {options.curve}", file=sys.stderr)
     return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ragcache.assembly import available_cores
+    from ragcache.engine.checkpoint import Checkpoint
+    from ragcache.engine.model import TorchModel
+    from ragcache.engine.profiling import Plan, Profiling, doubts, parse_axis, table
+    from ragcache.whole_file import check_writable
+
+    cached, new = (
+        None if text is None else parse_axis(text, name)
+        for text, name in ((options.cached, "--cached"), (options.new, "--new"))
+    )
+    # what cannot be done is told before a model is loaded, and certainly before minutes of measuring
+    plan = Plan(options.threads or available_cores(), options.runs, options.prefill_chunk, cached, new)
+    if options.out is not None:
+        check_writable(options.out)
+    profiling = Profiling(TorchModel.load(Checkpoint.resolve(options.model)), plan)
+    file = options.out
+    if file is None:
+        file = profiling.setting.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(file)
+    seconds = profiling.warm_up()
+    points = len(profiling.grid.cached) * len(profiling.grid.new)
+    print(f"measuring {points} points {plan.runs} times: about {_duration(seconds)}", file=sys.stderr, flush=True)
+    with tqdm(total=profiling.tokens, unit="tokens", unit_scale=True, disable=None, leave=False) as bar:
+        profile = profiling.measure(bar.update)
+    profile.save(file)
+    print(profile.as_json() if options.json else table(profile))
+    if doubt := doubts(profile):
+        print(f"{doubt}: was the machine busy? Measure again when it is quiet", file=sys.stderr)
+    print(f"profile in {file}", file=sys.stderr)
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{max(1, rest)} s"
 
 
 def _query(options: argparse.Namespace) -> int:

@@ -79,6 +79,11 @@ class ServeConfig:
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8000, "port to listen on (0: any free one)", least=0)
     threads: int = _option(0, "torch threads of the engine (0: one a core)", least=0)
+    profile: str = _option(
+        "auto",
+        "prefill times that the policy weighs by: a file of `ragcache profile`, or auto, what was measured here "
+        "with this model, else an estimate",
+    )
     prefill_chunk: int = _option(512, "prompt tokens computed in one step, at most", least=1)
     max_batch: int = _option(8, "requests that the engine works on at a time", least=1)
     max_waiting: int = _option(64, "requests that may wait; a further one is refused (429)", least=0)
@@ -156,7 +161,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
     if isinstance(disk := settings.get("disk_cache"), str) and disk:
         cache = DiskCache.parse(disk)
         settings["disk_cache"] = f"{file.parent / cache.folder}:{disk.rpartition(':')[2]}"
-    model = file.parent / str(settings.get("model", ""))
-    if "model" in settings and model.exists():  # a name that is no path beside the file may be a hub's
-        settings["model"] = str(model)
+    for name in ("model", "profile"):
+        path = file.parent / str(settings.get(name, ""))
+        if name in settings and path.exists():  # a name that is no path beside the file may be a hub's
+            settings[name] = str(path)
     return settings

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ragcache.errors import ConfigError
+from ragcache.whole_file import written_whole
 
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2
 
 
 class PrefillCost(Protocol):
@@ -78,7 +79,9 @@ class PrefillProfile:
     """T measured on a grid on one machine: `seconds[i][j]` for `cached[i]` and `new[j]` tokens, both ascending.
 
     Between the grid's points it is bilinear (RAGCache, section 5.1); beyond its edges the plane of the nearest cell
-    goes on, never below 0. `model`, `device`, `dtype` and `threads` say what was measured.
+    goes on, never below 0. `model`, `shape` (its architecture and sizes), `device`, `dtype` and `threads` say what was
+    measured, `prefill_chunk` how many tokens a step computed, `runs` of how many measurements each time is the median.
+    `spread` is, point by point, the slowest of them less the fastest, as a share of the median: a busy machine shows.
     """
 
     model: str
@@ -88,6 +91,11 @@ class PrefillProfile:
     cached: tuple[int, ...]
     new: tuple[int, ...]
     seconds: tuple[tuple[float, ...], ...]
+    shape: str = ""
+    prefill_chunk: int = 512
+    runs: int = 1
+    spread: tuple[tuple[float, ...], ...] = ()
+    measured_at: str = ""  # ISO 8601, UTC
 
     def __post_init__(self) -> None:
         for name, axis in (("cached", self.cached), ("new", self.new)):
@@ -103,6 +111,9 @@ class PrefillProfile:
             )
         if not all(math.isfinite(value) and value > 0 for row in self.seconds for value in row):
             raise ConfigError("profile: 'seconds' must all be finite and above 0")
+        for name, number in (("threads", self.threads), ("prefill_chunk", self.prefill_chunk), ("runs", self.runs)):
+            if number < 1:
+                raise ConfigError(f"profile: {name!r} must be 1 or more, not {number}")
 
     def __call__(self, cached_tokens: int, new_tokens: int) -> float:
         if not new_tokens:
@@ -114,8 +125,13 @@ class PrefillProfile:
         above = high[j] + (high[j + 1] - high[j]) * y
         return max(0.0, below + (above - below) * x)
 
+    def as_json(self) -> str:
+        return json.dumps({"version": PROFILE_VERSION, **asdict(self)}, indent=1)
+
     def save(self, file: Path) -> None:
-        file.write_text(json.dumps({"version": PROFILE_VERSION, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+        """Writes the file, whole or not at all."""
+        with written_whole(file) as unfinished:
+            unfinished.write_text(self.as_json() + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, file: Path) -> PrefillProfile:
@@ -140,6 +156,11 @@ class PrefillProfile:
                 cached=tuple(map(int, found["cached"])),
                 new=tuple(map(int, found["new"])),
                 seconds=tuple(tuple(map(float, row)) for row in found["seconds"]),
+                shape=_text(found, "shape"),
+                prefill_chunk=int(found["prefill_chunk"]),
+                runs=int(found["runs"]),
+                spread=tuple(tuple(map(float, row)) for row in found["spread"]),
+                measured_at=_text(found, "measured_at"),
             )
         except KeyError as error:
             raise ConfigError(f"the profile {file} lacks {error.args[0]!r}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ragcache.errors import ConfigError
 from ragcache.simulation import Outcome
+from ragcache.whole_file import check_writable, written_whole
 
 try:
     from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ def check_plotting(file: Path) -> None:
         raise ConfigError(f"{file}: the curve's file ends in one of {', '.join(_FORMATS)}")
     if not file.absolute().parent.is_dir():
         raise ConfigError(f"{file}: there is no folder {file.parent}")
+    check_writable(file)
 
 
 def draw(outcomes: Sequence[Outcome], file: Path, *, title: str) -> None:
@@ -67,4 +69,5 @@ def draw(outcomes: Sequence[Outcome], file: Path, *, title: str) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.suptitle(title, fontsize=12)
-    figure.savefig(file, dpi=150)
+    with written_whole(file) as unfinished:
+        figure.savefig(unfinished, dpi=150)

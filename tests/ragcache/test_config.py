@@ -27,6 +27,7 @@ admission = "competes"
 host = "0.0.0.0"
 port = 0
 threads = 4
+profile = "times.json"
 prefill_chunk = 64
 max_batch = 2
 max_waiting = 0
@@ -49,6 +50,7 @@ AS_READ = ServeConfig(
     host="0.0.0.0",
     port=0,
     threads=4,
+    profile="times.json",
     prefill_chunk=64,
     max_batch=2,
     max_waiting=0,
@@ -103,6 +105,12 @@ def test_defaults_are_those_of_the_readme():
 def test_the_files_index_is_relative_to_the_file_and_the_options_to_here(tmp_path):
     assert load(tmp_path, 'index = "idx/faiss.idx"').index == tmp_path / "idx" / "faiss.idx"
     assert from_options("--index", "idx/faiss.idx").index == Path("idx/faiss.idx")
+
+
+def test_the_files_profile_is_relative_to_the_file_but_auto_is_no_path(tmp_path):
+    (tmp_path / "times.json").touch()
+    assert load(tmp_path, 'index = "i"\nprofile = "times.json"\n').profile == str(tmp_path / "times.json")
+    assert load(tmp_path, 'index = "i"\nprofile = "auto"\n').profile == "auto"
 
 
 def test_a_tilde_in_the_index_is_the_home_folder(tmp_path, monkeypatch):

@@ -8,8 +8,9 @@ from ragcache.cost import AnalyticCost, ConstantCost, PolynomialCost, PrefillPro
 from ragcache.errors import ConfigError
 
 PROFILE = PrefillProfile(
-    "a model", "cpu", "float32", 2, (0, 100, 400), (10, 20, 60), ((1.0, 2.0, 6.0), (2.0, 4.0, 12.0), (5.0, 9.0, 27.0))
-)
+    "a model", "cpu", "float32", 2, (0, 100, 400), (10, 20, 60), ((1.0, 2.0, 6.0), (2.0, 4.0, 12.0), (5.0, 9.0, 27.0)),
+    shape="Decoder 2x64", prefill_chunk=64, runs=3, spread=((0.1,) * 3,) * 3, measured_at="2026-11-22T21:05:05+00:00",
+)  # fmt: skip
 
 
 def test_constant():
@@ -57,16 +58,19 @@ def test_a_profile_survives_its_file(tmp_path):
     PROFILE.save(file)
     assert PrefillProfile.load(file) == PROFILE
     assert parse_cost(str(file)) == PROFILE
-    assert json.loads(file.read_text())["version"] == 1
+    assert json.loads(file.read_text())["version"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["profile.json"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "no prefill profile of version 1 .its version: 2."),
+        ({"version": 1}, "no prefill profile of version 2 .its version: 1."),
         ({"version": None}, "no prefill profile"),
         ({"model": 3}, "'model' must be a text, not 3"),
         ({"threads": "many"}, "cannot be used"),
+        ({"prefill_chunk": 0}, "'prefill_chunk' must be 1 or more, not 0"),
+        ({"measured_at": None}, "'measured_at' must be a text"),
         ({"cached": [0]}, "'cached' must be two or more ascending"),
         ({"cached": [0, 0, 400]}, "'cached' must be two or more ascending"),
         ({"new": [0, 10, 20]}, "'new' must start at 1"),

@@ -277,12 +277,17 @@ def test_the_integrity_check_notices_what_it_claims_to():
         assert found is not None
         return found
 
+    def no_kv(cache: KnowledgeCache, lease: Lease) -> None:
+        leaf(cache).places[DEVICE] = None
+        lease.nodes[0].below[DEVICE] = 0
+        cache._policy.offer(lease.nodes[0])
+
     def hold_alone(cache: KnowledgeCache, lease: Lease) -> None:
         place(lease.nodes[0]).holders, place(leaf(cache)).holders = 0, 1
         lease.nodes[0] = leaf(cache)
 
     breaks = {
-        "is in the tree without KV": lambda cache, _: leaf(cache).places.__setitem__(DEVICE, None),
+        "is in the tree without KV": no_kv,
         "has no KV on the device": lambda cache, _: setattr(place(leaf(cache)), "copy", None),
         "counts 0 holders": lambda _, lease: setattr(place(lease.nodes[0]), "holders", 0),
         "miscounts its children": lambda _, lease: lease.nodes[0].below.__setitem__(DEVICE, 2),
