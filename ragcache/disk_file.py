@@ -32,6 +32,7 @@ HEADERS, STATS, CHUNKS, TURNS = TABLES = (b"headers", b"stats", b"chunks", b"tur
 RUNS = (256, 16, 1)  # pages a chunk takes
 REMOVED_PAGES = (8192, 128)  # a transaction stops removing once it has freed so many; the second if room is scattered
 BODY = 1 << 31  # index of the first chunk of KV; those of the description count from 0
+_DAMAGED = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError)
 _FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -65,7 +66,11 @@ class DiskFile:
             (folder / LOCK).unlink(missing_ok=True)
             if (folder / DATA).exists():
                 self._require_trust(capacity, progress)
-            self._connect(capacity)
+            try:
+                self._connect(capacity)
+            except _DAMAGED as error:
+                self._discard(f"LMDB says: {error}")
+                self._connect(capacity)
         except (lmdb.Error, OSError) as error:
             self.close()
             raise ConfigError(
@@ -91,13 +96,14 @@ class DiskFile:
     def restart(self, why: str) -> None:
         """Gives up all that the file holds."""
         capacity = self._env.info()["map_size"]
-        self._env.close()
         self._discard(why)
         self._connect(capacity)
 
     def _discard(self, why: str) -> None:
         log.warning("%s: the cached KV is discarded and the file made anew: %s", self.folder / DATA, why)
         self.discarded = why
+        if self._env is not None:
+            self._env.close()
         for name in (DATA, LOCK):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -148,24 +154,35 @@ class DiskFile:
         with self._reading, self.require_open().begin(buffers=True) as txn:
             yield txn
 
+    @contextlib.contextmanager
+    def _writer(self, buffers: bool = False) -> Iterator[Any]:
+        try:
+            with self.require_open().begin(write=True, buffers=buffers) as txn:
+                yield txn
+        except lmdb.Error as error:
+            # LMDB takes it for an I/O error when a disk runs full amid a write: see whether the file can grow
+            if os.strerror(errno.EIO) in str(error):
+                with (self.folder / DATA).open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, self.page_size)
+            raise
+
     def commit(self, put: Callable[[Any, int], int]) -> int:
         """One transaction of what `put` writes, which is told the longest run to write; called again with shorter
         ones, each time from nothing, when there is no room for it. Gives what `put` returned."""
-        env = self.require_open()
-        with contextlib.suppress(lmdb.MapFullError), env.begin(write=True) as txn:
+        with contextlib.suppress(lmdb.MapFullError), self._writer() as txn:
             return put(txn, RUNS[0])
         with self._reading:
             self._turn()
             for longest in RUNS[:-1]:
-                with contextlib.suppress(lmdb.MapFullError), env.begin(write=True) as txn:
+                with contextlib.suppress(lmdb.MapFullError), self._writer() as txn:
                     return put(txn, longest)
-            with env.begin(write=True) as txn:
+            with self._writer() as txn:
                 return put(txn, RUNS[-1])
 
     def _turn(self) -> None:
         """LMDB reuses the pages that a transaction freed from the second one after it: this is the first."""
         self._turns += 1
-        with self._env.begin(write=True) as txn:
+        with self._writer() as txn:
             txn.put(b"turn", self._turns.to_bytes(8, "big"), db=self.tables[TURNS])
 
     # -- chunks
@@ -226,10 +243,7 @@ class DiskFile:
 
     def _delete_some(self, number: int, limit: int) -> bool:
         prefix, freed = number.to_bytes(8, "big"), 0
-        with (
-            self.require_open().begin(write=True, buffers=True) as txn,
-            txn.cursor(db=self.tables[CHUNKS]) as cursor,
-        ):
+        with self._writer(buffers=True) as txn, txn.cursor(db=self.tables[CHUNKS]) as cursor:
             found = cursor.set_range(prefix)
             while found and cursor.key()[:8] == prefix:
                 if freed >= limit:

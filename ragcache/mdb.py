@@ -30,6 +30,7 @@ _ROOT = struct.Struct("<IHHQQQQQ")
 _NODE = struct.Struct("<HHHH")
 _HEADER = struct.Struct("<QHHHH")
 _RUN_HEADER = struct.Struct("<QHHI")
+FREE, MAIN = "free pages", "tables"  # the two tables whose roots stand in the meta pages
 _LATEST = 2**62  # transactions are counted; a number past this is no count
 
 Progress = Callable[[int, int], None]  # (done, of how many)
@@ -65,7 +66,10 @@ class _Table:
 
     @classmethod
     def unpack(cls, name: str, raw: bytes) -> _Table:
-        _, flags, depth, *stored, root = _ROOT.unpack(raw)
+        pad, flags, depth, *stored, root = _ROOT.unpack(raw)
+        # of the free list, a field that others have no use for is the size of all pages
+        if flags != (_INTEGER_KEYS if name == FREE else 0) or (pad and name != FREE):
+            raise Untrusted(f"the root of table {name!r} has flags {flags:#x} and pad {pad:#x}")
         return cls(name, flags, depth, tuple(stored), root)
 
 
@@ -96,16 +100,12 @@ class _Surveyor:
 
     def survey(self) -> Survey:
         free, main, transaction = self._newest_meta()
-        if free.flags != _INTEGER_KEYS or main.flags != 0:
-            raise Untrusted(f"the root of all tables has flags {free.flags:#x} and {main.flags:#x}")
         found: list[_Table] = []
 
         def table(node: _Node, page: bytes) -> None:
             if node.key not in self._tables or node.flags != _TABLE or node.size != _ROOT.size:
                 raise Untrusted(f"{node.key[:40]!r} is not a table of this store")
             found.append(_Table.unpack(node.key.decode(), page[node.data : node.data + node.size]))
-            if found[-1].flags:
-                raise Untrusted(f"table {found[-1].name!r} has flags {found[-1].flags:#x}")
 
         self._walk(main, table)
         for each in found:
@@ -147,7 +147,7 @@ class _Surveyor:
             raise Untrusted(f"the meta page tells of a last page {last} in a file of {self._bytes} bytes")
         self._owned = np.zeros(last + 1, dtype=np.bool_)
         self._claim(0, 2, "the meta pages")
-        return _Table.unpack("free pages", free), _Table.unpack("tables", main), transaction
+        return _Table.unpack(FREE, free), _Table.unpack(MAIN, main), transaction
 
     def _claim(self, first: int, count: int, owner: str) -> None:
         """Pages in use: each has one owner and lies within the file, or reading it through the map would end us."""
@@ -248,7 +248,7 @@ class _Surveyor:
             if leaf:
                 end = data + (8 if flags == _LONG else size)
                 sound = 0 < key_size < 512 and flags in (0, _LONG, _TABLE)
-                sound = sound and (flags != _TABLE or table.name == "tables")
+                sound = sound and (flags != _TABLE or table.name == MAIN)
             else:
                 end = data
                 sound = key_size < 512

@@ -18,7 +18,7 @@ COMPOSITION_ROOT = "ragcache.cli"
 LONGEST_MODULE = 500
 # of ragcache, what decides and counts: values in, values out
 WITHOUT_TORCH = ["tree", "cache", "policy", "policy.lru", "segment", "admission", "config", "errors", "cli"]
-WITHOUT_TORCH += ["engine.protocol", "cost", "trace", "simulation"]
+WITHOUT_TORCH += ["engine.protocol", "cost", "trace", "simulation", "disk", "disk_file", "mdb", "record"]
 
 
 def modules() -> dict[str, Path]:
