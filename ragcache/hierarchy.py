@@ -424,17 +424,17 @@ class Hierarchy:
                 raise IntegrityError(f"node {node.id} ({node.label!r}) is not its parent's child")
             if not any(node.places):
                 raise IntegrityError(f"node {node.id} ({node.label!r}) is in the tree without KV")
+            if not parent.is_root:
+                if node.places[DEVICE] is not None and parent.places[DEVICE] is None:
+                    raise IntegrityError(f"node {node.id} ({node.label!r}) is on the device without its parent")
+                if node.holders and not parent.holders:
+                    raise IntegrityError(f"node {node.id} ({node.label!r}) is held alone")
             for tier in tiers:
                 if node.places[tier.index] is not None:
                     size = tier.audit(node, leases.get(node.id, 0) if tier is self.device else 0, settled=settled)
                     book = books[tier.index]
                     book[size < 0] += abs(size)
                     book[2] += 1
-            if not parent.is_root:
-                if node.places[DEVICE] is not None and parent.places[DEVICE] is None:
-                    raise IntegrityError(f"node {node.id} ({node.label!r}) is on the device without its parent")
-                if node.holders and not parent.holders:
-                    raise IntegrityError(f"node {node.id} ({node.label!r}) is held alone")
             if count % AUDITED_AT_ONCE == 0:
                 yield
         if count != len(self.tree):

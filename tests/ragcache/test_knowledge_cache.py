@@ -280,7 +280,6 @@ def test_the_integrity_check_notices_what_it_claims_to():
     def no_kv(cache: KnowledgeCache, lease: Lease) -> None:
         leaf(cache).places[DEVICE] = None
         lease.nodes[0].below[DEVICE] = 0
-        cache._policy.offer(lease.nodes[0])
 
     def hold_alone(cache: KnowledgeCache, lease: Lease) -> None:
         place(lease.nodes[0]).holders, place(leaf(cache)).holders = 0, 1
