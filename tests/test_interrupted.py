@@ -17,7 +17,7 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "ragcache.cli"]
 PATIENCE = 30
-PROGRESS = re.compile(rb"\d+%\|.*\[\d+:\d+<[\d:]+, ")  # with time left
+PROGRESS = re.compile(rb"\d+%\|[^\r\n]*\[\d+:\d+<[\d:]+, ")  # with time left
 
 
 class OnTerminal:
@@ -42,9 +42,10 @@ class OnTerminal:
                 return False
         return True
 
-    def wait_for(self, pattern: re.Pattern[bytes]) -> None:
+    def wait_for_progress(self) -> None:
+        """Waits until the bar was drawn twice: tqdm does not wipe a bar whose first drawing is interrupted."""
         deadline = time.monotonic() + PATIENCE
-        while not pattern.search(self.shown):
+        while len(PROGRESS.findall(self.shown)) < 2:
             assert self.read(), self.shown
             assert time.monotonic() < deadline, self.shown
 
@@ -99,7 +100,7 @@ def simulation(folder: Path, requests: int, capacities: int) -> list[str]:
 @pytest.mark.parametrize(("number", "last_words"), [(signal.SIGINT, ["interrupted"]), (signal.SIGTERM, [])])
 def test_a_long_simulation_says_how_long_it_takes_yet_and_ends_at_once(tmp_path, on_terminal, number, last_words):
     running = on_terminal(*simulation(tmp_path, 20_000, 200))
-    running.wait_for(PROGRESS)
+    running.wait_for_progress()
     status, seconds = running.end(number)
     assert status == 128 + number
     assert seconds < 1
@@ -136,7 +137,7 @@ def test_a_curve_that_is_interrupted_while_it_is_drawn_leaves_the_old_one(tmp_pa
 @pytest.mark.parametrize("out", [["--out", "profile.json"], []])
 def test_a_profile_that_is_interrupted_leaves_no_file(tmp_path, tiny_folder, on_terminal, out, number, last_words):
     running = on_terminal("profile", "--model", tiny_folder, "--runs", "9999", "--threads", "1", *out)
-    running.wait_for(PROGRESS)
+    running.wait_for_progress()
     status, seconds = running.end(number)
     assert status == 128 + number
     assert seconds < 2
