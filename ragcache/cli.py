@@ -103,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
         help="whether a newcomer always stays, or only where the policy prefers it to what it would displace "
         "(default: %(default)s)",
     )
+    simulate.add_argument(
+        "--host-capacity",
+        type=int,
+        default=0,
+        metavar="N",
+        help="what a host tier below it holds, in the same unit; loading from there counts as no time (default: none)",
+    )
     simulate.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
     simulate.add_argument("--curve", type=Path, metavar="FILE.png", help="plot hits and time saved against capacity")
     simulate.set_defaults(run=_simulate)
@@ -223,7 +230,8 @@ def _simulate(options: argparse.Namespace) -> int:
 
         check_plotting(options.curve)  # now, and not after minutes of replay
     trace = read_trace(options.trace, options.format)
-    outcomes = Simulation(trace, cost, options.admission).run_all(policies, capacities)
+    simulation = Simulation(trace, cost, options.admission, options.host_capacity)
+    outcomes = simulation.run_all(policies, capacities)
     print(report(outcomes, as_json=options.json))
     if options.curve is not None:
         from ragcache.curve import draw

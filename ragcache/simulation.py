@@ -13,6 +13,7 @@ from ragcache.cost import PrefillCost
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES, Belady, Policy
 from ragcache.segment import Segment
+from ragcache.store import HostTier, Imaginary
 from ragcache.trace import Trace
 from ragcache.tree import KnowledgeTree
 
@@ -23,6 +24,9 @@ _REPORT_EVERY = 2000  # requests
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a policy achieved. `hits` counts documents, and `hit_ratio` is the share of the documents asked for.
+
+    With a host tier, hits are those of both tiers, `host_hits` of them those that the device lacked; loading them from
+    there counts as no time. `evictions` are the device's.
 
     `seconds_saved` is the prefill time of all requests without a cache less that with it, documents alone, and its
     ratio is to that without.
@@ -37,20 +41,25 @@ class Outcome:
     seconds_saved: float
     seconds_saved_ratio: float
     evictions: int
+    host_capacity: int = 0
+    host_hits: int = 0
 
 
 class Simulation:
     """Replays one trace as often as asked: requests one after the other, each ended before the next begins.
 
-    `capacity` is in the trace's unit of size and bounds what the documents take. Of a path that exceeds it, only the
+    A capacity is in the trace's unit of size and bounds what the documents take. Of a path that exceeds it, only the
     beginning that fits is cached. With admission "competes", what a request computes lies outside the capacity until
-    the request ends.
+    the request ends. With a `host_capacity` there is a host tier of that size below each, under the same policy.
     """
 
-    def __init__(self, trace: Trace, cost: PrefillCost, admission: str = "always") -> None:
+    def __init__(self, trace: Trace, cost: PrefillCost, admission: str = "always", host_capacity: int = 0) -> None:
+        if host_capacity < 0:
+            raise ConfigError(f"a host's capacity is 0 or more, not {host_capacity}")
         self.trace = trace
         self.cost = cost
         self.admission = admission
+        self.host_capacity = host_capacity
         self._future: dict[int, list[int]] | None = None
 
     def run_all(self, policies: Sequence[str], capacities: Sequence[int]) -> list[Outcome]:
@@ -75,14 +84,20 @@ class Simulation:
         """One policy at one capacity. `on_progress` is told numbers of requests done, `on_request` the cached
         documents of each."""
         policy = self._policy(policy_name, capacity)
+        policies, host = [policy], None
+        if self.host_capacity:
+            policies.append(self._policy(policy_name, self.host_capacity))
+            host = HostTier(self.host_capacity, 1, policies[1], Imaginary())
         working = max(self.trace.tokens) if self.admission == "competes" else 0
-        cache = KnowledgeCache(capacity + working, 1, policy, cost=self.cost, admission=self.admission, working=working)
-        clairvoyant = policy if isinstance(policy, Belady) else None
+        cache = KnowledgeCache(
+            capacity + working, 1, policy, cost=self.cost, admission=self.admission, working=working, host=host
+        )
+        clairvoyants = [each for each in policies if isinstance(each, Belady)]
         cost = self.cost
         hits = hit_tokens = 0
         seconds = saved = 0.0
         for at, (path, tokens) in enumerate(zip(self.trace.paths, self.trace.tokens, strict=True)):
-            if clairvoyant is not None:
+            for clairvoyant in clairvoyants:
                 clairvoyant.now = at
             if tokens > capacity:
                 path = _beginning(path, capacity)
@@ -105,6 +120,7 @@ class Simulation:
         if on_progress is not None:
             on_progress(len(self.trace) % _REPORT_EVERY)
         cache.check_integrity()
+        below = cache.hierarchy.host
         return Outcome(
             policy=policy_name,
             capacity=capacity,
@@ -115,6 +131,8 @@ class Simulation:
             seconds_saved=saved,
             seconds_saved_ratio=saved / seconds if seconds else 0.0,
             evictions=cache.counts.evictions,
+            host_capacity=self.host_capacity,
+            host_hits=0 if below is None else below.counts.hits,
         )
 
     def _policy(self, name: str, capacity: int) -> Policy:
@@ -145,11 +163,13 @@ def choices(policies: str, capacities: str) -> tuple[list[str], list[int]]:
 
 def report(outcomes: Sequence[Outcome], *, as_json: bool) -> str:
     """The outcomes as a JSON list, or as a table for people."""
+    with_host = bool(outcomes[0].host_capacity)
     if as_json:
-        return json.dumps([asdict(outcome) for outcome in outcomes], indent=2)
-    lines = [
-        f"{'policy':<10}{'capacity':>14}{'hits':>12}{'documents':>11}{'tokens':>9}{'time':>9}{'saved':>14}{'evictions':>12}"
-    ]
+        of_host = set() if with_host else {"host_capacity", "host_hits"}
+        rows = [{name: value for name, value in asdict(o).items() if name not in of_host} for o in outcomes]
+        return json.dumps(rows, indent=2)
+    head = f"{'policy':<10}{'capacity':>14}{'hits':>12}{'documents':>11}{'tokens':>9}{'time':>9}{'saved':>14}{'evictions':>12}"
+    lines = [head + f"{'host hits':>12}" * with_host]
     capacity = outcomes[0].capacity
     for outcome in sorted(outcomes, key=lambda outcome: outcome.capacity):
         if outcome.capacity != capacity:
@@ -158,9 +178,11 @@ def report(outcomes: Sequence[Outcome], *, as_json: bool) -> str:
         lines.append(
             f"{outcome.policy:<10}{outcome.capacity:>14,}{outcome.hits:>12,}{outcome.hit_ratio:>11.2%}"
             f"{outcome.token_hit_ratio:>9.2%}{outcome.seconds_saved_ratio:>9.2%}{outcome.seconds_saved:>12,.1f} s"
-            f"{outcome.evictions:>12,}"
+            f"{outcome.evictions:>12,}" + f"{outcome.host_hits:>12,}" * with_host
         )
     lines += ["", f"of {outcomes[0].requests:,} requests; documents, tokens and time: the share that the cache saved"]
+    if with_host:
+        lines[-1] += f"; with a host of {outcomes[0].host_capacity:,}, whose hits are among the hits"
     return "\n".join(lines)
 
 

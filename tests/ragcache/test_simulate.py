@@ -204,3 +204,83 @@ def test_newcomers_that_compete_never_take_more_than_the_capacity(policy):
     outcome = simulation.run(policy, 20_000)
     assert 0 < outcome.hits < simulation.trace.documents
     assert outcome == simulation.run(policy, 20_000)
+
+
+def test_a_host_tier_below(tmp_path, capsys):
+    trace = str(written(tmp_path, "trace.csv", "i,obj,size\n" + "".join(f"{i},{'abab'[i % 4]},4\n" for i in range(8))))
+    options = ["--trace", trace, "--format", "objects", "--policy", "lru", "--capacity", "4"]
+    (without,) = simulated(capsys, *options)
+    (found,) = simulated(capsys, *options, "--host-capacity", "8")
+    assert list(found) == [*FIELDS, "host_capacity", "host_hits"]
+    assert (without["hits"], found["hits"], found["host_hits"], found["host_capacity"]) == (0, 6, 6, 8)
+    assert main(["simulate", *options, "--host-capacity", "8"]) == 0
+    assert "with a host of 8, whose hits are among the hits" in capsys.readouterr().out
+    assert main(["simulate", *options, "--host-capacity", "-1"]) == 1
+    assert "0 or more, not -1" in capsys.readouterr().err
+
+
+class NaiveTwoTiers:
+    """LRU on a device and a host, one document a request: a host copy of what the device has goes first, the one that
+    came to be such a mirror longest ago; else the host's least recently used goes."""
+
+    def __init__(self, device: int, host: int) -> None:
+        self.capacity = {"device": device, "host": host}
+        self.device: dict[str, int] = {}
+        self.host: dict[str, int] = {}
+        self.mirrors: list[str] = []
+        self.last_use: dict[str, int] = {}
+
+    def use(self, name: str, size: int) -> tuple[bool, bool]:
+        on_device, on_host = name in self.device, name in self.host
+        if on_device:
+            del self.device[name]
+        if on_host:
+            del self.host[name]
+        if not on_device:
+            if name in self.mirrors:
+                self.mirrors.remove(name)
+            while sum(self.device.values()) + size > self.capacity["device"]:
+                victim = min(self.device, key=self.last_use.__getitem__)
+                self.to_host(victim, self.device.pop(victim), loading=size if on_host else 0)
+            if on_host:
+                self.mirrors.append(name)
+        self.device[name] = size
+        if on_host:
+            self.host[name] = size
+        self.last_use[name] = len(self.last_use) and max(self.last_use.values()) + 1
+        return on_device, on_host
+
+    def to_host(self, name: str, size: int, loading: int) -> None:
+        if name in self.host:
+            self.mirrors.remove(name)
+            return
+        if size + loading > self.capacity["host"]:
+            return
+        while sum(self.host.values()) + loading + size > self.capacity["host"]:
+            victim = self.mirrors.pop(0) if self.mirrors else min(self.host, key=self.last_use.__getitem__)
+            del self.host[victim]
+        self.host[name] = size
+
+
+@pytest.mark.parametrize(("device", "host"), [(3_000, 6_000), (8_000, 8_000), (20_000, 5_000), (10_000, 60_000)])
+def test_two_tiers_of_lru_hit_as_a_naive_replay_does(device, host):
+    chance = random.Random(device)
+    sizes = [chance.choice((100, 300, 1000, 2500)) for _ in range(100)]
+    names = [int(100 * chance.random() ** 2) for _ in range(4000)]
+    trace, naive = Trace(), NaiveTwoTiers(device, host)
+    for at in names:
+        trace.add([(str(at), sizes[at])])
+    expected = [naive.use(str(at), sizes[at]) for at in names]
+    bits: list[int] = []
+    outcome = Simulation(trace, ConstantCost(), host_capacity=host).run("lru", device, on_request=bits.append)
+    assert bits == [on_device or on_host for on_device, on_host in expected]
+    assert outcome.host_hits == sum(on_host and not on_device for on_device, on_host in expected) > 100
+
+
+@pytest.mark.parametrize("policy", SIMULATED)
+def test_a_host_saves_more_than_the_device_alone_and_less_than_one_tier_of_both_sizes(policy):
+    trace = skewed()
+    alone = Simulation(trace, PolynomialCost(50, 0.05)).run(policy, 20_000)
+    both = Simulation(trace, PolynomialCost(50, 0.05), host_capacity=60_000).run(policy, 20_000)
+    as_large = Simulation(trace, PolynomialCost(50, 0.05)).run(policy, 80_000)
+    assert 1.5 * alone.seconds_saved < both.seconds_saved < as_large.seconds_saved
