@@ -1,6 +1,7 @@
 """The benchmark of the tiers has a row for each move and says in it what it was held against."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,14 @@ def test_every_move_is_measured_against_a_plain_copy() -> None:
         assert row["stored_ratio"] == pytest.approx(row["plain_stored_seconds"] / row["seconds"])
 
 
+def test_the_disk_is_measured_against_a_plain_file(tmp_path: Path) -> None:
+    rows = bench_tiers.measure_disk(LAYOUT, 50, 2, tmp_path)
+    moves = [(row["move"], row["stored"]) for row in rows]
+    assert moves == [(move, stored) for stored in ("float32", "float16") for move in ("device→disk", "disk→device")]
+    assert [row["bytes"] for row in rows[::2]] == [50 * LAYOUT.bytes_per_token, 25 * LAYOUT.bytes_per_token]
+    assert all(row["stored_ratio"] > 0 for row in rows)
+
+
 @pytest.mark.real
 def test_the_default_models_node_moves_at_half_the_speed_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
@@ -31,7 +40,9 @@ def test_the_default_models_node_moves_at_half_the_speed_of_memory(capsys: pytes
         torch.set_num_threads(before)
     report = json.loads(capsys.readouterr().out)
     assert report["rows"][0]["bytes"] == 400 * 46080
-    assert all(row["ratio"] > 0.5 for row in report["rows"] if row["move"] == "host→device")
+    exact = {row["move"]: row["stored_ratio"] for row in report["rows"] if row["stored"] == "float32"}
+    assert exact["host→device"] > 0.5
+    assert exact["disk→device"] > 0.5
 
 
 def test_impossible_sizes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
