@@ -168,8 +168,9 @@ def report(outcomes: Sequence[Outcome], *, as_json: bool) -> str:
         of_host = set() if with_host else {"host_capacity", "host_hits"}
         rows = [{name: value for name, value in asdict(o).items() if name not in of_host} for o in outcomes]
         return json.dumps(rows, indent=2)
-    head = f"{'policy':<10}{'capacity':>14}{'hits':>12}{'documents':>11}{'tokens':>9}{'time':>9}{'saved':>14}{'evictions':>12}"
-    lines = [head + f"{'host hits':>12}" * with_host]
+    columns = {"policy": -10, "capacity": 14, "hits": 12, "documents": 11, "tokens": 9, "time": 9, "saved": 14}
+    columns |= {"evictions": 12} | ({"host hits": 12} if with_host else {})
+    lines = ["".join(name.ljust(-width) if width < 0 else name.rjust(width) for name, width in columns.items())]
     capacity = outcomes[0].capacity
     for outcome in sorted(outcomes, key=lambda outcome: outcome.capacity):
         if outcome.capacity != capacity:
