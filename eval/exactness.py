@@ -1,4 +1,4 @@
-"""Exactness: greedy answers, token by token, with the cache off, on, warm, and cleared before each question."""
+"""Exactness: greedy answers, token by token, with the cache off, on, warm, cleared, from disk and from host memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM
 from eval.question_set import QuestionError, read_questions
 from ragcache.assembly import assemble
 from ragcache.config import ServeConfig
-from ragcache.engine.checkpoint import Checkpoint
+from ragcache.engine.checkpoint import Checkpoint, load_config
+from ragcache.engine.model import layout_of
 from ragcache.errors import RagCacheError
 from ragcache.prompt import PromptTemplate
 from ragcache.service import Answer, Query, RagService
@@ -51,7 +52,7 @@ class Comparison:
     ties: int
     different: tuple[str, ...]
     computed_tokens: int
-    cached_tokens: int
+    cached_tokens: dict[str, int]  # by tier
 
 
 def compare(reference: Generated, other: Generated) -> str:
@@ -73,22 +74,42 @@ class Exactness:
         self._max_tokens = max_tokens
 
     def run(self, plain: int = 0) -> list[Comparison]:
-        """Compares with the service whose cache is off; `plain` questions also with plain `transformers`."""
+        """Compares with the service whose cache is off; `plain` questions also with plain `transformers`.
+
+        A second service starts on what the first left on disk, with a device so small that each question empties it.
+        """
         with self._service(cache=False) as service:
             off = self._ask(service, "cache off")
         reference = [Generated(answer.token_ids, answer.margins) for answer in off]
         found = []
-        with self._service(cache=True) as service:
-            for name, clear in (("cache on", False), ("cache warm", False), ("cleared before each", True)):
-                found.append(self._compare(name, reference, self._ask(service, name, clear=clear)))
+
+        def run(service: RagService, name: str, *, clear: bool = False) -> None:
+            found.append(self._compare(name, reference, self._ask(service, name, clear=clear)))
+
+        with tempfile.TemporaryDirectory(prefix="ragcache-exactness-") as folder:
+            disk = f"{folder}/kv:8GiB"
+            with self._service(disk_cache=disk) as service:
+                run(service, "cache on")
+                run(service, "cache warm")
+            with self._service(disk_cache=disk, host_cache=8 << 30, device_cache=self._one_request()) as service:
+                run(service, "from disk")
+                run(service, "from host")
+                run(service, "cleared before each", clear=True)
         if plain:
             found.append(self._compare_plainly(reference[:plain]))
         return found
 
+    def _one_request(self) -> int:
+        """Bytes of device memory for little more than one question."""
+        config = self._config
+        model: Any = load_config(Checkpoint.resolve(config.model))
+        tokens = (config.top_k + 1) * config.max_doc_tokens + config.max_question_tokens + config.max_tokens
+        return tokens * layout_of(model.get_text_config(), torch.float32).bytes_per_token
+
     @contextmanager
-    def _service(self, *, cache: bool) -> Iterator[RagService]:
+    def _service(self, **changes: Any) -> Iterator[RagService]:
         settings = {name: getattr(self._config, name) for name in ServeConfig.__slots__}
-        service = assemble(ServeConfig(**{**settings, "cache": cache}))
+        service = assemble(ServeConfig(**{**settings, **changes}))
         try:
             yield service
         finally:
@@ -107,9 +128,10 @@ class Exactness:
             answers = []
             for question in tqdm(self._questions, desc=name, file=sys.stderr):
                 if clear:
-                    service.cache.drop_unheld()
+                    await service.clear()
                 answers.append(await one(question))
                 service.cache.check_integrity()
+            await service.finish_writing(120)
             return answers
 
         return asyncio.run(every())
@@ -122,11 +144,19 @@ class Exactness:
             reference,
             generated,
             computed=sum(usage.computed_tokens for usage in usages),
-            cached=sum(usage.prompt_tokens - usage.computed_tokens for usage in usages),
+            cached={
+                tier: sum(getattr(usage.cached_tokens, tier) for usage in usages) for tier in ("device", "host", "disk")
+            },
         )
 
     def _verdict(
-        self, name: str, reference: Sequence[Generated], other: Sequence[Generated], *, computed: int, cached: int
+        self,
+        name: str,
+        reference: Sequence[Generated],
+        other: Sequence[Generated],
+        *,
+        computed: int,
+        cached: dict[str, int],
     ) -> Comparison:
         verdicts = [compare(expected, got) for expected, got in zip(reference, other, strict=True)]
         different = [
@@ -158,7 +188,7 @@ class Exactness:
                 )
                 answers.append(_generated(output, len(ids), module.generation_config.eos_token_id))
                 computed += len(ids)
-        return self._verdict("plain transformers", reference, answers, computed=computed, cached=0)
+        return self._verdict("plain transformers", reference, answers, computed=computed, cached={})
 
 
 def _generated(output: Any, prompt_tokens: int, eos: int | list[int]) -> Generated:
@@ -213,8 +243,8 @@ def _in_words(results: Sequence[Comparison], count: int) -> str:
     for result in results:
         lines.append(
             f"  {result.name:<22} {result.equal} equal, {result.ties} ties (logits within {TIE:g}), "
-            f"{len(result.different)} different; tokens: {result.cached_tokens:,} cached, "
-            f"{result.computed_tokens:,} computed"
+            f"{len(result.different)} different; tokens: {result.computed_tokens:,} computed"
+            + "".join(f", {tokens:,} from the {tier}" for tier, tokens in result.cached_tokens.items() if tokens)
         )
         lines += [f"    different: {question}" for question in result.different]
     return "\n".join(lines)

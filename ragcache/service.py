@@ -34,6 +34,7 @@ from ragcache.transcript import Transcript
 from retrieval.retriever import Hit, Retriever
 
 MAX_TEMPERATURE = 5.0
+CLEARING_SECONDS = 10.0  # for moves that are under way
 IDLE_SECONDS = 1.0  # without a request or a move, before the books are recounted
 
 log = logging.getLogger(__name__)
@@ -237,13 +238,30 @@ class RagService:
             self.stats.outcomes["failed"] += 1
             raise
 
+    async def clear(self) -> tuple[int, int]:
+        """Drops all KV that no running request holds, on all tiers; returns how many nodes and bytes that were.
+
+        What is being moved is waited for, but not for long: it holds what it moves.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + CLEARING_SECONDS
+        nodes, size = self.cache.drop_unheld()
+        while self.cache.hierarchy.moving and loop.time() < end:
+            await asyncio.sleep(0.005)
+            more_nodes, more = self.cache.drop_unheld()
+            nodes, size = nodes + more_nodes, size + more
+        return nodes, size
+
     async def finish_writing(self, seconds: float) -> None:
-        """Waits for what is to be on disk to be there, but no longer than that. No request may run any more."""
+        """Waits for all moves, and for what is to be on disk to be there, but no longer than that.
+
+        No request may run any more.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         if self.cache.unwritten:
             log.warning("writing the KV of %d segments to disk ...", self.cache.unwritten)
-        while self.cache.unwritten and loop.time() < end:
+        while (self.cache.unwritten or self.cache.hierarchy.moving) and loop.time() < end:
             await asyncio.sleep(0.02)
         if self.cache.unwritten:
             log.warning("the KV of %d segments is not on disk: the time for it is over", self.cache.unwritten)

@@ -90,7 +90,7 @@ def create_app(service: RagService) -> FastAPI:
     @app.delete("/v1/cache")
     async def clear() -> ClearedBody:
         """Drops all KV that no running request holds."""
-        nodes, size = service.cache.drop_unheld()
+        nodes, size = await service.clear()
         return ClearedBody(dropped_nodes=nodes, dropped_bytes=size, held_bytes=service.cache.balance().held)
 
     return app
