@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from ragcache.cache import KnowledgeCache
 from ragcache.config import ServeConfig
@@ -106,16 +108,25 @@ def _lower_tiers(config: ServeConfig, model: TorchModel) -> dict[str, Any]:
     make = POLICIES[config.policy]
     tiers: dict[str, Any] = {
         "copies": ThreadMover("kv-copies", transfer.initializer),
-        "writes": ThreadMover("kv-disk", transfer.initializer),
+        "writes": ThreadMover("kv-writes", transfer.initializer),
+        "reads": ThreadMover("kv-reads", transfer.initializer),
     }
     if config.host_cache:
         capacity = config.host_cache
         tiers["host"] = HostTier(capacity, token, make(capacity // token), HostMemory(transfer))
     if config.disk is not None:
         fingerprint = kv_fingerprint(model, transfer)
-        store = DiskStore.open(config.disk.folder, config.disk.size, fingerprint)
+        with tqdm(desc=f"reading {config.disk.folder}", disable=None, leave=False, delay=2, unit="") as bar:
+            store = DiskStore.open(
+                config.disk.folder, config.disk.size, fingerprint, progress=functools.partial(_advance, bar)
+            )
         tiers["disk"] = DiskTier(store.usable, make(store.usable // token), DiskRecords(store, transfer, fingerprint))
     return tiers
+
+
+def _advance(bar: tqdm[Any], done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
 
 
 def _choose_cost(model: TorchModel, config: ServeConfig, threads: int) -> tuple[PrefillCost, str]:

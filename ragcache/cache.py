@@ -31,7 +31,8 @@ class KnowledgeCache:
 
     `capacity` bytes bound the device: what is kept and what running requests compute. With `keep=False` nothing is
     kept after a lease ends, which is what a service without a knowledge cache would do. `cost` prices what a request
-    had to compute, for policies that weigh it. `copies` moves KV between device and host, `writes` to and from disk.
+    had to compute, for policies that weigh it. `copies` moves KV between device and host, `writes` to disk, and `reads`
+    from there: nobody should wait for a write.
 
     Admission: with "always" a newcomer stays when its request ends, and whatever made room for it is gone. With
     "competes" idle nodes leave `working` bytes of the capacity to running requests, and when a request ends its
@@ -53,6 +54,7 @@ class KnowledgeCache:
         disk: DiskTier | None = None,
         copies: Mover | None = None,
         writes: Mover | None = None,
+        reads: Mover | None = None,
     ) -> None:
         if capacity < bytes_per_token:
             raise ValueError(f"capacity of {capacity} bytes is less than one token ({bytes_per_token} bytes)")
@@ -74,6 +76,7 @@ class KnowledgeCache:
             contested=self._contested,
             copies=copies,
             writes=writes,
+            reads=reads,
         )
         self.hierarchy.on_lost = self._break_leases
         self._write_behind = None if self.hierarchy.disk is None else WriteBehind(self.hierarchy, self.hierarchy.disk)

@@ -67,6 +67,7 @@ class Hierarchy:
         contested: bool = False,
         copies: Mover | None = None,
         writes: Mover | None = None,
+        reads: Mover | None = None,
     ) -> None:
         self.tree = KnowledgeTree(3 if disk else 2 if host else 1)
         self.device = Tier(DEVICE, capacity, policy, lambda node: node.size * bytes_per_token)
@@ -87,13 +88,14 @@ class Hierarchy:
         self._contested = contested
         self.copies: Mover = copies or InlineMover()
         self.writes: Mover = writes or InlineMover()
+        self.reads: Mover = reads or InlineMover()
         self._swapping_out: list[Arrival] = []
         self._strays: list[Arrival] = []
 
     @property
     def moving(self) -> int:
         """Moves that are not done."""
-        return self.copies.pending + self.writes.pending
+        return self.copies.pending + self.writes.pending + self.reads.pending
 
     def tiers(self) -> list[Tier]:
         return [self.device, *self.lower]
@@ -216,8 +218,8 @@ class Hierarchy:
 
     def close(self) -> None:
         """Finishes the moves that are under way."""
-        self.copies.close()
-        self.writes.close()
+        for mover in (self.reads, self.copies, self.writes):
+            mover.close()
 
     def _to_host(self, node: Node, kv: Any, held: Held | None = None) -> Arrival | None:
         """Starts to copy device KV to the host; None if the host does not take it. `held` ends with the move."""
@@ -337,7 +339,7 @@ class Hierarchy:
                 lambda moved: self._loaded(node, place, source, origin, held, moved),
             )
 
-        self.writes.submit(lambda: self.records.read(key, node.size), read)
+        self.reads.submit(lambda: self.records.read(key, node.size), read)
 
     def _loaded(self, node: Node, place: Place, source: Tier, origin: Place, held: Held, moved: Moved) -> None:
         still = node.places[source.index] is origin

@@ -34,7 +34,7 @@ from ragcache.transcript import Transcript
 from retrieval.retriever import Hit, Retriever
 
 MAX_TEMPERATURE = 5.0
-CLEARING_SECONDS = 10.0  # for moves that are under way
+CLEARING_SECONDS = 2.0  # for moves that are under way
 IDLE_SECONDS = 1.0  # without a request or a move, before the books are recounted
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,10 @@ class HostStore(Protocol):
 
 
 class RecordStore(Protocol):
-    """KV on disk, which outlives the process. `read`, `write` and `remove` are called by one mover, `land` by another.
+    """KV on disk, which outlives the process.
 
-    A record that is not complete and right is not there: `read` raises, and what it raises has a `reason`.
+    `write` and `remove` are called by one mover, `read` and `land` by one each. A record that is not complete and right
+    is not there: `read` raises, and what it raises has a `reason`.
     """
 
     def root_key(self, namespace: str) -> bytes:

@@ -75,6 +75,7 @@ class TieredTraffic(RuleBasedStateMachine):
         for _ in range(10):
             self.move("copies", "both")
             self.move("writes", "both")
+            self.move("reads", "both")
         self.begin(request)
         self.commit(request)
         self.release(request)
@@ -105,7 +106,7 @@ class TieredTraffic(RuleBasedStateMachine):
             for lease in request.leases:
                 lease.release()
 
-    @rule(which=st.sampled_from(["copies", "writes"]), step=st.sampled_from(["work", "tell", "both", "both"]))
+    @rule(which=st.sampled_from(["copies", "writes", "reads"]), step=st.sampled_from(["work", "tell", "both", "both"]))
     def move(self, which: str, step: str) -> None:
         for tiered in self.pair:
             mover = getattr(tiered, which)
@@ -254,7 +255,7 @@ def test_long_and_random(seed: int) -> None:
             if requests:
                 getattr(traffic, step)(chance.choice(requests))
         elif step == "move":
-            traffic.move(chance.choice(["copies", "writes"]), chance.choice(["work", "tell", "both"]))
+            traffic.move(chance.choice(["copies", "writes", "reads"]), chance.choice(["work", "tell", "both"]))
         elif step == "fail_next":
             traffic.fail_next(chance.choice(["shelf", "box"]), chance.choice(["checksum", "io", "full", "memory"]))
         else:

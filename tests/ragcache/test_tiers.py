@@ -202,8 +202,8 @@ def test_while_useless_kv_is_on_its_way_nobody_gets_its_memory():
     lease = tiered.cache.lease([SYSTEM, D1, D0], 0)
     tiered.box.reasons.append("checksum")  # the system prompt's
     for _ in range(4):
-        tiered.writes.work()
-    tiered.writes.tell()  # the other two are under way yet
+        tiered.reads.work()
+    tiered.reads.tell()  # the other two are under way yet
     assert lease.broken
     lease.release()
     assert tiered.cache.hierarchy.has_strays

@@ -161,7 +161,7 @@ class Tiered:
     ) -> None:
         self.alive: weakref.WeakSet[Kv] = weakref.WeakSet()
         self.shelf, self.box = Shelf(self.alive), Box(self.alive)
-        self.copies, self.writes = (HandMover(), HandMover()) if by_hand else (None, None)
+        self.copies, self.writes, self.reads = (HandMover() if by_hand else None for _ in range(3))
         make = POLICIES[policy]
         self.cache = KnowledgeCache(
             device,
@@ -171,6 +171,7 @@ class Tiered:
             disk=DiskTier(disk, make(disk), self.box) if disk else None,
             copies=self.copies,
             writes=self.writes,
+            reads=self.reads,
             **options,
         )
 
@@ -193,7 +194,7 @@ class Tiered:
 
     def settle(self) -> None:
         """All moves end."""
-        for mover in (self.copies, self.writes) * 50:
+        for mover in (self.copies, self.writes, self.reads) * 50:
             while mover is not None and mover.pending:
                 mover.work()
                 mover.tell()
