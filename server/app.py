@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -99,7 +99,12 @@ def create_app(service: RagService) -> FastAPI:
 def _cache_body(service: RagService) -> CacheBody:
     cache = service.cache
     tiers = {
-        tier.name: TierBody(nodes=tier.nodes, bytes=asdict(tier.balance()), **asdict(tier.counts))
+        tier.name: TierBody(
+            nodes=tier.nodes,
+            bytes=asdict(tier.balance()),
+            # not asdict, which before Python 3.12 makes a Counter of pairs from a Counter
+            **{field.name: getattr(tier.counts, field.name) for field in fields(tier.counts)},
+        )
         for tier in cache.hierarchy.tiers()
     }
     return CacheBody(

@@ -1,4 +1,4 @@
-"""The API on a real port, in a thread of the test's process, over services of the tiny model."""
+"""The API on a real port, in a thread of the test's process or in one of its own, over services of the tiny model."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from ragcache.service import RagService
 from server.app import create_app
 from server.run import bind
+from tests.server.serving import Serving
 
 PATIENCE = 30
 
@@ -86,3 +88,18 @@ def open_site(make_service) -> Iterator[Callable[..., Site]]:
 @pytest.fixture
 def site(open_site) -> Site:
     return open_site()
+
+
+@pytest.fixture
+def serve(tiny_index: Path, tiny_folder: Path) -> Iterator[Callable[..., Serving]]:
+    """Starts `ragcache serve` processes, by default of the tiny model and index; they end with the test."""
+    started: list[Serving] = []
+
+    def start(*options: str, model: Path | str = tiny_folder, index: Path = tiny_index) -> Serving:
+        arguments = ["--index", str(index / "faiss.idx"), "--model", str(model), "--port", "0"]
+        started.append(Serving(*arguments, "--threads", "1", *options))
+        return started[-1]
+
+    yield start
+    for serving in started:
+        serving.close()

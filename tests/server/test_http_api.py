@@ -130,6 +130,8 @@ def test_a_stream_is_sent_as_it_is_written(open_site):
         ({"question": "a", "stream": "yes"}, 422, "stream", "valid boolean"),
         ({"question": "a", "stream": 1}, 422, "stream", "valid boolean"),
         ({"question": "a", "topk": 3}, 422, "topk", "unknown field 'topk'"),
+        # whose KV may be used is not the client's to say
+        ({"question": "a", "namespace": "red"}, 422, "namespace", "unknown field 'namespace'"),
         ({"question": "a", "\ud800": 3}, 422, None, "unicode"),
     ],
 )
@@ -319,6 +321,13 @@ def test_metrics_are_prometheus_and_add_up(site):
         assert values[f"ragcache_{phase}_seconds_count",] == 3
         told = sum(answer["timing"][f"{phase}_ms"] for answer in answers) / 1000
         assert values[f"ragcache_{phase}_seconds_sum",] == pytest.approx(told, abs=1e-6)
+
+
+def test_failed_moves_are_told_by_reason(site):
+    """The cache must be seen above all when something is wrong with it."""
+    site.service.cache.counts.failures.update({"memory": 2, "io": 1})
+    assert site.http.get("/v1/cache").json()["tiers"]["device"]["failures"] == {"memory": 2, "io": 1}
+    assert metrics_of(site)["ragcache_cache_failures_total", "memory", "device"] == 2
 
 
 def test_a_stream_counts_in_the_latencies_too(site):

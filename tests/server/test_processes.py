@@ -1,6 +1,5 @@
 """`ragcache serve` and `ragcache query` as a user runs them: processes, ports, signals, exit codes."""
 
-import contextlib
 import json
 import re
 import shutil
@@ -8,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,65 +19,7 @@ from ragcache.cli import main
 from ragcache.errors import ConfigError
 from server.app import create_app
 from server.run import bind, run
-
-PATIENCE = 60
-
-
-class Serving:
-    """A `ragcache serve` process."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "ragcache.cli", "serve", *arguments], stderr=subprocess.PIPE, text=True
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line)
-
-    @property
-    def errors(self) -> str:
-        return "".join(self.lines)
-
-    def ready(self) -> httpx.Client:
-        """Waits until it answers; a client of it."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if found := re.search(r"on (http://\S+)", self.errors):
-                with contextlib.suppress(httpx.ConnectError):
-                    if httpx.get(f"{found[1]}/readyz", trust_env=False).status_code == 200:
-                        return httpx.Client(base_url=found[1], timeout=PATIENCE, trust_env=False)
-            time.sleep(0.05)
-        pytest.fail(f"it does not serve: {self.errors}")
-
-    def end(self, number: int = signal.SIGTERM) -> tuple[int, float]:
-        """Sends the signal; exit status and seconds until then."""
-        begin = time.monotonic()
-        self.process.send_signal(number)
-        status = self.process.wait(PATIENCE)
-        return status, time.monotonic() - begin
-
-
-@pytest.fixture
-def serve(tiny_index, tiny_folder) -> Iterator[Callable[..., Serving]]:
-    started: list[Serving] = []
-
-    def start(*options: str) -> Serving:
-        arguments = ["--index", str(tiny_index / "faiss.idx"), "--model", str(tiny_folder), "--port", "0"]
-        started.append(Serving(*arguments, "--threads", "1", *options))
-        return started[-1]
-
-    yield start
-    for serving in started:
-        serving.process.kill()
-        serving.process.wait()
-        serving._reader.join()
-        assert serving.process.stderr is not None
-        serving.process.stderr.close()
+from tests.server.serving import PATIENCE
 
 
 @pytest.fixture
