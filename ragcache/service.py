@@ -29,6 +29,7 @@ from ragcache.engine.protocol import (
     Token,
 )
 from ragcache.errors import BadQuery, EngineError, Overloaded
+from ragcache.order import Order
 from ragcache.prompt import Prompt, PromptTemplate
 from ragcache.transcript import Transcript
 from retrieval.retriever import Hit, Retriever
@@ -131,6 +132,7 @@ class Limits:
     max_tokens: int
     max_batch: int = 8
     max_waiting: int = 64
+    reorder_window: int = 0
 
 
 @dataclass(slots=True)
@@ -190,7 +192,7 @@ class RagService:
         self.stats = ServiceStats()
         self._retriever = retriever
         self._template = template
-        self._admission = AdmissionQueue(limits.max_batch)
+        self._admission = AdmissionQueue(limits.max_batch, Order(cache.tree, limits.reorder_window))
         self._retrieving = 0
         self._search = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._audit: asyncio.Task[None] | None = None
@@ -353,7 +355,7 @@ class RagService:
         """A lease whose KV is all on the device, once it is this request's turn; pair with `_leave`."""
         loop = asyncio.get_running_loop()
         while True:
-            given = await self._admission.admit(lambda: self.cache.lease(prompt.path, extra))
+            given = await self._admission.admit(lambda: self.cache.lease(prompt.path, extra), prompt.path)
             lease: Lease | None = given
             while lease is not None:
                 ready: asyncio.Future[None] = loop.create_future()
