@@ -60,7 +60,7 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
         opened.callback(cache.close)
         engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=threads)
         opened.pop_all()
-    limits = Limits(config.top_k, config.max_tokens, config.max_batch, config.max_waiting)
+    limits = Limits(config.top_k, config.max_tokens, config.max_batch, config.max_waiting, config.reorder_window)
     return RagService(retriever, template, cache, engine, limits, model_name=checkpoint.name)
 
 

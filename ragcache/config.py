@@ -87,6 +87,11 @@ class ServeConfig:
     prefill_chunk: int = _option(512, "prompt tokens computed in one step, at most", least=1)
     max_batch: int = _option(8, "requests that the engine works on at a time", least=1)
     max_waiting: int = _option(64, "requests that may wait; a further one is refused (429)", least=0)
+    reorder_window: int = _option(
+        32,
+        "by how many later requests one may be passed that have more cached (0: order of arrival)",
+        least=0,
+    )
     grace_seconds: float = _option(30.0, "how long running answers may go on after SIGTERM", least=0)
 
     def __post_init__(self) -> None:

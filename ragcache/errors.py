@@ -34,6 +34,10 @@ class Overloaded(RagCacheError):
     """More requests wait than the service is willing to hold."""
 
 
+class DeadlineExceeded(RagCacheError):
+    """The time that a question was given is over; its work is stopped."""
+
+
 class BadQuery(RagCacheError):
     """A question that cannot be answered as asked. `limit` is the bound it broke, in the unit of the message."""
 

@@ -5,30 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import logging
 import math
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from ragcache.admission import AdmissionQueue
-from ragcache.cache import IntegrityError, KnowledgeCache, Lease
+from ragcache.cache import IntegrityError, KnowledgeCache
 from ragcache.engine.protocol import (
     Engine,
-    EngineEvent,
     Failed,
-    Finished,
-    Job,
     Prefilled,
     Sampling,
     Started,
     Token,
 )
-from ragcache.errors import BadQuery, EngineError, Overloaded
+from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded
+from ragcache.generation import Generation, GenerationTask, within
+from ragcache.order import Order
 from ragcache.prompt import Prompt, PromptTemplate
 from ragcache.transcript import Transcript
 from retrieval.retriever import Hit, Retriever
@@ -42,12 +39,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question; what is None gets the service's default."""
+    """A question; what is None gets the service's default. After `timeout_ms` milliseconds its work is stopped."""
 
     question: str
     top_k: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
+    timeout_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +129,7 @@ class Limits:
     max_tokens: int
     max_batch: int = 8
     max_waiting: int = 64
+    reorder_window: int = 0
 
 
 @dataclass(slots=True)
@@ -144,27 +143,9 @@ class ServiceStats:
     computed_tokens: int = 0
     cached_tokens: Counter[str] = field(default_factory=Counter)
     completion_tokens: int = 0
+    retries: int = 0
     audits: int = 0
     failed_audits: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """An admitted request. Its lease ends with the engine's last event, whoever still listens."""
-
-    lease: Lease
-    memory: Sequence[Any]
-    inbox: asyncio.Queue[tuple[float, EngineEvent]]
-    leave: Callable[[], None]
-
-    def on_event(self, time: float, event: EngineEvent) -> None:
-        if isinstance(event, Prefilled):
-            self.lease.commit(self.memory)
-        elif isinstance(event, Finished | Failed):
-            self.memory = ()
-            self.lease.release()
-            self.leave()
-        self.inbox.put_nowait((time, event))
 
 
 class RagService:
@@ -190,7 +171,7 @@ class RagService:
         self.stats = ServiceStats()
         self._retriever = retriever
         self._template = template
-        self._admission = AdmissionQueue(limits.max_batch)
+        self._admission = AdmissionQueue(limits.max_batch, Order(cache.tree, limits.reorder_window))
         self._retrieving = 0
         self._search = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._audit: asyncio.Task[None] | None = None
@@ -213,7 +194,8 @@ class RagService:
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
         """Yields Retrieved, then Delta…, then Answer.
 
-        Raises BadQuery for what cannot be asked, Overloaded when too many wait, EngineError when the engine failed.
+        Raises BadQuery for what cannot be asked, Overloaded when too many wait, DeadlineExceeded when the question's
+        time is over, EngineError when the engine failed: twice, if it did so before the first token.
         Closing the iterator cancels the request.
         """
         answered = False
@@ -230,6 +212,9 @@ class RagService:
             raise
         except Overloaded:
             self.stats.outcomes["overloaded"] += 1
+            raise
+        except DeadlineExceeded:
+            self.stats.outcomes["expired"] += 1
             raise
         except (GeneratorExit, asyncio.CancelledError):
             self.stats.outcomes["cancelled"] += not answered
@@ -277,11 +262,13 @@ class RagService:
         loop = asyncio.get_running_loop()
         arrived = loop.time()
         top_k, max_tokens, sampling = self._check(query)
+        deadline = None if query.timeout_ms is None else arrived + query.timeout_ms / 1000
         if self.waiting >= self.limits.max_waiting + self._free_places():
             raise Overloaded(f"{self.waiting} requests wait already, the limit is {self.limits.max_waiting}")
         self._retrieving += 1
         try:
-            hits, prompt = await loop.run_in_executor(self._search, self._retrieve, query.question, top_k, max_tokens)
+            retrieval = loop.run_in_executor(self._search, self._retrieve, query.question, top_k, max_tokens)
+            hits, prompt = await within(deadline, retrieval)
         finally:
             self._retrieving -= 1
         retrieved = loop.time()
@@ -299,14 +286,15 @@ class RagService:
                 field="top_k",
                 limit=self.cache.capacity,
             )
-        lease = await self._lease(prompt, extra)
-        run, cancel = self._start(prompt, lease, extra, max_tokens, sampling)
+        generation = Generation(self.cache, self.engine, self._admission, self._leave)
+        task = GenerationTask(prompt, extra, max_tokens, sampling)
         try:
+            await generation.start(task, deadline)
             yield Retrieved(request_id, documents)
             started = prefilled = first = last = retrieved
             transcript = Transcript(self._template.tokenizer)
             while True:
-                now, event = await run.inbox.get()
+                now, event = await generation.next(deadline)
                 if isinstance(event, Started):
                     started = prefilled = first = last = now
                 elif isinstance(event, Prefilled):
@@ -317,19 +305,22 @@ class RagService:
                     if piece := transcript.add(event.id, event.margin):
                         yield Delta(piece)
                 elif isinstance(event, Failed):
-                    raise EngineError(f"the engine failed: {event.message}")
+                    if transcript.ids or generation.attempts > 1:
+                        raise EngineError(f"the engine failed: {event.message}")
+                    self.stats.retries += 1
+                    await generation.start(task, deadline)
                 else:
                     last = max(last, now)
                     break
         finally:
-            cancel()
+            generation.cancel()
         if rest := transcript.finish():
             yield Delta(rest)
         usage = Usage(
             prompt_tokens=len(prompt),
             completion_tokens=len(transcript.ids),
-            computed_tokens=len(prompt) - lease.cached_tokens,
-            cached_tokens=CachedTokens(*lease.cached_by_tier),
+            computed_tokens=len(prompt) - generation.lease.cached_tokens,
+            cached_tokens=CachedTokens(*generation.lease.cached_by_tier),
         )
         self._count(usage)
         yield Answer(
@@ -348,28 +339,6 @@ class RagService:
             token_ids=tuple(transcript.ids),
             margins=tuple(transcript.margins),
         )
-
-    async def _lease(self, prompt: Prompt, extra: int) -> Lease:
-        """A lease whose KV is all on the device, once it is this request's turn; pair with `_leave`."""
-        loop = asyncio.get_running_loop()
-        while True:
-            given = await self._admission.admit(lambda: self.cache.lease(prompt.path, extra))
-            lease: Lease | None = given
-            while lease is not None:
-                ready: asyncio.Future[None] = loop.create_future()
-                lease.when_ready(functools.partial(_resolve, ready))
-                try:
-                    await ready
-                except BaseException:
-                    lease.release()
-                    self._leave()
-                    raise
-                if not lease.broken:
-                    return lease
-                # what could not be loaded is no longer in the cache, so that this ends
-                lease.release()
-                lease = self.cache.lease(prompt.path, extra)
-            self._leave()
 
     def _leave(self) -> None:
         """An admitted request has released its lease."""
@@ -416,6 +385,8 @@ class RagService:
             raise BadQuery(f"max_tokens is {max_tokens}; it may be 1 to {limit}", field="max_tokens", limit=limit)
         if not (math.isfinite(temperature) and 0.0 <= temperature <= MAX_TEMPERATURE):
             raise BadQuery(f"temperature is {temperature}; it may be 0 to {MAX_TEMPERATURE}", field="temperature")
+        if query.timeout_ms is not None and query.timeout_ms < 1:
+            raise BadQuery(f"timeout_ms is {query.timeout_ms}; it must be 1 or more", field="timeout_ms")
         return top_k, max_tokens, Sampling(temperature)
 
     def _retrieve(self, question: str, top_k: int, max_tokens: int) -> tuple[list[Hit], Prompt]:
@@ -423,33 +394,6 @@ class RagService:
         hits = self._retriever.search(question, top_k)
         room = self.engine.context_length - max_tokens
         return hits, self._template.build(question, [hit.document for hit in hits], room=room)
-
-    def _start(
-        self, prompt: Prompt, lease: Lease, extra: int, max_tokens: int, sampling: Sampling
-    ) -> tuple[_Run, Callable[[], None]]:
-        loop = asyncio.get_running_loop()
-        run = _Run(lease, (), asyncio.Queue(), self._leave)
-
-        def deliver(event: EngineEvent) -> None:
-            # a closed loop has no one left to tell
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(lambda: run.on_event(loop.time(), event))
-
-        try:
-            run.memory = [self.engine.allocate(len(segment)) for segment in lease.missing]
-            job = Job(
-                cached=[node.kv for node in lease.nodes],
-                missing=[(segment.tokens, kv) for segment, kv in zip(lease.missing, run.memory, strict=True)],
-                question=prompt.question,
-                memory=self.engine.allocate(extra),
-                max_tokens=max_tokens,
-                sampling=sampling,
-            )
-            return run, self.engine.submit(job, deliver)
-        except BaseException:
-            lease.release()
-            self._leave()
-            raise
 
     def _free_places(self) -> int:
         return max(0, self.limits.max_batch - self._admission.running)
@@ -459,11 +403,6 @@ class RagService:
         for tier, tokens in dataclasses.asdict(usage.cached_tokens).items():
             self.stats.cached_tokens[tier] += tokens
         self.stats.completion_tokens += usage.completion_tokens
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _milliseconds(seconds: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,12 +104,17 @@ class KnowledgeTree:
 
     def __init__(self, tiers: int = 1) -> None:
         self._tiers = tiers
+        self._followers: list[Callable[[Node, bool], None]] = []
         self._roots: dict[str, Node] = {}
         self._next_id = 0
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
+
+    def follow(self, follower: Callable[[Node, bool], None]) -> None:
+        """To be told of each node that enters (True) or leaves (False), which has no children then."""
+        self._followers.append(follower)
 
     def root(self, namespace: str) -> Node:
         """The namespace's root; made at first use."""
@@ -141,6 +146,8 @@ class KnowledgeTree:
         node = self._node(parent, segment.key, segment.label, segment.tokens)
         parent.children[segment.key] = node
         self._count += 1
+        for follower in self._followers:
+            follower(node, True)
         return node
 
     def remove(self, node: Node) -> None:
@@ -149,6 +156,8 @@ class KnowledgeTree:
             raise ValueError(f"node {node.id} ({node.label!r}) is a root, has children or has KV")
         del node.parent.children[node.key]
         self._count -= 1
+        for follower in self._followers:
+            follower(node, False)
 
     def nodes(self) -> Iterator[Node]:
         """All nodes but the roots, parents before children."""

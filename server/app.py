@@ -44,7 +44,7 @@ def create_app(service: RagService) -> FastAPI:
     metrics = Metrics(service)
     app.state.draining = False
 
-    @app.post("/v1/query", response_model=AnswerBody, responses=openapi_errors(400, 413, 415, 422, 429, 500, 503))
+    @app.post("/v1/query", response_model=AnswerBody, responses=openapi_errors(400, 413, 415, 422, 429, 500, 503, 504))
     async def query(request: Request, body: QueryBody) -> Response:
         """Answers a question from the documents nearest to it."""
         if app.state.draining:

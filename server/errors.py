@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from ragcache.errors import BadQuery, EngineError, Overloaded, QuestionTooLong, RagCacheError
+from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded, QuestionTooLong, RagCacheError
 from retrieval.errors import RetrievalError
 from server.schemas import ErrorBody, ErrorDetail
 
@@ -14,6 +14,7 @@ _STATUS: list[tuple[type[Exception], int, str]] = [
     (QuestionTooLong, 413, "question_too_long"),
     (BadQuery, 422, "invalid_request"),
     (Overloaded, 429, "overloaded"),
+    (DeadlineExceeded, 504, "timeout"),
     (EngineError, 500, "engine_failed"),
     (RetrievalError, 500, "retrieval_failed"),
     (RagCacheError, 500, "internal_error"),

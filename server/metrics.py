@@ -46,7 +46,7 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         service, stats = self._service, self._service.stats
         requests = CounterMetricFamily("ragcache_requests", "Requests by how they ended", labels=["outcome"])
-        for outcome in ("answered", "rejected", "overloaded", "cancelled", "failed"):
+        for outcome in ("answered", "rejected", "overloaded", "expired", "cancelled", "failed"):
             requests.add_metric([outcome], stats.outcomes[outcome])
         yield requests
         tokens = CounterMetricFamily("ragcache_prompt_tokens", "Prompt tokens by source", labels=["source"])
@@ -56,6 +56,9 @@ class _ServiceCollector(Collector):
         yield tokens
         yield CounterMetricFamily(
             "ragcache_completion_tokens", "Tokens generated for answers", value=stats.completion_tokens
+        )
+        yield CounterMetricFamily(
+            "ragcache_retries", "Requests started again after a failure before their first token", value=stats.retries
         )
         yield GaugeMetricFamily("ragcache_requests_running", "Requests in the engine", value=service.running)
         yield GaugeMetricFamily("ragcache_requests_waiting", "Requests before the engine", value=service.waiting)

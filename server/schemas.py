@@ -18,10 +18,11 @@ class QueryBody(BaseModel):
     top_k: StrictInt | None = Field(None, description="how many documents; the server's default if absent")
     max_tokens: StrictInt | None = Field(None, description="longest answer in tokens, up to the server's limit")
     temperature: StrictFloat | None = Field(None, description="0, the default, is greedy")
+    timeout_ms: StrictInt | None = Field(None, description="after so many milliseconds the work is stopped: 504")
     stream: StrictBool = Field(False, description="answer as server-sent events")
 
     def query(self) -> Query:
-        return Query(self.question, self.top_k, self.max_tokens, self.temperature)
+        return Query(self.question, self.top_k, self.max_tokens, self.temperature, self.timeout_ms)
 
 
 class AnswerBody(BaseModel):

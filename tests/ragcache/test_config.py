@@ -31,6 +31,7 @@ profile = "times.json"
 prefill_chunk = 64
 max_batch = 2
 max_waiting = 0
+reorder_window = 5
 grace_seconds = 5
 """
 AS_READ = ServeConfig(
@@ -54,6 +55,7 @@ AS_READ = ServeConfig(
     prefill_chunk=64,
     max_batch=2,
     max_waiting=0,
+    reorder_window=5,
     grace_seconds=5.0,
 )
 

@@ -385,24 +385,42 @@ def test_an_engine_failure_is_a_500_or_an_event(open_site, tiny_model):
 
         def forward(self, steps: Any) -> Any:
             self.after -= 1
-            if self.after == 0:
+            if self.after in (0, -1):
                 raise RuntimeError("out of something")
             return tiny_model.forward(steps)
 
     model = Failing()
     site = open_site(model=model)
+    model.after = 0  # the next step fails, and is not the first of two
+    assert site.ask().status_code == 200
     model.after = 1
     response = site.ask()
     assert response.status_code == 500
     told = {"type": "engine_failed", "message": "the engine failed: RuntimeError: out of something"}
     assert error_of(response) == told
-    model.after = 5
+    model.after = 5  # in the midst of an answer, which cannot be taken back
     events = events_in(site.ask(stream=True).text)
     assert events[0][0] == "documents"
     assert events[-1] == ("error", {"error": told})
     site.settled()
     assert metrics_of(site)["ragcache_requests_total", "failed"] == 2
+    model.after = -1
     assert site.ask().status_code == 200
+
+
+def test_a_question_whose_time_is_over_is_a_504(open_site):
+    site = open_site(step_seconds=0.02)
+    response = site.ask(timeout_ms=60)
+    assert response.status_code == 504
+    assert error_of(response) == {"type": "timeout", "message": "the question's timeout_ms is over"}
+    events = events_in(site.ask(stream=True, timeout_ms=150).text)
+    assert events[0][0] == "documents"
+    assert events[-1][0] == "error"
+    assert events[-1][1]["error"]["type"] == "timeout"
+    site.settled()
+    assert metrics_of(site)["ragcache_requests_total", "expired"] == 2
+    assert site.ask(timeout_ms=60_000).status_code == 200
+    assert error_of(site.ask(timeout_ms=0))["field"] == "timeout_ms"
 
 
 def test_a_bug_in_the_server_is_a_500_without_its_traceback(open_site, monkeypatch):
