@@ -158,7 +158,8 @@ class _NumberedTask(asyncio.Task[Any]):
 
     def __init__(self, number: int, coro: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, **options: Any):
         self._number = number  # first, as the base class puts the task into a set
-        options.setdefault("name", f"Task-{number}")  # asyncio would count on from the last run
+        if options.get("name") is None:
+            options["name"] = f"Task-{number}"  # asyncio would count on from the last run
         super().__init__(coro, loop=loop, **options)
 
     def __hash__(self) -> int:
