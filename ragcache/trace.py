@@ -58,7 +58,7 @@ class Trace:
         segment = self._segments.get(document)
         if segment is None:
             name, size = document
-            digest = hashlib.blake2b(f"{size} {name}".encode(), digest_size=16).digest()
+            digest = hashlib.blake2b(f"{size} {name}".encode(errors="surrogatepass"), digest_size=16).digest()
             segment = self._segments[document] = Segment(name, range(size), digest)
         return segment
 

@@ -16,6 +16,9 @@ from ragcache.errors import TraceError
 from ragcache.trace import Trace, documents_of, json_lines
 from ragcache.whole_file import written_whole
 
+_LATEST = 1e12  # seconds; beyond, a float would no longer tell milliseconds apart
+_MOST_TOKENS = 2**31  # of a question or an answer, which are held as so many
+
 
 @dataclass(frozen=True, slots=True)
 class TimedRequest:
@@ -70,7 +73,7 @@ class Workload:
         before = 0.0
         for where, row in json_lines(file):
             request = TimedRequest(
-                time=_checked(row, "t", _is_time, "a number of seconds, 0 or more", where),
+                time=float(_checked(row, "t", _is_time, "a number of seconds, 0 or more", where)),
                 documents=tuple(documents_of(row, where)),
                 question=_checked(row, "question", _is_question, "a text or a number of tokens, 1 or more", where),
                 output=_checked(row, "output", _is_count, "a number of tokens, 1 or more", where),
@@ -101,7 +104,7 @@ def _lines(requests: Iterable[TimedRequest]) -> Iterable[str]:
             "question": request.question,
             "output": request.output,
         }
-        yield json.dumps(row, ensure_ascii=False) + "\n"
+        yield json.dumps(row) + "\n"
 
 
 def _checked(row: dict[str, Any], key: str, fits: Callable[[Any], bool], needs: str, where: str) -> Any:
@@ -114,11 +117,11 @@ def _checked(row: dict[str, Any], key: str, fits: Callable[[Any], bool], needs: 
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LATEST
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**62
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_TOKENS
 
 
 def _is_question(value: Any) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -330,6 +331,23 @@ def test_errors_and_results_come_through_and_leftovers_are_cancelled():
     with pytest.raises(LookupError, match="gone"):
         run_virtual(main(LookupError("gone")))
     assert log == ["cancelled", "cancelled"]
+
+
+def test_an_interrupt_ends_it():
+    log: list[str] = []
+
+    async def main() -> None:
+        try:
+            while True:
+                await asyncio.sleep(HOUR)
+                if now() == 10 * HOUR:
+                    signal.raise_signal(signal.SIGINT)
+        finally:
+            log.append("cleaned up")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_virtual(main())
+    assert log == ["cleaned up"]
 
 
 def test_work_for_an_executor_is_done_here_and_at_once():

@@ -13,6 +13,7 @@ from ragcache.workload import TimedRequest, Workload
 REQUESTS = (
     TimedRequest(0.0, (("a", 100), ("b", 20)), 12, 6),
     TimedRequest(0.1 + 0.2, (("3", 7),), "Wie hoch ist der Mönch?", 1),
+    TimedRequest(0.1 + 0.2, (("half a character: \ud800", 1),), 1, 300),
     TimedRequest(0.1 + 0.2, (), 1, 300),
 )
 GOOD = '{"t": 1.5, "path": ["a"], "sizes": [4], "question": 3, "output": 2}\n'
@@ -38,7 +39,7 @@ def test_a_workload_is_a_trace_too(tmp_path):
     Workload(REQUESTS).write(file)
     read, made = read_trace(file, "paths"), Workload(REQUESTS).trace
     assert [[s.key for s in path] for path in read.paths] == [[s.key for s in path] for path in made.paths]
-    assert made.tokens == [120, 7, 0]
+    assert made.tokens == [120, 7, 1, 0]
 
 
 def test_ids_may_be_numbers_and_empty_lines_are_none(tmp_path):
@@ -57,8 +58,9 @@ def test_ids_may_be_numbers_and_empty_lines_are_none(tmp_path):
         (GOOD.replace("1.5", "-1"), ":1: 't' is a number of seconds, 0 or more, not -1"),
         (GOOD.replace("1.5", "NaN"), ":1: 't' is a number of seconds, 0 or more, not nan"),
         (GOOD.replace("1.5", "Infinity"), ":1: 't' is a number of seconds, 0 or more, not inf"),
+        (GOOD.replace("1.5", "1" + 400 * "0"), ":1: 't' is a number of seconds, 0 or more, not 1000"),
         (GOOD.replace("1.5", "true"), ":1: 't' is a number of seconds, 0 or more, not True"),
-        (GOOD + GOOD.replace("1.5", "1"), ":2: 't' is 1, before the 1.5 of the line above; sort by time"),
+        (GOOD + GOOD.replace("1.5", "1"), ":2: 't' is 1.0, before the 1.5 of the line above; sort by time"),
         (GOOD.replace("[4]", "[4, 5]"), ":1: needs lists 'path' and 'sizes' of one length"),
         (GOOD.replace("[4]", "[0]"), ":1: a size is a whole number of 1 or more, not 0"),
         (GOOD.replace('"question": 3', '"question": 0'), ":1: 'question' is a text or a number of tokens, 1 or more"),
@@ -98,7 +100,7 @@ def test_a_rate_and_a_seed_give_poisson_arrivals():
 def test_a_seed_gives_the_same_times_at_every_run_and_another_rate_stretches_them():
     workload = Workload(REQUESTS)
     times = [request.time for request in workload.with_rate(1.0, seed=3).requests]
-    assert times == pytest.approx([0.2718, 1.0575, 1.5195], abs=1e-4)
+    assert times == pytest.approx([0.2718, 1.0575, 1.5195, 2.4456], abs=1e-4)
     assert workload.with_rate(1.0, seed=3) == workload.with_rate(1.0, seed=3) != workload.with_rate(1.0, seed=4)
     assert [r.time for r in workload.with_rate(4.0, seed=3).requests] == pytest.approx([time / 4 for time in times])
 
