@@ -192,18 +192,19 @@ class SimulatedEngine:
                 chunks.append((running.position, tokens))
         seconds = self.cost.step(chunks, [running.position for running in decodes])
         self._batch = batch
-        self._steps += 1
-        self._step_seconds += seconds
-        self._prefill_tokens += self._prefill_chunk - budget
-        self._decode_tokens += len(decodes)
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._end_step)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._end_step, seconds)
         for running, _ in batch:
             if not running.started and not self._closed:
                 running.started = True
                 running.deliver(_STARTED)
 
-    def _end_step(self) -> None:
+    def _end_step(self, seconds: float) -> None:
         batch, self._batch = self._batch, []
+        self._steps += 1
+        self._step_seconds += seconds
+        for _, tokens in batch:
+            self._prefill_tokens += tokens
+            self._decode_tokens += not tokens
         for running, tokens in batch:
             if self._closed:
                 return

@@ -171,6 +171,23 @@ def test_what_is_told_may_submit_cancel_and_close():
     run_virtual(main())
 
 
+def test_a_step_counts_when_it_has_ended():
+    async def main() -> None:
+        engine = engine_of()
+        run = Run(engine, [600], 2)
+        await asyncio.sleep(0.55)  # in the second step
+        assert (engine.stats().steps, engine.stats().step_seconds) == (1, pytest.approx(0.512))
+        assert engine.stats().prefill_tokens == 512
+        await run.ended
+        stats = engine.stats()
+        assert (stats.steps, stats.prefill_tokens, stats.decode_tokens) == (3, 600, 1)
+        assert stats.step_seconds == pytest.approx(asyncio.get_running_loop().time())
+        await asyncio.sleep(1)
+        assert engine.stats() == stats  # idle
+
+    run_virtual(main())
+
+
 def test_a_measured_profile_times_it():
     profile = PrefillProfile("m", "cpu", "float32", 2, (0, 1000), (100, 1000), ((0.1, 1.0), (0.2, 2.0)))
 
