@@ -10,14 +10,14 @@ from ragcache.errors import ConfigError
 
 GiB = 2**30
 
-# Shares of the stated peak that a serving engine reaches. They are assumptions from public figures, the same for all
-# GPUs, and not fitted to anybody's results:
-# - Matrix products of a long prefill reach 0.5 to 0.7 of the dense 16-bit peak in public reports of FlashAttention and
-#   TensorRT-LLM on Ampere and Hopper; clocks fall under the power limit before the tensor cores are busy.
-# - Decode reaches 0.60 to 0.85 of the memory bandwidth in public reports of "model bandwidth utilization".
-# - Copies of pinned memory reach 25 to 26 of the 32 GB/s of PCIe 4 x16, and as large a share of PCIe 5.
+# Shares of the stated peak that a serving engine reaches: assumptions, round and the same for all GPUs, not measured
+# here and not fitted to anybody's results.
+# - Compute: large matrix products stay below the dense 16-bit peak, whose clock the power limit seldom allows, and
+#   attention and small kernels below those. 0.6 lies in the middle of what is usually told of long prefills.
+# - Memory: of decode, 0.60 to 0.85 is the range in which "model bandwidth utilization" is commonly stated.
+# - Links: packets take their part of the wire; copies of pinned memory are said to reach some 25 of PCIe 4's 32 GB/s.
 _COMPUTE, _MEMORY, _LINK = 0.6, 0.75, 0.8
-# a Python loop that schedules and launches a step, seconds: vLLM and its like report one to a few milliseconds
+# a Python loop that schedules and launches a step, seconds: an assumption too, of the order of milliseconds
 _STEP = 0.002
 
 
