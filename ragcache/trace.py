@@ -58,7 +58,7 @@ class Trace:
         segment = self._segments.get(document)
         if segment is None:
             name, size = document
-            digest = hashlib.blake2b(f"{size} {name}".encode(), digest_size=16).digest()
+            digest = hashlib.blake2b(f"{size} {name}".encode(errors="surrogatepass"), digest_size=16).digest()
             segment = self._segments[document] = Segment(name, range(size), digest)
         return segment
 
@@ -74,11 +74,8 @@ def read_trace(file: Path, form: str) -> Trace:
 def _read_paths(file: Path) -> Trace:
     """JSON lines `{t, path: [ids], sizes: [tokens]}`."""
     trace = Trace()
-    for where, row in _json_lines(file):
-        path, sizes = row.get("path"), row.get("sizes")
-        if not isinstance(path, list) or not isinstance(sizes, list) or len(path) != len(sizes):
-            raise TraceError(f"{where}: needs lists 'path' and 'sizes' of one length")
-        trace.add([(_name(name, where), _size(size, where)) for name, size in zip(path, sizes, strict=True)])
+    for where, row in json_lines(file):
+        trace.add(documents_of(row, where))
     return trace
 
 
@@ -109,10 +106,10 @@ def _read_ragpulse(file: Path) -> Trace:
     if beside is None:
         raise TraceError(f"the lengths of the passages are missing: {file.parent / 'passages.jsonl'}[.gz]")
     lengths: dict[Any, int] = {}
-    for where, row in _json_lines(beside):
+    for where, row in json_lines(beside):
         lengths[_name(row.get("passage_id"), where)] = _size(row.get("token_length"), where)
     trace = Trace()
-    for where, row in _json_lines(file):
+    for where, row in json_lines(file):
         hashes = row.get("hash_ids")
         passages = hashes.get("passages_ids") if isinstance(hashes, dict) else None
         if not isinstance(passages, list):
@@ -132,7 +129,16 @@ FORMATS: dict[str, Callable[[Path], Trace]] = {
 }
 
 
-def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def documents_of(row: dict[str, Any], where: str) -> list[tuple[str, int]]:
+    """The ids and sizes of `{path: [ids], sizes: [tokens]}`."""
+    path, sizes = row.get("path"), row.get("sizes")
+    if not isinstance(path, list) or not isinstance(sizes, list) or len(path) != len(sizes):
+        raise TraceError(f"{where}: needs lists 'path' and 'sizes' of one length")
+    return [(_name(name, where), _size(size, where)) for name, size in zip(path, sizes, strict=True)]
+
+
+def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects in a file of JSON lines, gzipped if its name says so, each with its place for messages."""
     with _opened(file) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():

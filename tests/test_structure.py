@@ -19,7 +19,8 @@ LONGEST_MODULE = 500
 # of ragcache, what decides and counts: values in, values out
 WITHOUT_TORCH = ["tree", "cache", "policy", "policy.lru", "segment", "admission", "config", "errors", "cli"]
 WITHOUT_TORCH += ["engine.protocol", "cost", "trace", "simulation", "tier", "hierarchy", "lease", "mover", "store"]
-WITHOUT_TORCH += ["write_behind", "record"]
+WITHOUT_TORCH += ["write_behind", "record", "virtual_time", "workload", "engine.hardware", "engine.model_shape"]
+WITHOUT_TORCH += ["engine.roofline", "engine.step_cost", "engine.simulated_engine"]
 BYTES_ALONE = ["disk", "disk_file", "mdb", "kv_stores"]  # numpy, but nothing that computes KV
 
 

@@ -87,8 +87,9 @@ class Engine(Protocol):
     """Computes tokens; owns neither the knowledge tree nor the request.
 
     Events of a job arrive in the order Started, Prefilled, Token…, then exactly one of Finished and Failed; they
-    are delivered on a thread of the engine's. Greedy output does not depend on what was cached, up to float
-    rounding: where the two best logits differ by less than about 1e-4 either may be chosen.
+    are delivered on a thread of the engine's, or, if it has none, by callbacks of the event loop, never by `submit`.
+    Greedy output does not depend on what was cached, up to float rounding: where the two best logits differ by less
+    than about 1e-4 either may be chosen.
     """
 
     @property

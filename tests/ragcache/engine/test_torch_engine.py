@@ -1,4 +1,7 @@
-"""The engine writes what `transformers` would write, tells it in order, and lets go when told."""
+"""The embedded engine writes what `transformers` would write, whatever else runs or fails, and lets go of its memory.
+
+What it shares with every engine is in test_engine_contract.py.
+"""
 
 import queue
 import threading
@@ -162,15 +165,6 @@ def test_output_does_not_depend_on_what_was_cached(engines, generate, cached):
         assert torch.equal(span.data, data)
 
 
-def test_events_come_in_the_documented_order(engines):
-    engine = engines(prefill_chunk=8)
-    run = Run(engine, job(engine, prompt(5, 1), 4, missing=[prompt(30, 2)])).wait()
-    assert run.kinds == [Started, Prefilled, Token, Token, Token, Token, Finished]
-    assert run.events[1] == Prefilled(computed_tokens=35)
-    assert run.events[-1] == Finished("length")
-    assert all(event.margin >= 0 for event in run.events if isinstance(event, Token))
-
-
 def test_one_token_is_one_token(engines, generate):
     engine = engines()
     one = job(engine, prompt(5, 1), 1)
@@ -215,86 +209,6 @@ def test_together_they_say_what_they_say_alone(engines, generate):
         time.sleep(0.002)  # so that some decode while others prefill
     for question, run in zip(questions, runs, strict=True):
         assert run.wait().tokens == generate(question, 9)
-
-
-def test_several_run_in_one_step(engines, tiny_model):
-    gate = Gate(tiny_model)
-    engine = engines(gate, prefill_chunk=20)
-    runs = [Run(engine, job(engine, prompt(12, 1), 3))]
-    gate.asked.get(timeout=PATIENCE)  # the first is in its step: the others arrive meanwhile
-    runs += [Run(engine, job(engine, prompt(12, seed), 3)) for seed in (2, 3)]
-    gate.allowed.release()
-    # one decodes; of the prompts, in order of arrival, as much as the chunk allows
-    assert gate.step() == [1, 12, 8]
-    assert gate.step() == [1, 1, 4]
-    for _ in range(2):
-        gate.step()
-    for run in runs:
-        run.wait()
-    assert engine.stats().running == 0
-
-
-def test_a_decode_waits_for_no_more_than_a_chunk(engines, tiny_model):
-    gate = Gate(tiny_model)
-    engine = engines(gate, prefill_chunk=16)
-    first = Run(engine, job(engine, prompt(4, 1), 6))
-    gate.asked.get(timeout=PATIENCE)
-    Run(engine, job(engine, prompt(200, 2), 1))
-    gate.allowed.release()
-    assert [gate.step() for _ in range(5)] == [[1, 16]] * 5
-    assert first.wait().events[-1] == Finished("length")
-    for _ in range(8):
-        gate.step()
-
-
-def test_cancelled_before_it_starts(engines, tiny_model):
-    gate = Gate(tiny_model)
-    engine = engines(gate)
-    running = Run(engine, job(engine, prompt(5, 1), 2))
-    gate.asked.get(timeout=PATIENCE)
-    waiting = Run(engine, job(engine, prompt(5, 2), 2))
-    waiting.cancel()
-    gate.allowed.release()
-    assert waiting.wait().events == [Finished("cancelled")]
-    gate.step()
-    assert running.wait().events[-1] == Finished("length")
-
-
-@pytest.mark.parametrize("steps", [1, 3])
-def test_cancelled_in_prefill_it_ends_at_the_next_step(engines, tiny_model, steps):
-    gate = Gate(tiny_model)
-    engine = engines(gate, prefill_chunk=4)
-    run = Run(engine, job(engine, prompt(100, 1), 2))
-    for _ in range(steps - 1):
-        gate.step()
-    gate.asked.get(timeout=PATIENCE)
-    run.cancel()
-    gate.allowed.release()
-    assert run.wait().events == [Started(), Finished("cancelled")]
-    assert engine.stats().steps == steps
-
-
-def test_cancelled_in_decode_it_ends_at_the_next_step(engines, tiny_model):
-    gate = Gate(tiny_model)
-    engine = engines(gate)
-    run = Run(engine, job(engine, prompt(5, 1), 1000))
-    for _ in range(4):
-        gate.step()
-    gate.asked.get(timeout=PATIENCE)
-    run.cancel()
-    gate.allowed.release()
-    assert run.wait().events[-1] == Finished("cancelled")
-    assert engine.stats().steps == len(run.tokens) == 5
-
-
-def test_cancelling_twice_or_too_late_does_nothing(engines):
-    engine = engines()
-    run = Run(engine, job(engine, prompt(5, 1), 2)).wait()
-    run.cancel()
-    run.cancel()
-    other = Run(engine, job(engine, prompt(5, 1), 2)).wait()
-    assert run.events[-1] == other.events[-1] == Finished("length")
-    assert run.kinds.count(Finished) == 1
 
 
 @pytest.mark.parametrize("end", ["finished", "cancelled", "failed"])
@@ -404,50 +318,3 @@ def test_samples_follow_the_softmax():
 
 def test_greedy_takes_the_best_and_tells_its_margin():
     assert Sampler(Sampling()).choose(torch.tensor([0.5, 3.0, 1.0])) == (1, 2.0)
-
-
-def test_stats_count_every_token_once(engines):
-    engine = engines(prefill_chunk=8)
-    assert engine.stats().steps == 0
-    runs = [Run(engine, job(engine, prompt(20, seed), 5)) for seed in range(3)]
-    for run in runs:
-        run.wait()
-    stats = engine.stats()
-    assert stats.prefill_tokens == 60
-    assert stats.decode_tokens == 3 * 4  # the first token of each comes with the prefill
-    assert stats.running == 0
-    assert stats.steps >= 60 / 8
-    assert stats.step_seconds > 0
-
-
-def test_close_fails_what_runs_and_what_waits(engines, tiny_model):
-    gate = Gate(tiny_model)
-    engine = engines(gate)
-    running = Run(engine, job(engine, prompt(5, 1), 100))
-    gate.asked.get(timeout=PATIENCE)
-    waiting = Run(engine, job(engine, prompt(5, 2), 100))
-    closing = threading.Thread(target=engine.close)
-    closing.start()
-    while not engine._closed:
-        time.sleep(0.001)
-    gate.allowed.release(5)
-    closing.join(PATIENCE)
-    for run in (running, waiting):
-        assert run.wait().events[-1] == Failed("the engine was shut down")
-    with pytest.raises(RuntimeError, match="closed"):
-        Run(engine, job(engine, prompt(5, 1), 1))
-    engine.close()  # again: harmless
-
-
-def test_a_job_that_cannot_be_done_is_refused(engines):
-    engine = engines()
-    good = job(engine, prompt(5, 1), 4)
-    for question, max_tokens, room in [([], 4, 8), (prompt(5, 1), 0, 8), (prompt(5, 1), 4, 7)]:
-        with pytest.raises(ValueError, match="a job needs"):
-            Run(engine, Job([], [], question, engine.allocate(room), max_tokens))
-    assert Run(engine, good).wait().events[-1] == Finished("length")
-
-
-def test_a_chunk_of_nothing_is_refused(tiny_model):
-    with pytest.raises(ValueError, match="prefill_chunk"):
-        TorchEngine(tiny_model, prefill_chunk=0)

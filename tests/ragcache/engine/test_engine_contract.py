@@ -1,0 +1,338 @@
+"""What every engine promises, of the embedded one and of the simulated one: order, batches, cancellation, the end."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import pytest
+
+from ragcache.engine.protocol import Engine, EngineEvent, Failed, Finished, Job, Prefilled, Started, Token
+from ragcache.engine.simulated_engine import SimulatedEngine
+from ragcache.engine.torch_engine import TorchEngine
+from ragcache.virtual_time import VirtualTimeLoop
+
+PATIENCE = 30  # seconds for what takes milliseconds
+
+
+class Run:
+    """A submitted job and its events."""
+
+    def __init__(self) -> None:
+        self.events: list[EngineEvent] = []
+        self.cancel: Callable[[], None] = lambda: None
+
+    def on_event(self, event: EngineEvent) -> None:
+        self.events.append(event)
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.events) and isinstance(self.events[-1], Finished | Failed)
+
+    @property
+    def kinds(self) -> list[type]:
+        return [type(event) for event in self.events]
+
+
+class Driven(Protocol):
+    """An engine whose steps a test lets pass one by one."""
+
+    engine: Engine
+
+    def submit(self, job: Job) -> Run: ...
+
+    def begin(self) -> list[int]:
+        """Waits until a step has begun; how many tokens of each sequence it computes."""
+
+    def end(self) -> None:
+        """Lets that step end."""
+
+    def finish(self, *runs: Run) -> None:
+        """Lets steps pass until these have ended."""
+
+    def close(self) -> None:
+        """Closes the engine, which may be in a step."""
+
+
+class DrivenTorch:
+    """The embedded engine, with a gate before its model's forward."""
+
+    def __init__(self, model: Any, **options: Any) -> None:
+        self._model = model
+        self._asked: queue.Queue[list[int]] = queue.Queue()
+        self._allowed = threading.Semaphore(0)
+        self._changed = threading.Condition()
+        self.engine = TorchEngine(self, threads=1, **options)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def forward(self, steps: Any) -> Any:
+        self._asked.put([len(step.tokens) for step in steps])
+        assert self._allowed.acquire(timeout=PATIENCE)
+        return self._model.forward(steps)
+
+    def submit(self, job: Job) -> Run:
+        run = Run()
+
+        def deliver(event: EngineEvent) -> None:
+            with self._changed:
+                run.on_event(event)
+                self._changed.notify_all()
+
+        run.cancel = self.engine.submit(job, deliver)
+        return run
+
+    def begin(self) -> list[int]:
+        return self._asked.get(timeout=PATIENCE)
+
+    def end(self) -> None:
+        self._allowed.release()
+
+    def finish(self, *runs: Run) -> None:
+        self._allowed.release(10_000)
+        with self._changed:
+            assert self._changed.wait_for(lambda: all(run.ended for run in runs), PATIENCE)
+
+    def close(self) -> None:
+        self._allowed.release(10_000)
+        self.engine.close()
+        assert not self.engine._thread.is_alive()
+
+
+class DrivenSimulation:
+    """The simulated engine. Each step takes a second of virtual time."""
+
+    def __init__(self, **options: Any) -> None:
+        self._loop = VirtualTimeLoop()
+        self._begun: list[list[int]] = []
+        self.engine = SimulatedEngine(self, bytes_per_token=8, context_length=8192, **options)
+
+    def step(self, chunks: Sequence[tuple[int, int]], decodes: Sequence[int]) -> float:
+        self._begun.append([1] * len(decodes) + [new for _, new in chunks])
+        return 1.0
+
+    def submit(self, job: Job) -> Run:
+        run = Run()
+
+        async def submit() -> None:
+            run.cancel = self.engine.submit(job, run.on_event)
+
+        self._loop.run_until_complete(submit())
+        return run
+
+    def begin(self) -> list[int]:
+        for _ in range(3):
+            self._loop.run_until_complete(asyncio.sleep(0))
+        return self._begun.pop(0)
+
+    def end(self) -> None:
+        self._loop.run_until_complete(asyncio.sleep(1.0))
+
+    def finish(self, *runs: Run) -> None:
+        for _ in range(10_000):
+            if all(run.ended for run in runs):
+                return
+            self.end()
+        raise AssertionError("no end")
+
+    def close(self) -> None:
+        self.engine.close()
+        self._loop.close()
+
+
+@pytest.fixture(params=["torch", "simulated"])
+def drive(request: pytest.FixtureRequest) -> Iterator[Callable[..., Driven]]:
+    made: list[Driven] = []
+
+    def make(**options: Any) -> Driven:
+        if request.param == "torch":
+            made.append(DrivenTorch(request.getfixturevalue("tiny_model"), **options))
+        else:
+            made.append(DrivenSimulation(**options))
+        return made[-1]
+
+    yield make
+    for driven in made:
+        driven.close()
+
+
+def job(engine: Engine, question: int, max_tokens: int = 8, missing: Sequence[int] = (), cached: Sequence[Any] = ()):
+    """Numbers of tokens: of the question, of the answer, and of segments."""
+    return Job(
+        cached=cached,
+        missing=[(range(3, 3 + tokens), engine.allocate(tokens)) for tokens in missing],
+        question=range(3, 3 + question),
+        memory=engine.allocate(max(0, question + max_tokens - 1)),
+        max_tokens=max_tokens,
+    )
+
+
+def test_events_come_in_the_documented_order(drive):
+    driven = drive(prefill_chunk=8)
+    run = driven.submit(job(driven.engine, 5, 4, missing=[30]))
+    driven.finish(run)
+    assert run.kinds == [Started, Prefilled, Token, Token, Token, Token, Finished]
+    assert run.events[1] == Prefilled(computed_tokens=35)
+    assert run.events[-1] == Finished("length")
+    assert all(event.margin >= 0 for event in run.events if isinstance(event, Token))
+
+
+def test_started_is_told_when_the_step_begins_and_the_rest_when_it_ends(drive):
+    driven = drive()
+    run = driven.submit(job(driven.engine, 5, 1))
+    driven.begin()
+    assert run.events == [Started()]
+    driven.finish(run)
+    assert run.kinds == [Started, Prefilled, Token, Finished]
+
+
+def test_kv_is_filled_and_what_was_cached_stays_as_it_was(drive):
+    driven = drive(prefill_chunk=16)
+    first = job(driven.engine, 8, 3, missing=[20, 30])
+    driven.finish(driven.submit(first))
+    spans = [kv for _, kv in first.missing]
+    assert [kv.length for kv in spans] == [20, 30]
+    assert (first.memory.length, first.memory.room) == (10, 0)  # the last token is never read back
+    again = job(driven.engine, 8, 3, missing=[9], cached=spans)
+    run = driven.submit(again)
+    driven.finish(run)
+    assert run.events[1] == Prefilled(computed_tokens=9 + 8)
+    assert [kv.length for kv in spans] == [20, 30]
+    assert again.missing[0][1].length == 9
+
+
+def test_equal_jobs_get_equal_tokens_whatever_is_cached(drive):
+    driven = drive(prefill_chunk=16)
+    first = job(driven.engine, 8, 5, missing=[20])
+    runs = [driven.submit(first)]
+    driven.finish(*runs)
+    for question in (8, 8):
+        runs.append(driven.submit(job(driven.engine, question, 5, cached=[first.missing[0][1]])))
+    driven.finish(*runs)
+    tokens = [[event.id for event in run.events if isinstance(event, Token)] for run in runs]
+    assert tokens[0] == tokens[1] == tokens[2]
+    assert len(tokens[0]) == 5
+
+
+def test_several_run_in_one_step(drive):
+    driven = drive(prefill_chunk=20)
+    runs = [driven.submit(job(driven.engine, 12, 3))]
+    assert driven.begin() == [12]  # the first is in its step: the others arrive meanwhile
+    runs += [driven.submit(job(driven.engine, 12, 3)) for _ in range(2)]
+    driven.end()
+    # one decodes; of the prompts, in order of arrival, as much as the chunk allows
+    assert driven.begin() == [1, 12, 8]
+    driven.end()
+    assert driven.begin() == [1, 1, 4]
+    driven.finish(*runs)
+    assert driven.engine.stats().running == 0
+
+
+def test_a_decode_waits_for_no_more_than_a_chunk(drive):
+    driven = drive(prefill_chunk=16)
+    first = driven.submit(job(driven.engine, 4, 6))
+    driven.begin()
+    second = driven.submit(job(driven.engine, 200, 1))
+    for _ in range(5):
+        driven.end()
+        assert driven.begin() == [1, 16]
+    driven.end()
+    assert driven.begin() == [16]
+    assert first.events[-1] == Finished("length")
+    driven.finish(second)
+
+
+def test_cancelled_before_it_starts(drive):
+    driven = drive()
+    running = driven.submit(job(driven.engine, 5, 2))
+    driven.begin()
+    waiting = driven.submit(job(driven.engine, 5, 2))
+    waiting.cancel()
+    driven.end()
+    assert driven.begin() == [1]
+    assert waiting.events == [Finished("cancelled")]
+    driven.finish(running)
+    assert running.events[-1] == Finished("length")
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_cancelled_in_prefill_it_ends_at_the_next_step(drive, steps):
+    driven = drive(prefill_chunk=4)
+    run = driven.submit(job(driven.engine, 100, 2))
+    for _ in range(steps - 1):
+        driven.begin()
+        driven.end()
+    driven.begin()
+    run.cancel()
+    driven.finish(run)
+    assert run.events == [Started(), Finished("cancelled")]
+    assert driven.engine.stats().steps == steps
+
+
+def test_cancelled_in_decode_it_ends_at_the_next_step(drive):
+    driven = drive()
+    run = driven.submit(job(driven.engine, 5, 1000))
+    for _ in range(4):
+        driven.begin()
+        driven.end()
+    driven.begin()
+    run.cancel()
+    driven.finish(run)
+    assert run.events[-1] == Finished("cancelled")
+    assert driven.engine.stats().steps == run.kinds.count(Token) == 5
+
+
+def test_cancelling_twice_or_too_late_does_nothing(drive):
+    driven = drive()
+    run = driven.submit(job(driven.engine, 5, 2))
+    driven.finish(run)
+    run.cancel()
+    run.cancel()
+    other = driven.submit(job(driven.engine, 5, 2))
+    driven.finish(other)
+    assert run.events[-1] == other.events[-1] == Finished("length")
+    assert run.kinds.count(Finished) == 1
+
+
+def test_stats_count_every_token_once(drive):
+    driven = drive(prefill_chunk=8)
+    assert driven.engine.stats().steps == 0
+    runs = [driven.submit(job(driven.engine, 20, 5)) for _ in range(3)]
+    driven.finish(*runs)
+    stats = driven.engine.stats()
+    assert stats.prefill_tokens == 60
+    assert stats.decode_tokens == 3 * 4  # the first token of each comes with the prefill
+    assert stats.running == 0
+    assert stats.steps >= 60 / 8
+    assert stats.step_seconds > 0
+
+
+def test_close_fails_what_runs_and_what_waits(drive):
+    driven = drive()
+    running = driven.submit(job(driven.engine, 5, 1000))
+    driven.begin()
+    waiting = driven.submit(job(driven.engine, 5, 1000))
+    driven.close()
+    for run in (running, waiting):
+        assert run.events[-1] == Failed("the engine was shut down")
+        assert sum(isinstance(event, Finished | Failed) for event in run.events) == 1
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        driven.engine.submit(job(driven.engine, 5, 1), print)
+    driven.engine.close()  # again: harmless
+
+
+@pytest.mark.parametrize(("question", "max_tokens", "room"), [(0, 4, 8), (5, 0, 8), (5, 4, 7)])
+def test_a_job_that_cannot_be_done_is_refused(drive, question, max_tokens, room):
+    driven = drive()
+    with pytest.raises(ValueError, match="a job needs"):
+        driven.submit(Job([], [], range(question), driven.engine.allocate(room), max_tokens))
+    good = driven.submit(job(driven.engine, 5, 4))
+    driven.finish(good)
+    assert good.events[-1] == Finished("length")
+
+
+def test_a_chunk_of_nothing_is_refused(drive):
+    with pytest.raises(ValueError, match="prefill_chunk"):
+        drive(prefill_chunk=0)
