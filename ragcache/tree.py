@@ -29,6 +29,10 @@ def path_key(parent: int, key: bytes) -> int:
     return (parent * _ODD + int.from_bytes(key[:8], "little")) & _WORD
 
 
+# shared by all leaves, which most nodes are: 64 bytes each, and an object less for the garbage collector to visit
+_NO_CHILDREN: dict[bytes, Any] = {}
+
+
 @dataclass(slots=True, eq=False)
 class Place:
     """A node's KV on one tier. `copy` is opaque here, and None while it is on its way, which `arrival` then tells of.
@@ -63,7 +67,7 @@ class Node:
     last_use: int = 0
     misses: int = 0
     seconds_per_token: float = 0.0
-    children: dict[bytes, Node] = field(default_factory=dict)
+    children: dict[bytes, Node] = field(default_factory=lambda: _NO_CHILDREN)  # the tree alone adds to it
 
     @property
     def is_root(self) -> bool:
@@ -144,6 +148,8 @@ class KnowledgeTree:
         if segment.key in parent.children:
             raise ValueError(f"{parent.label!r} has a child with the key of {segment.label!r} already")
         node = self._node(parent, segment.key, segment.label, segment.tokens)
+        if parent.children is _NO_CHILDREN:
+            parent.children = {}
         parent.children[segment.key] = node
         self._count += 1
         for follower in self._followers:

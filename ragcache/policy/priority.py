@@ -11,13 +11,17 @@ Entry = tuple[float, int, int, Node]  # priority, last use, id, node: in the ord
 
 
 class PriorityPolicy(ABC):
-    """Evicts the offered node of lowest priority. The priority is that of the node's last use, not of now."""
+    """Evicts the offered node of lowest priority. The priority is that of the node's last use, not of now.
+
+    A node has one live entry in the heap, which may be lower than its priority by now: priorities mostly rise, and an
+    entry is raised only when it comes up. So a use costs no walk through the heap.
+    """
 
     def __init__(self) -> None:
         self._priorities: dict[int, float] = {}  # of every node of the tier, by id
         self._offered: dict[int, Entry] = {}
-        # the entry of an offered node, and stale ones of withdrawn or removed nodes until they come up
         self._heap: list[Entry] = []
+        self._live: dict[int, Entry] = {}  # of the heap's entries, the one that counts for a node
 
     @abstractmethod
     def priority(self, node: Node) -> float:
@@ -36,12 +40,16 @@ class PriorityPolicy(ABC):
         self._priorities[node.id] = self.priority(node)
 
     def offer(self, node: Node) -> None:
-        entry = (self._priorities[node.id], node.last_use, node.id, node)
-        self._offered[node.id] = entry
-        heapq.heappush(self._heap, entry)
-        if len(self._heap) > 2 * len(self._offered) + 64:  # more stale than live: a busy leaf leaves many
-            self._heap = list(self._offered.values())
-            heapq.heapify(self._heap)
+        key = node.id
+        entry = self._offered[key] = (self._priorities[key], node.last_use, key, node)
+        live = self._live.get(key)
+        if live is None or entry < live:
+            self._live[key] = entry
+            heapq.heappush(self._heap, entry)
+            if len(self._heap) > 2 * len(self._offered) + 64:  # more stale than live
+                self._heap = list(self._offered.values())
+                self._live = dict(self._offered)
+                heapq.heapify(self._heap)
 
     def withdraw(self, node: Node) -> None:
         del self._offered[node.id]
@@ -50,16 +58,30 @@ class PriorityPolicy(ABC):
         return node.id in self._offered
 
     def victim(self) -> Node:
-        heap = self._heap
+        heap, offered, live = self._heap, self._offered, self._live
         while heap:
             entry = heap[0]
-            if self._offered.get(entry[2]) is entry:
+            key = entry[2]
+            if live.get(key) is not entry:
+                heapq.heappop(heap)
+                continue
+            now = offered.get(key)
+            if now is entry:
                 return entry[3]
-            heapq.heappop(heap)
+            if now is None:
+                heapq.heappop(heap)
+                del live[key]
+            else:
+                live[key] = now
+                heapq.heapreplace(heap, now)
         raise LookupError("no node is offered")
 
     def removed(self, node: Node, *, evicted: bool) -> None:
-        priority = self._priorities.pop(node.id)
-        self._offered.pop(node.id, None)
+        key = node.id
+        priority = self._priorities.pop(key)
+        entry = self._offered.pop(key, None)
+        live = self._live.pop(key, None)
+        if entry is not None and entry is live and self._heap[0] is entry:
+            heapq.heappop(self._heap)
         if evicted:
             self.evicted(priority)
