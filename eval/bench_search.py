@@ -20,21 +20,24 @@ from retrieval.ivf_stages import IVFStages
 from retrieval.staged import DEFAULT_SHARES, StagedSearch, even_shares
 
 LIMITS = {IndexType.IVF: 1.10, IndexType.HNSW: 1.5}  # staged time / plain time, all stages together
-CLUSTERS_PER_VECTOR = 1 / 50
-SPREAD = 0.7  # of a cluster, as a share of the distance between clusters: neighbours are near, but clusters touch
+SUBJECTS_PER_VECTOR = 1 / 50
+SPREAD, QUERY_SPREAD, NOISE = 0.6, 0.8, 0.15  # within a subject; of a query in it; in no direction that means anything
+LATENT = 40  # directions that mean something: embeddings fill few of their dimensions
 
 
 def clustered(count: int, dim: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Vectors and queries of length 1 around common centres, as embeddings of documents on common subjects lie."""
     random = np.random.default_rng(seed)
-    centres = random.standard_normal((max(1, round(count * CLUSTERS_PER_VECTOR)), dim), dtype=np.float32)
+    latent = min(LATENT, dim)
+    directions = random.standard_normal((latent, dim), dtype=np.float32) / np.float32(latent**0.5)
+    centres = random.standard_normal((max(1, round(count * SUBJECTS_PER_VECTOR)), latent), dtype=np.float32)
 
-    def around(many: int) -> np.ndarray:
-        noise = random.standard_normal((many, dim), dtype=np.float32)
-        vectors = centres[random.integers(len(centres), size=many)] + np.float32(SPREAD) * noise
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    def around(many: int, spread: float) -> np.ndarray:
+        within = np.float32(spread) * random.standard_normal((many, latent), dtype=np.float32)
+        noise = np.float32(NOISE) * random.standard_normal((many, dim), dtype=np.float32)
+        return _unit((centres[random.integers(len(centres), size=many)] + within) @ directions + noise)
 
-    return around(count), around(queries)
+    return around(count, SPREAD), around(queries, QUERY_SPREAD)
 
 
 def measure(

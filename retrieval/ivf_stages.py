@@ -1,6 +1,7 @@
 """IVF stages: a search that probes its inverted lists slice by slice, the nearest lists first."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import faiss
@@ -10,6 +11,7 @@ from retrieval.compiled import kernel, warm_up
 from retrieval.staged import DEFAULT_SHARES, Stage, checked_query, cuts
 
 _WORST = np.finfo(np.float32).max
+_MOST_KINDS = 32  # of searches whose workspaces wait for another of their kind
 _SHORT = 64  # results that sorting by insertion is best for
 
 
@@ -30,8 +32,8 @@ class IVFStages:
         self._lists: Any = faiss.IndexIVFFlat(index.quantizer, index.d, index.nlist, index.metric_type)
         self._lists.replace_invlists(index.invlists, False)
         self._lists.parallel_mode = index.PARALLEL_MODE_NO_HEAP_INIT  # go on with the heap that it is given
-        self._probes: dict[int, Any] = {}  # FAISS's parameters to probe so many lists: slow to make, never changed
-        warm_up(lambda: _ordered(np.zeros(1, np.float32), np.zeros(1, np.int64), self._similarity))
+        self._free: dict[tuple[int, tuple[int, ...]], list[_Workspace]] = {}
+        warm_up(lambda: _inserted(np.zeros(1, np.float32), np.zeros(1, np.int64), self._similarity))
 
     def search(
         self, query: np.ndarray, k: int, effort: int, shares: Sequence[float] = DEFAULT_SHARES
@@ -40,47 +42,64 @@ class IVFStages:
         return self._stages(query, k, cuts(min(effort, self._index.nlist), tuple(shares)))
 
     def _stages(self, query: np.ndarray, k: int, ends: tuple[int, ...]) -> Iterator[Stage]:
-        faiss.omp_set_num_threads(1)
-        nprobe, pointer = ends[-1], faiss.swig_ptr
-        to_lists, lists = np.empty(nprobe, np.float32), np.empty(nprobe, np.int64)
-        self._index.quantizer.search_c(1, pointer(query), nprobe, pointer(to_lists), pointer(lists))
-        scores, ids = np.full(k, self._worst, np.float32), np.full(k, -1)  # an empty heap
-        begin = 0
-        for end in ends:
-            faiss.omp_set_num_threads(1)  # kept per thread, and each stage may be asked for by another
-            self._lists.search_preassigned_c(
-                1,
-                pointer(query),
-                k,
-                pointer(lists[begin:end]),
-                pointer(to_lists[begin:end]),
-                pointer(scores),
-                pointer(ids),
-                False,
-                self._probing(end - begin),
-            )
-            yield Stage(*self._as_faiss_orders(scores, ids), end == nprobe, end)
-            begin = end
+        if len(self._free) >= _MOST_KINDS:
+            self._free.clear()
+        free = self._free.setdefault((k, ends), [])
+        try:
+            work = free.pop()
+        except IndexError:
+            work = _Workspace(k, ends)
+        try:
+            pointer = faiss.swig_ptr(query)
+            faiss.omp_set_num_threads(1)
+            self._index.quantizer.search_c(1, pointer, ends[-1], *work.nearest_lists)
+            work.scores.fill(self._worst)  # an empty heap
+            work.ids.fill(-1)
+            before = b""
+            for end, lists, to_lists, probing in work.slices:
+                self._lists.search_preassigned_c(1, pointer, k, lists, to_lists, *work.heap, False, probing)
+                # most slices find nothing better; whatever enters a heap betters its scores
+                now = work.scores.tobytes()
+                if now != before:
+                    ids, scores = _ordered(work.scores, work.ids, self._similarity)
+                    before = now
+                yield Stage(ids, scores, end == ends[-1], end)
+        finally:
+            free.append(work)
 
-    def _as_faiss_orders(self, scores: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and scores of a heap: best first, of equals the higher id by similarity, the lower by distance."""
-        if len(ids) <= _SHORT:
-            return _ordered(scores, ids, self._similarity)
-        sign = -1 if self._similarity else 1
-        # what was not found is worst already; among as bad scores, and below, it comes last
-        order = np.lexsort((sign * ids, sign * scores, ids < 0))
-        return ids[order], scores[order]
 
-    def _probing(self, count: int) -> Any:
-        found = self._probes.get(count)
-        if found is None:
-            found = self._probes[count] = faiss.SearchParametersIVF(nprobe=count)  # type: ignore[call-arg]
-        return found
+class _Workspace:
+    """Memory of one search and pointers to it, used again by later ones: making them takes as long as a short list."""
+
+    def __init__(self, k: int, ends: tuple[int, ...]) -> None:
+        pointer = faiss.swig_ptr
+        self.scores, self.ids = np.empty(k, np.float32), np.empty(k, np.int64)
+        self.heap = pointer(self.scores), pointer(self.ids)
+        self._to_lists, self._lists = np.empty(ends[-1], np.float32), np.empty(ends[-1], np.int64)
+        self.nearest_lists = pointer(self._to_lists), pointer(self._lists)
+        self.slices = [
+            (end, pointer(self._lists[begin:]), pointer(self._to_lists[begin:]), _probing(end - begin))
+            for begin, end in pairwise((0, *ends))
+        ]
+
+
+def _probing(count: int) -> Any:
+    return faiss.SearchParametersIVF(nprobe=count)  # type: ignore[call-arg]
+
+
+def _ordered(scores: np.ndarray, ids: np.ndarray, similarity: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and scores of a FAISS heap: best first, of equals the higher id by similarity, the lower by distance."""
+    if len(ids) <= _SHORT:
+        return _inserted(scores, ids, similarity)
+    sign = -1 if similarity else 1
+    # places never filled hold the worst score already, and come last
+    order = np.lexsort((sign * ids, sign * scores, ids < 0))
+    return ids[order], scores[order]
 
 
 @kernel
-def _ordered(scores: Any, ids: Any, similarity: Any) -> Any:
-    """`IVFStages._as_faiss_orders` for a few, by insertion: numpy's sort would take longer than a slice's share."""
+def _inserted(scores: Any, ids: Any, similarity: Any) -> Any:
+    """`_ordered` by insertion: for a few, numpy's sort takes several times as long."""
     ordered_scores, ordered_ids = scores.copy(), ids.copy()
     found = 0
     for at in range(ids.shape[0]):

@@ -15,7 +15,7 @@ DEFAULT_SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
 class Stage(NamedTuple):
-    """The best found so far. The arrays are the reader's: later stages do not change them."""
+    """The best found so far. Later stages never change the arrays, but may share them: only read them."""
 
     ids: np.ndarray  # int64 [k], best first; -1 where fewer than k were found
     scores: np.ndarray  # float32 [k], as FAISS gives them: inner products, or squared distances
