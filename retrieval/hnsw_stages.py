@@ -86,8 +86,9 @@ class HNSWStages:
     ) -> Iterator[Stage]:
         """As `StagedSearch.search`; what the search visits goes to `log`."""
         query = checked_query(query, k, self._dim)
-        ends = cuts(effort, tuple(shares))
-        return self._stages(query, k, effort, ends, log)
+        ends = cuts(int(effort), tuple(shares))
+        # plain ints: numpy's would have the kernels compiled again
+        return self._stages(query, int(k), int(effort), ends, log)
 
     def _stages(
         self, query: np.ndarray, k: int, effort: int, ends: tuple[int, ...], log: VisitLog | None
