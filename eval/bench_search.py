@@ -17,7 +17,7 @@ import numpy as np
 from retrieval.hnsw_stages import HNSWStages
 from retrieval.index import IndexType, index_vectors
 from retrieval.ivf_stages import IVFStages
-from retrieval.staged import DEFAULT_SHARES, StagedSearch, even_shares
+from retrieval.staged import StagedSearch, even_shares
 
 LIMITS = {IndexType.IVF: 1.10, IndexType.HNSW: 1.5}  # staged time / plain time, all stages together
 SUBJECTS_PER_VECTOR = 1 / 50
@@ -42,7 +42,7 @@ def clustered(count: int, dim: int, queries: int, seed: int = 0) -> tuple[np.nda
 
 
 def measure(
-    kind: IndexType, vectors: np.ndarray, queries: np.ndarray, k: int, shares: Sequence[float], rounds: int
+    kind: IndexType, vectors: np.ndarray, queries: np.ndarray, k: int, shares: Sequence[float] | None, rounds: int
 ) -> dict[str, Any]:
     """One index's row of the report. One thread; the index has the parameters that `ragcache index` gives it."""
     index: Any
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--queries", type=Path, metavar="FILE.npy", help="and these queries (default: made up near)")
     parser.add_argument("--count", type=int, default=400, metavar="N", help="queries (default: %(default)s)")
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="(default: %(default)s)")
-    parser.add_argument("--stages", type=int, metavar="N", help=f"of equal effort (default: shares {DEFAULT_SHARES})")
+    parser.add_argument("--stages", type=int, metavar="N", help="of equal effort (default: what the search chooses)")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of each query (default: %(default)s)")
     parser.add_argument("--only", choices=[str(kind) for kind in LIMITS], help="one kind of index")
     arguments = parser.parse_args(argv)
@@ -156,14 +156,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     vectors, queries = _data(arguments)
     if arguments.top_k > len(vectors):
         parser.error(f"--top-k must be at most the number of vectors, {len(vectors)}")
-    shares = DEFAULT_SHARES if arguments.stages is None else even_shares(arguments.stages)
+    shares = None if arguments.stages is None else even_shares(arguments.stages)
     report = {
         "machine": f"{platform.machine()}, faiss {faiss.__version__}, one thread",
         "vectors": len(vectors),
         "dim": vectors.shape[1],
         "queries": len(queries),
         "top_k": arguments.top_k,
-        "shares": list(shares),
         "rows": [
             measure(kind, vectors, queries, arguments.top_k, shares, arguments.rounds)
             for kind in LIMITS

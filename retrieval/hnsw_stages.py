@@ -9,7 +9,7 @@ import numpy as np
 
 from retrieval import hnsw_kernel
 from retrieval.compiled import warm_up
-from retrieval.staged import DEFAULT_SHARES, Stage, checked_query, cuts
+from retrieval.staged import MOST_STAGES, Stage, checked_query, cuts, even_shares
 
 _UNLIMITED = 1 << 62
 _LAST_STAMP = np.iinfo(np.int32).max
@@ -81,12 +81,12 @@ class HNSWStages:
         query: np.ndarray,
         k: int,
         effort: int,
-        shares: Sequence[float] = DEFAULT_SHARES,
+        shares: Sequence[float] | None = None,
         log: VisitLog | None = None,
     ) -> Iterator[Stage]:
         """As `StagedSearch.search`; what the search visits goes to `log`."""
         query = checked_query(query, k, self._dim)
-        ends = cuts(int(effort), tuple(shares))
+        ends = cuts(int(effort), even_shares(MOST_STAGES) if shares is None else tuple(shares))
         # plain ints: numpy's would have the kernels compiled again
         return self._stages(query, int(k), int(effort), ends, log)
 

@@ -8,8 +8,9 @@ import faiss
 import numpy as np
 
 from retrieval.compiled import kernel, warm_up
-from retrieval.staged import DEFAULT_SHARES, Stage, checked_query, cuts
+from retrieval.staged import MOST_STAGES, Stage, checked_query, cuts, even_shares
 
+SLICE_BYTES = 3 << 19  # of vectors in a slice at least: a stage costs what scanning a fifteenth of them does
 _WORST = np.finfo(np.float32).max
 _MOST_KINDS = 32  # of searches whose workspaces wait for another of their kind
 _SHORT = 64  # results that sorting by insertion is best for
@@ -18,6 +19,8 @@ _SHORT = 64  # results that sorting by insertion is best for
 class IVFStages:
     """Searches an IndexIVFFlat of either metric. Effort is `nprobe`, in lists.
 
+    Where no shares are asked for, the stages are of equal effort, and as many as the lists are large enough for.
+
     The last stage equals `index.search` with that `nprobe`: ids, order and scores, bit for bit, ties included; each
     stage equals the search with its own effort. FAISS scans the lists. One heap goes from slice to slice, because
     which of equally good vectors it keeps depends on all that came before them: top-k lists of slices, merged, could
@@ -25,21 +28,28 @@ class IVFStages:
     """
 
     def __init__(self, index: Any) -> None:
-        self._index = index
+        self._index = index  # owns the lists
         self._similarity = index.metric_type == faiss.METRIC_INNER_PRODUCT
         self._worst = -_WORST if self._similarity else _WORST
         # a second index over the same lists, because the mode is the index's and plain searches need the other
-        self._lists: Any = faiss.IndexIVFFlat(index.quantizer, index.d, index.nlist, index.metric_type)
-        self._lists.replace_invlists(index.invlists, False)
-        self._lists.parallel_mode = index.PARALLEL_MODE_NO_HEAP_INIT  # go on with the heap that it is given
+        lists: Any = faiss.IndexIVFFlat(index.quantizer, index.d, index.nlist, index.metric_type)
+        lists.replace_invlists(index.invlists, False)
+        lists.parallel_mode = index.PARALLEL_MODE_NO_HEAP_INIT  # go on with the heap that it is given
+        # what each search asks of them, looked up once: through FAISS's bindings a look-up takes a microsecond
+        self._dim, self._nlist = index.d, index.nlist
+        self._bytes_per_list = index.ntotal * index.code_size / index.nlist
+        self._rank_lists = index.quantizer.search_c
+        self._scan = lists.search_preassigned_c
         self._free: dict[tuple[int, tuple[int, ...]], list[_Workspace]] = {}
         warm_up(lambda: _inserted(np.zeros(1, np.float32), np.zeros(1, np.int64), self._similarity))
 
-    def search(
-        self, query: np.ndarray, k: int, effort: int, shares: Sequence[float] = DEFAULT_SHARES
-    ) -> Iterator[Stage]:
-        query = checked_query(query, k, self._index.d)
-        return self._stages(query, k, cuts(min(effort, self._index.nlist), tuple(shares)))
+    def search(self, query: np.ndarray, k: int, effort: int, shares: Sequence[float] | None = None) -> Iterator[Stage]:
+        query = checked_query(query, k, self._dim)
+        nprobe = min(effort, self._nlist)
+        if shares is None:
+            worth = int(nprobe * self._bytes_per_list / SLICE_BYTES)
+            shares = even_shares(min(max(worth, 1), MOST_STAGES))
+        return self._stages(query, k, cuts(nprobe, tuple(shares)))
 
     def _stages(self, query: np.ndarray, k: int, ends: tuple[int, ...]) -> Iterator[Stage]:
         if len(self._free) >= _MOST_KINDS:
@@ -52,18 +62,19 @@ class IVFStages:
         try:
             pointer = faiss.swig_ptr(query)
             faiss.omp_set_num_threads(1)
-            self._index.quantizer.search_c(1, pointer, ends[-1], *work.nearest_lists)
+            self._rank_lists(1, pointer, ends[-1], *work.nearest_lists)
             work.scores.fill(self._worst)  # an empty heap
             work.ids.fill(-1)
             before = b""
+            last = ends[-1]
             for end, lists, to_lists, probing in work.slices:
-                self._lists.search_preassigned_c(1, pointer, k, lists, to_lists, *work.heap, False, probing)
+                self._scan(1, pointer, k, lists, to_lists, *work.heap, False, probing)
                 # most slices find nothing better; whatever enters a heap betters its scores
                 now = work.scores.tobytes()
                 if now != before:
                     ids, scores = _ordered(work.scores, work.ids, self._similarity)
                     before = now
-                yield Stage(ids, scores, end == ends[-1], end)
+                yield Stage(ids, scores, end == last, end)
         finally:
             free.append(work)
 

@@ -14,7 +14,7 @@ from retrieval.errors import IndexFolderError, SearchError
 from retrieval.hnsw_stages import HNSWStages
 from retrieval.index import DOCUMENTS_FOLDER, FAISS_FILE, MANIFEST_FILE, IndexType, Manifest
 from retrieval.ivf_stages import IVFStages
-from retrieval.staged import DEFAULT_SHARES, FlatStages, Stage, StagedSearch, cuts
+from retrieval.staged import FlatStages, Stage, StagedSearch, cuts
 from retrieval.store import DocumentStore
 
 FAISS_CLASS: dict[IndexType, Any] = {
@@ -106,10 +106,11 @@ class Retriever:
         *_, last = self._stages(query, k, AT_ONCE)
         return self._hits(last, {})
 
-    def search_stages(self, question: str, k: int, shares: Sequence[float] = DEFAULT_SHARES) -> Iterator[SearchStage]:
+    def search_stages(self, question: str, k: int, shares: Sequence[float] | None = None) -> Iterator[SearchStage]:
         """As `search`, showing the hits after each share of the search's effort; the last stage is what `search` gives.
 
-        `shares` are cumulative, rising and end in 1; small searches and flat indexes may have fewer stages. The work of
+        `shares` are cumulative, rising and end in 1; without them there are up to four stages of equal effort, fewer
+        for small searches. What an index cannot cut so finely has fewer; a flat one has a single stage. The work of
         a stage is done when it is asked for, by the thread that asks and without the GIL; dropping the iterator ends
         the search. Wrong arguments are refused at once.
         """
@@ -119,15 +120,16 @@ class Retriever:
         return self.search_vector_stages(self.embedder.encode([question])[0], k, shares)
 
     def search_vector_stages(
-        self, vector: np.ndarray, k: int, shares: Sequence[float] = DEFAULT_SHARES
+        self, vector: np.ndarray, k: int, shares: Sequence[float] | None = None
     ) -> Iterator[SearchStage]:
         """As `search_stages`, for a question already embedded as float32 [dim] of length 1."""
         self._require_k(k)
         query = self._query(vector)
-        cuts(1, tuple(shares))
+        if shares is not None:
+            cuts(1, tuple(shares))
         return self._stages_of_hits(query, k, shares)
 
-    def _stages_of_hits(self, query: np.ndarray, k: int, shares: Sequence[float]) -> Iterator[SearchStage]:
+    def _stages_of_hits(self, query: np.ndarray, k: int, shares: Sequence[float] | None) -> Iterator[SearchStage]:
         documents: dict[int, Document] = {}  # of this search: most stages find the same ones
         for stage in self._stages(query, k, shares):
             yield SearchStage(self._hits(stage, documents), stage.done, stage.effort)
@@ -157,7 +159,7 @@ class Retriever:
             raise SearchError(f"the vector has {len(query)} dimensions, the index {self.manifest.dim}")
         return query
 
-    def _stages(self, query: np.ndarray, k: int, shares: Sequence[float]) -> Iterator[Stage]:
+    def _stages(self, query: np.ndarray, k: int, shares: Sequence[float] | None) -> Iterator[Stage]:
         """Stages of a search that finds `k`, the last one `done`."""
         for staged, effort in self._searches(k):
             for stage in staged.search(query, k, effort, shares):

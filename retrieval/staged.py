@@ -11,7 +11,7 @@ import numpy as np
 
 from retrieval.errors import SearchError
 
-DEFAULT_SHARES = (0.25, 0.5, 0.75, 1.0)
+MOST_STAGES = 4  # unless more are asked for
 
 
 class Stage(NamedTuple):
@@ -30,13 +30,12 @@ class StagedSearch(Protocol):
     the search. The index must not change, and is kept alive.
     """
 
-    def search(
-        self, query: np.ndarray, k: int, effort: int, shares: Sequence[float] = DEFAULT_SHARES
-    ) -> Iterator[Stage]:
+    def search(self, query: np.ndarray, k: int, effort: int, shares: Sequence[float] | None = None) -> Iterator[Stage]:
         """One stage after each share of `effort`; the last one, and no other, is `done`.
 
-        `query` is float32 [dim], `k` and `effort` are 1 or more, `shares` cumulative, rising and ending in 1.
-        Shares that round to the same effort make one stage. Equal calls give equal stages.
+        `query` is float32 [dim], `k` and `effort` are 1 or more, `shares` cumulative, rising and ending in 1; without
+        them the search chooses up to MOST_STAGES. Shares that round to the same effort make one stage. Wrong arguments
+        are a SearchError at once. Equal calls give equal stages.
         """
         ...
 
@@ -55,7 +54,7 @@ class FlatStages:
         query: np.ndarray,
         k: int,
         effort: int,  # noqa: ARG002
-        shares: Sequence[float] = DEFAULT_SHARES,  # noqa: ARG002
+        shares: Sequence[float] | None = None,  # noqa: ARG002
     ) -> Iterator[Stage]:
         return self._stages(checked_query(query, k, self._index.d), k)
 

@@ -124,6 +124,14 @@ def test_lists_that_are_empty_or_all_of_them() -> None:
     assert (stage.ids == -1).all()
 
 
+def test_a_slice_is_worth_its_stage() -> None:
+    """4,000 vectors of 64 bytes are 250 KiB, 25,600 of 256 dimensions 25 MiB."""
+    for count, dim, stages in ((4_000, 16, 1), (25_600, 256, 4)):
+        index = ivf(np.zeros((count, dim), np.float32), np.zeros((10, dim), np.float32), faiss.METRIC_L2)
+        assert len(list(IVFStages(index).search(np.zeros(dim, np.float32), 1, 10))) == stages
+        assert len(list(IVFStages(index).search(np.zeros(dim, np.float32), 1, 10, even_shares(5)))) == 5
+
+
 def test_more_lists_than_there_are() -> None:
     index = ivf(data("random", 0), data("random", 1, count=5), faiss.METRIC_L2)
     *_, last = IVFStages(index).search(data("random", 2)[0], 3, 99)
