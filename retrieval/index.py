@@ -164,7 +164,7 @@ def build_index(
                 _compare(store, embedder, vectors, str(embeddings))
             corpus_fingerprint = store.corpus_fingerprint
         with _bar(progress, "indexing", count, "doc") as advance:
-            index, parameters = _indexed(vectors, index_type, advance)
+            index, parameters = index_vectors(vectors, index_type, advance)
         faiss.write_index(index, str(folder / FAISS_FILE))
         del vectors
         (folder / "vectors.npy").unlink()
@@ -301,9 +301,13 @@ def ivf_parameters(count: int) -> dict[str, int]:
     return {"nlist": nlist, "nprobe": min(nlist, max(8, nlist // 8))}
 
 
-def _indexed(
-    vectors: np.ndarray, index_type: IndexType, advance: Callable[[int], None]
+def index_vectors(
+    vectors: np.ndarray, index_type: IndexType, advance: Callable[[int], None] = lambda _: None
 ) -> tuple[faiss.Index, dict[str, int]]:
+    """A FAISS index of vectors of length 1, float32 [count, dim], by inner product, and the parameters chosen for it.
+
+    `advance` is told how many vectors each block added.
+    """
     count, dim = vectors.shape
     parameters: dict[str, int] = {}
     index: faiss.Index

@@ -1,5 +1,6 @@
 """Retriever: the documents nearest to a question, from an index folder and the embedder that made it."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +11,10 @@ import numpy as np
 from retrieval.corpus import Document
 from retrieval.embedder import Embedder
 from retrieval.errors import IndexFolderError, SearchError
+from retrieval.hnsw_stages import HNSWStages
 from retrieval.index import DOCUMENTS_FOLDER, FAISS_FILE, MANIFEST_FILE, IndexType, Manifest
+from retrieval.ivf_stages import IVFStages
+from retrieval.staged import FlatStages, Stage, StagedSearch, cuts
 from retrieval.store import DocumentStore
 
 FAISS_CLASS: dict[IndexType, Any] = {
@@ -18,6 +22,13 @@ FAISS_CLASS: dict[IndexType, Any] = {
     IndexType.IVF: faiss.IndexIVFFlat,
     IndexType.HNSW: faiss.IndexHNSWFlat,
 }
+STAGES: dict[IndexType, Callable[[Any], StagedSearch]] = {
+    IndexType.FLAT: FlatStages,
+    IndexType.IVF: IVFStages,
+    IndexType.HNSW: HNSWStages,
+}
+AT_ONCE = (1.0,)
+HNSW_ROWS_PER_RESULT = 16  # with fewer rows for each of k, every vector is compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,15 @@ class Hit:
     document: Document
     score: float
     row: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStage:
+    """The hits so far of a search that shows its progress."""
+
+    hits: list[Hit]  # best first, equal scores by row; may be fewer than `k` before the last stage
+    done: bool  # the search has ended, and these are the hits that `search` gives
+    effort: int  # lists probed, vertices expanded, or vectors compared, by index type
 
 
 class Retriever:
@@ -40,6 +60,7 @@ class Retriever:
         self.store = store
         self.embedder = embedder
         self.manifest = manifest
+        self._staged = STAGES[manifest.index_type](index)
 
     @classmethod
     def open(cls, index: Path, embedder: str | None = None, threads: int | None = None) -> "Retriever":
@@ -81,12 +102,48 @@ class Retriever:
     def search_vector(self, vector: np.ndarray, k: int) -> list[Hit]:
         """As `search`, for a question already embedded as float32 [dim] of length 1."""
         self._require_k(k)
-        query = np.ascontiguousarray(vector, dtype=np.float32).reshape(1, -1)
-        if query.shape[1] != self.manifest.dim:
-            raise SearchError(f"the vector has {query.shape[1]} dimensions, the index {self.manifest.dim}")
-        scores, rows = self._nearest(query, k)
-        order = np.lexsort((rows, -scores))
-        return [Hit(self.store.get(int(rows[at])), float(scores[at]), int(rows[at])) for at in order]
+        query = self._query(vector)
+        *_, last = self._stages(query, k, AT_ONCE)
+        return self._hits(last, {})
+
+    def search_stages(self, question: str, k: int, shares: Sequence[float] | None = None) -> Iterator[SearchStage]:
+        """As `search`, showing the hits after each share of the search's effort; the last stage is what `search` gives.
+
+        `shares` are cumulative, rising and end in 1; without them there are up to four stages of equal effort, fewer
+        for small searches. What an index cannot cut so finely has fewer; a flat one has a single stage. The work of
+        a stage is done when it is asked for, by the thread that asks and without the GIL; dropping the iterator ends
+        the search. Wrong arguments are refused at once.
+        """
+        self._require_k(k)
+        if not question.strip():
+            raise SearchError("the question is empty; ask something")
+        return self.search_vector_stages(self.embedder.encode([question])[0], k, shares)
+
+    def search_vector_stages(
+        self, vector: np.ndarray, k: int, shares: Sequence[float] | None = None
+    ) -> Iterator[SearchStage]:
+        """As `search_stages`, for a question already embedded as float32 [dim] of length 1."""
+        self._require_k(k)
+        query = self._query(vector)
+        if shares is not None:
+            cuts(1, tuple(shares))
+        return self._stages_of_hits(query, k, shares)
+
+    def _stages_of_hits(self, query: np.ndarray, k: int, shares: Sequence[float] | None) -> Iterator[SearchStage]:
+        documents: dict[int, Document] = {}  # of this search: most stages find the same ones
+        for stage in self._stages(query, k, shares):
+            yield SearchStage(self._hits(stage, documents), stage.done, stage.effort)
+
+    def _hits(self, stage: Stage, documents: dict[int, Document]) -> list[Hit]:
+        hits = []
+        for at in np.lexsort((stage.ids, -stage.scores)):
+            row = int(stage.ids[at])
+            if row < 0:
+                continue
+            if row not in documents:
+                documents[row] = self.store.get(row)
+            hits.append(Hit(documents[row], float(stage.scores[at]), row))
+        return hits
 
     def close(self) -> None:
         """Let go of the document store; calling it twice is harmless."""
@@ -96,29 +153,38 @@ class Retriever:
         if not 1 <= k <= len(self):
             raise SearchError(f"k is {k}, but it must be from 1 to {len(self)}, the documents in the index")
 
-    def _nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        # one query is no work to share out, and idle OpenMP threads would spin beside the engine's;
-        # the number is kept per calling thread, so it is set at each search
-        faiss.omp_set_num_threads(1)
+    def _query(self, vector: np.ndarray) -> np.ndarray:
+        query = np.ascontiguousarray(vector, dtype=np.float32).reshape(-1)
+        if len(query) != self.manifest.dim:
+            raise SearchError(f"the vector has {len(query)} dimensions, the index {self.manifest.dim}")
+        return query
+
+    def _stages(self, query: np.ndarray, k: int, shares: Sequence[float] | None) -> Iterator[Stage]:
+        """Stages of a search that finds `k`, the last one `done`."""
+        for staged, effort in self._searches(k):
+            for stage in staged.search(query, k, effort, shares):
+                found = not stage.done or bool((stage.ids >= 0).all())
+                if found:
+                    yield stage
+            if found:
+                return
+            shares = AT_ONCE
+
+    def _searches(self, k: int) -> Iterator[tuple[StagedSearch, int]]:
+        """What to search, with which effort, until `k` are found."""
         parameters = self.manifest.parameters
         if self.manifest.index_type is IndexType.IVF:
             # too few found: the probed lists hold fewer than k vectors, so probe more
             for nprobe in _doubling(parameters["nprobe"], parameters["nlist"]):
-                effort = faiss.SearchParametersIVF(nprobe=nprobe)  # type: ignore[call-arg]
-                found = self.index.search(query, k, params=effort)
-                if (found[1] >= 0).all():
-                    return found[0][0], found[1][0]
+                yield self._staged, nprobe
         elif self.manifest.index_type is IndexType.HNSW:
-            for front in _doubling(max(k, parameters["ef_search"]), len(self)):
-                effort = faiss.SearchParametersHNSW(efSearch=front)  # type: ignore[attr-defined]
-                found = self.index.search(query, k, params=effort)
-                if (found[1] >= 0).all():
-                    return found[0][0], found[1][0]
-            # parts of the graph cannot be reached from its entry point: compare every vector
-            found = self.index.storage.search(query, k)
-            return found[0][0], found[1][0]
-        found = self.index.search(query, k)
-        return found[0][0], found[1][0]
+            # a pool of many is slower to walk with than all vectors in a row
+            if k <= max(parameters["ef_search"], len(self) // HNSW_ROWS_PER_RESULT):
+                yield self._staged, max(k, parameters["ef_search"])
+            # or parts of the graph cannot be reached from its entry point
+            yield FlatStages(self.index.storage), 1
+        else:
+            yield self._staged, 1
 
     def __enter__(self) -> Self:
         return self

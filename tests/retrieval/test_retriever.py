@@ -63,6 +63,64 @@ def test_every_k_gives_k_different_documents_best_first(built: Path, kind: str) 
         assert retriever.search(QUESTION, 5) == retriever.search(QUESTION, 5)
 
 
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_the_last_stage_is_what_search_gives(built: Path, kind: str, tiny: Embedder) -> None:
+    with Retriever.open(built / kind) as retriever:
+        for k in (1, 3, 64, 65, 399, 400):
+            stages = list(retriever.search_stages(QUESTION, k))
+            assert stages[-1].hits == retriever.search(QUESTION, k)
+            assert [stage.done for stage in stages] == [False] * (len(stages) - 1) + [True]
+            for stage in stages:
+                assert len({hit.row for hit in stage.hits}) == len(stage.hits) <= k
+                assert all(before.score >= after.score for before, after in itertools.pairwise(stage.hits))
+                assert all(hit.document == documents(400)[hit.row] for hit in stage.hits)
+        assert [*retriever.search_vector_stages(tiny.encode([QUESTION])[0], 400)] == stages
+
+
+@pytest.mark.parametrize(("kind", "efforts"), [("flat", [400]), ("ivf", [4, 8]), ("hnsw", [32])])
+def test_stages_are_cut_where_asked(built: Path, kind: str, efforts: list[int]) -> None:
+    with Retriever.open(built / kind) as retriever:
+        stages = list(retriever.search_stages(QUESTION, 3, (0.5, 1.0)))
+        assert [stage.effort for stage in stages][: len(efforts)] == efforts
+        assert len(stages) == (1 if kind == "flat" else 2)
+
+
+def test_lists_are_probed_on_in_later_stages_when_too_few_are_found(built: Path) -> None:
+    with Retriever.open(built / "ivf") as retriever:
+        retriever.manifest.parameters["nprobe"] = 2
+        *early, last = retriever.search_stages(QUESTION, 350, (0.5, 1.0))
+        assert all(len(stage.hits) < 350 for stage in early)
+        assert len(last.hits) == 350
+        assert [stage.effort for stage in (*early, last)] == [1, 8] or last.effort == 10
+        assert last.hits == retriever.search(QUESTION, 350)
+
+
+def test_a_search_left_alone_reads_no_more(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Retriever.open(built / "hnsw") as retriever:
+        read: list[int] = []
+        get = retriever.store.get
+        monkeypatch.setattr(retriever.store, "get", lambda row: (read.append(row), get(row))[1])
+        stages = retriever.search_stages(QUESTION, 3)
+        assert read == []
+        first = next(stages)
+        assert sorted(read) == sorted(hit.row for hit in first.hits)
+        del stages
+        assert len(read) == 3
+        list(retriever.search_stages(QUESTION, 3))
+        assert len(read) < 3 + 3 * 4, "a document found by several stages is read once"
+
+
+def test_wrong_arguments_of_stages_are_refused_at_once(flat: Retriever) -> None:
+    with pytest.raises(SearchError, match="k is 401"):
+        flat.search_stages(QUESTION, 401)
+    with pytest.raises(SearchError, match="the question is empty"):
+        flat.search_stages(" ", 3)
+    with pytest.raises(SearchError, match="must rise"):
+        flat.search_stages(QUESTION, 3, (0.5, 0.25))
+    with pytest.raises(SearchError, match="31 dimensions"):
+        flat.search_vector_stages(np.zeros(31, dtype=np.float32), 3)
+
+
 def test_stored_search_effort_is_set(built: Path) -> None:
     with Retriever.open(built / "ivf") as ivf, Retriever.open(built / "hnsw") as hnsw:
         assert (ivf.index.nlist, ivf.index.nprobe) == (10, 8)
