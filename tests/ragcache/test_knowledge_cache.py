@@ -7,28 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from ragcache.cache import ADMISSIONS, Balance, IntegrityError, KnowledgeCache, Lease
+from ragcache.cache import Balance, IntegrityError, KnowledgeCache, Lease
 from ragcache.policy import LRU, POLICIES
 from ragcache.segment import Segment
 from ragcache.tree import DEVICE, Node, Place
-
-SYSTEM = Segment.of("system", [1, 2, 3])
-DOCUMENTS = [Segment.of(f"d{i}", [10 + i] * (1 + i % 4)) for i in range(7)]
-
-
-class Kv:
-    """Memory of one segment, which remembers what was computed into it: a prefix and the segment."""
-
-    def __init__(self, prefix: Sequence[Segment], segment: Segment) -> None:
-        self.content = tuple(tuple(s.tokens) for s in (*prefix, segment))
-
-
-def computed(lease: Lease) -> list[Kv]:
-    return [Kv(lease.path[:at], lease.path[at]) for at in range(lease.cached, len(lease.path))]
+from tests.ragcache.tiers import DOCUMENTS, SYSTEM, computed, snapshot, spelled
 
 
 def use(cache: KnowledgeCache, path: Sequence[Segment], extra: int = 0) -> int:
@@ -62,7 +46,7 @@ def test_what_was_computed_is_found_again(caches):
     assert lease.cached == 3
     assert lease.cached_tokens == 3 + 2 + 3
     assert lease.missing == ()
-    assert [node.kv.content for node in lease.nodes] == [kv.content for kv in map(Kv, ([], path[:1], path[:2]), path)]
+    assert [node.kv.content for node in lease.nodes] == [spelled(path[: at + 1]) for at in range(3)]
     assert cache.balance() == Balance(total=100, free=100 - 8 - 5, cached=0, held=13)
     lease.release()
     assert cache.balance() == Balance(total=100, free=92, cached=8, held=0)
@@ -313,10 +297,6 @@ def test_a_hot_leaf_leaves_no_heap_of_stale_candidates(caches):
     assert longest <= 2 * len(cache.tree) + 64 + 1
 
 
-def snapshot(cache: KnowledgeCache) -> list[tuple[int, int, int, int]]:
-    return sorted((node.id, node.holders, node.frequency, node.last_use) for node in cache.tree.nodes())
-
-
 def test_lru_hits_as_a_naive_lru_does():
     """Paths of one document: what is cached is what an ordered dictionary of the last uses would hold."""
     for capacity in (4, 7, 11, 16, 23):
@@ -390,99 +370,6 @@ def test_lru_over_trees_is_that_of_a_naive_implementation(capacity):
         assert labels_in(cache) == naive.size.keys(), f"step {step}"
     assert cache.counts.evictions == len(naive.evicted) > 0
     cache.check_integrity()
-
-
-class Traffic(RuleBasedStateMachine):
-    """Any order of leases, commits, releases and clears, on two caches in step; holds the invariants after each."""
-
-    leases = Bundle("leases")
-
-    @initialize(
-        capacity=st.integers(4, 40),
-        keep=st.booleans(),
-        policy=st.sampled_from(sorted(POLICIES)),
-        admission=st.sampled_from(ADMISSIONS),
-        working=st.integers(0, 20),
-    )
-    def build(self, capacity: int, keep: bool, policy: str, admission: str, working: int) -> None:
-        options: dict[str, Any] = {"keep": keep, "admission": admission, "working": min(working, capacity - 1)}
-        self.pair = [KnowledgeCache(capacity, 1, POLICIES[policy](capacity), **options) for _ in range(2)]
-        self.stay_limit = capacity - options["working"] if admission == "competes" else capacity
-        self.open: list[tuple[Lease, Lease]] = []
-
-    @rule(
-        target=leases,
-        documents=st.lists(st.sampled_from(DOCUMENTS), max_size=3),
-        extra=st.integers(0, 6),
-        namespace=st.sampled_from(["default", "other"]),
-    )
-    def lease(self, documents: list[Segment], extra: int, namespace: str) -> Any:
-        path = [SYSTEM, *documents]
-        before = [(cache.balance(), snapshot(cache)) for cache in self.pair]
-        taken = [cache.lease(path, extra, namespace=namespace) for cache in self.pair]
-        assert (taken[0] is None) == (taken[1] is None)
-        if taken[0] is None:
-            assert [(cache.balance(), snapshot(cache)) for cache in self.pair] == before
-            assert self.open or not self.pair[0].can_ever_lease(path, extra), "an idle cache refused"
-            return None
-        self.open.append((taken[0], taken[1]))
-        return self.open[-1]
-
-    @rule(pair=leases)
-    def commit(self, pair: Any) -> None:
-        if pair in self.open and pair[0].missing and len(pair[0].nodes) == pair[0].cached:
-            for lease in pair:
-                lease.commit(computed(lease))
-
-    @rule(pair=consumes(leases))
-    def release(self, pair: Any) -> None:
-        if pair in self.open:
-            self.open.remove(pair)
-            for lease in pair:
-                lease.release()
-
-    @rule()
-    def clear(self) -> None:
-        nodes, size = self.pair[0].drop_unheld()
-        assert self.pair[1].drop_unheld() == (nodes, size)
-        assert self.pair[0].balance().cached == 0
-
-    @invariant()
-    def books_balance(self) -> None:
-        for cache in getattr(self, "pair", ()):
-            cache.check_integrity()
-            balance = cache.balance()
-            assert balance.free + balance.cached + balance.held == balance.total
-            assert min(balance.free, balance.cached, balance.held) >= 0
-            if not self.open:
-                assert balance.held == 0
-                assert balance.cached <= self.stay_limit
-
-    @invariant()
-    def what_is_held_is_there_and_right(self) -> None:
-        for pair in getattr(self, "open", ()):
-            for lease in pair:
-                for depth, node in enumerate(lease.nodes):
-                    assert node.kv.content == tuple(tuple(s.tokens) for s in lease.path[: depth + 1])
-                assert lease.lender.tree.match(lease.root, lease.path)[: len(lease.nodes)] == lease.nodes
-
-    @invariant()
-    def equal_calls_give_equal_trees(self) -> None:
-        if hasattr(self, "pair"):
-            assert snapshot(self.pair[0]) == snapshot(self.pair[1])
-            assert self.pair[0].counts == self.pair[1].counts
-
-    def teardown(self) -> None:
-        for pair in getattr(self, "open", ()):
-            for lease in pair:
-                lease.release()
-        for cache in getattr(self, "pair", ()):
-            cache.check_integrity()
-            assert cache.balance().held == 0
-
-
-TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 
 
 def test_a_price_is_learned_from_misses_alone():

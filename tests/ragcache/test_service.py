@@ -2,59 +2,15 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import math
 import threading
-import time
-from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models
 
-from ragcache.assembly import assemble, available_cores
-from ragcache.config import ServeConfig
-from ragcache.engine import torch_engine
-from ragcache.errors import BadQuery, ConfigError, EngineError, ModelError, Overloaded, QuestionTooLong
-from ragcache.service import Answer, Delta, Query, RagService, Retrieved, ServiceEvent, Usage
-from retrieval.errors import RetrievalError
-
-OTTERS = "Why do otters hold hands?"
-PATIENCE = 60
-
-
-def run(coroutine: Any) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
-
-
-async def events_of(service: RagService, query: Query) -> list[ServiceEvent]:
-    return [event async for event in service.ask(query)]
-
-
-async def ask(service: RagService, question: str = OTTERS, **options: Any) -> Answer:
-    answer = (await events_of(service, Query(question, **options)))[-1]
-    assert isinstance(answer, Answer)
-    return answer
-
-
-async def begin(service: RagService, query: Query) -> AsyncGenerator[ServiceEvent, None]:
-    """A request that has been asked and has found its documents."""
-    events = service.ask(query)
-    assert isinstance(await anext(events), Retrieved)
-    return events
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.002)
-
-
-def adds_up(usage: Usage) -> bool:
-    tiers = dataclasses.astuple(usage.cached_tokens)
-    return usage.computed_tokens + sum(tiers) == usage.prompt_tokens
+from ragcache.errors import BadQuery, EngineError, Overloaded, QuestionTooLong
+from ragcache.service import Answer, Delta, Query, RagService, Retrieved
+from tests.ragcache.asking import OTTERS, PATIENCE, adds_up, ask, begin, events_of, run, until
 
 
 def test_documents_then_text_then_the_answer(make_service):
@@ -465,84 +421,3 @@ def test_the_loop_is_not_blocked_while_documents_are_found(make_service, monkeyp
         return await task
 
     assert run(scenario()).finish_reason == "length"
-
-
-def test_text_that_a_tokenizer_takes_back_does_not_break_an_answer(make_service, monkeypatch):
-    """Bytes that turn out not to be UTF-8 change text that was streamed already."""
-    service = make_service()
-    tokens = {}
-    for byte in range(256):
-        tokens[byte] = service._template.tokenizer.token_to_id(_byte_letter(byte))
-    strange = [0xC3, 0xA9, 0xE2, 0x82, 0xFF, 0x61, 0xF0, 0x9F, 0xA6, 0xA6, 0xE2, 0x82, 0x41, 0xC3]
-    ids = iter([tokens[byte] for byte in strange] + [tokens[0x42]] * 2)
-    monkeypatch.setattr(torch_engine.Sampler, "choose", lambda *_: (next(ids), 1.0))
-    events = run(events_of(service, Query(OTTERS)))
-    answer = events[-1]
-    assert isinstance(answer, Answer)
-    assert answer.answer == bytes([*strange, 0x42, 0x42]).decode(errors="replace")
-    assert "".join(e.text for e in events if isinstance(e, Delta)) == answer.answer
-
-
-def test_a_tokenizer_that_contradicts_itself_does_not_break_an_answer(make_service, monkeypatch):
-    """With byte fallback, as in Llama 2, one wrong byte makes a whole run of bytes no text, said or not."""
-    service = make_service()
-    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"a": 256, "<unk>": 257}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    ids = iter([256, 0xC3, 0xA9, 0xFF, *[256] * 12])
-    monkeypatch.setattr(service._template, "_template_tokenizer", tokenizer)
-    monkeypatch.setattr(torch_engine.Sampler, "choose", lambda *_: (next(ids), 1.0))
-    events = run(events_of(service, Query(OTTERS)))
-    answer = events[-1]
-    assert isinstance(answer, Answer)
-    assert "".join(e.text for e in events if isinstance(e, Delta)) == answer.answer
-    assert answer.answer.startswith("aé\ufffd")
-    assert answer.answer.endswith("aaaa")
-    assert answer.usage.completion_tokens == 16
-
-
-def _byte_letter(byte: int) -> str:
-    """The letter that stands for a byte in a byte-level vocabulary (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return chr(byte) if byte in printable else chr(256 + others.index(byte))
-
-
-def assembled(tiny_index, tiny_folder, **settings: Any) -> ServeConfig:
-    return ServeConfig(index=tiny_index / "faiss.idx", model=str(tiny_folder), **settings)
-
-
-def test_a_service_is_put_together_from_settings(tiny_index, tiny_folder):
-    service = assemble(assembled(tiny_index, tiny_folder, max_tokens=5, device_cache=1 << 20, threads=1))
-    try:
-        answer = run(ask(service))
-        assert (service.model_name, service.corpus_size) == ("tiny-llama", 16)
-        assert (answer.usage.completion_tokens, service.cache.capacity) == (5, 1 << 20)
-    finally:
-        service.close()
-    service.cache.check_integrity()
-    assert service.cache.balance().held == 0
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"max_tokens": 8192}, ConfigError, "max_tokens is 8192; the model's context is 8192 tokens"),
-        ({"device_cache": 1000}, ConfigError, "device_cache is 1000 bytes; one request without documents may need"),
-        ({"model": "/no/such/model"}, ModelError, "no model at /no/such/model"),
-        ({"index": "/no/such/index/faiss.idx"}, RetrievalError, "/no/such/index"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused_and_nothing_stays_open(tiny_index, tiny_folder, settings, error, message):
-    before = set(threading.enumerate())
-    with pytest.raises(error, match=message):
-        assemble(dataclasses.replace(assembled(tiny_index, tiny_folder), **_paths(settings)))
-    assert {thread for thread in threading.enumerate() if thread.name.startswith("torch-engine")} <= before
-
-
-def _paths(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: Path(value) if name == "index" else value for name, value in settings.items()}
-
-
-def test_cores_are_counted():
-    assert available_cores() >= 1

@@ -204,3 +204,7 @@ class Tiered:
         return {
             tuple(at.label for at in node.path()) for node in self.cache.tree.nodes() if node.places[tier] is not None
         }
+
+
+def snapshot(cache: KnowledgeCache) -> list[tuple[int, int, int, int]]:
+    return sorted((node.id, node.holders, node.frequency, node.last_use) for node in cache.tree.nodes())
