@@ -21,9 +21,10 @@ from retrieval.staged import StagedSearch, even_shares
 
 LIMITS = {IndexType.IVF: 1.10, IndexType.HNSW: 1.5}  # staged time / plain time, all stages together
 SUBJECTS_PER_VECTOR = 1 / 50
-SPREAD, QUERY_SPREAD, NOISE = 0.6, 0.8, 0.15  # within a subject; of a query in it; in no direction that means anything
+# spread so that recall, and how late the last of a list is found, are near those of real documents and questions
+SPREAD = 1.5  # around a subject's centre, as a share of the spread of the centres
+LATENT, NOISE = 40, 0.15  # directions that mean something, for embeddings fill few of theirs; spread in all of them
 ROUNDING = 1e-5  # of a score
-LATENT = 40  # directions that mean something: embeddings fill few of their dimensions
 
 
 def clustered(count: int, dim: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -33,12 +34,12 @@ def clustered(count: int, dim: int, queries: int, seed: int = 0) -> tuple[np.nda
     directions = random.standard_normal((latent, dim), dtype=np.float32) / np.float32(latent**0.5)
     centres = random.standard_normal((max(1, round(count * SUBJECTS_PER_VECTOR)), latent), dtype=np.float32)
 
-    def around(many: int, spread: float) -> np.ndarray:
-        within = np.float32(spread) * random.standard_normal((many, latent), dtype=np.float32)
+    def around(many: int) -> np.ndarray:
+        within = np.float32(SPREAD) * random.standard_normal((many, latent), dtype=np.float32)
         noise = np.float32(NOISE) * random.standard_normal((many, dim), dtype=np.float32)
         return _unit((centres[random.integers(len(centres), size=many)] + within) @ directions + noise)
 
-    return around(count, SPREAD), around(queries, QUERY_SPREAD)
+    return around(count), around(queries)
 
 
 def measure(
