@@ -6,12 +6,16 @@ exactly as long as asked. Its index is small but made by the real embedder.
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test asks the network
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as it is for what a script runs in the background; the processes that tests start and interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch
