@@ -10,10 +10,10 @@ import math
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ragcache.admission import AdmissionQueue
+from ragcache.answer import Answer, CachedTokens, Delta, Query, Retrieved, ServiceEvent, Timing, Usage
 from ragcache.cache import IntegrityError, KnowledgeCache
 from ragcache.engine.protocol import (
     Engine,
@@ -24,101 +24,16 @@ from ragcache.engine.protocol import (
     Token,
 )
 from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded
+from ragcache.finder import Finder, Found
 from ragcache.generation import Generation, GenerationTask, within
 from ragcache.order import Order
-from ragcache.prompt import Prompt, PromptTemplate
 from ragcache.transcript import Transcript
-from retrieval.retriever import Hit, Retriever
 
 MAX_TEMPERATURE = 5.0
 CLEARING_SECONDS = 2.0  # for moves that are under way
 IDLE_SECONDS = 1.0  # without a request or a move, before the books are recounted
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A question; what is None gets the service's default. After `timeout_ms` milliseconds its work is stopped."""
-
-    question: str
-    top_k: int | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    timeout_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UsedDocument:
-    """A document of the prompt. `truncated`: only its beginning fitted."""
-
-    id: str
-    title: str
-    score: float
-    truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CachedTokens:
-    """Prompt tokens whose KV was found, by tier."""
-
-    device: int = 0
-    host: int = 0
-    disk: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of a request: `computed_tokens` and `cached_tokens` add up to `prompt_tokens`."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    computed_tokens: int
-    cached_tokens: CachedTokens
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Milliseconds. `queue_ms`: from the documents to the engine's first step; `prefill_ms`: from there to the whole
-    prompt; `ttft_ms` and `total_ms`: from arrival to the first token and to the last."""
-
-    retrieval_ms: float
-    queue_ms: float
-    prefill_ms: float
-    ttft_ms: float
-    total_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Retrieved:
-    """First event of a request: what its answer will be made from."""
-
-    id: str
-    documents: tuple[UsedDocument, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """More text of the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Last event of a request. `token_ids` and `margins` (best logit less the second) are for comparisons."""
-
-    id: str
-    answer: str
-    finish_reason: str
-    documents: tuple[UsedDocument, ...]
-    usage: Usage
-    timing: Timing
-    token_ids: tuple[int, ...]
-    margins: tuple[float, ...]
-
-
-ServiceEvent = Retrieved | Delta | Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +64,14 @@ class ServiceStats:
 
 
 class RagService:
-    """Answers questions from the retriever's documents, reusing the KV that the knowledge cache holds.
+    """Answers questions from the finder's documents, reusing the KV that the knowledge cache holds.
 
     Belongs to one event loop. Every request ends in one Answer or one error, and what it held comes back either way.
     """
 
     def __init__(
         self,
-        retriever: Retriever,
-        template: PromptTemplate,
+        finder: Finder,
         cache: KnowledgeCache,
         engine: Engine,
         limits: Limits,
@@ -169,17 +83,15 @@ class RagService:
         self.engine = engine
         self.limits = limits
         self.stats = ServiceStats()
-        self._retriever = retriever
-        self._template = template
+        self.finder = finder
         self._admission = AdmissionQueue(limits.max_batch, Order(cache.tree, limits.reorder_window))
         self._retrieving = 0
-        self._search = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._audit: asyncio.Task[None] | None = None
         cache.on_room(self._admission.advance)
 
     @property
     def corpus_size(self) -> int:
-        return len(self._retriever)
+        return self.finder.corpus_size
 
     @property
     def waiting(self) -> int:
@@ -254,8 +166,7 @@ class RagService:
     def close(self) -> None:
         """Ends the engine, the search and the cache's moves; requests still running fail."""
         self.engine.close()
-        self._search.shutdown(wait=True, cancel_futures=True)
-        self._retriever.close()
+        self.finder.close()
         self.cache.close()
 
     async def _answer(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
@@ -267,16 +178,12 @@ class RagService:
             raise Overloaded(f"{self.waiting} requests wait already, the limit is {self.limits.max_waiting}")
         self._retrieving += 1
         try:
-            retrieval = loop.run_in_executor(self._search, self._retrieve, query.question, top_k, max_tokens)
-            hits, prompt = await within(deadline, retrieval)
+            found = await within(deadline, self._find(query.question, top_k, self.engine.context_length - max_tokens))
         finally:
             self._retrieving -= 1
         retrieved = loop.time()
         request_id = f"rag-{uuid.uuid4().hex[:16]}"
-        documents = tuple(
-            UsedDocument(hit.document.id, hit.document.title, round(float(hit.score), 6), segment.truncated)
-            for hit, segment in zip(hits, prompt.documents, strict=True)
-        )
+        documents, prompt = found.documents, found.prompt
         # the last token generated is never read back, so it needs no KV
         extra = len(prompt.question) + max_tokens - 1
         if not self.cache.can_ever_lease(prompt.path, extra):
@@ -292,7 +199,7 @@ class RagService:
             await generation.start(task, deadline)
             yield Retrieved(request_id, documents)
             started = prefilled = first = last = retrieved
-            transcript = Transcript(self._template.tokenizer)
+            transcript = Transcript(self.finder.tokenizer)
             while True:
                 now, event = await generation.next(deadline)
                 if isinstance(event, Started):
@@ -370,7 +277,7 @@ class RagService:
 
     def _check(self, query: Query) -> tuple[int, int, Sampling]:
         """Defaults filled in and bounds checked: top_k, max_tokens, sampling."""
-        self._template.check_question(query.question)
+        self.finder.check(query.question)
         top_k = self.limits.top_k if query.top_k is None else query.top_k
         max_tokens = self.limits.max_tokens if query.max_tokens is None else query.max_tokens
         temperature = 0.0 if query.temperature is None else query.temperature
@@ -389,11 +296,12 @@ class RagService:
             raise BadQuery(f"timeout_ms is {query.timeout_ms}; it must be 1 or more", field="timeout_ms")
         return top_k, max_tokens, Sampling(temperature)
 
-    def _retrieve(self, question: str, top_k: int, max_tokens: int) -> tuple[list[Hit], Prompt]:
-        """On the search thread: documents, and the prompt made of them."""
-        hits = self._retriever.search(question, top_k)
-        room = self.engine.context_length - max_tokens
-        return hits, self._template.build(question, [hit.document for hit in hits], room=room)
+    async def _find(self, question: str, top_k: int, room: int) -> Found:
+        async with contextlib.aclosing(self.finder.find(question, top_k, room, staged=False)) as stages:
+            async for found in stages:
+                if found.done:
+                    return found
+        raise AssertionError("a search has a last stage")
 
     def _free_places(self) -> int:
         return max(0, self.limits.max_batch - self._admission.running)

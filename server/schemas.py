@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from ragcache.service import Answer, Query, Retrieved, Timing, Usage, UsedDocument
+from ragcache.answer import Answer, Query, Retrieved, Timing, Usage, UsedDocument
 
 
 class QueryBody(BaseModel):

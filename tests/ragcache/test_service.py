@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from ragcache.answer import Answer, Delta, Query, Retrieved
 from ragcache.errors import BadQuery, EngineError, Overloaded, QuestionTooLong
-from ragcache.service import Answer, Delta, Query, RagService, Retrieved
+from ragcache.service import RagService
 from tests.ragcache.asking import OTTERS, PATIENCE, adds_up, ask, begin, events_of, run, until
 
 
@@ -33,7 +34,7 @@ def test_the_second_time_only_the_question_is_computed(make_service):
         return [await ask(service), await ask(service)]
 
     first, second = run(scenario())
-    question = len(service._template.question(OTTERS))
+    question = len(service.finder._template.question(OTTERS))
     assert first.usage.cached_tokens.device == 0
     assert first.usage.computed_tokens == first.usage.prompt_tokens
     assert second.usage.computed_tokens == question
@@ -54,7 +55,7 @@ def test_another_question_over_the_same_documents_computes_only_itself(make_serv
 
     answer = run(scenario())
     assert [document.id for document in answer.documents] == ["otter"]
-    assert answer.usage.computed_tokens == len(service._template.question("Do otters sleep hand in hand?"))
+    assert answer.usage.computed_tokens == len(service.finder._template.question("Do otters sleep hand in hand?"))
 
 
 def test_without_a_cache_all_is_computed_and_nothing_kept(make_service):
@@ -102,7 +103,7 @@ def test_each_question_pays_into_the_totals(make_service):
     assert stats.completion_tokens == sum(a.usage.completion_tokens for a in answers)
     assert service.engine.stats().prefill_tokens == stats.computed_tokens
     counts = service.cache.counts
-    system = len(service._template.system)
+    system = len(service.finder._template.system)
     assert counts.hit_tokens == stats.cached_tokens["device"]
     assert counts.hits + counts.misses == 3 * 3
     assert counts.hit_tokens >= 2 * system
@@ -404,14 +405,15 @@ def test_closing_the_service_fails_what_runs(make_service):
 
 def test_the_loop_is_not_blocked_while_documents_are_found(make_service, monkeypatch):
     service = make_service()
-    search, entered, go_on = service._retriever.search, threading.Event(), threading.Event()
+    retriever = service.finder._retriever
+    search, entered, go_on = retriever.search_stages, threading.Event(), threading.Event()
 
-    def slow(question: str, k: int) -> Any:
+    def slow(*arguments: Any) -> Any:
         entered.set()
         assert go_on.wait(PATIENCE)
-        return search(question, k)
+        return search(*arguments)
 
-    monkeypatch.setattr(service._retriever, "search", slow)
+    monkeypatch.setattr(retriever, "search_stages", slow)
 
     async def scenario():
         task = asyncio.create_task(ask(service))

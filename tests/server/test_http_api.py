@@ -429,7 +429,7 @@ def test_a_bug_in_the_server_is_a_500_without_its_traceback(open_site, monkeypat
     def broken(*_: object) -> Any:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(site.service._retriever, "search", broken)
+    monkeypatch.setattr(site.service.finder._retriever, "search_stages", broken)
     response = site.ask()
     assert response.status_code == 500
     assert "secret" not in response.text
