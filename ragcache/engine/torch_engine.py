@@ -22,10 +22,10 @@ from ragcache.engine.protocol import (
     FinishReason,
     Job,
     Prefilled,
-    Sampling,
     Started,
     Token,
 )
+from ragcache.engine.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +50,13 @@ class _Running:
     pending: list[int]  # prompt tokens whose KV is not computed yet
     spans: list[KVSpan]  # all of the sequence's KV in order: cached, missing, own
     first_writable: int  # spans before this one are somebody else's
-    max_tokens: int
+    last_token: int  # `generated` of the last
     position: int  # of the next token to compute
     cached_tokens: int
     # set by the caller. It refers to nothing, so keeping the means to cancel keeps no KV alive
     cancelled: threading.Event
     started: bool = False
-    generated: int = 0
+    generated: int = 0  # tokens of the answer, those of earlier jobs included
     next_token: int = -1
 
     @property
@@ -118,10 +118,11 @@ class TorchEngine:
                 pending=pending,
                 spans=[*job.cached, *(span for _, span in job.missing), own],
                 first_writable=len(job.cached),
-                max_tokens=job.max_tokens,
+                last_token=job.generated + job.max_tokens,
                 position=cached_tokens,
                 cached_tokens=cached_tokens,
                 cancelled=cancelled,
+                generated=job.generated,
             )
         )
         return cancelled.set
@@ -210,13 +211,13 @@ class TorchEngine:
 
     def _advance(self, running: _Running, logits: Tensor) -> None:
         """The next token of a job whose prompt is computed."""
-        running.next_token, margin = running.sampler.choose(logits)
+        running.next_token, margin = running.sampler.choose(logits, running.generated)
         if running.next_token in self.model.eos_tokens:
             self._finish(running, "stop")
             return
         running.generated += 1
         running.deliver(Token(running.next_token, margin))
-        if running.generated == running.max_tokens:
+        if running.generated == running.last_token:
             self._finish(running, "length")
 
     def _count(self, steps: int, seconds: float, prefilled: int, decoded: int) -> None:
@@ -229,26 +230,3 @@ class TorchEngine:
                 prefill_tokens=old.prefill_tokens + prefilled,
                 decode_tokens=old.decode_tokens + decoded,
             )
-
-
-class Sampler:
-    """Chooses a token from logits: the best one at temperature 0, else a draw from the softmax."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self._temperature = sampling.temperature
-        self._generator = torch.Generator()
-        if sampling.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(sampling.seed)
-
-    def choose(self, logits: Tensor) -> tuple[int, float]:
-        """The token id, and the best logit less the second best. logits [vocab], float32."""
-        best = logits.topk(2)
-        margin = float(best.values[0] - best.values[1])
-        if self._temperature == 0.0:
-            return int(best.indices[0]), margin
-        # in float64 and below zero no temperature over 0, however small, makes an infinity or NaN
-        scaled = (logits.cpu().double() - best.values[0].item()) / self._temperature
-        probabilities = torch.softmax(scaled, -1)
-        return int(torch.multinomial(probabilities, 1, generator=self._generator)), margin

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -25,7 +26,7 @@ from ragcache.engine.protocol import (
     Started,
     Token,
 )
-from ragcache.engine.torch_engine import Sampler, TorchEngine
+from ragcache.engine.torch_engine import TorchEngine
 
 PATIENCE = 30  # seconds for what takes milliseconds
 
@@ -307,14 +308,13 @@ def test_neighbours_do_not_change_what_a_seed_gives(engines):
         run.wait()
 
 
-def test_samples_follow_the_softmax():
-    logits = torch.tensor([0.0, 1.0, 2.0, -20.0])
-    sampler = Sampler(Sampling(temperature=0.5, seed=0))
-    counts = torch.zeros(4)
-    for _ in range(4000):
-        counts[sampler.choose(logits)[0]] += 1
-    torch.testing.assert_close(counts / 4000, torch.softmax(logits / 0.5, -1), rtol=0, atol=0.02)
-
-
-def test_greedy_takes_the_best_and_tells_its_margin():
-    assert Sampler(Sampling()).choose(torch.tensor([0.5, 3.0, 1.0])) == (1, 2.0)
+def test_a_sampled_answer_does_not_depend_on_what_was_cached_nor_on_where_it_was_split(engines):
+    engine = engines(prefill_chunk=16)
+    settings = {"temperature": 1.2, "top_p": 0.9, "seed": 4}
+    first = job(engine, prompt(9, 1), 15, missing=[prompt(30, 2)], **settings)
+    whole = Run(engine, first).wait().tokens
+    cached = [span for _, span in first.missing]
+    assert Run(engine, job(engine, prompt(9, 1), 15, cached=cached, **settings)).wait().tokens == whole
+    for split in (1, 6, 14):
+        rest = job(engine, [*prompt(9, 1), *whole[:split]], 15 - split, cached=cached, **settings)
+        assert Run(engine, replace(rest, generated=split)).wait().tokens == whole[split:]
