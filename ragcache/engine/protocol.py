@@ -65,9 +65,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Last event of a job that was not failed by the engine; its KV is the caller's again."""
+    """Last event of a job that was not failed by the engine; its KV is the caller's again.
+
+    `computed_tokens` here and below are the prompt tokens whose KV this job has computed, all of them or not.
+    """
 
     reason: FinishReason
+    computed_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +79,49 @@ class Failed:
     """Last event of a job that the engine could not carry out; its KV is the caller's again, content undefined."""
 
     message: str
+    computed_tokens: int = 0
 
 
-EngineEvent = Started | Prefilled | Token | Finished | Failed
+@dataclass(frozen=True, slots=True)
+class Preempted:
+    """Last event of a job that gave its memory up for older ones; its KV is the caller's again, content undefined.
+
+    It can be submitted again, best when another has ended: with what was generated at the end of the question, and
+    their number in `Job.generated`, it goes on where it was.
+    """
+
+    computed_tokens: int = 0
+
+
+EngineEvent = Started | Prefilled | Token | Finished | Failed | Preempted
+LastEvent = Finished | Failed | Preempted
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Totals since the start. `step_seconds` is time spent in forward passes."""
+    """Totals since the start. `step_seconds` is time spent in forward passes.
+
+    `restarts` counts the threads that took over from one that died, `error` says what the last one died of. An engine
+    that is not `alive` takes no jobs.
+    """
 
     running: int
     steps: int
     step_seconds: float
     prefill_tokens: int
     decode_tokens: int
+    preemptions: int = 0
+    restarts: int = 0
+    error: str | None = None
+    alive: bool = True
 
 
 class Engine(Protocol):
     """Computes tokens; owns neither the knowledge tree nor the request.
 
-    Events of a job arrive in the order Started, Prefilled, Token…, then exactly one of Finished and Failed; they
-    are delivered on a thread of the engine's, or, if it has none, by callbacks of the event loop, never by `submit`.
+    Events of a job arrive in the order Started, Prefilled, Token…, then exactly one of Finished, Failed and Preempted;
+    they are delivered on a thread of the engine's, or, if it has none, by callbacks of the event loop, never by
+    `submit`. `close`, too, delivers last events.
     Greedy output does not depend on what was cached, up to float rounding: where the two best logits differ by less
     than about 1e-4 either may be chosen.
     """
@@ -115,7 +141,8 @@ class Engine(Protocol):
         """Queues the job and returns a function that cancels it.
 
         Cancelling takes effect at the next step, is announced by `Finished("cancelled")`, and does nothing to a
-        job that has ended.
+        job that has ended. EngineError if the engine has died for good, RuntimeError if it is closed, ValueError for a
+        job that cannot be done; then nothing is delivered.
         """
 
     def stats(self) -> EngineStats:
