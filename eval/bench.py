@@ -25,6 +25,7 @@ from tqdm import tqdm
 from eval.demo_corpus import demo_index
 from eval.plain import PlainProcess
 from eval.question_set import read_questions
+from ragcache.answer import Answer, Query
 from ragcache.assembly import assemble, available_cores
 from ragcache.config import ServeConfig
 from ragcache.engine.checkpoint import Checkpoint
@@ -33,8 +34,8 @@ from ragcache.engine.model import TorchModel
 from ragcache.engine.protocol import EngineEvent, Failed, Finished, Job, Token
 from ragcache.engine.torch_engine import TorchEngine
 from ragcache.errors import RagCacheError
-from ragcache.prompt import PromptTemplate
-from ragcache.service import Answer, Query, RagService
+from ragcache.prompt_template import PromptTemplate
+from ragcache.service import RagService
 from retrieval.errors import RetrievalError
 from retrieval.retriever import Retriever
 from server.client import RagClient, ServerError

@@ -20,13 +20,14 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from eval.question_set import QuestionError, read_questions
+from ragcache.answer import Answer, Query
 from ragcache.assembly import assemble
 from ragcache.config import ServeConfig
 from ragcache.engine.checkpoint import Checkpoint, load_config
 from ragcache.engine.model import layout_of
 from ragcache.errors import RagCacheError
-from ragcache.prompt import PromptTemplate
-from ragcache.service import Answer, Query, RagService
+from ragcache.prompt_template import PromptTemplate
+from ragcache.service import RagService
 from retrieval.embedder import Embedder
 from retrieval.errors import RetrievalError
 from retrieval.index import build_index

@@ -11,11 +11,11 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.exactness import TIE
+from ragcache.answer import Answer, Query
 from ragcache.assembly import assemble
 from ragcache.config import ServeConfig
 from ragcache.engine.checkpoint import Checkpoint
-from ragcache.prompt import PromptTemplate
-from ragcache.service import Answer, Query
+from ragcache.prompt_template import PromptTemplate
 from ragcache.transcript import Transcript
 
 

@@ -26,7 +26,8 @@ from ragcache.errors import ConfigError
 from ragcache.kv_stores import DiskRecords, HostMemory
 from ragcache.mover import ThreadMover
 from ragcache.policy import POLICIES
-from ragcache.prompt import PromptTemplate
+from ragcache.prompt_template import PromptTemplate
+from ragcache.retriever_finder import RetrieverFinder
 from ragcache.service import Limits, RagService
 from ragcache.store import DiskTier, HostTier
 from retrieval.retriever import Retriever
@@ -60,8 +61,16 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
         opened.callback(cache.close)
         engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=threads)
         opened.pop_all()
-    limits = Limits(config.top_k, config.max_tokens, config.max_batch, config.max_waiting, config.reorder_window)
-    return RagService(retriever, template, cache, engine, limits, model_name=checkpoint.name)
+    limits = Limits(
+        top_k=config.top_k,
+        max_tokens=config.max_tokens,
+        max_batch=config.max_batch,
+        max_waiting=config.max_waiting,
+        reorder_window=config.reorder_window,
+        max_prefill_batch=config.max_prefill_batch,
+        speculate=config.speculate == "dynamic",
+    )
+    return RagService(RetrieverFinder(retriever, template), cache, engine, limits, model_name=checkpoint.name)
 
 
 def _check_sizes(config: ServeConfig, system_tokens: int, model: TorchModel) -> None:

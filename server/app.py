@@ -11,7 +11,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from ragcache.service import Answer, Delta, RagService, Retrieved, ServiceEvent
+from ragcache.answer import Answer, Delta, Retrieved, ServiceEvent
+from ragcache.service import RagService
 from server import errors
 from server.body_limit import BodyLimit
 from server.metrics import Metrics

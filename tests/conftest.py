@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,12 @@ from ragcache.engine.checkpoint import Checkpoint
 from ragcache.engine.model import TorchModel
 from ragcache.engine.torch_engine import TorchEngine
 from ragcache.policy import LRU
-from ragcache.prompt import PromptTemplate
+from ragcache.prompt_template import PromptTemplate
+from ragcache.retriever_finder import RetrieverFinder
 from ragcache.service import Limits, RagService
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
-from retrieval.retriever import Retriever
+from retrieval.retriever import Retriever, SearchStage
 
 TOPICS = {
     "otter": "Otters hold hands while they sleep, so that the river does not carry them apart.",
@@ -181,8 +182,8 @@ class _BorrowedRetriever:
     def __len__(self) -> int:
         return len(self._retriever)
 
-    def search(self, question: str, k: int) -> Any:
-        return self._retriever.search(question, k)
+    def search_stages(self, question: str, k: int, shares: Sequence[float] | None = None) -> Iterator[SearchStage]:
+        return self._retriever.search_stages(question, k, shares)
 
     def close(self) -> None:
         pass
@@ -215,8 +216,7 @@ def make_service(
         chosen = model or (SlowModel(tiny_model, step_seconds) if step_seconds else tiny_model)
         size = tiny_model.layout.bytes_per_token
         service = RagService(
-            _BorrowedRetriever(tiny_retriever),  # type: ignore[arg-type]
-            template,
+            RetrieverFinder(_BorrowedRetriever(tiny_retriever), template),  # type: ignore[arg-type]
             KnowledgeCache(cache_tokens * size, size, LRU(), keep=keep),
             TorchEngine(chosen, prefill_chunk=prefill_chunk, threads=1),
             Limits(**{"top_k": 2, "max_tokens": 16} | limits),

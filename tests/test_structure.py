@@ -131,7 +131,7 @@ def test_only_the_engine_and_what_speaks_to_it_know_torch():
         if name.startswith(("ragcache", "server")) and imported.split(".")[0] in {"torch", "transformers"}
     }
     assert {name for name in knowing if not name.startswith("ragcache.engine.")} <= {
-        "ragcache.prompt",
+        "ragcache.prompt_template",
         "ragcache.assembly",
     }
 

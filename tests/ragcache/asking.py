@@ -6,7 +6,8 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from ragcache.service import Answer, Query, RagService, Retrieved, ServiceEvent, Usage
+from ragcache.answer import Answer, Query, Retrieved, ServiceEvent, Usage
+from ragcache.service import RagService
 
 OTTERS = "Why do otters hold hands?"
 PATIENCE = 60

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ragcache.answer import Answer, Query
 from ragcache.cache import KnowledgeCache
 from ragcache.cost import PolynomialCost, PrefillProfile
 from ragcache.engine.hardware import HARDWARE
@@ -19,8 +20,9 @@ from ragcache.engine.roofline import Roofline
 from ragcache.engine.simulated_engine import SimulatedEngine, SimulatedKV
 from ragcache.engine.step_cost import MeasuredCost
 from ragcache.policy import LRU
-from ragcache.prompt import PromptTemplate
-from ragcache.service import Answer, Limits, Query, RagService
+from ragcache.prompt_template import PromptTemplate
+from ragcache.retriever_finder import RetrieverFinder
+from ragcache.service import Limits, RagService
 from ragcache.virtual_time import run_virtual
 
 A10G = Roofline(HARDWARE["a10g"], MODELS["mistral-7b"], prefill_chunk=512)
@@ -269,7 +271,7 @@ def test_the_service_runs_on_it_in_virtual_time(tiny_checkpoint, tiny_retriever)
         engine = SimulatedEngine(cost, bytes_per_token=8, context_length=4096, vocab=500)
         template = PromptTemplate.load(tiny_checkpoint, max_doc_tokens=64, max_question_tokens=32)
         cache = KnowledgeCache(80_000, 8, LRU(), cost=cost.prefill)
-        service = RagService(tiny_retriever, template, cache, engine, Limits(top_k=2, max_tokens=8))
+        service = RagService(RetrieverFinder(tiny_retriever, template), cache, engine, Limits(top_k=2, max_tokens=8))
         answers = []
         for _ in range(2):
             async for event in service.ask(Query("What do otters do?", max_tokens=5)):

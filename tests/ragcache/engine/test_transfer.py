@@ -17,7 +17,7 @@ from ragcache.engine.kv import KVLayout, KVSpan
 from ragcache.engine.model import StepInput, TorchModel
 from ragcache.engine.transfer import KVTransfer, kv_fingerprint
 from ragcache.errors import RagCacheError, TransferError
-from ragcache.prompt import PromptTemplate
+from ragcache.prompt_template import PromptTemplate
 from retrieval.corpus import Document
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ragcache.engine.checkpoint import Checkpoint
 from ragcache.errors import BadQuery, ModelError, QuestionTooLong, RagCacheError
-from ragcache.prompt import SYSTEM_PROMPT, PromptTemplate
+from ragcache.prompt_template import SYSTEM_PROMPT, PromptTemplate
 from retrieval.corpus import Document
 
 OTTER = Document("otter", "Otter", "Otters hold hands while they sleep.")
