@@ -265,6 +265,8 @@ class RagService:
                     generation = self._generation()
                     if not transcript.ids:
                         guessed, overlap = None, 0.0
+                    if self._admission.running:  # memory is as full as it was until one of them leaves
+                        await within(deadline, self._admission.next_leave())
                     await generation.start(task.resumed(transcript.ids), deadline)
                 elif isinstance(event, Finished):
                     last, reason = max(last, now), event.reason
