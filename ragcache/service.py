@@ -23,10 +23,13 @@ from ragcache.engine.protocol import (
     Started,
     Token,
 )
-from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded
+from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded, RagCacheError
 from ragcache.finder import Finder, Found
 from ragcache.generation import Generation, GenerationTask, within
+from ragcache.health import ENGINE, SEARCH, Health
+from ragcache.hierarchy import reason_of
 from ragcache.order import Order
+from ragcache.tier import Tier
 from ragcache.transcript import Transcript
 
 MAX_TEMPERATURE = 5.0
@@ -88,6 +91,8 @@ class RagService:
         self._retrieving = 0
         self._audit: asyncio.Task[None] | None = None
         cache.on_room(self._admission.advance)
+        self._health = Health([ENGINE, SEARCH, *(tier.name for tier in cache.hierarchy.lower)])
+        cache.hierarchy.on_moved = self._moved
 
     @property
     def corpus_size(self) -> int:
@@ -102,6 +107,17 @@ class RagService:
     def running(self) -> int:
         """Requests that the engine works on."""
         return self._admission.running
+
+    @property
+    def health(self) -> Health:
+        """Which parts work; see `Health`. Its times are of the running loop."""
+        stats = self.engine.stats()
+        error = getattr(stats, "error", None) or "it has ended"
+        if getattr(stats, "alive", True):
+            self._health.found(ENGINE)
+        elif self._health.lost(ENGINE, error, asyncio.get_running_loop().time()):
+            log.critical("the engine is dead, no question can be answered: %s", error)
+        return self._health
 
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
         """Yields Retrieved, then Delta…, then Answer.
@@ -212,12 +228,14 @@ class RagService:
                     if piece := transcript.add(event.id, event.margin):
                         yield Delta(piece)
                 elif isinstance(event, Failed):
+                    self._failed(ENGINE, "generate", event.message)
                     if transcript.ids or generation.attempts > 1:
                         raise EngineError(f"the engine failed: {event.message}")
                     self.stats.retries += 1
                     await generation.start(task, deadline)
                 else:
                     last = max(last, now)
+                    self._worked(ENGINE, "generate")
                     break
         finally:
             generation.cancel()
@@ -297,11 +315,40 @@ class RagService:
         return top_k, max_tokens, Sampling(temperature)
 
     async def _find(self, question: str, top_k: int, room: int) -> Found:
-        async with contextlib.aclosing(self.finder.find(question, top_k, room, staged=False)) as stages:
+        async with contextlib.aclosing(self._watched(self.finder.find(question, top_k, room, staged=False))) as stages:
             async for found in stages:
                 if found.done:
                     return found
         raise AssertionError("a search has a last stage")
+
+    async def _watched(self, stages: AsyncGenerator[Found]) -> AsyncGenerator[Found, None]:
+        """The stages of a search, of whose end the health is told, unless nobody wants to know it any more."""
+        try:
+            async with contextlib.aclosing(stages):
+                async for found in stages:
+                    if found.done:
+                        self._worked(SEARCH, "search")
+                    yield found
+        except RagCacheError:  # the question's fault
+            self._worked(SEARCH, "search")
+            raise
+        except Exception as error:
+            self._failed(SEARCH, "search", str(error))
+            raise
+
+    def _moved(self, what: str, tier: Tier, error: Exception | None) -> None:
+        if error is None:
+            self._worked(tier.name, what)
+        elif reason_of(error) != "overflow":  # of numbers that the stored dtype cannot hold: the tier is well
+            self._failed(tier.name, what, f"{what}: {error}")
+
+    def _failed(self, component: str, activity: str, message: str) -> None:
+        if self._health.failed(component, activity, message, asyncio.get_running_loop().time()):
+            log.error("trouble with the %s: %s", component, message)
+
+    def _worked(self, component: str, activity: str) -> None:
+        if self._health.worked(component, activity):
+            log.warning("the %s works again", component)
 
     def _free_places(self) -> int:
         return max(0, self.limits.max_batch - self._admission.running)
