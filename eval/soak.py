@@ -161,7 +161,12 @@ def mixed_requests(questions: Sequence[str], rate: float, most_tokens: int, seed
 
 def by_chance(rng: random.Random) -> dict[str, Any]:
     """The fields of a request that is not greedy."""
-    return {"temperature": rng.choice((0.3, 0.8, 1.2))}
+    return {
+        "temperature": rng.choice((0.3, 0.8, 1.2)),
+        "top_p": rng.choice((0.5, 0.9, 1.0)),
+        "seed": rng.randrange(1000),
+        "stop": ["\n\n"],
+    }
 
 
 class Soak:

@@ -1,9 +1,9 @@
 """Parts of a live server fail for a while: each request has one clear error or one right answer, the server recovers,
 and /readyz and /metrics say so."""
 
+import dataclasses
 import errno
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import lmdb
@@ -216,9 +216,7 @@ def test_a_server_whose_engine_is_dead_is_not_ready(open_site, make_parts, answe
     parts = make_parts()
     site = open_site(parts=parts)
     ask_all(site, answers)
-    dead = SimpleNamespace(
-        steps=1, step_seconds=0.0, prefill_tokens=0, decode_tokens=0, restarts=3, alive=False, error="no device"
-    )
+    dead = dataclasses.replace(parts.engine.stats(), restarts=3, alive=False, error="no device")
     with monkeypatch.context() as patched:
         patched.setattr(parts.engine.part, "stats", lambda: dead)
         response = site.http.get("/readyz")
