@@ -144,10 +144,11 @@ class RagService:
     def health(self) -> Health:
         """Which parts work; see `Health`. Its times are of the running loop."""
         stats = self.engine.stats()
+        error = stats.error or "it was closed"
         if stats.alive:
             self._health.found(ENGINE)
-        elif self._health.lost(ENGINE, stats.error or "it was closed", asyncio.get_running_loop().time()):
-            log.critical("the engine is dead, no question can be answered: %s", stats.error)
+        elif self._health.lost(ENGINE, error, asyncio.get_running_loop().time()):
+            log.critical("the engine takes no more jobs, restart the server: %s", error)
         return self._health
 
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:

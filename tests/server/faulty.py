@@ -19,11 +19,15 @@ from retrieval.retriever import Retriever
 
 
 class Faulty:
-    """Passes everything on to `part`, but for methods in `broken`, which raise. `raised` counts that."""
+    """Passes everything on to `part`, but for methods in `broken`, which raise, `times` times if that is given.
+
+    `raised` counts that.
+    """
 
     def __init__(self, part: Any) -> None:
         self.part = part
-        self.broken: dict[str, Exception] = {}
+        self.broken: dict[str, BaseException] = {}
+        self.times: int | None = None
         self.raised = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -32,7 +36,7 @@ class Faulty:
             return found
 
         def method(*arguments: Any, **options: Any) -> Any:
-            if error := self.broken.get(name):
+            if (error := self.broken.get(name)) and self.raised != self.times:
                 self.raised += 1
                 raise error
             return found(*arguments, **options)

@@ -1,14 +1,15 @@
 """Parts of a live server fail for a while: each request has one clear error or one right answer, the server recovers,
 and /readyz and /metrics say so."""
 
-import dataclasses
 import errno
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import lmdb
 import pytest
 
+from ragcache.engine.torch_engine import MAX_DEATHS
 from ragcache.service import RagService
 from tests.server.conftest import Site, until
 from tests.server.faulty import MakeParts, Parts
@@ -212,18 +213,46 @@ def test_an_engine_whose_steps_fail_is_degraded_until_one_answers(open_site, mak
     balanced(site)
 
 
-def test_a_server_whose_engine_is_dead_is_not_ready(open_site, make_parts, answers, monkeypatch):
+class Killed(BaseException):
+    """What no engine expects of a forward."""
+
+
+def test_an_engine_whose_thread_dies_once_answers_rightly(open_site, make_parts, answers):
+    parts = make_parts()
+    site = open_site(parts=parts)
+    parts.model.times = 1
+    parts.model.broken["forward"] = Killed("by nobody")
+    ask_all(site, answers)
+    assert parts.model.raised == 1
+    assert ready(site) == {"status": "ready"}
+    assert counted(site, "engine") == (1, 1, 1)
+    values = metrics_of(site.http)
+    assert values["ragcache_engine_restarts_total",] == values["ragcache_retries_total",] == 1
+    assert values["ragcache_requests_total", "failed"] == 0
+    balanced(site)
+
+
+def test_a_server_whose_engine_is_dead_is_not_ready(open_site, make_parts, answers):
     parts = make_parts()
     site = open_site(parts=parts)
     ask_all(site, answers)
-    dead = dataclasses.replace(parts.engine.stats(), restarts=3, alive=False, error="no device")
-    with monkeypatch.context() as patched:
-        patched.setattr(parts.engine.part, "stats", lambda: dead)
-        response = site.http.get("/readyz")
-        assert response.status_code == 503
-        assert response.json()["error"] == {"type": "unavailable", "message": "the engine failed: no device"}
-        assert counted(site, "engine") == (0, 1, 0)
-        assert metrics_of(site.http)["ragcache_engine_restarts_total",] == 3
-        assert site.http.get("/healthz").status_code == 200
-    assert ready(site) == {"status": "ready"}
-    assert counted(site, "engine") == (1, 1, 1)
+    parts.model.broken["forward"] = Killed("by nobody")
+    for _ in range(MAX_DEATHS):  # more than enough, for each is tried twice
+        response = site.ask(QUESTIONS[0])
+        assert response.status_code == 500
+        assert response.json()["error"]["type"] == "engine_failed"
+        assert "the engine's thread died: Killed: by nobody" in error_of(response)
+    assert parts.model.raised == MAX_DEATHS
+    assert "restart the server" in error_of(response)
+    response = site.http.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["error"]["type"] == "unavailable"
+    assert error_of(response) == "the engine failed: the engine's thread died: Killed: by nobody"
+    assert counted(site, "engine")[::2] == (0, 0)
+    assert metrics_of(site.http)["ragcache_engine_restarts_total",] == MAX_DEATHS - 1
+    assert site.http.get("/healthz").status_code == 200
+    balanced(site)
+
+
+def error_of(response: httpx.Response) -> str:
+    return str(response.json()["error"]["message"])
