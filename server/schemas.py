@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
 
 from ragcache.answer import Answer, Query, Retrieved, Speculated, Timing, Usage, UsedDocument
 
@@ -20,9 +20,14 @@ class QueryBody(BaseModel):
     temperature: StrictFloat | None = Field(None, description="0, the default, is greedy")
     top_p: StrictFloat | None = Field(None, description="draw from the tokens that have this much of the probability")
     seed: StrictInt | None = Field(None, description="equal seeds give equal answers")
-    stop: StrictStr | list[StrictStr] = Field([], description="the answer ends before the first of these strings")
+    stop: list[StrictStr] = Field([], description="a string or several: the answer ends before the first that appears")
     timeout_ms: StrictInt | None = Field(None, description="after so many milliseconds the work is stopped: 504")
     stream: StrictBool = Field(False, description="answer as server-sent events")
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _several(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
 
     def query(self) -> Query:
         return Query(
@@ -33,7 +38,7 @@ class QueryBody(BaseModel):
             timeout_ms=self.timeout_ms,
             top_p=self.top_p,
             seed=self.seed,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
+            stop=tuple(self.stop),
         )
 
 

@@ -135,7 +135,7 @@ class Engine(Protocol):
         """KV bytes of one token on the device."""
 
     def allocate(self, tokens: int) -> Any:
-        """Device memory for the KV of `tokens`; freed when the last reference goes."""
+        """Device memory for the KV of `tokens`; freed when the last reference goes. MemoryError if there is none."""
 
     def submit(self, job: Job, deliver: Callable[[EngineEvent], None]) -> Callable[[], None]:
         """Queues the job and returns a function that cancels it.

@@ -70,7 +70,10 @@ class TorchEngine:
         return self.model.layout.bytes_per_token
 
     def allocate(self, tokens: int) -> KVSpan:
-        return self.model.layout.allocate(tokens, self.model.device)
+        try:
+            return self.model.layout.allocate(tokens, self.model.device)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
 
     def submit(self, job: Job, deliver: Deliver) -> Callable[[], None]:
         running = RunningJob.of(job, deliver)

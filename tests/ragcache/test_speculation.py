@@ -1,6 +1,7 @@
 """Speculation begins earlier and answers the same: rule, timing, waste, and who gives way, in virtual time."""
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,12 +16,19 @@ from ragcache.cost import PolynomialCost
 from ragcache.engine.protocol import EngineEvent, Failed, Job, Preempted
 from ragcache.engine.simulated_engine import SimulatedEngine
 from ragcache.engine.step_cost import MeasuredCost
+from ragcache.engine.torch_engine import TorchEngine
 from ragcache.errors import DeadlineExceeded, EngineError
 from ragcache.policy import LRU
+from ragcache.prompt_template import PromptTemplate
+from ragcache.retriever_finder import RetrieverFinder
 from ragcache.service import Limits, RagService
 from ragcache.speculation import Verdict, judge
 from ragcache.virtual_time import run_virtual
+from retrieval.embedder import Embedder
 from retrieval.errors import SearchError
+from retrieval.index import build_index
+from retrieval.retriever import Retriever
+from retrieval.staged import even_shares
 from tests.ragcache.scripted_finder import DOCUMENT_TOKENS, QUESTION_TOKENS, SYSTEM_TOKENS, Script, ScriptedFinder
 
 KEEP, CANCEL, START, NEITHER, BOTH = (
@@ -290,3 +298,72 @@ def test_any_traffic_of_guesses_answers_all_and_conserves_memory(scripts, cache_
     with_guesses = run_virtual(traffic(True))
     rng.seed(seed)
     assert run_virtual(traffic(False)) == with_guesses
+
+
+def test_real_searches_and_a_real_engine_answer_the_same_with_guesses(
+    tmp_path, tiny_corpus, tiny_model, tiny_checkpoint
+):
+    """An IVF index whose few lists are probed one stage each, so that provisional lists do change."""
+    corpus = tmp_path / "docs.jsonl"
+    rows = [json.loads(line) for line in tiny_corpus.read_text(encoding="utf-8").splitlines()]
+    more = [{**row, "id": f"{row['id']}-{at}", "text": f"{row['text']} Part {at}."} for row in rows for at in range(40)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in more), encoding="utf-8")
+    build_index(corpus, tmp_path / "ivf", "ivf", Embedder.load(threads=1), progress=False)
+    size = tiny_model.layout.bytes_per_token
+
+    async def answers(speculate: bool) -> tuple[list[Answer], RagService]:
+        finder = RetrieverFinder(
+            Retriever.open(tmp_path / "ivf", threads=1),
+            PromptTemplate.load(tiny_checkpoint, max_doc_tokens=256, max_question_tokens=64),
+            even_shares(8),
+        )
+        cache = KnowledgeCache(1500 * size, size, LRU())
+        limits = Limits(top_k=2, max_tokens=6, max_batch=3, max_waiting=99, speculate=speculate)
+        engine = TorchEngine(tiny_model, prefill_chunk=16, threads=1)
+        service = RagService(finder, cache, engine, limits)
+        try:
+            found = await asyncio.gather(*(answer_of(service, f"How does {row['title']} work?") for row in rows))
+            while service.running:
+                await asyncio.sleep(0.01)
+            settled(service)
+            return found, service
+        finally:
+            service.close()
+
+    plain, _ = asyncio.run(answers(False))
+    guessed, service = asyncio.run(answers(True))
+    for before, after in zip(plain, guessed, strict=True):
+        assert before.documents == after.documents
+        assert before.token_ids == after.token_ids
+    stats = service.stats
+    assert stats.speculations == sum(answer.speculation.started for answer in guessed) > 0
+    assert stats.used_speculations == sum(answer.speculation.used for answer in guessed)
+    assert stats.wasted_tokens == sum(answer.speculation.wasted_tokens for answer in guessed)
+
+
+def test_a_real_engine_answers_the_same_whatever_is_guessed_before(tiny_model):
+    lists = ["AB", "BA", "AC", "ABC", "CA", "B"]
+    rng = random.Random(5)
+    scripts = {
+        str(at): [(rng.choice([0, 0.004, 0.02]), rng.choice(lists)) for _ in range(rng.randint(1, 4))]
+        for at in range(24)
+    }
+
+    async def answers(speculate: bool) -> tuple[list[Answer], RagService]:
+        size = tiny_model.layout.bytes_per_token
+        engine = TorchEngine(tiny_model, prefill_chunk=32, threads=1)
+        limits = Limits(top_k=2, max_tokens=4, max_batch=3, max_waiting=99, speculate=speculate)
+        service = RagService(ScriptedFinder(scripts), KnowledgeCache(900 * size, size, LRU()), engine, limits)
+        try:
+            found = await asyncio.gather(*(answer_of(service, name) for name in scripts))
+            while service.running:
+                await asyncio.sleep(0.01)
+            settled(service)
+            return found, service
+        finally:
+            service.close()
+
+    plain, _ = asyncio.run(answers(False))
+    guessed, service = asyncio.run(answers(True))
+    assert [answer.token_ids for answer in plain] == [answer.token_ids for answer in guessed]
+    assert service.stats.speculations > service.stats.used_speculations > 0
