@@ -38,7 +38,7 @@ class AdmissionQueue:
         self._running = 0
         self._prefilling = 0
         self._left: list[asyncio.Future[None]] = []
-        self._order = order or Order(KnowledgeTree(), 0)
+        self._order = Order(KnowledgeTree(), 0) if order is None else order  # an empty one is false
 
     def __len__(self) -> int:
         """How many wait."""

@@ -66,8 +66,8 @@ class Speculated:
 class Timing:
     """Milliseconds. `queue_ms`: from the documents to the engine's first step; `prefill_ms`: from there to the whole
     prompt; `ttft_ms` and `total_ms`: from arrival to the first token and to the last. `search_overlap_ms`: for how
-    long of the retrieval a prefill that the answer came of was running already; what else it did by then is no part of
-    `queue_ms` and `prefill_ms`."""
+    long of the retrieval the speculation that the answer came of had begun, with the loading of what was cached or its
+    prefill; `queue_ms` and `prefill_ms` count what was left of it."""
 
     retrieval_ms: float
     queue_ms: float

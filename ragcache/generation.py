@@ -124,6 +124,7 @@ class Generation:
         self._admission = admission
         self._on_end = on_end
         self._run: _Run | None = None
+        self.began = 0.0  # when `start_now` began to load what is cached, or handed over to the engine
 
     @property
     def lease(self) -> Lease:
@@ -171,6 +172,7 @@ class Generation:
         if lease is None:
             return False
         run = self._run = self._run_of(lease)
+        self.began = asyncio.get_running_loop().time()
 
         def loaded() -> None:
             if run.ended:

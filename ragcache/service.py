@@ -241,19 +241,18 @@ class RagService:
                     limit=self.cache.capacity,
                 )
             guessed = await within(deadline, speculation.settle(task))
+            overlap = 0.0
             if guessed is None:
                 await generation.start(task, deadline)
             else:
-                generation = guessed
+                generation, overlap = guessed, retrieved - guessed.began
             yield Retrieved(request_id, found.documents)
             started = prefilled = first = last = retrieved
-            overlap, failures = 0.0, 0
+            failures = 0
             sources: Lease | None = None  # of the attempt that gave the first token
             transcript = Transcript(self.finder.tokenizer, query.stop)
             while True:
                 now, event = await generation.next(deadline)
-                if isinstance(event, Started) and generation is guessed:
-                    overlap = max(0.0, retrieved - now)
                 now = max(now, retrieved)  # what a speculation has done before, the user gets with the documents
                 if isinstance(event, Started) and sources is None:
                     started = prefilled = first = last = now

@@ -518,3 +518,27 @@ def test_the_loop_is_not_blocked_while_documents_are_found(make_service, monkeyp
         return await task
 
     assert run(scenario()).finish_reason == "length"
+
+
+def test_a_question_over_cached_documents_is_answered_before_those_that_came_earlier(make_service):
+    service = make_service(max_batch=1, step_seconds=0.003, top_k=1, reorder_window=8)
+
+    async def answered(cached: str, *others: str) -> list[str]:
+        """In which order, if they are asked in the order given while the service is busy with something else."""
+        await ask(service, cached)
+        busy = await begin(service, Query("How does a kite fly?", max_tokens=16))
+        order: list[str] = []
+
+        async def question(text: str) -> None:
+            await ask(service, text, max_tokens=1)
+            order.append(text)
+
+        tasks = []
+        for at, text in enumerate([*others, cached], 1):
+            tasks.append(asyncio.create_task(question(text)))
+            await until(lambda at=at: service.waiting == at and not service._searching)  # type: ignore[misc]
+        await busy.aclose()
+        await asyncio.gather(*tasks)
+        return order
+
+    assert run(answered(OTTERS, "What is rust?", "What is a tide?"))[0] == OTTERS
