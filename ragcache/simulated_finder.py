@@ -151,7 +151,8 @@ class SimulatedFinder:
         return outsider
 
     def _prompt(self, documents: Documents, question: Sequence[int]) -> Prompt:
-        return Prompt((self._system, *(self._segment(name, size) for name, size in documents)), question)
+        segments = [self._system, *(self._segment(name, size) for name, size in documents)]
+        return Prompt(tuple(segment for segment in segments if len(segment)), question)
 
     def _question_tokens(self, number: int) -> int:
         question = self._requests[number].question

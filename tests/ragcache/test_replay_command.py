@@ -103,7 +103,11 @@ def test_the_report_has_what_was_asked_for(file, capsys):
     assert tokens["device"] == 250 + 50
     assert found["speculation"] == {"started": 0, "used": 0, "wasted_tokens": 0}
     assert found["config"]["workload"] == "w.jsonl"
-    assert (found["config"]["hardware"], found["config"]["engine"], found["config"]["rate"]) == ("a10g", "simulated", None)
+    assert (found["config"]["hardware"], found["config"]["engine"], found["config"]["rate"]) == (
+        "a10g",
+        "simulated",
+        None,
+    )
 
 
 def test_a_rate_replaces_the_times_and_a_limit_the_rest(file, capsys):
@@ -189,7 +193,10 @@ def test_what_cannot_be_used_is_one_line(file, capsys, arguments, says):
         ("", "{file} has no requests"),
         ("\nnonsense\n", "{file}:2: not valid JSON"),
         ('{"t": 0, "path": ["a"], "sizes": [3], "question": 3}', "{file}:1: 'output' is missing"),
-        ('{"t": 0, "path": ["a"], "sizes": [], "question": 3, "output": 1}', "{file}:1: needs lists 'path' and 'sizes'"),
+        (
+            '{"t": 0, "path": ["a"], "sizes": [], "question": 3, "output": 1}',
+            "{file}:1: needs lists 'path' and 'sizes'",
+        ),
         ('{"t": 0, "path": [], "sizes": [], "question": 0, "output": 1}', "{file}:1: 'question' is a text or a number"),
     ],
 )
@@ -231,7 +238,9 @@ class TestTorch:
 
     def test_it_computes_and_finds_what_it_has_computed(self, tmp_path, tiny_folder, capsys):
         requests = Workload(
-            tuple(TimedRequest(at * 0.7, (("a", 60), ("b", 40)), question, 5) for at, question in enumerate([9, "Why?"]))
+            tuple(
+                TimedRequest(at * 0.7, (("a", 60), ("b", 40)), question, 5) for at, question in enumerate([9, "Why?"])
+            )
         )
         requests.write(tmp_path / "w.jsonl")
         found = report(capsys, *self.arguments(tmp_path / "w.jsonl", tiny_folder, "--trace", str(tmp_path / "t.json")))

@@ -60,7 +60,13 @@ def test_times_tokens_and_totals_add_up():
     # 0.5 s for 5 tokens and 1.5 s for 12; an answer of one token has none between
     assert found["time_per_output_token"]["mean"] == pytest.approx((0.1 + 0.125) / 2)
     assert found["total"]["p50"] == 1.2
-    assert found["queueing"] == {"mean": pytest.approx(0.5 / 3), "p50": 0.1, "p95": 0.28, "p99": 0.296, "most_in_flight": 7}
+    assert found["queueing"] == {
+        "mean": pytest.approx(0.5 / 3),
+        "p50": 0.1,
+        "p95": 0.28,
+        "p99": 0.296,
+        "most_in_flight": 7,
+    }
     assert found["prefill"]["p99"] == 0.3
     assert found["search"]["mean"] == pytest.approx(0.1)
     assert found["search"]["not_overlapped"]["mean"] == pytest.approx((0.1 + 0.04 + 0.1) / 3)

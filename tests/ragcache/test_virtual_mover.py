@@ -59,7 +59,11 @@ def test_work_is_done_one_at_a_time_and_takes_what_it_spends():
     told = ran(act)
     assert told.begun == [(0.0, "a"), (2.0, "b"), (2.0, "c")]
     assert told.names == [(2.0, "a"), (2.0, "b"), (5.0, "c")]
-    assert [moved for _, _, moved in told.ended] == [Moved("a", None, 2.0), Moved("b", None, 0.0), Moved("c", None, 3.0)]
+    assert [moved for _, _, moved in told.ended] == [
+        Moved("a", None, 2.0),
+        Moved("b", None, 0.0),
+        Moved("c", None, 3.0),
+    ]
     assert told.mover.pending == 0
 
 
