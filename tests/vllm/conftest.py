@@ -1,0 +1,31 @@
+"""vLLM in this process, small: where vLLM is not installed, nothing here is collected."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+# vLLM reads them when it is imported: one process, so that tests may look inside, and 1 GiB for blocks at most
+os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+if importlib.util.find_spec("vllm") is None:
+    collect_ignore_glob = ["*.py"]
+else:
+    from tests.vllm.site import Site
+
+    @pytest.fixture
+    def site() -> Iterator[Callable[..., "Site"]]:
+        """Starts vLLM with the connector (or without: `plain=True`), one at a time, and ends it after the test."""
+        open_sites: list[Site] = []
+
+        def start(**settings: object) -> Site:
+            while open_sites:
+                open_sites.pop().close()
+            open_sites.append(Site(**settings))
+            return open_sites[0]
+
+        yield start
+        while open_sites:
+            open_sites.pop().close()
