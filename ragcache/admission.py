@@ -33,8 +33,11 @@ class AdmissionQueue:
 
     def __init__(self, max_running: int, order: Order | None = None) -> None:
         """Without an `order`, it is that of arrival."""
+        self.on_blocked: Callable[[], None] = lambda: None  # somebody's turn has come, but no place or memory is free
         self._max_running = max_running
         self._running = 0
+        self._prefilling = 0
+        self._left: list[asyncio.Future[None]] = []
         self._order = order or Order(KnowledgeTree(), 0)
 
     def __len__(self) -> int:
@@ -44,6 +47,11 @@ class AdmissionQueue:
     @property
     def running(self) -> int:
         return self._running
+
+    @property
+    def pool(self) -> int:
+        """Requests whose prompt is not computed yet, whether they wait or run."""
+        return len(self._order) + self._prefilling
 
     async def admit(self, try_lease: TryLease, path: Sequence[Segment] = (), namespace: str = "default") -> Lease:
         """Waits for the turn of this request, then for `try_lease` to give a lease; pair with `leave`."""
@@ -61,24 +69,50 @@ class AdmissionQueue:
                 self.advance()
             raise
 
-    def leave(self) -> None:
-        """An admitted request has ended and released its lease."""
+    def admit_now(self, try_lease: TryLease) -> Lease | None:
+        """A lease for who passes nobody and does not wait: None if others do, or no place or memory is free."""
+        if len(self._order) or self._running >= self._max_running:
+            return None
+        lease = try_lease()
+        if lease is not None:
+            self._enter()
+        return lease
+
+    def prefilled(self) -> None:
+        """The prompt of an admitted request is computed."""
+        self._prefilling -= 1
+
+    def leave(self, *, prefilled: bool = False) -> None:
+        """An admitted request has ended and released its lease. `prefilled`: it has said so before."""
         self._running -= 1
+        self._prefilling -= not prefilled
+        left, self._left = self._left, []
+        for future in left:
+            if not future.done():
+                future.set_result(None)
         self.advance()
+
+    def next_leave(self) -> asyncio.Future[None]:
+        """Done when an admitted request has left."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._left.append(future)
+        return future
 
     def advance(self) -> None:
         """Memory may have come free: whoever is next tries again."""
-        while self._running < self._max_running:
-            entry = self._order.next()
-            if entry is None:
-                return
+        while (entry := self._order.next()) is not None:
             assert isinstance(entry, _Entry)
             if entry.future.done():  # cancelled, and not yet awake to withdraw
                 self._order.withdraw(entry)
                 continue
-            lease = entry.try_lease()
+            lease = entry.try_lease() if self._running < self._max_running else None
             if lease is None:
+                self.on_blocked()
                 return
             self._order.take(entry)
-            self._running += 1
+            self._enter()
             entry.future.set_result(lease)
+
+    def _enter(self) -> None:
+        self._running += 1
+        self._prefilling += 1

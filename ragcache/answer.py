@@ -7,13 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question; what is None gets the service's default. After `timeout_ms` milliseconds its work is stopped."""
+    """A question; what is None gets the service's default. After `timeout_ms` milliseconds its work is stopped.
+
+    Above `temperature` 0, tokens are drawn from the most probable ones that have `top_p` of the probability together;
+    equal seeds give equal answers. The answer ends before the first of the `stop` strings that appears.
+    """
 
     question: str
     top_k: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     timeout_ms: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +53,28 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Speculated:
+    """Work begun before the search was over: how often, whether the answer came of it, and how many tokens were
+    computed for nothing (KV that stays in the cache is not nothing)."""
+
+    started: int = 0
+    used: bool = False
+    wasted_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Milliseconds. `queue_ms`: from the documents to the engine's first step; `prefill_ms`: from there to the whole
-    prompt; `ttft_ms` and `total_ms`: from arrival to the first token and to the last."""
+    prompt; `ttft_ms` and `total_ms`: from arrival to the first token and to the last. `search_overlap_ms`: for how
+    long of the retrieval a prefill that the answer came of was running already; what else it did by then is no part of
+    `queue_ms` and `prefill_ms`."""
 
     retrieval_ms: float
     queue_ms: float
     prefill_ms: float
     ttft_ms: float
     total_ms: float
+    search_overlap_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +102,7 @@ class Answer:
     documents: tuple[UsedDocument, ...]
     usage: Usage
     timing: Timing
+    speculation: Speculated
     token_ids: tuple[int, ...]
     margins: tuple[float, ...]
 

@@ -61,7 +61,15 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
         opened.callback(cache.close)
         engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=threads)
         opened.pop_all()
-    limits = Limits(config.top_k, config.max_tokens, config.max_batch, config.max_waiting, config.reorder_window)
+    limits = Limits(
+        top_k=config.top_k,
+        max_tokens=config.max_tokens,
+        max_batch=config.max_batch,
+        max_waiting=config.max_waiting,
+        reorder_window=config.reorder_window,
+        max_prefill_batch=config.max_prefill_batch,
+        speculate=config.speculate == "dynamic",
+    )
     return RagService(RetrieverFinder(retriever, template), cache, engine, limits, model_name=checkpoint.name)
 
 

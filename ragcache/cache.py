@@ -98,6 +98,11 @@ class KnowledgeCache:
         return self._device.counts
 
     @property
+    def keeps(self) -> bool:
+        """Whether KV stays when its request has ended."""
+        return self._keep
+
+    @property
     def idle(self) -> bool:
         """Whether no lease is open and nothing moves."""
         return not self._leases and not self.hierarchy.moving
@@ -246,7 +251,7 @@ class KnowledgeCache:
         # PGDSF (3), learned by whatever this request missed: T(alpha, beta) / beta
         price = self._cost(lease.cached_tokens, lease.missed_tokens) / lease.missed_tokens
         parent = lease.nodes[-1] if lease.nodes else lease.root
-        for segment, memory in zip(lease.missing, kv, strict=True):
+        for segment, memory in zip(lease.missing, kv, strict=False):  # of a prompt half computed, the first ones
             node = parent.children.get(segment.key)
             if node is None:
                 node = self.tree.insert(parent, segment)

@@ -16,6 +16,7 @@ from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES
 
 KV_STORE_DTYPES = ("device", "float16")
+SPECULATIONS = ("off", "dynamic")
 _UNITS = {"": 1, "b": 1, "k": 2**10, "kib": 2**10, "kb": 10**3, "m": 2**20, "mib": 2**20, "mb": 10**6}
 _UNITS |= {"g": 2**30, "gib": 2**30, "gb": 10**9, "t": 2**40, "tib": 2**40, "tb": 10**12}
 
@@ -86,6 +87,14 @@ class ServeConfig:
     )
     prefill_chunk: int = _option(512, "prompt tokens computed in one step, at most", least=1)
     max_batch: int = _option(8, "requests that the engine works on at a time", least=1)
+    max_prefill_batch: int = _option(
+        4, "with so many prompts to be computed, nothing is computed on speculation", least=1
+    )
+    speculate: str = _option(
+        "off",
+        "prefill what a search has found so far while it goes on: off, or dynamic (while max_prefill_batch allows)",
+        one_of=SPECULATIONS,
+    )
     max_waiting: int = _option(64, "requests that may wait; a further one is refused (429)", least=0)
     reorder_window: int = _option(
         32,

@@ -71,12 +71,13 @@ class Lease:
     def commit(self, kv: Sequence[Any]) -> None:
         """Hands over the KV of the missing segments, complete and in order. Call at most once, while open and ready.
 
-        Where another request was faster, its node serves and this KV stays with the caller until release.
+        If the prompt was given up half computed, the KV of the first of them is as good. Where another request was
+        faster, its node serves and this KV stays with the caller until release.
         """
         if not self.ready or self.broken:
             raise ValueError("a lease is committed when it is ready, and not if it is broken")
-        if not self._open or len(kv) != len(self.missing) or len(self.nodes) != self.cached:
-            raise ValueError("a lease is committed once, while open, with the KV of every missing segment")
+        if not self._open or len(kv) > len(self.missing) or len(self.nodes) != self.cached:
+            raise ValueError("a lease is committed once, while open, with the KV of its missing segments")
         self.lender.commit(self, kv)
 
     def release(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tokenizers import Tokenizer
@@ -22,9 +22,10 @@ AT_ONCE = (1.0,)
 class RetrieverFinder:
     """Searches one after the other on a thread of its own, where prompts are written."""
 
-    def __init__(self, retriever: Retriever, template: PromptTemplate) -> None:
-        """Closes the retriever when it is closed."""
+    def __init__(self, retriever: Retriever, template: PromptTemplate, shares: Sequence[float] | None = None) -> None:
+        """Closes the retriever when it is closed. `shares` cut its searches, as Retriever.search_stages says."""
         self._retriever = retriever
+        self._shares = shares
         self._template = template
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
 
@@ -45,7 +46,7 @@ class RetrieverFinder:
         unwanted = threading.Event()
 
         def search() -> None:
-            for stage in self._retriever.search_stages(question, top_k, None if staged else AT_ONCE):
+            for stage in self._retriever.search_stages(question, top_k, self._shares if staged else AT_ONCE):
                 if unwanted.is_set():
                     return
                 if stage.done or len(stage.hits) == top_k:

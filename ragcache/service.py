@@ -7,17 +7,30 @@ import contextlib
 import dataclasses
 import logging
 import math
+import secrets
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from ragcache.admission import AdmissionQueue
-from ragcache.answer import Answer, CachedTokens, Delta, Query, Retrieved, ServiceEvent, Timing, Usage
+from ragcache.answer import (
+    Answer,
+    CachedTokens,
+    Delta,
+    Query,
+    Retrieved,
+    ServiceEvent,
+    Speculated,
+    Timing,
+    Usage,
+)
 from ragcache.cache import IntegrityError, KnowledgeCache
 from ragcache.engine.protocol import (
     Engine,
     Failed,
+    Finished,
+    Preempted,
     Prefilled,
     Sampling,
     Started,
@@ -26,10 +39,14 @@ from ragcache.engine.protocol import (
 from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded
 from ragcache.finder import Finder, Found
 from ragcache.generation import Generation, GenerationTask, within
+from ragcache.lease import Lease
 from ragcache.order import Order
+from ragcache.speculation import Speculation
 from ragcache.transcript import Transcript
 
 MAX_TEMPERATURE = 5.0
+MAX_STOPS = 8
+MAX_STOP_CHARACTERS = 200
 CLEARING_SECONDS = 2.0  # for moves that are under way
 IDLE_SECONDS = 1.0  # without a request or a move, before the books are recounted
 
@@ -38,19 +55,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the service accepts, and what a question gets that does not say."""
+    """What the service accepts, and what a question gets that does not say.
+
+    With `speculate`, documents of a search that goes on are prefilled while fewer than `max_prefill_batch` prompts are
+    to be computed.
+    """
 
     top_k: int
     max_tokens: int
     max_batch: int = 8
     max_waiting: int = 64
     reorder_window: int = 0
+    max_prefill_batch: int = 4
+    speculate: bool = False
 
 
 @dataclass(slots=True)
 class ServiceStats:
     """Totals since the start; `outcomes` counts requests by how they ended, `cached_tokens` prompt tokens by tier.
 
+    `retries` counts generations begun anew after a failure, `preemptions` those that gave way when device memory was
+    exhausted. Of `speculations`, some were used; `wasted_tokens` are those that the others computed for nothing.
     `audits` counts how often the cache's books were recounted when idle, and `failed_audits` when they were wrong.
     """
 
@@ -59,6 +84,10 @@ class ServiceStats:
     cached_tokens: Counter[str] = field(default_factory=Counter)
     completion_tokens: int = 0
     retries: int = 0
+    preemptions: int = 0
+    speculations: int = 0
+    used_speculations: int = 0
+    wasted_tokens: int = 0
     audits: int = 0
     failed_audits: int = 0
 
@@ -85,7 +114,10 @@ class RagService:
         self.stats = ServiceStats()
         self.finder = finder
         self._admission = AdmissionQueue(limits.max_batch, Order(cache.tree, limits.reorder_window))
-        self._retrieving = 0
+        self._admission.on_blocked = self._make_way
+        self._searching = 0
+        self._speculations: dict[Speculation, None] = {}  # of requests that are not answered yet, oldest first
+        self._unsettled: list[Speculation] = []  # of requests that have ended, cancelled but not stopped yet
         self._audit: asyncio.Task[None] | None = None
         cache.on_room(self._admission.advance)
 
@@ -96,11 +128,11 @@ class RagService:
     @property
     def waiting(self) -> int:
         """Requests that the engine has not taken yet."""
-        return self._retrieving + len(self._admission)
+        return self._searching + len(self._admission)
 
     @property
     def running(self) -> int:
-        """Requests that the engine works on."""
+        """Requests that the engine works on, speculations included."""
         return self._admission.running
 
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
@@ -176,65 +208,86 @@ class RagService:
         deadline = None if query.timeout_ms is None else arrived + query.timeout_ms / 1000
         if self.waiting >= self.limits.max_waiting + self._free_places():
             raise Overloaded(f"{self.waiting} requests wait already, the limit is {self.limits.max_waiting}")
-        self._retrieving += 1
+        speculation = Speculation(self._generation, lambda: self._admission.pool, self.limits.max_prefill_batch)
+        generation = self._generation()
+        guessed: Generation | None = None  # the speculation that became the answer
+        self._speculations[speculation] = None
         try:
-            found = await within(deadline, self._find(query.question, top_k, self.engine.context_length - max_tokens))
-        finally:
-            self._retrieving -= 1
-        retrieved = loop.time()
-        request_id = f"rag-{uuid.uuid4().hex[:16]}"
-        documents, prompt = found.documents, found.prompt
-        # the last token generated is never read back, so it needs no KV
-        extra = len(prompt.question) + max_tokens - 1
-        if not self.cache.can_ever_lease(prompt.path, extra):
-            raise BadQuery(
-                f"the prompt and {max_tokens} more tokens need {self.cache.bytes_of(len(prompt) + max_tokens) >> 20} "
-                f"MiB of KV, the device cache has {self.cache.capacity >> 20} MiB; ask for a smaller top_k",
-                field="top_k",
-                limit=self.cache.capacity,
-            )
-        generation = Generation(self.cache, self.engine, self._admission, self._leave)
-        task = GenerationTask(prompt, extra, max_tokens, sampling)
-        try:
-            await generation.start(task, deadline)
-            yield Retrieved(request_id, documents)
+            found, task = await within(deadline, self._find(query.question, top_k, max_tokens, sampling, speculation))
+            retrieved = loop.time()
+            request_id = f"rag-{uuid.uuid4().hex[:16]}"
+            prompt = found.prompt
+            if not self.cache.can_ever_lease(prompt.path, task.extra):
+                raise BadQuery(
+                    f"the prompt and {max_tokens} more tokens need "
+                    f"{self.cache.bytes_of(len(prompt) + max_tokens) >> 20} MiB of KV, the device cache has "
+                    f"{self.cache.capacity >> 20} MiB; ask for a smaller top_k",
+                    field="top_k",
+                    limit=self.cache.capacity,
+                )
+            guessed = await within(deadline, speculation.settle(task))
+            if guessed is None:
+                await generation.start(task, deadline)
+            else:
+                generation = guessed
+            yield Retrieved(request_id, found.documents)
             started = prefilled = first = last = retrieved
-            transcript = Transcript(self.finder.tokenizer)
+            overlap, failures = 0.0, 0
+            sources: Lease | None = None  # of the attempt that gave the first token
+            transcript = Transcript(self.finder.tokenizer, query.stop)
             while True:
                 now, event = await generation.next(deadline)
-                if isinstance(event, Started):
+                if isinstance(event, Started) and generation is guessed:
+                    overlap = max(0.0, retrieved - now)
+                now = max(now, retrieved)  # what a speculation has done before, the user gets with the documents
+                if isinstance(event, Started) and sources is None:
                     started = prefilled = first = last = now
-                elif isinstance(event, Prefilled):
+                elif isinstance(event, Prefilled) and sources is None:
                     prefilled = first = last = now
                 elif isinstance(event, Token):
                     last = now
-                    first = first if transcript.ids else now
+                    if sources is None:
+                        sources, first = generation.lease, now
                     if piece := transcript.add(event.id, event.margin):
                         yield Delta(piece)
+                    if transcript.stopped:
+                        reason = "stop"
+                        break
                 elif isinstance(event, Failed):
-                    if transcript.ids or generation.attempts > 1:
+                    failures += 1
+                    if transcript.ids or failures > 1:
                         raise EngineError(f"the engine failed: {event.message}")
                     self.stats.retries += 1
+                    generation, guessed, overlap = self._generation(), None, 0.0
                     await generation.start(task, deadline)
-                else:
-                    last = max(last, now)
+                elif isinstance(event, Preempted):
+                    self.stats.preemptions += 1
+                    generation = self._generation()
+                    if not transcript.ids:
+                        guessed, overlap = None, 0.0
+                    await generation.start(task.resumed(transcript.ids), deadline)
+                elif isinstance(event, Finished):
+                    last, reason = max(last, now), event.reason
                     break
         finally:
+            speculation.cancel()
             generation.cancel()
+            self._account_for(speculation, used=guessed is not None)
         if rest := transcript.finish():
             yield Delta(rest)
+        sources = sources or generation.lease
         usage = Usage(
             prompt_tokens=len(prompt),
             completion_tokens=len(transcript.ids),
-            computed_tokens=len(prompt) - generation.lease.cached_tokens,
-            cached_tokens=CachedTokens(*generation.lease.cached_by_tier),
+            computed_tokens=len(prompt) - sources.cached_tokens,
+            cached_tokens=CachedTokens(*sources.cached_by_tier),
         )
         self._count(usage)
         yield Answer(
             id=request_id,
             answer=transcript.text,
-            finish_reason=event.reason,
-            documents=documents,
+            finish_reason=reason,
+            documents=found.documents,
             usage=usage,
             timing=Timing(
                 retrieval_ms=_milliseconds(retrieved - arrived),
@@ -242,14 +295,66 @@ class RagService:
                 prefill_ms=_milliseconds(prefilled - started),
                 ttft_ms=_milliseconds(first - arrived),
                 total_ms=_milliseconds(last - arrived),
+                search_overlap_ms=_milliseconds(overlap),
             ),
+            speculation=Speculated(speculation.started, guessed is not None, speculation.wasted_tokens),
             token_ids=tuple(transcript.ids),
             margins=tuple(transcript.margins),
         )
 
-    def _leave(self) -> None:
+    async def _find(
+        self, question: str, top_k: int, max_tokens: int, sampling: Sampling, speculation: Speculation
+    ) -> tuple[Found, GenerationTask]:
+        """The documents of a question, and what is to be generated from them. What the search finds on its way is
+        speculated on."""
+        room, staged = self.engine.context_length - max_tokens, self.limits.speculate
+        self._searching += 1
+        try:
+            async with contextlib.aclosing(self.finder.find(question, top_k, room, staged=staged)) as stages:
+                async for found in stages:
+                    # the last token generated is never read back, so it needs no KV
+                    extra = len(found.prompt.question) + max_tokens - 1
+                    task = GenerationTask(found.prompt, extra, max_tokens, sampling)
+                    if found.done:
+                        return found, task
+                    speculation.show(task)
+        finally:
+            self._searching -= 1
+        raise AssertionError("a search has a last stage")
+
+    def _generation(self, on_end: Callable[[], None] = lambda: None) -> Generation:
+        def ended() -> None:
+            on_end()
+            self._left()
+
+        return Generation(self.cache, self.engine, self._admission, ended)
+
+    def _make_way(self) -> None:
+        """A request cannot have its turn: the youngest speculation gives it its place and memory, at the next step."""
+        if not any(speculation.ending for speculation in self._speculations):
+            for speculation in reversed(self._speculations):
+                if speculation.running:
+                    speculation.cancel()
+                    return
+
+    def _account_for(self, speculation: Speculation, *, used: bool) -> None:
+        """The speculation's request has ended."""
+        del self._speculations[speculation]
+        self.stats.speculations += speculation.started
+        self.stats.used_speculations += used
+        if speculation.started:
+            self._unsettled.append(speculation)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Counts what was computed for nothing, once that is known."""
+        for speculation in [speculation for speculation in self._unsettled if not speculation.ending]:
+            self._unsettled.remove(speculation)
+            self.stats.wasted_tokens += speculation.wasted_tokens
+
+    def _left(self) -> None:
         """An admitted request has released its lease."""
-        self._admission.leave()
+        self._settle()
         if self._audit is None:
             self._audit = asyncio.get_running_loop().create_task(self._audit_when_idle())
 
@@ -281,6 +386,7 @@ class RagService:
         top_k = self.limits.top_k if query.top_k is None else query.top_k
         max_tokens = self.limits.max_tokens if query.max_tokens is None else query.max_tokens
         temperature = 0.0 if query.temperature is None else query.temperature
+        top_p = 1.0 if query.top_p is None else query.top_p
         if query.top_k is None:
             top_k = min(top_k, self.corpus_size)  # the operator's default may exceed a tiny corpus
         if not 1 <= top_k <= self.corpus_size:
@@ -292,16 +398,19 @@ class RagService:
             raise BadQuery(f"max_tokens is {max_tokens}; it may be 1 to {limit}", field="max_tokens", limit=limit)
         if not (math.isfinite(temperature) and 0.0 <= temperature <= MAX_TEMPERATURE):
             raise BadQuery(f"temperature is {temperature}; it may be 0 to {MAX_TEMPERATURE}", field="temperature")
+        if not 0.0 < top_p <= 1.0:
+            raise BadQuery(f"top_p is {top_p}; it may be above 0 and up to 1", field="top_p")
+        if query.seed is not None and not 0 <= query.seed < 2**63:
+            raise BadQuery(f"seed is {query.seed}; it may be 0 to 2^63 - 1", field="seed")
+        if len(query.stop) > MAX_STOPS or not all(1 <= len(text) <= MAX_STOP_CHARACTERS for text in query.stop):
+            raise BadQuery(
+                f"stop may be up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters", field="stop"
+            )
         if query.timeout_ms is not None and query.timeout_ms < 1:
             raise BadQuery(f"timeout_ms is {query.timeout_ms}; it must be 1 or more", field="timeout_ms")
-        return top_k, max_tokens, Sampling(temperature)
-
-    async def _find(self, question: str, top_k: int, room: int) -> Found:
-        async with contextlib.aclosing(self.finder.find(question, top_k, room, staged=False)) as stages:
-            async for found in stages:
-                if found.done:
-                    return found
-        raise AssertionError("a search has a last stage")
+        # a seed of the answer's own, so that an answer that is interrupted can go on as it would have
+        seed = secrets.randbits(63) if query.seed is None and temperature else query.seed
+        return top_k, max_tokens, Sampling(temperature, seed, top_p)
 
     def _free_places(self) -> int:
         return max(0, self.limits.max_batch - self._admission.running)

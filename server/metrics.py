@@ -61,6 +61,20 @@ class _ServiceCollector(Collector):
         yield CounterMetricFamily(
             "ragcache_retries", "Requests started again after a failure before their first token", value=stats.retries
         )
+        yield CounterMetricFamily(
+            "ragcache_preemptions", "Requests that gave way when device memory was exhausted", value=stats.preemptions
+        )
+        yield CounterMetricFamily(
+            "ragcache_speculations", "Prefills begun before the search was over", value=stats.speculations
+        )
+        yield CounterMetricFamily(
+            "ragcache_speculations_used", "Speculations that became the answer", value=stats.used_speculations
+        )
+        yield CounterMetricFamily(
+            "ragcache_speculation_wasted_tokens",
+            "Tokens computed for speculations that were cancelled, and not kept",
+            value=stats.wasted_tokens,
+        )
         yield GaugeMetricFamily("ragcache_requests_running", "Requests in the engine", value=service.running)
         yield GaugeMetricFamily("ragcache_requests_waiting", "Requests before the engine", value=service.waiting)
         yield from self._cache()

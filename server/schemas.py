@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
 
-from ragcache.answer import Answer, Query, Retrieved, Timing, Usage, UsedDocument
+from ragcache.answer import Answer, Query, Retrieved, Speculated, Timing, Usage, UsedDocument
 
 
 class QueryBody(BaseModel):
@@ -18,11 +18,28 @@ class QueryBody(BaseModel):
     top_k: StrictInt | None = Field(None, description="how many documents; the server's default if absent")
     max_tokens: StrictInt | None = Field(None, description="longest answer in tokens, up to the server's limit")
     temperature: StrictFloat | None = Field(None, description="0, the default, is greedy")
+    top_p: StrictFloat | None = Field(None, description="draw from the tokens that have this much of the probability")
+    seed: StrictInt | None = Field(None, description="equal seeds give equal answers")
+    stop: list[StrictStr] = Field([], description="a string or several: the answer ends before the first that appears")
     timeout_ms: StrictInt | None = Field(None, description="after so many milliseconds the work is stopped: 504")
     stream: StrictBool = Field(False, description="answer as server-sent events")
 
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _several(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
+
     def query(self) -> Query:
-        return Query(self.question, self.top_k, self.max_tokens, self.temperature, self.timeout_ms)
+        return Query(
+            question=self.question,
+            top_k=self.top_k,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            timeout_ms=self.timeout_ms,
+            top_p=self.top_p,
+            seed=self.seed,
+            stop=tuple(self.stop),
+        )
 
 
 class AnswerBody(BaseModel):
@@ -34,6 +51,7 @@ class AnswerBody(BaseModel):
     documents: list[UsedDocument]
     usage: Usage
     timing: Timing
+    speculation: Speculated
 
     @classmethod
     def of(cls, answer: Answer) -> AnswerBody:
@@ -44,6 +62,7 @@ class AnswerBody(BaseModel):
             documents=list(answer.documents),
             usage=answer.usage,
             timing=answer.timing,
+            speculation=answer.speculation,
         )
 
 

@@ -47,11 +47,15 @@ class _Running:
     spans: list[SimulatedKV]  # to be filled, in order: missing, then own
     max_tokens: int
     position: int  # of the next token to compute
-    cached_tokens: int
+    prompt_tokens: int  # to be computed: missing and question
     started: bool = False
     cancelled: bool = False
     generated: int = 0
     filling: int = 0  # which span
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.prompt_tokens - self.pending
 
     def fill(self, tokens: int) -> None:
         """The KV of so many more tokens is computed."""
@@ -133,14 +137,14 @@ class SimulatedEngine:
         own: SimulatedKV = job.memory
         if not job.question or job.max_tokens < 1 or own.room < len(job.question) + job.max_tokens - 1:
             raise ValueError("a job needs a question, max_tokens >= 1 and memory for both")
-        cached_tokens = sum(kv.length for kv in job.cached)
+        prompt_tokens = sum(len(tokens) for tokens, _ in job.missing) + len(job.question)
         running = _Running(
             deliver=deliver,
-            pending=sum(len(tokens) for tokens, _ in job.missing) + len(job.question),
+            pending=prompt_tokens,
             spans=[*(kv for _, kv in job.missing), own],
             max_tokens=job.max_tokens,
-            position=cached_tokens,
-            cached_tokens=cached_tokens,
+            position=sum(kv.length for kv in job.cached),
+            prompt_tokens=prompt_tokens,
         )
         self._running.append(running)
         if self._timer is None:
@@ -159,6 +163,7 @@ class SimulatedEngine:
             step_seconds=self._step_seconds,
             prefill_tokens=self._prefill_tokens,
             decode_tokens=self._decode_tokens,
+            alive=not self._closed,
         )
 
     def close(self) -> None:
@@ -168,7 +173,7 @@ class SimulatedEngine:
             self._timer = None
         running, self._running, self._batch = self._running, [], []
         for job in running:
-            job.deliver(Failed("the engine was shut down"))
+            job.deliver(Failed("the engine was shut down", job.computed_tokens))
 
     def _begin_step(self) -> None:
         if self._any_cancelled:
@@ -213,7 +218,7 @@ class SimulatedEngine:
                 running.pending -= tokens
                 if running.pending:
                     continue
-                running.deliver(Prefilled(running.position - running.cached_tokens))
+                running.deliver(Prefilled(running.computed_tokens))
             self._advance(running)
         if not self._closed:
             self._begin_step()
@@ -227,4 +232,4 @@ class SimulatedEngine:
 
     def _finish(self, running: _Running, reason: FinishReason) -> None:
         self._running.remove(running)
-        running.deliver(Finished(reason))
+        running.deliver(Finished(reason, running.computed_tokens))

@@ -6,30 +6,24 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
+from ragcache.engine.batch import Batch, Deliver, RunningJob
 from ragcache.engine.kv import KVSpan
-from ragcache.engine.model import StepInput, TorchModel
-from ragcache.engine.protocol import (
-    EngineEvent,
-    EngineStats,
-    Failed,
-    Finished,
-    FinishReason,
-    Job,
-    Prefilled,
-    Sampling,
-    Started,
-    Token,
-)
+from ragcache.engine.model import TorchModel
+from ragcache.engine.protocol import EngineStats, Job
+from ragcache.errors import EngineError
 
 log = logging.getLogger(__name__)
 
-Deliver = Callable[[EngineEvent], None]
+# so many deaths of the thread within so many seconds are no accident: the engine stays dead
+MAX_DEATHS = 5
+DEATHS_SECONDS = 60.0
+SHUT_DOWN = "the engine was shut down"
 
 
 def leave_cores_to_engine() -> None:
@@ -41,55 +35,31 @@ def leave_cores_to_engine() -> None:
     torch.set_num_threads(1)
 
 
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A job between submission and its last event. Touched by the engine's thread only, but for `cancelled`."""
-
-    deliver: Deliver
-    sampler: Sampler
-    pending: list[int]  # prompt tokens whose KV is not computed yet
-    spans: list[KVSpan]  # all of the sequence's KV in order: cached, missing, own
-    first_writable: int  # spans before this one are somebody else's
-    max_tokens: int
-    position: int  # of the next token to compute
-    cached_tokens: int
-    # set by the caller. It refers to nothing, so keeping the means to cancel keeps no KV alive
-    cancelled: threading.Event
-    started: bool = False
-    generated: int = 0
-    next_token: int = -1
-
-    @property
-    def decoding(self) -> bool:
-        return not self.pending
-
-    def step(self, budget: int) -> StepInput:
-        """The next at most `budget` prompt tokens, or the token generated last."""
-        tokens = self.pending[:budget] if self.pending else [self.next_token]
-        ends_prompt = len(tokens) >= len(self.pending)
-        return StepInput(tokens, self.position, self.spans, self.spans[self.first_writable :], ends_prompt)
-
-
 class TorchEngine:
-    """Steps: each runs one forward over a token of every decoding job and a chunk of the oldest prefill.
+    """Steps a batch: each runs one forward over a token of every decoding job and a chunk of the oldest prefills.
 
     `prefill_chunk` bounds the prompt tokens of a step, and so how long a decode or a cancellation waits.
     `threads` is the number of torch threads of the stepping thread (None: torch's default).
+
+    Whatever ends the stepping thread, every job that ran or waited ends with Failed, and another thread takes over,
+    until the fifth death within a minute: then jobs are refused with EngineError.
     """
 
     def __init__(self, model: TorchModel, *, prefill_chunk: int = 512, threads: int | None = None) -> None:
         if prefill_chunk < 1:
             raise ValueError(f"prefill_chunk must be at least 1, not {prefill_chunk}")
         self.model = model
-        self._prefill_chunk = prefill_chunk
         self._threads = threads
-        self._inbox: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
-        self._running: list[_Running] = []
+        self._batch = Batch(model, prefill_chunk)  # the stepping thread's
+        self._inbox: queue.SimpleQueue[RunningJob | None] = queue.SimpleQueue()
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        # guards what follows, and that nothing is put into the inbox of an engine that is closed or dead
         self._lock = threading.Lock()
-        self._stats = EngineStats(0, 0, 0.0, 0, 0)
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="torch-engine", daemon=True)
-        self._thread.start()
+        self._dead = False
+        self._error: str | None = None
+        self._restarts = 0
+        self._thread = self._start_thread()
 
     @property
     def context_length(self) -> int:
@@ -100,155 +70,94 @@ class TorchEngine:
         return self.model.layout.bytes_per_token
 
     def allocate(self, tokens: int) -> KVSpan:
-        return self.model.layout.allocate(tokens, self.model.device)
+        try:
+            return self.model.layout.allocate(tokens, self.model.device)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
 
     def submit(self, job: Job, deliver: Deliver) -> Callable[[], None]:
-        if self._closed:
-            raise RuntimeError("the engine is closed")
-        own: KVSpan = job.memory
-        pending = [token for tokens, _ in job.missing for token in tokens] + list(job.question)
-        if not job.question or job.max_tokens < 1 or own.room < len(job.question) + job.max_tokens - 1:
-            raise ValueError("a job needs a question, max_tokens >= 1 and memory for both")
-        cached_tokens = sum(span.length for span in job.cached)
-        cancelled = threading.Event()
-        self._inbox.put(
-            _Running(
-                deliver=deliver,
-                sampler=Sampler(job.sampling),
-                pending=pending,
-                spans=[*job.cached, *(span for _, span in job.missing), own],
-                first_writable=len(job.cached),
-                max_tokens=job.max_tokens,
-                position=cached_tokens,
-                cached_tokens=cached_tokens,
-                cancelled=cancelled,
-            )
-        )
-        return cancelled.set
+        running = RunningJob.of(job, deliver)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            if self._dead:
+                raise EngineError(f"the engine takes no more jobs, restart the server: {self._error}")
+            self._inbox.put(running)
+        return running.cancelled.set
 
     def stats(self) -> EngineStats:
         with self._lock:
-            return self._stats
+            return replace(
+                self._batch.stats(),
+                restarts=self._restarts,
+                error=self._error,
+                alive=not (self._closed or self._dead),
+            )
 
     def close(self) -> None:
-        self._closed = True
+        with self._lock:
+            self._closed = True  # from here on no thread takes over from this one
+            thread = self._thread
         self._inbox.put(None)
-        self._thread.join()
+        thread.join()
+
+    def _start_thread(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="torch-engine", daemon=True)
+        thread.start()
+        return thread
 
     def _run(self) -> None:
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)  # OpenMP counts threads per calling thread
-        while self._receive():
-            self._drop_cancelled()
-            if self._running:
-                self._step_safely()
-        for running in self._running:
-            running.deliver(Failed("the engine was shut down"))
-        self._running.clear()
+        try:
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)  # OpenMP counts threads per calling thread
+            while self._receive():
+                self._batch.drop_cancelled()
+                self._batch.step()
+        except BaseException as error:
+            log.critical("the engine's thread died", exc_info=True)
+            died = f"the engine's thread died: {type(error).__name__}: {error}"
+        else:
+            self._empty_inbox()
+            self._batch.fail_all(SHUT_DOWN)
+            return
+        self._hand_over(died)
 
     def _receive(self) -> bool:
         """Takes in what was submitted, waiting for it when idle; False when the engine is to end."""
         while True:
             try:
-                running = self._inbox.get(block=not self._running)
+                running = self._inbox.get(block=not self._batch.running)
             except queue.Empty:
                 return True
             if running is None:
                 return False
-            self._running.append(running)
+            self._batch.running.append(running)
 
-    def _drop_cancelled(self) -> None:
-        for running in [r for r in self._running if r.cancelled.is_set()]:
-            self._finish(running, "cancelled")
+    def _empty_inbox(self) -> None:
+        while not self._inbox.empty():
+            if (running := self._inbox.get()) is not None:
+                self._batch.running.append(running)
 
-    def _finish(self, running: _Running, reason: FinishReason) -> None:
-        self._running.remove(running)
-        self._count(0, 0.0, 0, 0)
-        running.deliver(Finished(reason))
-
-    def _step_safely(self) -> None:
-        batch = self._choose()
-        try:
-            self._step(batch)
-        except Exception as error:  # whatever a forward raises ends its jobs, never the engine
-            log.exception("a step over %d jobs failed", len(batch))
-            for running, _ in batch:
-                if running in self._running:
-                    self._running.remove(running)
-                    running.deliver(Failed(f"{type(error).__name__}: {error}"))
-
-    def _choose(self) -> list[tuple[_Running, StepInput]]:
-        """The next step: all that decode, and prompt tokens in order of arrival up to the chunk."""
-        batch = [(r, r.step(1)) for r in self._running if r.decoding]
-        budget = self._prefill_chunk
-        for running in self._running:
-            if not running.decoding and budget:
-                step = running.step(budget)
-                budget -= len(step.tokens)
-                batch.append((running, step))
-        return batch
-
-    def _step(self, batch: list[tuple[_Running, StepInput]]) -> None:
-        for running, _ in batch:
-            if not running.started:
-                running.started = True
-                running.deliver(Started())
-        begin = time.perf_counter()
-        logits = self.model.forward([step for _, step in batch])
-        seconds = time.perf_counter() - begin
-        decoded = sum(running.decoding for running, _ in batch)
-        self._count(1, seconds, sum(len(s.tokens) for _, s in batch) - decoded, decoded)
-        rows = iter(logits)
-        for running, step in batch:
-            prefilling = bool(running.pending)
-            running.position += len(step.tokens)
-            del running.pending[: len(step.tokens)]
-            if prefilling and not running.pending:
-                running.deliver(Prefilled(computed_tokens=running.position - running.cached_tokens))
-            if step.wants_logits:
-                self._advance(running, next(rows))
-
-    def _advance(self, running: _Running, logits: Tensor) -> None:
-        """The next token of a job whose prompt is computed."""
-        running.next_token, margin = running.sampler.choose(logits)
-        if running.next_token in self.model.eos_tokens:
-            self._finish(running, "stop")
-            return
-        running.generated += 1
-        running.deliver(Token(running.next_token, margin))
-        if running.generated == running.max_tokens:
-            self._finish(running, "length")
-
-    def _count(self, steps: int, seconds: float, prefilled: int, decoded: int) -> None:
+    def _hand_over(self, died: str) -> None:
+        """The last that a dying thread does: it ends the jobs, and starts the thread that takes over."""
+        now = time.monotonic()
+        self._deaths.append(now)
         with self._lock:
-            old = self._stats
-            self._stats = EngineStats(
-                running=len(self._running),
-                steps=old.steps + steps,
-                step_seconds=old.step_seconds + seconds,
-                prefill_tokens=old.prefill_tokens + prefilled,
-                decode_tokens=old.decode_tokens + decoded,
-            )
-
-
-class Sampler:
-    """Chooses a token from logits: the best one at temperature 0, else a draw from the softmax."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self._temperature = sampling.temperature
-        self._generator = torch.Generator()
-        if sampling.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(sampling.seed)
-
-    def choose(self, logits: Tensor) -> tuple[int, float]:
-        """The token id, and the best logit less the second best. logits [vocab], float32."""
-        best = logits.topk(2)
-        margin = float(best.values[0] - best.values[1])
-        if self._temperature == 0.0:
-            return int(best.indices[0]), margin
-        # in float64 and below zero no temperature over 0, however small, makes an infinity or NaN
-        scaled = (logits.cpu().double() - best.values[0].item()) / self._temperature
-        probabilities = torch.softmax(scaled, -1)
-        return int(torch.multinomial(probabilities, 1, generator=self._generator)), margin
+            self._error = died
+            # before the jobs are told: what is submitted by then is for the next thread, or refused
+            self._dead = len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATHS_SECONDS
+            self._empty_inbox()
+        self._batch.fail_all(died)
+        with self._lock:
+            if not self._closed and not self._dead:
+                try:
+                    self._thread = self._start_thread()
+                except RuntimeError as error:  # the system has no thread to give
+                    self._dead = True
+                    self._error = f"{died}; no other could be started: {error}"
+                else:
+                    self._restarts += 1
+                    return  # the batch is the other thread's
+            self._empty_inbox()  # what came while the jobs were told
+            last_words = SHUT_DOWN if self._closed else died
+        self._batch.fail_all(last_words)

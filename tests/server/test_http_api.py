@@ -57,7 +57,7 @@ def test_an_answer_has_the_documented_shape(site):
     response = site.ask(top_k=2, max_tokens=5)
     assert response.status_code == 200
     body = response.json()
-    assert body.keys() == {"id", "answer", "finish_reason", "documents", "usage", "timing"}
+    assert body.keys() == {"id", "answer", "finish_reason", "documents", "usage", "timing", "speculation"}
     assert body["documents"][0].keys() == {"id", "title", "score", "truncated"}
     assert [body["documents"][0][name] for name in ("id", "title")] == ["otter", "Otter"]
     assert len(body["documents"]) == 2
@@ -65,7 +65,10 @@ def test_an_answer_has_the_documented_shape(site):
     assert body["usage"].keys() == {"prompt_tokens", "completion_tokens", "computed_tokens", "cached_tokens"}
     assert body["usage"]["cached_tokens"] == {"device": 0, "host": 0, "disk": 0}
     assert body["usage"]["completion_tokens"] == 5
-    assert body["timing"].keys() == {"retrieval_ms", "queue_ms", "prefill_ms", "ttft_ms", "total_ms"}
+    assert body["timing"].keys() == {
+        "retrieval_ms", "queue_ms", "prefill_ms", "ttft_ms", "total_ms", "search_overlap_ms"
+    }  # fmt: skip
+    assert body["speculation"] == {"started": 0, "used": False, "wasted_tokens": 0}
     assert body["finish_reason"] == "length"
 
 
@@ -74,6 +77,16 @@ def test_tokens_add_up_the_first_time_and_the_second(site):
         usage = site.ask().json()["usage"]
         assert usage["computed_tokens"] + sum(usage["cached_tokens"].values()) == usage["prompt_tokens"]
     assert usage["cached_tokens"]["device"] > usage["computed_tokens"]
+
+
+def test_sampling_options_reach_the_answer(site):
+    drawn = [site.ask(temperature=1.5, top_p=0.95, seed=seed).json()["answer"] for seed in (3, 3, 4)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    whole = site.ask().json()["answer"]
+    for stop in (whole[4:6], ["never said by anybody", whole[4:6]]):
+        body = site.ask(stop=stop).json()
+        assert body["answer"] == whole[: whole.find(whole[4:6])]
+        assert body["finish_reason"] == "stop"
 
 
 def test_a_stream_is_documents_deltas_done(site):
@@ -125,6 +138,13 @@ def test_a_stream_is_sent_as_it_is_written(open_site):
         ({"question": "a", "temperature": math.nan}, 422, "temperature", "it may be 0 to 5"),
         ({"question": "a", "temperature": math.inf}, 422, "temperature", "it may be 0 to 5"),
         ({"question": "a", "temperature": 10**400}, 422, "temperature", "valid number"),
+        ({"question": "a", "top_p": 0}, 422, "top_p", "above 0 and up to 1"),
+        ({"question": "a", "top_p": "most"}, 422, "top_p", "valid number"),
+        ({"question": "a", "seed": -1}, 422, "seed", "0 to 2^63 - 1"),
+        ({"question": "a", "seed": 1.5}, 422, "seed", "valid integer"),
+        ({"question": "a", "stop": ""}, 422, "stop", "1 to 200 characters"),
+        ({"question": "a", "stop": ["x"] * 9}, 422, "stop", "up to 8 strings"),
+        ({"question": "a", "stop": [1]}, 422, "stop.0", "valid string"),
         ({"question": "a", "temperature": "hot"}, 422, "temperature", "valid number"),
         ({"question": "a", "temperature": True}, 422, "temperature", "valid number"),
         ({"question": "a", "stream": "yes"}, 422, "stream", "valid boolean"),

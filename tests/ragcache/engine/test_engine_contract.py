@@ -4,11 +4,23 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pytest
 
-from ragcache.engine.protocol import Engine, EngineEvent, Failed, Finished, Job, Prefilled, Started, Token
+from ragcache.engine.protocol import (
+    Engine,
+    EngineEvent,
+    Failed,
+    Finished,
+    Job,
+    LastEvent,
+    Prefilled,
+    Sampling,
+    Started,
+    Token,
+)
 from ragcache.engine.simulated_engine import SimulatedEngine
 from ragcache.engine.torch_engine import TorchEngine
 from ragcache.virtual_time import VirtualTimeLoop
@@ -28,7 +40,7 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        return bool(self.events) and isinstance(self.events[-1], Finished | Failed)
+        return bool(self.events) and isinstance(self.events[-1], LastEvent)
 
     @property
     def kinds(self) -> list[type]:
@@ -175,7 +187,7 @@ def test_events_come_in_the_documented_order(drive):
     driven.finish(run)
     assert run.kinds == [Started, Prefilled, Token, Token, Token, Token, Finished]
     assert run.events[1] == Prefilled(computed_tokens=35)
-    assert run.events[-1] == Finished("length")
+    assert run.events[-1] == Finished("length", computed_tokens=35)
     assert all(event.margin >= 0 for event in run.events if isinstance(event, Token))
 
 
@@ -240,7 +252,7 @@ def test_a_decode_waits_for_no_more_than_a_chunk(drive):
         assert driven.begin() == [1, 16]
     driven.end()
     assert driven.begin() == [16]
-    assert first.events[-1] == Finished("length")
+    assert first.events[-1] == Finished("length", 4)
     driven.finish(second)
 
 
@@ -252,9 +264,9 @@ def test_cancelled_before_it_starts(drive):
     waiting.cancel()
     driven.end()
     assert driven.begin() == [1]
-    assert waiting.events == [Finished("cancelled")]
+    assert waiting.events == [Finished("cancelled", computed_tokens=0)]
     driven.finish(running)
-    assert running.events[-1] == Finished("length")
+    assert running.events[-1] == Finished("length", 5)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -267,7 +279,7 @@ def test_cancelled_in_prefill_it_ends_at_the_next_step(drive, steps):
     driven.begin()
     run.cancel()
     driven.finish(run)
-    assert run.events == [Started(), Finished("cancelled")]
+    assert run.events == [Started(), Finished("cancelled", computed_tokens=4 * steps)]
     assert driven.engine.stats().steps == steps
 
 
@@ -280,7 +292,7 @@ def test_cancelled_in_decode_it_ends_at_the_next_step(drive):
     driven.begin()
     run.cancel()
     driven.finish(run)
-    assert run.events[-1] == Finished("cancelled")
+    assert run.events[-1] == Finished("cancelled", computed_tokens=5)
     assert driven.engine.stats().steps == run.kinds.count(Token) == 5
 
 
@@ -292,13 +304,14 @@ def test_cancelling_twice_or_too_late_does_nothing(drive):
     run.cancel()
     other = driven.submit(job(driven.engine, 5, 2))
     driven.finish(other)
-    assert run.events[-1] == other.events[-1] == Finished("length")
+    assert run.events[-1] == other.events[-1] == Finished("length", 5)
     assert run.kinds.count(Finished) == 1
 
 
 def test_stats_count_every_token_once(drive):
     driven = drive(prefill_chunk=8)
-    assert driven.engine.stats().steps == 0
+    stats = driven.engine.stats()
+    assert (stats.steps, stats.restarts, stats.error, stats.alive) == (0, 0, None, True)
     runs = [driven.submit(job(driven.engine, 20, 5)) for _ in range(3)]
     driven.finish(*runs)
     stats = driven.engine.stats()
@@ -315,12 +328,40 @@ def test_close_fails_what_runs_and_what_waits(drive):
     driven.begin()
     waiting = driven.submit(job(driven.engine, 5, 1000))
     driven.close()
+    # the embedded engine ends its step, the simulated one is simply gone
+    assert running.events[-1] in [Failed("the engine was shut down", computed) for computed in (0, 5)]
+    assert waiting.events[-1] == Failed("the engine was shut down", computed_tokens=0)
     for run in (running, waiting):
-        assert run.events[-1] == Failed("the engine was shut down")
-        assert sum(isinstance(event, Finished | Failed) for event in run.events) == 1
+        assert sum(isinstance(event, LastEvent) for event in run.events) == 1
     with pytest.raises(RuntimeError, match="the engine is closed"):
         driven.engine.submit(job(driven.engine, 5, 1), print)
+    assert not driven.engine.stats().alive
     driven.engine.close()  # again: harmless
+
+
+@pytest.mark.parametrize("split", [1, 3, 7])
+def test_an_answer_that_goes_on_in_another_job_is_the_same(drive, split):
+    driven = drive(prefill_chunk=16)
+    sampling = Sampling(temperature=1.5, seed=3, top_p=0.9)
+    first = replace(job(driven.engine, 8, 8, missing=[20]), sampling=sampling)
+    whole = driven.submit(first)
+    driven.finish(whole)
+    tokens = [event.id for event in whole.events if isinstance(event, Token)]
+    assert len(tokens) == 8
+    question = [*first.question, *tokens[:split]]
+    rest = Job(
+        cached=[first.missing[0][1]],
+        missing=[],
+        question=question,
+        memory=driven.engine.allocate(len(question) + 8 - split - 1),
+        max_tokens=8 - split,
+        sampling=sampling,
+        generated=split,
+    )
+    run = driven.submit(rest)
+    driven.finish(run)
+    assert [event.id for event in run.events if isinstance(event, Token)] == tokens[split:]
+    assert run.events[-1] == Finished("length", computed_tokens=8 + split)
 
 
 @pytest.mark.parametrize(("question", "max_tokens", "room"), [(0, 4, 8), (5, 0, 8), (5, 4, 7)])
@@ -330,7 +371,7 @@ def test_a_job_that_cannot_be_done_is_refused(drive, question, max_tokens, room)
         driven.submit(Job([], [], range(question), driven.engine.allocate(room), max_tokens))
     good = driven.submit(job(driven.engine, 5, 4))
     driven.finish(good)
-    assert good.events[-1] == Finished("length")
+    assert good.events[-1] == Finished("length", 5)
 
 
 def test_a_chunk_of_nothing_is_refused(drive):

@@ -15,7 +15,7 @@ from ragcache.cache import KnowledgeCache
 from ragcache.cost import PolynomialCost, PrefillProfile
 from ragcache.engine.hardware import HARDWARE
 from ragcache.engine.model_shape import MODELS
-from ragcache.engine.protocol import EngineEvent, Failed, Finished, Job, Prefilled, Started, Token
+from ragcache.engine.protocol import EngineEvent, Failed, Job, LastEvent, Prefilled, Started, Token
 from ragcache.engine.roofline import Roofline
 from ragcache.engine.simulated_engine import SimulatedEngine, SimulatedKV
 from ragcache.engine.step_cost import MeasuredCost
@@ -46,7 +46,7 @@ class Run:
 
         def deliver(event: EngineEvent) -> None:
             self.events.append((loop.time(), event))
-            if isinstance(event, Finished | Failed):
+            if isinstance(event, LastEvent):
                 self.ended.set_result(None)
 
         *missing, question = new
@@ -132,7 +132,7 @@ def test_a_cancelled_request_gives_way_at_the_next_step():
         long.cancel()
         await other.ended
         assert long.times == [(0.0, "Started"), (1.024, "Finished")]
-        assert long.events[-1][1] == Finished("cancelled")
+        assert long.events[-1][1].reason == "cancelled"
         assert other.times[0] == (1.024, "Started")
         assert engine.stats().prefill_tokens == 2 * 512 + 10
 
@@ -167,7 +167,7 @@ def test_what_is_told_may_submit_cancel_and_close():
         job = Job([], [], range(5), engine.allocate(5), 1)
         engine.submit(job, lambda event: engine.close() if isinstance(event, Started) else None)
         await asyncio.gather(other.ended, runs[0].ended)
-        assert other.events[-1][1] == runs[0].events[-1][1] == Failed("the engine was shut down")
+        assert other.events[-1][1] == runs[0].events[-1][1] == Failed("the engine was shut down", 10)
         assert engine.stats().running == 0
 
     run_virtual(main())

@@ -3,142 +3,19 @@
 What it shares with every engine is in test_engine_contract.py.
 """
 
-import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import pytest
 import torch
 
-from ragcache.engine import torch_engine
-from ragcache.engine.protocol import (
-    EngineEvent,
-    Failed,
-    Finished,
-    Job,
-    Prefilled,
-    Sampling,
-    Started,
-    Token,
-)
-from ragcache.engine.torch_engine import Sampler, TorchEngine
-
-PATIENCE = 30  # seconds for what takes milliseconds
-
-
-class Changed:
-    """A model with some attributes replaced."""
-
-    def __init__(self, model: Any, **changes: Any) -> None:
-        self._model = model
-        self.__dict__.update(changes)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-class Gate:
-    """A model whose forward waits for permission, so that a test stands between two steps."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self.asked: queue.Queue[Any] = queue.Queue()
-        self.allowed = threading.Semaphore(0)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def forward(self, steps: Any) -> Any:
-        self.asked.put([len(step.tokens) for step in steps])
-        assert self.allowed.acquire(timeout=PATIENCE)
-        return self._model.forward(steps)
-
-    def step(self) -> list[int]:
-        """Lets the engine make one step; returns the number of tokens of each sequence in it."""
-        sizes = self.asked.get(timeout=PATIENCE)
-        self.allowed.release()
-        return sizes
-
-
-class Run:
-    """A submitted job: its events, and its memory, which is the test's."""
-
-    def __init__(self, engine: TorchEngine, job: Job) -> None:
-        self.job: Job | None = job
-        self.events: list[EngineEvent] = []
-        self._ended = threading.Event()
-        self.cancel = engine.submit(job, self._on_event)
-
-    def _on_event(self, event: EngineEvent) -> None:
-        self.events.append(event)
-        if isinstance(event, Finished | Failed):
-            self._ended.set()
-
-    def wait(self) -> "Run":
-        assert self._ended.wait(PATIENCE), f"no end after {self.events}"
-        return self
-
-    @property
-    def tokens(self) -> list[int]:
-        return [event.id for event in self.events if isinstance(event, Token)]
-
-    @property
-    def kinds(self) -> list[type]:
-        return [type(event) for event in self.events]
-
-
-@pytest.fixture
-def engines(tiny_model) -> Iterator[Callable[..., TorchEngine]]:
-    made: list[TorchEngine] = []
-
-    def make(model: Any = tiny_model, **options: Any) -> TorchEngine:
-        made.append(TorchEngine(model, threads=1, **options))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
-        assert not engine._thread.is_alive()
-
-
-def prompt(length: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(3, 500, (length,), generator=generator).tolist()
-
-
-def job(
-    engine: TorchEngine,
-    question: Sequence[int],
-    max_tokens: int = 8,
-    missing: Sequence[Sequence[int]] = (),
-    cached: Sequence[Any] = (),
-    **sampling: Any,
-) -> Job:
-    return Job(
-        cached=cached,
-        missing=[(tokens, engine.allocate(len(tokens))) for tokens in missing],
-        question=question,
-        memory=engine.allocate(len(question) + max_tokens - 1),
-        max_tokens=max_tokens,
-        sampling=Sampling(**sampling),
-    )
-
-
-@pytest.fixture(scope="module")
-def generate(llama) -> Callable[[list[int], int], list[int]]:
-    """Greedy generation as `transformers` does it."""
-    module = llama()
-
-    def call(tokens: list[int], count: int) -> list[int]:
-        ids = torch.tensor([tokens])
-        out = module.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
-        return out[0, len(tokens) :].tolist()
-
-    return call
+from ragcache.engine import batch
+from ragcache.engine.protocol import Failed, Finished, Prefilled, Started, Token
+from tests.ragcache.engine.torch_runs import PATIENCE, Changed, Gate, Run, job, prompt
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 512])
@@ -180,7 +57,7 @@ def test_an_end_token_stops_and_is_not_told(engines, tiny_model, generate):
     at = expected.index(stop)
     engine = engines(Changed(tiny_model, eos_tokens=frozenset([stop])))
     run = Run(engine, job(engine, prompt(20, 9), 12)).wait()
-    assert run.events[-1] == Finished("stop")
+    assert run.events[-1] == Finished("stop", 20)
     assert run.tokens == expected[:at]
 
 
@@ -188,7 +65,7 @@ def test_an_end_token_at_once_gives_an_empty_answer(engines, tiny_model, generat
     engine = engines(Changed(tiny_model, eos_tokens=frozenset(generate(prompt(20, 9), 1))))
     run = Run(engine, job(engine, prompt(20, 9), 12)).wait()
     assert run.kinds == [Started, Prefilled, Finished]
-    assert run.events[-1] == Finished("stop")
+    assert run.events[-1] == Finished("stop", 20)
 
 
 def test_the_margin_is_best_less_second(engines, llama):
@@ -214,7 +91,7 @@ def test_together_they_say_what_they_say_alone(engines, generate):
 @pytest.mark.parametrize("end", ["finished", "cancelled", "failed"])
 def test_memory_goes_with_its_last_reference(engines, tiny_model, end, monkeypatch):
     """Without the garbage collector: what a job used must not hang on a cycle, nor on the idle engine."""
-    monkeypatch.setattr(torch_engine.log, "disabled", True)  # pytest keeps records, and with them tracebacks
+    monkeypatch.setattr(batch.log, "disabled", True)  # pytest keeps records, and with them tracebacks
     fail = threading.Event()
 
     def forward(steps: Any) -> Any:
@@ -277,14 +154,14 @@ def test_only_the_batch_in_the_failed_step_fails(engines, tiny_model):
     gate.allowed.release(20)
     assert isinstance(first.wait().events[-1], Failed)
     assert isinstance(second.wait().events[-1], Failed)
-    assert third.wait().events[-1] == Finished("length")  # no room in that chunk: it was not in the step
+    assert third.wait().events[-1] == Finished("length", 10)  # no room in that chunk: it was not in the step
 
 
 @pytest.mark.parametrize("temperature", [1e-320, 1e-45, 1e-40, 1e-6])
 def test_a_temperature_near_zero_is_greedy(engines, generate, temperature):
     engine = engines()
     run = Run(engine, job(engine, prompt(9, 1), 6, temperature=temperature)).wait()
-    assert run.events[-1] == Finished("length")
+    assert run.events[-1] == Finished("length", 9)
     assert run.tokens == generate(prompt(9, 1), 6)
 
 
@@ -307,14 +184,13 @@ def test_neighbours_do_not_change_what_a_seed_gives(engines):
         run.wait()
 
 
-def test_samples_follow_the_softmax():
-    logits = torch.tensor([0.0, 1.0, 2.0, -20.0])
-    sampler = Sampler(Sampling(temperature=0.5, seed=0))
-    counts = torch.zeros(4)
-    for _ in range(4000):
-        counts[sampler.choose(logits)[0]] += 1
-    torch.testing.assert_close(counts / 4000, torch.softmax(logits / 0.5, -1), rtol=0, atol=0.02)
-
-
-def test_greedy_takes_the_best_and_tells_its_margin():
-    assert Sampler(Sampling()).choose(torch.tensor([0.5, 3.0, 1.0])) == (1, 2.0)
+def test_a_sampled_answer_does_not_depend_on_what_was_cached_nor_on_where_it_was_split(engines):
+    engine = engines(prefill_chunk=16)
+    settings = {"temperature": 1.2, "top_p": 0.9, "seed": 4}
+    first = job(engine, prompt(9, 1), 15, missing=[prompt(30, 2)], **settings)
+    whole = Run(engine, first).wait().tokens
+    cached = [span for _, span in first.missing]
+    assert Run(engine, job(engine, prompt(9, 1), 15, cached=cached, **settings)).wait().tokens == whole
+    for split in (1, 6, 14):
+        rest = job(engine, [*prompt(9, 1), *whole[:split]], 15 - split, cached=cached, **settings)
+        assert Run(engine, replace(rest, generated=split)).wait().tokens == whole[split:]
