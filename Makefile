@@ -24,7 +24,7 @@ test: setup lint  ## Lint, types and the whole test suite
 	$(BIN)/python -m pytest
 
 test-vllm: setup-vllm  ## What needs vLLM
-	VLLM_CPU_KVCACHE_SPACE=1 $(VENV_VLLM)/bin/python -m pytest tests/vllm
+	$(VENV_VLLM)/bin/python -m pytest --confcutdir tests/vllm tests/vllm
 
 lint: setup  ## Lint and types only
 	$(BIN)/ruff check .

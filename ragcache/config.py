@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import tomllib
@@ -15,6 +16,7 @@ from ragcache.cache import ADMISSIONS
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES
 
+ENGINES = ("torch", "vllm")
 KV_STORE_DTYPES = ("device", "float16")
 SPECULATIONS = ("off", "dynamic")
 _UNITS = {"": 1, "b": 1, "k": 2**10, "kib": 2**10, "kb": 10**3, "m": 2**20, "mib": 2**20, "mb": 10**6}
@@ -55,6 +57,14 @@ class ServeConfig:
 
     index: Path = _option(Path(), "faiss.idx of a folder written by `ragcache index`", required=True)
     model: str = _option("default", "model folder, GGUF file or Hugging Face id")
+    engine: str = _option(
+        "torch", "who computes: torch, in this process, or vllm, where it is installed", one_of=ENGINES
+    )
+    vllm_options: str = _option(
+        "",
+        'options of vLLM as a JSON object, such as {"tensor_parallel_size": 2}; see `vllm serve --help`, with _ for -',
+        form="JSON",
+    )
     top_k: int = _option(2, "documents a question gets unless it asks for another number", least=1)
     max_doc_tokens: int = _option(1024, "a longer document is cut to this many tokens", least=16)
     max_question_tokens: int = _option(512, "a longer question is refused", least=1)
@@ -118,6 +128,10 @@ class ServeConfig:
         _ = self.disk  # parsed, and so checked
         if not self.cache and (self.host_cache or self.disk_cache):
             raise ConfigError("a host or a disk cache has no use with --no-cache: leave out one or the other")
+        if self.vllm and self.engine != "vllm":
+            raise ConfigError("vllm_options have no use without --engine vllm")
+        if self.engine == "vllm" and self.kv_store_dtype != "device":
+            raise ConfigError("vLLM's KV moves in whole blocks: leave out --kv-store-dtype")
         if self.port > 65535:
             raise ConfigError(f"port must be at most 65535, not {self.port}")
 
@@ -125,6 +139,17 @@ class ServeConfig:
     def disk(self) -> DiskCache | None:
         """The disk cache, if there is to be one."""
         return DiskCache.parse(self.disk_cache) if self.disk_cache else None
+
+    @property
+    def vllm(self) -> dict[str, Any]:
+        """The options of vLLM."""
+        try:
+            found = json.loads(self.vllm_options or "{}")
+        except ValueError as error:
+            raise ConfigError(f"vllm_options is no JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise ConfigError(f"vllm_options must be a JSON object, not {self.vllm_options!r}")
+        return found
 
     @classmethod
     def load(cls, file: Path | None, options: Mapping[str, Any]) -> ServeConfig:

@@ -1,4 +1,8 @@
-"""vLLM in this process, small: where vLLM is not installed, nothing here is collected."""
+"""vLLM in this process, small: where vLLM is not installed, nothing here is collected.
+
+To be run with `--confcutdir tests/vllm`, as `make test-vllm` does: vLLM's CPU worker looks through all modules of its
+process when it starts, and stumbles over numba's, which the other tests' fixtures load.
+"""
 
 import importlib.util
 import os

