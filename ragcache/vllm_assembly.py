@@ -79,6 +79,7 @@ def engine_arguments(config: ServeConfig) -> AsyncEngineArgs:
         "max_num_batched_tokens": max(config.prefill_chunk, config.max_batch),
         "enable_chunked_prefill": True,
         "enable_prefix_caching": config.cache,
+        "max_model_len": -1,  # the model's, or what the KV has room for
         "disable_log_stats": True,
     }
     if on_cpu:

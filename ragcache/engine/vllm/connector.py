@@ -177,7 +177,10 @@ class RagCacheConnector(KVConnectorBase_V1):
         return StepOrders(self.cache.dispatch.take(), idle=not scheduler_output.num_scheduled_tokens)
 
     def update_connector_output(self, connector_output: Any) -> None:
-        self.cache.lost(set(connector_output.invalid_block_ids))
+        if connector_output.invalid_block_ids:
+            assert self._kv_cache_manager is not None
+            tables = [self._kv_cache_manager.get_block_ids(name)[0] for name in self.cache.requests()]
+            self.cache.lost(set(connector_output.invalid_block_ids), tables)
         meta = connector_output.kv_connector_worker_meta
         if meta is not None:
             self.cache.dispatch.hear(meta.reports)

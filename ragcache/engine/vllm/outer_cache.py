@@ -9,7 +9,7 @@ records and the writing behind are those of KnowledgeCache. Nothing here waits o
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,6 +132,10 @@ class OuterCache:
         """Of a request that is neither finished nor unknown."""
         return self._tickets.get(request)
 
+    def requests(self) -> list[str]:
+        """Those that are neither finished nor unknown."""
+        return list(self._tickets)
+
     # -- a request's life
 
     def open(self, request: str, path: Sequence[Segment], namespace: str) -> Ticket:
@@ -225,11 +229,19 @@ class OuterCache:
             if not self._tickets or len(self._unlearned) >= LEARNED_AT_ONCE:
                 self._learn()
 
-    def lost(self, blocks: set[int]) -> None:
-        """Loads into these blocks have failed: nobody is to find them before they are computed."""
+    def lost(self, blocks: set[int], tables: Iterable[Sequence[int]]) -> None:
+        """Loads into these blocks have failed. `tables` are the blocks of all requests that run, in order.
+
+        Nobody is to find the blocks, nor what a forward has made of them behind, before they are computed again: and
+        that may never be, if their request is given up first.
+        """
         if blocks:
             self.dispatch.era += 1
-            self._pool.evict_blocks(blocks)
+            wrong = set(blocks)
+            for table in tables:
+                first = next((at for at, block in enumerate(table) if block in blocks), len(table))
+                wrong.update(table[first:])
+            self._pool.evict_blocks(wrong)
 
     def clear(self) -> None:
         """Gives up all that nothing holds, on all tiers."""

@@ -119,6 +119,7 @@ class PagedEngine:
             ConnectorSettings(**settings), self.pool, BLOCK, [inventory], PolynomialCost(50, 0.01), follows_device=True
         )
         self._names = 0
+        self._table: list[int] = []  # of the request that runs
 
     def serve(
         self, prompt: Sequence[int], lengths: Sequence[int], namespace: str = "default", *, patient: bool = True
@@ -140,7 +141,8 @@ class PagedEngine:
         assert local + tokens <= limit
         self.pool.touch(hit)
         blocks = hit + self.pool.take(-(-len(prompt) // BLOCK) - len(hit))
-        self.cache.begin(ticket, [block.block_id for block in blocks], tokens)
+        self._table = [block.block_id for block in blocks]
+        self.cache.begin(ticket, self._table, tokens)
         served = Served({}, len(prompt) - local - tokens)
         if waits:
             bad: set[int] = set()  # told of at any time until the request has arrived
@@ -164,6 +166,7 @@ class PagedEngine:
         if patient or not results.bad_blocks:
             self._check(prompt, blocks, len(prompt), namespace)
         self.cache.finish(ticket)
+        self._table = []
         self.pool.release(reversed(blocks))
         while self.settles and self.cache.busy:
             self._step(lambda: None)
@@ -179,7 +182,7 @@ class PagedEngine:
         forward()
         self.store.after(orders, idle=True)
         results = self.store.take()
-        self.cache.lost(results.bad_blocks)
+        self.cache.lost(results.bad_blocks, [self._table])
         self.cache.dispatch.hear(results.reports)
         return results
 

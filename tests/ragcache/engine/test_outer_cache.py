@@ -26,7 +26,7 @@ def engines():
 
 def serve(engine, chosen, question=7, namespace="default", **how):
     documents = [DOCUMENTS[n] for n in chosen]
-    prompt = SYSTEM + sum(documents, []) + [9000 + question, 9100 + question]
+    prompt = [*SYSTEM, *(token for document in documents for token in document), 9000 + question, 9100 + question]
     return engine.serve(prompt, [len(SYSTEM), *map(len, documents)], namespace, **how)
 
 
