@@ -57,14 +57,6 @@ class ServeConfig:
 
     index: Path = _option(Path(), "faiss.idx of a folder written by `ragcache index`", required=True)
     model: str = _option("default", "model folder, GGUF file or Hugging Face id")
-    engine: str = _option(
-        "torch", "who computes: torch, in this process, or vllm, where it is installed", one_of=ENGINES
-    )
-    vllm_options: str = _option(
-        "",
-        'options of vLLM as a JSON object, such as {"tensor_parallel_size": 2}; see `vllm serve --help`, with _ for -',
-        form="JSON",
-    )
     top_k: int = _option(2, "documents a question gets unless it asks for another number", least=1)
     max_doc_tokens: int = _option(1024, "a longer document is cut to this many tokens", least=16)
     max_question_tokens: int = _option(512, "a longer question is refused", least=1)
@@ -86,6 +78,14 @@ class ServeConfig:
         "whether new KV stays always, or competes with what it would displace (memory for one request is then kept "
         "free of idle KV)",
         one_of=ADMISSIONS,
+    )
+    engine: str = _option(
+        "torch", "who computes: torch, in this process, or vllm, where it is installed", one_of=ENGINES
+    )
+    vllm_options: str = _option(
+        "",
+        'options of vLLM as a JSON object, such as {"tensor_parallel_size": 2}; see `vllm serve --help`, with _ for -',
+        form="JSON",
     )
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8000, "port to listen on (0: any free one)", least=0)

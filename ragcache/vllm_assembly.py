@@ -39,13 +39,13 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
         checkpoint, max_doc_tokens=config.max_doc_tokens, max_question_tokens=config.max_question_tokens
     )
     with contextlib.ExitStack() as opened:
+        retriever = Retriever.open(config.index, threads=EMBEDDER_THREADS)  # what is wrong with it is told at once
+        opened.callback(retriever.close)
         announce("vLLM starts; its log says how")
-        # before anything else has threads: vLLM makes processes of this one
         engine = VllmEngine(arguments)
         opened.callback(engine.close)
         if config.max_tokens >= engine.context_length:
             raise ConfigError(f"max_tokens is {config.max_tokens}; vLLM's context is {engine.context_length} tokens")
-        retriever = Retriever.open(config.index, threads=EMBEDDER_THREADS)
         opened.pop_all()
     limits = Limits(
         top_k=config.top_k,
@@ -71,6 +71,7 @@ def engine_arguments(config: ServeConfig) -> AsyncEngineArgs:
         raise ConfigError(
             "this vLLM finds no device to run on: it is built for GPUs, and there is none. On a CPU: make setup-vllm"
         )
+    # a fork of a process that has threads may hang, and vLLM's worker stumbles over modules that we have imported
     os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
     settings: dict[str, Any] = {
         "model": Checkpoint.resolve(config.model).location,

@@ -35,12 +35,20 @@ class Answered:
 class Site:
     """One vLLM engine. `blocks` of 32 tokens are its device; further settings are the connector's."""
 
-    def __init__(self, *, plain: bool = False, blocks: int = 64, dtype: str = "float32", **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        plain: bool = False,
+        blocks: int = 64,
+        dtype: str = "float32",
+        failure_policy: str = "recompute",
+        **settings: Any,
+    ) -> None:
         transfer = {
             "kv_connector": "RagCacheConnector",
             "kv_connector_module_path": "ragcache.engine.vllm.connector",
             "kv_role": "kv_both",
-            "kv_load_failure_policy": "recompute",
+            "kv_load_failure_policy": failure_policy,
             "kv_connector_extra_config": {"host_cache": "1GiB"} | settings,
         }
         self.llm = LLM(
