@@ -27,8 +27,8 @@ from tqdm import tqdm
 from eval.demo_corpus import demo_index
 from eval.load import Load
 from eval.question_set import QuestionError, read_questions
-from eval.server_process import ServerDied, ServerProcess
-from eval.uncached import Uncached, answer_uncached
+from eval.server_process import ServerDied, ServerProcess, arguments_for
+from eval.uncached import Tally, Uncached, answer_uncached
 from ragcache.config import ServeConfig, parse_size
 from ragcache.disk import DiskStore
 from ragcache.engine.checkpoint import Checkpoint
@@ -47,19 +47,6 @@ FINISHING_SECONDS = 0.8  # after SIGTERM, at most
 # what a crash may leave to be swept: KV that was being written or removed, which no header makes visible
 INNOCENT = {"unfinished"}
 BAD_WORDS = ("Traceback", "do not balance")  # in what a server says
-
-
-@dataclass(slots=True)
-class Tally:
-    """Answers held against uncached ones. `ties` depart where two logits were as good as equal."""
-
-    equal: int = 0
-    ties: int = 0
-    different: int = 0
-
-    @property
-    def compared(self) -> int:
-        return self.equal + self.ties + self.different
 
 
 @dataclass(slots=True)
@@ -100,8 +87,8 @@ class Report:
             f"records visible after a kill: {visible['min']} / {visible['median']} / {visible['max']} (least, median, "
             f"most); {self.verified} read and checked, {self.damaged} damaged",
             f"swept: {_listed(self.swept)}; cache files given up: {self.discarded}",
-            f"first answers after a start: {_told(self.first_answers)}; tokens: {_listed(self.first_tokens)}",
-            f"answers under load: {_told(self.load_answers)}; tokens: {_listed(self.load_tokens)}; "
+            f"first answers after a start: {self.first_answers.in_words()}; tokens: {_listed(self.first_tokens)}",
+            f"answers under load: {self.load_answers.in_words()}; tokens: {_listed(self.load_tokens)}; "
             f"hung up: {self.hung_up}",
             *(f"PROBLEM: {problem}" for problem in self.problems),
         ]
@@ -114,10 +101,6 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()) if count) or "none"
-
-
-def _told(tally: Tally) -> str:
-    return f"{tally.compared} compared, {tally.equal} equal, {tally.ties} ties, {tally.different} different"
 
 
 class Crash:
@@ -139,7 +122,7 @@ class Crash:
         """`config` names the disk cache. `reference` has an answer to each question."""
         assert config.disk is not None
         self._disk = config.disk
-        self._arguments = _arguments(config)
+        self._arguments = arguments_for(config)
         self._known, self._new, self._reference = known, new, reference
         self._fingerprint = fingerprint
         self._folder = folder
@@ -254,9 +237,7 @@ class Crash:
         if sum(sources.values()) != usage["prompt_tokens"]:
             self._blame(f"{question!r}: {sources} do not add up to {usage['prompt_tokens']} tokens")
         verdict = self._reference[question].compare(body)
-        tally.equal += verdict == "equal"
-        tally.ties += verdict == "tie"
-        tally.different += verdict == "different"
+        tally.count(verdict)
         if verdict == "different":
             expected = self._reference[question]
             self._blame(f"{question!r}: {body['answer']!r}, uncached {expected.text!r} with margins {expected.margins}")
@@ -269,13 +250,6 @@ class Crash:
 
     def _blame(self, problem: str) -> None:
         self.report.problems.append(f"round {self.report.rounds}: {problem}")
-
-
-def _arguments(config: ServeConfig) -> list[str]:
-    """The options of `ragcache serve` that say the same."""
-    names = ["index", "model", "top_k", "max_doc_tokens", "max_question_tokens", "max_tokens"]
-    names += ["device_cache", "host_cache", "disk_cache", "threads", "policy", "admission", "kv_store_dtype"]
-    return [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(config, name)))]
 
 
 def _fingerprint(config: ServeConfig) -> bytes:

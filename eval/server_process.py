@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ragcache.config import ServeConfig
 from server.client import RagClient, ServerError
 
 PATIENCE_SECONDS = 120.0
@@ -19,6 +21,16 @@ PATIENCE_SECONDS = 120.0
 
 class ServerDied(Exception):
     """The server ended, or did not answer, before it was ready."""
+
+
+def arguments_for(config: ServeConfig) -> list[str]:
+    """The options of `ragcache serve` that say the same. The cache must be on, for its absence is another option."""
+    words = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            words += [f"--{field.name.replace('_', '-')}", str(value)]
+    return words
 
 
 class ServerProcess:

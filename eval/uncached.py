@@ -42,6 +42,28 @@ class Uncached:
         return "different"
 
 
+@dataclass(slots=True)
+class Tally:
+    """Answers held against uncached ones. `ties` depart where two logits were as good as equal."""
+
+    equal: int = 0
+    ties: int = 0
+    different: int = 0
+
+    @property
+    def compared(self) -> int:
+        return self.equal + self.ties + self.different
+
+    def count(self, verdict: str) -> None:
+        """One more, by what `Uncached.compare` says."""
+        self.equal += verdict == "equal"
+        self.ties += verdict == "tie"
+        self.different += verdict == "different"
+
+    def in_words(self) -> str:
+        return f"{self.compared} compared, {self.equal} equal, {self.ties} ties, {self.different} different"
+
+
 def answer_uncached(config: ServeConfig, questions: Sequence[str]) -> dict[str, Uncached]:
     """The answer to each question, by a service of these settings in this process, one after the other."""
     template = PromptTemplate.load(

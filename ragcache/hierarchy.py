@@ -55,7 +55,8 @@ Held = list[tuple[Tier, Node, Place]]
 
 class Hierarchy:
     """Tree and tiers. `on_lost` is told of a node that cannot be loaded, before it leaves the tree: who counted on it
-    lets go of it and of everything below. `on_room` is told when a move has ended that held memory."""
+    lets go of it and of everything below. `on_room` is told when a move has ended that held memory, `on_moved` how
+    each move ended: what it was, the slower tier, and the error if it failed."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class Hierarchy:
         self.lower = [tier for tier in (self.host, self.disk) if tier is not None]
         self.on_lost: Callable[[Node], None] = lambda _: None
         self.on_room: Callable[[], None] = lambda: None
+        self.on_moved: Callable[[str, Tier, Exception | None], None] = lambda *_: None
         self.moves = {name: MoveCounts() for name in ("device_to_host", "host_to_device", "to_disk", "from_disk")}
         self._contested = contested
         self.copies: Mover = copies or InlineMover()
@@ -352,6 +354,10 @@ class Hierarchy:
 
         key = origin.copy
 
+        def landed(moved: Moved) -> None:
+            self._tell("land", source, moved)  # what was read is counted already
+            self._loaded(node, place, source, origin, held, moved)
+
         def read(moved: Moved) -> None:
             self.count("from_disk", source, node, moved)
             if moved.error is not None:
@@ -359,10 +365,7 @@ class Hierarchy:
                 return
             staged = [moved.value]
             # in turn behind the swap-outs that make room on the device
-            self.copies.submit(
-                lambda: self.records.land(staged.pop()),
-                lambda moved: self._loaded(node, place, source, origin, held, moved),
-            )
+            self.copies.submit(lambda: self.records.land(staged.pop()), landed)
 
         self.reads.submit(lambda: self.records.read(key, node.size), read)
 
@@ -404,8 +407,8 @@ class Hierarchy:
         if keys:
 
             def done(moved: Moved) -> None:
-                if moved.error is not None and self.disk is not None:
-                    self.disk.counts.failures[reason_of(moved.error)] += 1
+                if self.disk is not None:
+                    self._tell("remove", self.disk, moved)
 
             self.writes.submit(lambda: self.records.remove(keys), done)
 
@@ -427,13 +430,18 @@ class Hierarchy:
                 tier.release(node)
 
     def count(self, direction: str, tier: Tier, node: Node, moved: Moved) -> None:
+        self._tell(direction, tier, moved)
         if moved.error is not None:
-            tier.counts.failures[reason_of(moved.error)] += 1
             return
         counts = self.moves[direction]
         counts.moves += 1
         counts.bytes += tier.footprint(node)
         counts.seconds += moved.seconds
+
+    def _tell(self, what: str, tier: Tier, moved: Moved) -> None:
+        if moved.error is not None:
+            tier.counts.failures[reason_of(moved.error)] += 1
+        self.on_moved(what, tier, moved.error)
 
     def audit(self, leases: dict[int, int]) -> Iterator[None]:
         """Recounts tree and tiers; `leases` says how many leases hold each node, by id. IntegrityError if not right.

@@ -36,12 +36,15 @@ from ragcache.engine.protocol import (
     Started,
     Token,
 )
-from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded
+from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded, RagCacheError
 from ragcache.finder import Finder, Found
 from ragcache.generation import Generation, GenerationTask, within
+from ragcache.health import ENGINE, SEARCH, Health
+from ragcache.hierarchy import reason_of
 from ragcache.lease import Lease
 from ragcache.order import Order
 from ragcache.speculation import Speculation
+from ragcache.tier import Tier
 from ragcache.transcript import Transcript
 
 MAX_TEMPERATURE = 5.0
@@ -120,6 +123,8 @@ class RagService:
         self._unsettled: list[Speculation] = []  # of requests that have ended, cancelled but not stopped yet
         self._audit: asyncio.Task[None] | None = None
         cache.on_room(self._admission.advance)
+        self._health = Health([ENGINE, SEARCH, *(tier.name for tier in cache.hierarchy.lower)])
+        cache.hierarchy.on_moved = self._moved
 
     @property
     def corpus_size(self) -> int:
@@ -134,6 +139,17 @@ class RagService:
     def running(self) -> int:
         """Requests that the engine works on, speculations included."""
         return self._admission.running
+
+    @property
+    def health(self) -> Health:
+        """Which parts work; see `Health`. Its times are of the running loop."""
+        stats = self.engine.stats()
+        error = stats.error or "it was closed"
+        if stats.alive:
+            self._health.found(ENGINE)
+        elif self._health.lost(ENGINE, error, asyncio.get_running_loop().time()):
+            log.critical("the engine takes no more jobs, restart the server: %s", error)
+        return self._health
 
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
         """Yields Retrieved, then Delta…, then Answer.
@@ -254,6 +270,7 @@ class RagService:
                         reason = "stop"
                         break
                 elif isinstance(event, Failed):
+                    self._failed(ENGINE, "generate", event.message)
                     failures += 1
                     if transcript.ids or failures > 1:
                         raise EngineError(f"the engine failed: {event.message}")
@@ -265,6 +282,8 @@ class RagService:
                     generation = self._generation()
                     if not transcript.ids:
                         guessed, overlap = None, 0.0
+                    if self._admission.running:  # memory is as full as it was until one of them leaves
+                        await within(deadline, self._admission.next_leave())
                     await generation.start(task.resumed(transcript.ids), deadline)
                 elif isinstance(event, Finished):
                     last, reason = max(last, now), event.reason
@@ -273,6 +292,7 @@ class RagService:
             speculation.cancel()
             generation.cancel()
             self._account_for(speculation, used=guessed is not None)
+        self._worked(ENGINE, "generate")
         if rest := transcript.finish():
             yield Delta(rest)
         sources = sources or generation.lease
@@ -310,7 +330,9 @@ class RagService:
         room, staged = self.engine.context_length - max_tokens, self.limits.speculate
         self._searching += 1
         try:
-            async with contextlib.aclosing(self.finder.find(question, top_k, room, staged=staged)) as stages:
+            async with contextlib.aclosing(
+                self._watched(self.finder.find(question, top_k, room, staged=staged))
+            ) as stages:
                 async for found in stages:
                     # the last token generated is never read back, so it needs no KV
                     extra = len(found.prompt.question) + max_tokens - 1
@@ -411,6 +433,35 @@ class RagService:
         # a seed of the answer's own, so that an answer that is interrupted can go on as it would have
         seed = secrets.randbits(63) if query.seed is None and temperature else query.seed
         return top_k, max_tokens, Sampling(temperature, seed, top_p)
+
+    async def _watched(self, stages: AsyncGenerator[Found]) -> AsyncGenerator[Found, None]:
+        """The stages of a search, of whose end the health is told, unless nobody wants to know it any more."""
+        try:
+            async with contextlib.aclosing(stages):
+                async for found in stages:
+                    if found.done:
+                        self._worked(SEARCH, "search")
+                    yield found
+        except RagCacheError:  # the question's fault
+            self._worked(SEARCH, "search")
+            raise
+        except Exception as error:
+            self._failed(SEARCH, "search", str(error))
+            raise
+
+    def _moved(self, what: str, tier: Tier, error: Exception | None) -> None:
+        if error is None:
+            self._worked(tier.name, what)
+        elif reason_of(error) != "overflow":  # of numbers that the stored dtype cannot hold: the tier is well
+            self._failed(tier.name, what, f"{what}: {error}")
+
+    def _failed(self, component: str, activity: str, message: str) -> None:
+        if self._health.failed(component, activity, message, asyncio.get_running_loop().time()):
+            log.error("trouble with the %s: %s", component, message)
+
+    def _worked(self, component: str, activity: str) -> None:
+        if self._health.worked(component, activity):
+            log.warning("the %s works again", component)
 
     def _free_places(self) -> int:
         return max(0, self.limits.max_batch - self._admission.running)

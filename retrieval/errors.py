@@ -21,5 +21,9 @@ class SearchError(RetrievalError, ValueError):
     """A search was asked for something outside its limits, such as more documents than there are."""
 
 
+class SearchFailed(RetrievalError):
+    """A search that was asked for rightly did not work: memory, disk, index or embedder failed it. Another may work."""
+
+
 class RetrievalWarning(UserWarning):
     """Retrieval works, but probably not as its user meant."""

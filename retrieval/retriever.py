@@ -1,6 +1,7 @@
 """Retriever: the documents nearest to a question, from an index folder and the embedder that made it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +11,7 @@ import numpy as np
 
 from retrieval.corpus import Document
 from retrieval.embedder import Embedder
-from retrieval.errors import IndexFolderError, SearchError
+from retrieval.errors import IndexFolderError, RetrievalError, SearchError, SearchFailed
 from retrieval.hnsw_stages import HNSWStages
 from retrieval.index import DOCUMENTS_FOLDER, FAISS_FILE, MANIFEST_FILE, IndexType, Manifest
 from retrieval.ivf_stages import IVFStages
@@ -51,6 +52,9 @@ class SearchStage:
 
 class Retriever:
     """Search over one index; any thread may search, and closing is the caller's duty (it is a context manager).
+
+    A search is refused with SearchError if it is asked wrongly, and ends with SearchFailed, which says which part of it
+    failed and how, if it cannot be done; either way the next one is a new one.
 
     `index` (FAISS), `store` and `embedder` are open to those who search in their own way; they stay the retriever's.
     """
@@ -97,7 +101,7 @@ class Retriever:
         self._require_k(k)
         if not question.strip():
             raise SearchError("the question is empty; ask something")
-        return self.search_vector(self.embedder.encode([question])[0], k)
+        return self.search_vector(self._embed(question), k)
 
     def search_vector(self, vector: np.ndarray, k: int) -> list[Hit]:
         """As `search`, for a question already embedded as float32 [dim] of length 1."""
@@ -117,7 +121,7 @@ class Retriever:
         self._require_k(k)
         if not question.strip():
             raise SearchError("the question is empty; ask something")
-        return self.search_vector_stages(self.embedder.encode([question])[0], k, shares)
+        return self.search_vector_stages(self._embed(question), k, shares)
 
     def search_vector_stages(
         self, vector: np.ndarray, k: int, shares: Sequence[float] | None = None
@@ -134,6 +138,10 @@ class Retriever:
         for stage in self._stages(query, k, shares):
             yield SearchStage(self._hits(stage, documents), stage.done, stage.effort)
 
+    def _embed(self, question: str) -> np.ndarray:
+        with _failing("embedding the question"):
+            return np.asarray(self.embedder.encode([question])[0])
+
     def _hits(self, stage: Stage, documents: dict[int, Document]) -> list[Hit]:
         hits = []
         for at in np.lexsort((stage.ids, -stage.scores)):
@@ -141,7 +149,8 @@ class Retriever:
             if row < 0:
                 continue
             if row not in documents:
-                documents[row] = self.store.get(row)
+                with _failing(f"reading document {row} of the store"):
+                    documents[row] = self.store.get(row)
             hits.append(Hit(documents[row], float(stage.scores[at]), row))
         return hits
 
@@ -162,7 +171,7 @@ class Retriever:
     def _stages(self, query: np.ndarray, k: int, shares: Sequence[float] | None) -> Iterator[Stage]:
         """Stages of a search that finds `k`, the last one `done`."""
         for staged, effort in self._searches(k):
-            for stage in staged.search(query, k, effort, shares):
+            for stage in _searched(staged, query, k, effort, shares):
                 found = not stage.done or bool((stage.ids >= 0).all())
                 if found:
                     yield stage
@@ -191,6 +200,35 @@ class Retriever:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def _failing(doing: str) -> Iterator[None]:
+    """Whatever FAISS, LMDB or torch raise, for want of memory or of a disk that can be read, is SearchFailed."""
+    try:
+        yield
+    except RetrievalError:
+        raise
+    except Exception as error:
+        raise SearchFailed(
+            f"the search failed when {doing}: {type(error).__name__}: {error}; ask again, and if that does not help, "
+            "see whether the machine lacks memory or the disk of the index cannot be read"
+        ) from error
+
+
+def _searched(
+    staged: StagedSearch, query: np.ndarray, k: int, effort: int, shares: Sequence[float] | None
+) -> Iterator[Stage]:
+    """The stages of one search, whose failures are told."""
+    doing = "comparing vectors"
+    with _failing(doing):
+        stages = staged.search(query, k, effort, shares)
+    while True:
+        with _failing(doing):
+            stage = next(stages, None)
+        if stage is None:
+            return
+        yield stage
 
 
 def _doubling(first: int, last: int) -> list[int]:

@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from ragcache.answer import Answer, Delta, Retrieved, ServiceEvent
+from ragcache.health import Health
 from ragcache.service import RagService
 from server import errors
 from server.body_limit import BodyLimit
@@ -20,11 +21,13 @@ from server.schemas import (
     AnswerBody,
     CacheBody,
     ClearedBody,
+    ComponentBody,
     ErrorBody,
     ErrorDetail,
     IntegrityBody,
     MovesBody,
     QueryBody,
+    ReadyBody,
     RetrievedBody,
     TierBody,
     openapi_errors,
@@ -71,12 +74,17 @@ def create_app(service: RagService) -> FastAPI:
         """Whether the process lives."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses=openapi_errors(503))
+    @app.get("/readyz", response_model=ReadyBody, responses=openapi_errors(503))
     async def readyz() -> Response:
-        """Whether questions are answered."""
+        """Whether questions are answered: "ready", or "degraded" where some fail or take longer, with the reasons."""
         if app.state.draining:
             return _unavailable("the server is shutting down")
-        return Response('{"status":"ready"}', media_type="application/json")
+        health = service.health
+        told = _troubles(health)
+        if health.state == "failed":
+            return _unavailable("; ".join(f"the {name} failed: {body.message}" for name, body in told.items()))
+        body = ReadyBody(status="degraded" if told else "ready", components=told or None)
+        return Response(body.model_dump_json(exclude_none=True), media_type="application/json")
 
     @app.get("/metrics")
     async def prometheus() -> Response:
@@ -116,6 +124,21 @@ def _cache_body(service: RagService) -> CacheBody:
         unwritten=cache.unwritten,
         integrity=IntegrityBody(audits=service.stats.audits, failed=service.stats.failed_audits),
     )
+
+
+def _troubles(health: Health) -> dict[str, ComponentBody]:
+    """Those components that are not well."""
+    now = asyncio.get_running_loop().time()
+    return {
+        name: ComponentBody(
+            state=condition.state,
+            seconds=round(now - condition.since, 3),
+            failures=condition.failures,
+            message=condition.message,
+        )
+        for name, condition in health.conditions().items()
+        if condition.since is not None
+    }
 
 
 def _unavailable(message: str) -> Response:

@@ -79,6 +79,7 @@ class _ServiceCollector(Collector):
         yield GaugeMetricFamily("ragcache_requests_waiting", "Requests before the engine", value=service.waiting)
         yield from self._cache()
         yield from self._engine()
+        yield from self._components()
 
     def _cache(self) -> Iterator[Metric]:
         cache, stats = self._service.cache, self._service.stats
@@ -130,3 +131,21 @@ class _ServiceCollector(Collector):
         tokens.add_metric(["prefill"], stats.prefill_tokens)
         tokens.add_metric(["decode"], stats.decode_tokens)
         yield tokens
+        yield CounterMetricFamily(
+            "ragcache_engine_restarts", "Threads that took over from one that died", value=stats.restarts
+        )
+
+    def _components(self) -> Iterator[Metric]:
+        health = self._service.health
+        up = GaugeMetricFamily(
+            "ragcache_component_up", "1 if what the component was last asked for worked, else 0", labels=["component"]
+        )
+        failures = CounterMetricFamily("ragcache_component_failures", "Tries that failed", labels=["component"])
+        recoveries = CounterMetricFamily(
+            "ragcache_component_recoveries", "How often it was well again", labels=["component"]
+        )
+        for name, condition in health.conditions().items():
+            up.add_metric([name], condition.state == "ok")
+            failures.add_metric([name], health.failures(name))
+            recoveries.add_metric([name], health.recoveries(name))
+        yield from (up, failures, recoveries)

@@ -147,6 +147,25 @@ class CacheBody(BaseModel):
     integrity: IntegrityBody
 
 
+class ComponentBody(BaseModel):
+    """A part of the service that is not well: for how many `seconds`, so many `failures`, the `message` of the last.
+
+    "degraded" is well again with the next success of what failed; "failed" needs a new server.
+    """
+
+    state: str
+    seconds: float
+    failures: int
+    message: str
+
+
+class ReadyBody(BaseModel):
+    """Answer of `GET /readyz` while questions are answered: "ready", or "degraded" with the components that are."""
+
+    status: str
+    components: dict[str, ComponentBody] | None = None
+
+
 class ClearedBody(BaseModel):
     """Answer of `DELETE /v1/cache`. What running requests hold stays until they end."""
 

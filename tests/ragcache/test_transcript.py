@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, decoders, models
 
 from ragcache.answer import Answer, Delta, Query
-from ragcache.engine import torch_engine
+from ragcache.engine.sampler import Sampler
 from tests.ragcache.asking import OTTERS, events_of, run
 
 
@@ -15,7 +15,7 @@ def test_text_that_a_tokenizer_takes_back_does_not_break_an_answer(make_service,
         tokens[byte] = service.finder._template.tokenizer.token_to_id(_byte_letter(byte))
     strange = [0xC3, 0xA9, 0xE2, 0x82, 0xFF, 0x61, 0xF0, 0x9F, 0xA6, 0xA6, 0xE2, 0x82, 0x41, 0xC3]
     ids = iter([tokens[byte] for byte in strange] + [tokens[0x42]] * 2)
-    monkeypatch.setattr(torch_engine.Sampler, "choose", lambda *_: (next(ids), 1.0))
+    monkeypatch.setattr(Sampler, "choose", lambda *_: (next(ids), 1.0))
     events = run(events_of(service, Query(OTTERS)))
     answer = events[-1]
     assert isinstance(answer, Answer)
@@ -31,7 +31,7 @@ def test_a_tokenizer_that_contradicts_itself_does_not_break_an_answer(make_servi
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     ids = iter([256, 0xC3, 0xA9, 0xFF, *[256] * 12])
     monkeypatch.setattr(service.finder._template, "_template_tokenizer", tokenizer)
-    monkeypatch.setattr(torch_engine.Sampler, "choose", lambda *_: (next(ids), 1.0))
+    monkeypatch.setattr(Sampler, "choose", lambda *_: (next(ids), 1.0))
     events = run(events_of(service, Query(OTTERS)))
     answer = events[-1]
     assert isinstance(answer, Answer)

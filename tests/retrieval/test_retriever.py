@@ -12,7 +12,7 @@ import pytest
 
 from retrieval.corpus import Document, write_corpus
 from retrieval.embedder import Embedder
-from retrieval.errors import IndexFolderError, RetrievalError, SearchError
+from retrieval.errors import IndexFolderError, RetrievalError, SearchError, SearchFailed
 from retrieval.index import build_index
 from retrieval.retriever import Retriever
 from tests.retrieval.conftest import documents
@@ -237,3 +237,26 @@ def test_a_refusal_holds_no_files_open(folder: Path) -> None:
     refused(folder, "makes 384", embedder="default")
     with Retriever.open(folder) as retriever:
         assert len(retriever) == 400
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_a_search_that_fails_says_what_failed_and_the_next_is_a_new_one(built: Path, kind: str, monkeypatch) -> None:
+    with Retriever.open(built / kind) as retriever:
+        expected = retriever.search(QUESTION, 5)
+        for part, name, doing in (
+            (retriever.embedder, "encode", "embedding the question"),
+            (retriever._staged, "search", "comparing vectors"),
+            (retriever.store, "get", "reading document"),
+        ):
+
+            def broken(*_: object) -> object:
+                raise MemoryError("none left")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(type(part), name, broken)
+                with pytest.raises(SearchFailed, match=f"{doing}.*MemoryError: none left") as caught:
+                    retriever.search(QUESTION, 5)
+                assert isinstance(caught.value.__cause__, MemoryError)
+                with pytest.raises(SearchFailed, match=doing):
+                    list(retriever.search_stages(QUESTION, 5))
+            assert retriever.search(QUESTION, 5) == expected

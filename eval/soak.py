@@ -1,0 +1,289 @@
+"""Soak: a live server under a mixed load for minutes: no error, no growth of memory, and how long its answers took.
+
+Clients ask about documents, some of which are far more popular than others, for one to three at a time, as a whole or
+as a stream, greedily or by chance; some hang up, some give their question too little time. Meanwhile the server's
+resident memory (RSS) is sampled. Times are the server's own, from a request's arrival.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from tqdm import tqdm
+
+from eval import material
+from eval.crowd import Crowd, Request, Visit
+from eval.question_set import QuestionError, read_questions
+from eval.rest import come_to_rest
+from eval.server_process import ServerDied, ServerProcess, arguments_for
+from ragcache.config import ServeConfig
+from ragcache.errors import RagCacheError
+from retrieval.errors import RetrievalError
+from retrieval.index import DOCUMENTS_FOLDER
+from retrieval.store import DocumentStore
+
+SKEW = 1.1  # the n-th most popular document is asked for 1 / n^SKEW times as often as the first
+MOST_DOCUMENTS = 3  # that a question asks for
+STREAM_SHARE = 0.5
+HANG_UP_SHARE = 0.08
+TIMEOUT_SHARE = 0.08
+CHANCE_SHARE = 0.2  # of the requests are not greedy
+LONGEST_HANG_UP = 2.0  # seconds
+LONGEST_TIMEOUT_MS = 500
+SAMPLE_SECONDS = 2.0
+LEAST_SAMPLES = 9  # below, thirds say nothing
+# Memory has not grown if the last third's median is at most so much above the middle third's. While the first lasts
+# caches fill and buffers reach their size. A step's buffers come and go by some MiB, and the allocator keeps what is
+# fragmented, so a smaller difference may be chance; 200 KiB lost
+# with each of one request a second show within 10 minutes.
+ALLOWED_SHARE, ALLOWED_BYTES = 0.02, 16 << 20
+
+
+@dataclass(slots=True)
+class Report:
+    """What was seen; `rss` are bytes, every SAMPLE_SECONDS. Times are milliseconds of answered requests, `tpot` between
+    two tokens of an answer on average. `problems` are what must not be."""
+
+    minutes: float
+    rate: float
+    clients: int
+    seed: int
+    seconds: float = 0.0
+    interrupted: bool = False
+    outcomes: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    ttft: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+    tpot: list[float] = field(default_factory=list)
+    rss: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def growth(self) -> tuple[float, float] | None:
+        """Bytes that the last third's median is above the middle's, and how many may be; None if it was too short."""
+        count = len(self.rss)
+        if count < LEAST_SAMPLES:
+            return None
+        middle = statistics.median(self.rss[count // 3 : 2 * count // 3])
+        last = statistics.median(self.rss[2 * count // 3 :])
+        return last - middle, max(ALLOWED_BYTES, ALLOWED_SHARE * middle)
+
+    def judge_growth(self) -> None:
+        """Growth beyond what may be is a problem."""
+        growth = self.growth()
+        if growth is not None and growth[0] > growth[1]:
+            self.problems.append(f"memory grew by {_mib(growth[0])}, {_mib(growth[1])} may be chance")
+
+    def as_json(self) -> str:
+        growth = self.growth()
+        found: dict[str, Any] = {name: getattr(self, name) for name in Report.__slots__}
+        found |= {name: _percentiles(getattr(self, name)) for name in ("ttft", "total", "tpot")}
+        found["growth"] = None if growth is None else {"bytes": growth[0], "allowed": growth[1]}
+        return json.dumps(found, indent=2)
+
+    def in_words(self) -> str:
+        ended = ", ".join(f"{count:,} {name}" for name, count in sorted(self.outcomes.items())) or "none"
+        sources = ", ".join(f"{count:,} {name}" for name, count in sorted(self.tokens.items())) or "none"
+        cut = " (interrupted)" if self.interrupted else ""
+        lines = [
+            f"{self.seconds:.0f} s{cut}, {self.clients} clients, {self.rate:g} requests a second wanted, "
+            f"{self.outcomes.total() / max(self.seconds, 1e-9):.2f} had; seed {self.seed}",
+            f"requests: {ended}",
+            f"prompt tokens: {sources}",
+            f"  {'milliseconds':<24}{'p50':>10}{'p95':>10}{'p99':>10}",
+        ]
+        for name, values in (
+            ("time to first token", self.ttft),
+            ("total", self.total),
+            ("per output token", self.tpot),
+        ):
+            cells = [f"{value:,.0f}" for value in _percentiles(values).values()] or ["-"] * 3
+            lines.append(f"  {name:<24}" + "".join(f"{cell:>10}" for cell in cells))
+        if self.rss:
+            first, growth = self.rss[0], self.growth()
+            told = "too short to judge" if growth is None else f"{_mib(growth[0])}, {_mib(growth[1])} may be chance"
+            lines.append(
+                f"memory: {_mib(first)} at first, {_mib(statistics.median(self.rss))} median, {_mib(max(self.rss))} at "
+                f"most, {_mib(self.rss[-1])} at last; growth from the middle third to the last: {told}"
+            )
+        return "\n".join([*lines, *(f"PROBLEM: {problem}" for problem in self.problems)])
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    return {f"p{at}": round(float(np.percentile(values, at)), 1) for at in (50, 95, 99)}
+
+
+def mixed_requests(questions: Sequence[str], rate: float, most_tokens: int, seed: int) -> Iterator[Request]:
+    """An endless mixed load: Poisson arrivals, `rate` a second. The first question is the most popular, and so on."""
+    rng = random.Random(seed)
+    weights = list(accumulate((at + 1) ** -SKEW for at in range(len(questions))))
+    most_documents = min(MOST_DOCUMENTS, len(questions))
+    at = 0.0
+    while True:
+        at += rng.expovariate(rate)
+        question = questions[min(bisect(weights, rng.random() * weights[-1]), len(questions) - 1)]
+        body: dict[str, Any] = {
+            "question": question,
+            "top_k": rng.randint(1, most_documents),
+            "max_tokens": rng.randint(1, most_tokens),
+            "stream": rng.random() < STREAM_SHARE,
+        }
+        if rng.random() < CHANCE_SHARE:
+            body |= by_chance(rng)
+        manner = rng.random()
+        if manner < HANG_UP_SHARE:
+            yield Request(body, at, hang_up=rng.uniform(0.001, LONGEST_HANG_UP))
+        elif manner < HANG_UP_SHARE + TIMEOUT_SHARE:
+            yield Request({**body, "timeout_ms": rng.randint(1, LONGEST_TIMEOUT_MS)}, at)
+        else:
+            yield Request(body, at)
+
+
+def by_chance(rng: random.Random) -> dict[str, Any]:
+    """The fields of a request that is not greedy."""
+    return {
+        "temperature": rng.choice((0.3, 0.8, 1.2)),
+        "top_p": rng.choice((0.5, 0.9, 1.0)),
+        "seed": rng.randrange(1000),
+        "stop": ["\n\n"],
+    }
+
+
+class Soak:
+    """Holds what happens in its report."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def hold(self, visit: Visit) -> None:
+        """Counts a visit, and what is wrong with it."""
+        report, body, answer = self.report, visit.request.body, visit.answer
+        report.outcomes[visit.outcome] += 1
+        if visit.outcome in ("failed", "refused") or (visit.outcome == "expired" and "timeout_ms" not in body):
+            report.problems.append(f"{body}: {visit.problem}")
+        if answer is None:
+            return
+        usage, timing = answer["usage"], answer["timing"]
+        report.tokens.update({"computed": usage["computed_tokens"], **usage["cached_tokens"]})
+        report.ttft.append(timing["ttft_ms"])
+        report.total.append(timing["total_ms"])
+        if usage["completion_tokens"] > 1:
+            report.tpot.append((timing["total_ms"] - timing["ttft_ms"]) / (usage["completion_tokens"] - 1))
+
+    def run(self, url: str, pid: int, requests: Iterator[Request]) -> None:
+        """Asks for as long as the report says, then lets the server come to rest; Ctrl-C ends it sooner."""
+        report, server, begin = self.report, psutil.Process(pid), time.monotonic()
+        seconds = report.minutes * 60
+        crowd = Crowd(url, requests, report.clients, self.hold)
+        try:
+            with tqdm(total=round(seconds), unit="s", file=sys.stderr, leave=False, mininterval=1.0) as bar:
+                while (passed := time.monotonic() - begin) < seconds:
+                    report.rss.append(server.memory_info().rss)
+                    bar.n = round(passed)
+                    bar.set_postfix_str(
+                        f"{report.outcomes.total()} requests, {len(report.problems)} problems, {_mib(report.rss[-1])}"
+                    )
+                    time.sleep(min(SAMPLE_SECONDS, max(0.0, seconds - passed)))
+            report.seconds = time.monotonic() - begin
+            crowd.leave()
+            crowd.join()
+            report.problems += come_to_rest(url).problems
+        except psutil.NoSuchProcess:
+            report.problems.append("the server is gone")
+        except KeyboardInterrupt:
+            crowd.leave()
+            report.interrupted = True
+        report.seconds = report.seconds or time.monotonic() - begin
+        report.judge_growth()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 if there was an error or growth, 130 if it was interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="default: %(default)s")
+    parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="requests a second (default: 1)")
+    parser.add_argument("--clients", type=int, default=16, metavar="N", help="at a time, at most (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is asked, when and how (default: %(default)s)")
+    parser.add_argument("--questions", type=Path, help="JSON lines with id, question (default: one a document)")
+    parser.add_argument("--max-tokens", type=int, default=24, metavar="N")
+    material.add_options(parser, device_cache="64MiB", host_cache="64MiB", disk_cache="64MiB")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    if not (options.minutes > 0 and options.rate > 0 and options.clients >= 1):
+        parser.error("--minutes and --rate must be above 0, --clients at least 1")
+    report = Report(options.minutes, options.rate, options.clients, options.seed)
+    try:
+        with material.opened(options, "soak") as (folder, index):
+            _run(options, folder, index, report)
+    except (RagCacheError, RetrievalError, QuestionError, ServerDied, httpx.HTTPError) as error:
+        print(f"soak: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        report.interrupted = True
+    print(report.as_json() if options.json else report.in_words())
+    return 130 if report.interrupted else 1 if report.problems else 0
+
+
+def _run(options: argparse.Namespace, folder: Path, index: Path, report: Report) -> None:
+    questions = _questions(options, index)
+    config = ServeConfig(
+        index=index,
+        model=options.model,
+        max_doc_tokens=options.max_doc_tokens,
+        max_question_tokens=64,
+        max_tokens=options.max_tokens,
+        max_waiting=options.clients,  # nobody is refused
+        device_cache=options.device_cache,
+        host_cache=options.host_cache,
+        disk_cache=f"{folder / 'kv'}:{options.disk_cache}",
+        threads=options.threads,
+    )
+    with ServerProcess(arguments_for(config), folder / "server.log") as server:
+        url, _ = server.wait_ready()
+        requests = mixed_requests(questions, options.rate, options.max_tokens, options.seed)
+        Soak(report).run(url, server.process.pid, requests)
+        if report.interrupted:
+            return
+        server.terminate()
+        if status := server.wait():
+            report.problems.append(f"the server ended with status {status}")
+        if "Traceback" in server.said:
+            report.problems.append(f"the server said: {server.said.strip()}")
+
+
+def _questions(options: argparse.Namespace, index: Path) -> list[str]:
+    """In an order of chance, which is that of their popularity."""
+    if options.questions is not None:
+        found = [question.text for question in read_questions(options.questions)]
+    else:
+        with DocumentStore.open(index / DOCUMENTS_FOLDER) as store:
+            names = [store.get(row).title or store.get(row).id for row in range(len(store))]
+        found = [f"What should one know of {name[:100]}?" for name in names]
+    random.Random(options.seed).shuffle(found)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
