@@ -137,16 +137,16 @@ class Bench:
 
     def _pair(self, blocks: int) -> _Pair:
         # a request may be no longer than the blocks hold
-        return _Pair(self._model, blocks, (blocks - 1) * BLOCK, self._host)
+        return _Pair(self._model, blocks, (blocks - 1) * BLOCK, self._host, eager=self._options.eager)
 
 
 class _Pair:
     """Plain vLLM, and vLLM with the connector. A context manager."""
 
-    def __init__(self, model: str, blocks: int, longest: int, settings: dict[str, Any]) -> None:
+    def __init__(self, model: str, blocks: int, longest: int, settings: dict[str, Any], *, eager: bool) -> None:
         longest = min(longest, 8192)
-        self._plain = VllmChild(model, blocks, longest, None)
-        self._ours = VllmChild(model, blocks, longest, settings)
+        self._plain = VllmChild(model, blocks, longest, None, eager=eager)
+        self._ours = VllmChild(model, blocks, longest, settings, eager=eager)
 
     def __enter__(self) -> tuple[VllmChild, VllmChild]:
         return self._plain, self._ours
@@ -170,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=300, metavar="N", help="requests of the stream")
     parser.add_argument("--top-k", type=int, default=1, metavar="N", help="documents of each")
     parser.add_argument("--doc-tokens", type=int, default=512, metavar="N", help="a longer document is cut to these")
+    parser.add_argument("--eager", action="store_true", help="spare the compilation of both engines")
     options = parser.parse_args(arguments)
     begin = time.perf_counter()
     figures: dict[str, Any] = {}

@@ -30,15 +30,21 @@ class Asked:
 class VllmChild:
     """vLLM over `model` in float32, `blocks` of 32 tokens for its KV and its prefix cache on. A context manager.
 
+    `eager` spares the compilation, most of a minute, and makes steps slower.
+
     With `connector`, its settings, ours is plugged in as the README says; None is plain vLLM.
     """
 
-    def __init__(self, model: str, blocks: int, max_tokens: int, connector: dict[str, Any] | None) -> None:
+    def __init__(
+        self, model: str, blocks: int, max_tokens: int, connector: dict[str, Any] | None, *, eager: bool = False
+    ) -> None:
         os.environ |= _ENVIRONMENT  # which the child inherits, and vLLM reads when it is imported
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, model, blocks, max_tokens, connector), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(theirs, model, blocks, max_tokens, connector, eager), daemon=True
+        )
         self._process.start()
         theirs.close()
         self._receive()
@@ -77,10 +83,12 @@ class VllmChild:
         return found
 
 
-def _serve(pipe: Connection, model: str, blocks: int, max_tokens: int, connector: dict[str, Any] | None) -> None:
+def _serve(
+    pipe: Connection, model: str, blocks: int, max_tokens: int, connector: dict[str, Any] | None, eager: bool
+) -> None:
     """The child's life: until the pipe is closed."""
     try:
-        engine = _Engine(model, blocks, max_tokens, connector)
+        engine = _Engine(model, blocks, max_tokens, connector, eager)
         pipe.send(None)
     except Exception as error:  # told to who waits
         pipe.send(RuntimeError(f"vLLM does not start: {type(error).__name__}: {error}"))
@@ -99,7 +107,7 @@ def _serve(pipe: Connection, model: str, blocks: int, max_tokens: int, connector
 class _Engine:
     """vLLM in this process."""
 
-    def __init__(self, model: str, blocks: int, max_tokens: int, connector: dict[str, Any] | None) -> None:
+    def __init__(self, model: str, blocks: int, max_tokens: int, connector: dict[str, Any] | None, eager: bool) -> None:
         options: dict[str, Any] = {}
         if connector is not None:
             options["kv_transfer_config"] = {
@@ -117,6 +125,7 @@ class _Engine:
             max_num_batched_tokens=max_tokens,
             num_gpu_blocks_override=blocks,
             enable_prefix_caching=True,
+            enforce_eager=eager,
             **options,
         )
         self._core: Any = self._llm.llm_engine.engine_core.engine_core
