@@ -175,13 +175,14 @@ class OuterCache:
             pieces.append((number, Piece(where, source.node.size, (at - source.start) // self._block, ids)))
             ticket.found_by_tier[name] = ticket.found_by_tier.get(name, 0) + end - at
             source.tier.hold(source.node)
-            done[number] = functools.partial(self._loaded, source, copy)
+            counted = None if ticket.counted else ticket
+            done[number] = functools.partial(self._loaded, source, copy, counted, end - at)
             at = end
         if at < local + tokens:  # lost since it was promised: a load that fails, so that it is computed
             number = self.dispatch.number()
             ids = tuple(blocks[at // self._block : (local + tokens) // self._block])
             pieces.append((number, Piece(-1, local + tokens - at, 0, ids)))
-            done[number] = lambda _: None
+            done[number] = _ignored
         if pieces:
             waits = any(source.tier is self._disk for source in sources)
             self.dispatch.give(Load(ticket.request, tuple(pieces), waits), done)
@@ -328,21 +329,29 @@ class OuterCache:
             return False
         return True
 
-    def _loaded(self, source: _Source, copy: Any, outcome: Outcome) -> None:
-        """A piece has been loaded from there, or has not. `copy` was kept until now."""
+    def _loaded(self, source: _Source, copy: Any, ticket: Ticket | None, tokens: int, outcome: Outcome) -> None:
+        """A piece of `tokens` has been loaded from there, or has not. `copy` was kept until now; `ticket` is that of a
+        request whose hits it was counted among."""
         del copy
-        tier, node = source.tier, source.node
-        if outcome.reason is not None and outcome.reason != NOT_TRIED:
-            tier.counts.failures[outcome.reason] += 1
+        tier, node, counts = source.tier, source.node, source.tier.counts
+        if outcome.reason is None:
+            moves = self.hierarchy.moves["from_disk" if tier is self._disk else "host_to_device"]
+            moves.moves += 1
+            moves.bytes += tier.footprint(node)
+            moves.seconds += outcome.seconds
+        elif ticket is not None:  # a failed load is a miss
+            ticket.sources[tier.name] -= tokens
+            counts.hits -= 1
+            counts.hit_tokens -= tokens
+            counts.misses += 1
+            counts.missed_tokens += tokens
+        broken = outcome.reason is not None and outcome.reason != NOT_TRIED
+        if broken:
+            counts.failures[str(outcome.reason)] += 1
         if node.places[tier.index] is not source.place:
             return
         tier.release(node)
-        if outcome.reason is None:
-            counts = self.hierarchy.moves["from_disk" if tier is self._disk else "host_to_device"]
-            counts.moves += 1
-            counts.bytes += tier.footprint(node)
-            counts.seconds += outcome.seconds
-        elif outcome.reason != NOT_TRIED:  # a copy that cannot be read is none
+        if broken:  # a copy that cannot be read is none
             tier.leave(node, evicted=False)
             if tier is self._disk:
                 self.hierarchy.remove_records([source.place.copy])
@@ -380,7 +389,7 @@ class OuterCache:
             nearest = None if node is None else self._nearest(node)
             if end <= local:
                 nearest = self._device
-            elif end <= ticket.cached_tokens and nearest is not None:
+            elif end - len(segment) < ticket.cached_tokens and nearest is not None:
                 hits[nearest.name] += 1
             hits[self._device.name] += nearest is self._device
             for tier in tiers:  # those that lack it, but for what a faster one has
@@ -405,3 +414,7 @@ class OuterCache:
         self._unlearned.clear()
         if learned:
             self._records.learn(learned)
+
+
+def _ignored(outcome: Outcome) -> None:
+    del outcome

@@ -76,7 +76,10 @@ def test_a_damaged_copy_is_computed_again_and_replaced(engines):
     engine.forget_device()
     copies = engine.store._copies
     copies[sorted(copies)[1]].host.buffer[0] ^= 1
-    assert serve(engine, [0, 1], 8).failed
+    failed = serve(engine, [0, 1], 8)
+    assert failed.failed
+    # what was read before the damage is a hit, all behind it a miss
+    assert failed.sources["host"] == engine.cache.counts()["host"].hit_tokens == whole([])
     assert engine.cache.counts()["host"].failures == {"checksum": 1}
     serve(engine, [0, 1], 9)
     engine.forget_device()
