@@ -41,7 +41,8 @@ class Bench:
 
     def host(self) -> dict[str, Any]:
         """TTFT with the documents on the host, against plain vLLM that has nothing."""
-        prompts = [self._long.prompt([2 * n, 2 * n + 1]) for n in range(self._options.runs)]
+        documents = self._long.whole(2 * self._options.runs)
+        prompts = [self._long.prompt(pair) for pair in zip(documents[::2], documents[1::2], strict=True)]
         cold, warm = [], []
         with self._pair(self._blocks_for(prompts)) as (plain, ours):
             for prompt in prompts:

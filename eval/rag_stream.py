@@ -6,6 +6,7 @@ Passages and documents are matched one to one, a passage by how often it is aske
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import random
 from collections import Counter
@@ -53,6 +54,14 @@ class RagStream:
         prompt = self._template.build(question, [document for document, _ in documents], room=10**6)
         tokens = [token for segment in prompt.path for token in segment.tokens]
         return StreamPrompt((*tokens, *prompt.question), tuple(map(len, prompt.path)))
+
+    def whole(self, count: int) -> list[int]:
+        """Numbers of documents that are as long as the template allows."""
+        limit = self._template.max_doc_tokens
+        lengths = (
+            (number, len(self._template.document(document))) for number, (document, _) in enumerate(self._documents)
+        )
+        return list(itertools.islice((number for number, length in lengths if length == limit), count))
 
     def skewed(self, requests: int, top_k: int, first: int = 0) -> list[StreamPrompt]:
         """The first `top_k` passages of RAGPulse's requests from number `first` on, in its order."""
