@@ -8,6 +8,7 @@ import pytest
 
 from ragcache.config import ServeConfig
 from ragcache.engine.protocol import Failed, Finished, Job, Prefilled, Sampling, Started, Token
+from ragcache.engine.vllm.arguments import engine_arguments
 from ragcache.engine.vllm.engine import VllmEngine
 from ragcache.errors import ConfigError
 from tests.vllm.site import BLOCK, SYSTEM, document
@@ -19,8 +20,6 @@ PROMPT = len(SYSTEM) + len(A) + len(B) + len(QUESTION)
 
 @pytest.fixture(scope="module")
 def engine():
-    from ragcache.vllm_assembly import engine_arguments
-
     limit = os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over device_cache
     config = ServeConfig(
         device_cache=64 << 20, host_cache=1 << 30, max_batch=4, vllm_options='{"enforce_eager": true}', engine="vllm"
@@ -109,8 +108,6 @@ def test_a_job_without_a_question_is_refused(engine):
 
 
 def test_options_that_vllm_does_not_have_are_named():
-    from ragcache.vllm_assembly import engine_arguments
-
     with pytest.raises(ConfigError, match="tensor_paralel_size"):
         engine_arguments(ServeConfig(engine="vllm", vllm_options='{"tensor_paralel_size": 2}'))
     with pytest.raises(ConfigError, match="model follow from the options"):

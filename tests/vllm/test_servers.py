@@ -1,5 +1,6 @@
 """Whole servers: `vllm serve` alone with the connector, as the README has it, and `ragcache serve --engine vllm`."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,33 +34,37 @@ def call(url, body=None):
         return response.read().decode()
 
 
-@contextmanager
-def server(*command, ready):
-    """A server on a free port, once `ready` answers; ended by SIGTERM."""
+@contextlib.contextmanager
+def server(*command, ready, end=signal.SIGTERM):
+    """A server on a free port, once `ready` answers; ended by SIGTERM, or with all its processes by SIGKILL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     environment["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
     process = subprocess.Popen(
-        [sys.executable, "-m", *command, "--port", str(port)], env=environment | {"VLLM_CPU_KVCACHE_SPACE": ""}
+        [sys.executable, "-m", *command, "--port", str(port)],
+        env=environment | {"VLLM_CPU_KVCACHE_SPACE": ""},
+        start_new_session=True,
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        end = time.monotonic() + 150
+        latest = time.monotonic() + 150
         while True:
             try:
                 call(url + ready)
                 break
             except (urllib.error.URLError, ConnectionError):
                 assert process.poll() is None, "the server has ended"
-                assert time.monotonic() < end, "the server is not ready"
+                assert time.monotonic() < latest, "the server is not ready"
                 time.sleep(0.5)
         yield url
-        process.send_signal(signal.SIGTERM)
-        process.wait(40)
+        if end is signal.SIGTERM:
+            process.send_signal(end)
+            process.wait(40)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -95,15 +99,17 @@ def index(tmp_path_factory) -> Path:
     return folder / "idx" / "faiss.idx"
 
 
+OVER_VLLM = ["--engine", "vllm", "--vllm-options", '{"enforce_eager": true}', "--device-cache", "100MiB"]
+QUESTION = {"question": "What does item 14 weigh?", "max_tokens": 8}
+
+
 def test_ragcache_serve_answers_over_vllm_and_starts_again_from_disk(index, tmp_path):
-    question = {"question": "What does item 14 weigh?", "max_tokens": 8}
-    options = ["--engine", "vllm", "--vllm-options", '{"enforce_eager": true}', "--device-cache", "100MiB"]
-    options += ["--host-cache", "200MiB", "--disk-cache", f"{tmp_path}:256MiB", "--index", str(index)]
+    options = [*OVER_VLLM, "--host-cache", "200MiB", "--disk-cache", f"{tmp_path}:256MiB", "--index", str(index)]
     with server("ragcache.cli", "serve", *options, ready="/readyz") as url:
-        answers = [json.loads(call(f"{url}/v1/query", question)) for _ in range(2)]
+        answers = [json.loads(call(f"{url}/v1/query", QUESTION)) for _ in range(2)]
         time.sleep(2)  # what is to be written is
     with server("ragcache.cli", "serve", *options, ready="/readyz") as url:
-        answers.append(json.loads(call(f"{url}/v1/query", question)))
+        answers.append(json.loads(call(f"{url}/v1/query", QUESTION)))
     usages = [answer["usage"] for answer in answers]
     assert len({answer["answer"] for answer in answers}) == 1
     assert not any(usages[0]["cached_tokens"].values())
@@ -111,3 +117,12 @@ def test_ragcache_serve_answers_over_vllm_and_starts_again_from_disk(index, tmp_
     assert usages[2]["cached_tokens"]["disk"] > 200
     for usage in usages:
         assert usage["computed_tokens"] + sum(usage["cached_tokens"].values()) == usage["prompt_tokens"]
+
+
+def test_a_server_killed_while_it_stores_starts_again_and_answers_the_same(index, tmp_path):
+    options = [*OVER_VLLM, "--host-cache", "200MiB", "--disk-cache", f"{tmp_path}:256MiB", "--index", str(index)]
+    questions = [QUESTION | {"question": f"What does item {item} cost?", "max_tokens": 6} for item in (7, 70, 133)]
+    with server("ragcache.cli", "serve", *options, ready="/readyz", end=signal.SIGKILL) as url:
+        first = [json.loads(call(f"{url}/v1/query", question))["answer"] for question in questions]
+    with server("ragcache.cli", "serve", *options, ready="/readyz") as url:
+        assert [json.loads(call(f"{url}/v1/query", question))["answer"] for question in questions] == first
