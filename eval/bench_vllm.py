@@ -81,7 +81,7 @@ class Bench:
 
     def stream(self) -> dict[str, Any]:
         """Mean TTFT on a skewed stream, with a device for a tenth of the documents."""
-        prompts = self._stream.skewed(self._options.requests, self._options.top_k)
+        prompts = self._stream.skewed(self._options.requests, self._options.top_k, self._options.documents)
         documents = {prompt.tokens[prompt.segments[0] : sum(prompt.segments)] for prompt in prompts}
         blocks = max(sum(map(len, documents)) // DEVICE_SHARE // BLOCK, self._blocks_for(prompts)) + 1
         theirs: list[Asked] = []
@@ -168,7 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--long-tokens", type=int, default=2000, metavar="N", help="document tokens of the host part")
     parser.add_argument("--questions", type=int, default=50, metavar="N", help="questions of the exact part")
     parser.add_argument("--tokens", type=int, default=12, metavar="N", help="tokens of their answers")
-    parser.add_argument("--requests", type=int, default=300, metavar="N", help="requests of the stream")
+    parser.add_argument(
+        "--documents", type=int, default=100, metavar="N", help="documents of the stream (0: one for each passage)"
+    )
+    parser.add_argument("--requests", type=int, default=600, metavar="N", help="requests of the stream")
     parser.add_argument("--top-k", type=int, default=1, metavar="N", help="documents of each")
     parser.add_argument("--doc-tokens", type=int, default=512, metavar="N", help="a longer document is cut to these")
     parser.add_argument("--eager", action="store_true", help="spare the compilation of both engines")

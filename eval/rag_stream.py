@@ -1,6 +1,8 @@
 """RagStream: prompts over the documents of `medrag`, asked for as RAGPulse's users asked for passages.
 
-Passages and documents are matched one to one, a passage by how often it is asked for, a document by a draw with a seed.
+Passages are ranked by how often they are asked for, documents by a draw with a seed. A short stream touches few of the
+thousands of passages twice: with fewer documents than passages, neighbours in rank share one, so that the popularity
+keeps its shape.
 """
 
 from __future__ import annotations
@@ -63,16 +65,18 @@ class RagStream:
         )
         return list(itertools.islice((number for number, length in lengths if length == limit), count))
 
-    def skewed(self, requests: int, top_k: int, first: int = 0) -> list[StreamPrompt]:
-        """The first `top_k` passages of RAGPulse's requests from number `first` on, in its order."""
+    def skewed(self, requests: int, top_k: int, documents: int) -> list[StreamPrompt]:
+        """The first `top_k` passages of RAGPulse's first requests, in its order, over so many documents (0: as many
+        as there are passages)."""
         asked = [
             row["hash_ids"]["passages_ids"][:top_k]
             for row in _rows(self._folder / "ragpulse" / "trace.jsonl.gz")
             if len(row["hash_ids"]["passages_ids"]) >= top_k
         ]
         popular = [passage for passage, _ in Counter(p for passages in asked for p in passages).most_common()]
-        number = {passage: rank for rank, passage in enumerate(popular)}
-        return [self.prompt([number[passage] for passage in passages]) for passages in asked[first : first + requests]]
+        share = (documents or len(popular)) / len(popular)
+        number = {passage: int(rank * share) for rank, passage in enumerate(popular)}
+        return [self.prompt([number[passage] for passage in passages]) for passages in asked[:requests]]
 
 
 def unlimited_hits(prompts: Sequence[StreamPrompt], block: int) -> int:

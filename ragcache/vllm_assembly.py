@@ -50,5 +50,5 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
         max_prefill_batch=config.max_prefill_batch,
         speculate=config.speculate == "dynamic",
     )
-    ledger = VllmLedger(engine.capacity_tokens, engine.bytes_per_token)
+    ledger = VllmLedger(engine.capacity_tokens, engine.bytes_per_token, engine.clear)
     return RagService(RetrieverFinder(retriever, template), ledger, engine, limits, model_name=checkpoint.name)

@@ -126,6 +126,12 @@ class VllmEngine:
         self._loop.call_soon_threadsafe(start)
         return cancel
 
+    def clear(self) -> None:
+        """What no request is using is given up soon: vLLM's prefix cache and what lies outside."""
+        with self._lock:
+            if not self._closed:
+                asyncio.run_coroutine_threadsafe(self._llm.reset_prefix_cache(reset_connector=True), self._loop)
+
     def stats(self) -> EngineStats:
         with self._lock:
             stats, busy = self._stats, self._busy_since

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ragcache.cache import KnowledgeCache
@@ -14,15 +14,22 @@ from ragcache.policy import LRU
 class VllmLedger(KnowledgeCache):
     """Leases memory of vLLM's pool, so that no more runs than fits. Which KV is kept, the connector's cache decides.
 
-    A lease finds nothing. When it ends, its `cached_by_tier` says what vLLM and the connector found.
+    A lease finds nothing. When it ends, its `cached_by_tier` says what vLLM and the connector found. `clear` has those
+    two give up what they keep.
     """
 
-    def __init__(self, capacity_tokens: int, bytes_per_token: int) -> None:
+    def __init__(self, capacity_tokens: int, bytes_per_token: int, clear: Callable[[], None]) -> None:
         super().__init__(capacity_tokens * bytes_per_token, bytes_per_token, LRU())
+        self._clear = clear
         self._memory: dict[int, Sequence[VllmKV]] = {}
 
     def describe(self) -> str:
         return f"vLLM's KV: {self.capacity / 2**30:.2f} GiB"
+
+    def drop_unheld(self) -> tuple[int, int]:
+        """Asks for it, and returns zeros: how much that is, is not known here."""
+        self._clear()
+        return 0, 0
 
     def commit(self, lease: Lease, kv: Sequence[Any]) -> None:
         """Takes nothing in; what is computed is vLLM's already."""
