@@ -169,9 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=50, metavar="N", help="questions of the exact part")
     parser.add_argument("--tokens", type=int, default=12, metavar="N", help="tokens of their answers")
     parser.add_argument(
-        "--documents", type=int, default=100, metavar="N", help="documents of the stream (0: one for each passage)"
+        "--documents", type=int, default=400, metavar="N", help="documents of the stream (0: one for each passage)"
     )
-    parser.add_argument("--requests", type=int, default=600, metavar="N", help="requests of the stream")
+    parser.add_argument("--requests", type=int, default=400, metavar="N", help="requests of the stream")
     parser.add_argument("--top-k", type=int, default=1, metavar="N", help="documents of each")
     parser.add_argument("--doc-tokens", type=int, default=512, metavar="N", help="a longer document is cut to these")
     parser.add_argument("--eager", action="store_true", help="spare the compilation of both engines")

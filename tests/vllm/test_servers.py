@@ -44,7 +44,7 @@ def server(*command, ready, end=signal.SIGTERM):
     environment["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
     process = subprocess.Popen(
         [sys.executable, "-m", *command, "--port", str(port)],
-        env=environment | {"VLLM_CPU_KVCACHE_SPACE": ""},
+        env=environment,
         start_new_session=True,
     )
     url = f"http://127.0.0.1:{port}"
