@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-# vLLM reads them when it is imported: one process, so that tests may look inside, and 1 GiB for blocks at most
-os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+# vLLM reads them when it is imported: one process, so that tests may look inside
+os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 if importlib.util.find_spec("vllm") is None:

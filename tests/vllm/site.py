@@ -59,6 +59,7 @@ class Site:
             max_num_batched_tokens=1024,
             enforce_eager=True,
             num_gpu_blocks_override=blocks,
+            kv_cache_memory_bytes=1 << 30,
             enable_prefix_caching=not plain,
             **({} if plain else {"kv_transfer_config": transfer}),
         )

@@ -1,6 +1,5 @@
 """VllmEngine keeps the engine protocol: events in order, cancellation, sources, and last events when it is closed."""
 
-import os
 import queue
 import time
 
@@ -20,15 +19,12 @@ PROMPT = len(SYSTEM) + len(A) + len(B) + len(QUESTION)
 
 @pytest.fixture(scope="module")
 def engine():
-    limit = os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over device_cache
     config = ServeConfig(
         device_cache=64 << 20, host_cache=1 << 30, max_batch=4, vllm_options='{"enforce_eager": true}', engine="vllm"
     )
     made = VllmEngine(engine_arguments(config))
     yield made
     made.close()
-    if limit is not None:
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = limit
 
 
 def submit(engine, segments=(SYSTEM, A, B), max_tokens=6, **sampling):
