@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,12 @@ from ragcache.mover import ThreadMover
 from ragcache.policy import POLICIES
 from ragcache.prompt_template import PromptTemplate
 from ragcache.retriever_finder import RetrieverFinder
+from ragcache.search_profile import SearchProfile
 from ragcache.service import Limits, RagService
+from ragcache.simulated_finder import SimulatedFinder, made_up
+from ragcache.simulated_service import SimulatedSettings
 from ragcache.store import DiskTier, HostTier
+from ragcache.workload import Workload
 from retrieval.retriever import Retriever
 
 log = logging.getLogger(__name__)
@@ -71,6 +76,63 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
         speculate=config.speculate == "dynamic",
     )
     return RagService(RetrieverFinder(retriever, template), cache, engine, limits, model_name=checkpoint.name)
+
+
+def assemble_replay(
+    settings: SimulatedSettings,
+    workload: Workload,
+    *,
+    model: str,
+    system_tokens: int,
+    searches: SearchProfile | None,
+    seed: int,
+    threads: int,
+) -> tuple[RagService, PrefillCost, dict[str, Any]]:
+    """A service that computes here what a workload asks, over made-up documents of its sizes: with its prefill times
+    and a description. `hardware` and `model` of the settings are not used. The caller closes the service.
+
+    Limits the calling thread to one torch thread.
+    """
+    leave_cores_to_engine()
+    checkpoint = Checkpoint.resolve(model)
+    loaded = TorchModel.load(checkpoint)
+    tokenizer = PromptTemplate.load(checkpoint, max_doc_tokens=1024, max_question_tokens=512).tokenizer
+    finder = SimulatedFinder(
+        workload,
+        system_tokens=system_tokens,
+        searches=searches,
+        seed=seed,
+        tokens=made_up(tokenizer.get_vocab_size(with_added_tokens=False)),
+        tokenizer=tokenizer,
+    )
+    threads = threads or available_cores()
+    token = loaded.layout.bytes_per_token
+    capacity = settings.device_cache or 2 * 2**30
+    keep = settings.policy != "none"
+    make = POLICIES[settings.policy if keep else "lru"]
+    profile = find_profile(loaded, threads)
+    cost: PrefillCost = estimate(loaded) if profile is None else profile
+    lower: dict[str, Any] = {}
+    if settings.host_cache:
+        transfer = KVTransfer(loaded.layout, loaded.device, None)
+        host_policy = make(settings.host_cache // token)
+        lower["copies"] = ThreadMover("kv-copies", transfer.initializer)
+        lower["host"] = HostTier(settings.host_cache, token, host_policy, HostMemory(transfer))
+    cache = KnowledgeCache(
+        capacity,
+        token,
+        make(capacity // token),
+        keep=keep,
+        cost=cost,
+        admission=settings.admission,
+        working=min(finder.longest() * token, capacity // 2) if settings.admission == "competes" else 0,
+        **lower,
+    )
+    engine = TorchEngine(loaded, prefill_chunk=settings.prefill_chunk, threads=threads)
+    limits = settings.limits(max(request.output for request in workload.requests), finder.corpus_size)
+    service = RagService(finder, cache, engine, limits, model_name=checkpoint.name)
+    described = {**asdict(settings), "hardware": "here", "model": checkpoint.name, "device_cache": capacity}
+    return service, cost, {**described, "system_tokens": system_tokens, "threads": threads}
 
 
 def _check_sizes(config: ServeConfig, system_tokens: int, model: TorchModel) -> None:

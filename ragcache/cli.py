@@ -7,11 +7,11 @@ import dataclasses
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from ragcache.config import ServeConfig, option_kind
+from ragcache.config import ServeConfig
 from ragcache.errors import RagCacheError
+from ragcache.options import parser
 from retrieval.errors import RetrievalError
 
 # Each command imports what it needs when it runs: `ragcache query` should not wait seconds for torch to load.
@@ -19,11 +19,11 @@ from retrieval.errors import RetrievalError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status. Errors that are the user's to mend are one line on stderr."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     # SIGTERM unwinds the stack like Ctrl-C does, so that half-written files are removed
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return int(options.run(options) or 0)
+        return int(_COMMANDS[options.command](options) or 0)
     except (RagCacheError, RetrievalError) as error:
         print(f"ragcache {options.command}: {error}", file=sys.stderr)
         return 1
@@ -37,136 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _terminate(signum: int, _frame: object) -> None:
     raise SystemExit(128 + signum)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ragcache", description="A RAG service that keeps the KV of its documents in a knowledge tree."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    corpus = commands.add_parser("corpus", help="collect documents into a corpus")
-    kinds = corpus.add_subparsers(dest="kind", required=True, metavar="KIND")
-    python = kinds.add_parser(
-        "python", help="docstrings of the standard library and of installed packages, 60 words or more"
-    )
-    python.add_argument("--out", type=Path, required=True, metavar="FILE", help="docs.jsonl or docs.jsonl.gz")
-    python.add_argument(
-        "--package",
-        action="extend",
-        nargs="+",
-        metavar="NAME",
-        help="only these packages; stdlib is the standard library (default: stdlib and what ragcache installs)",
-    )
-    python.set_defaults(run=_corpus_python)
-
-    index = commands.add_parser("index", help="build a vector index and document store from a corpus")
-    index.add_argument("--corpus", type=Path, required=True, metavar="FILE", help="JSON lines with id, text, title")
-    index.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    index.add_argument("--type", choices=("flat", "ivf", "hnsw"), default="flat", help="default: flat (exact)")
-    index.add_argument("--embedder", default="default", metavar="NAME", help="folder or Hugging Face id")
-    index.add_argument("--embeddings", type=Path, metavar="FILE.npy", help="use these vectors [documents, dimensions]")
-    index.add_argument("--quiet", action="store_true", help="no progress bars")
-    index.set_defaults(run=_index)
-
-    serve = commands.add_parser("serve", help="answer questions over HTTP")
-    serve.add_argument("--config", type=Path, metavar="FILE.toml", help="settings by the names below; options win")
-    _add_settings(serve)
-    serve.set_defaults(run=_serve)
-
-    simulate = commands.add_parser(
-        "simulate", help="replay a trace through the knowledge cache, to compare policies and sizes of cache"
-    )
-    simulate.add_argument("--trace", type=Path, required=True, metavar="FILE", help="the requests, may be .gz")
-    simulate.add_argument(
-        "--format",
-        choices=("paths", "objects", "ragpulse"),
-        required=True,
-        help="paths: JSON lines {t, path: [ids], sizes: [tokens]}; objects: CSV with obj and size, one document a "
-        "request; ragpulse: trace.jsonl[.gz] of RAGPulse with passages.jsonl[.gz] beside it",
-    )
-    simulate.add_argument("--policy", required=True, metavar="P[,P…]", help="names such as pgdsf,lru, or all")
-    simulate.add_argument(
-        "--capacity", required=True, metavar="N[,N…]", help="what the cache holds, in tokens (objects: unit of size)"
-    )
-    simulate.add_argument(
-        "--cost",
-        default="50,0.01",
-        metavar="constant|a,b|PROFILE",
-        help="time of a prefill: 1 s each; a*new + b*((cached+new)^2 - cached^2) microseconds; or a measured "
-        "profile (default: %(default)s)",
-    )
-    simulate.add_argument(
-        "--admission",
-        choices=("always", "competes"),
-        default="always",
-        help="whether a newcomer always stays, or only where the policy prefers it to what it would displace "
-        "(default: %(default)s)",
-    )
-    simulate.add_argument(
-        "--host-capacity",
-        type=int,
-        default=0,
-        metavar="N",
-        help="what a host tier below it holds, in the same unit; loading from there counts as no time (default: none)",
-    )
-    simulate.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
-    simulate.add_argument("--curve", type=Path, metavar="FILE.png", help="plot hits and time saved against capacity")
-    simulate.set_defaults(run=_simulate)
-
-    profile = commands.add_parser(
-        "profile",
-        help="measure how long a prefill takes on this machine, for `serve` and `simulate --cost` to weigh by",
-    )
-    profile.add_argument("--model", default="default", metavar="NAME", help="folder, GGUF file or Hugging Face id")
-    profile.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="torch threads (0, the default: one a core)"
-    )
-    profile.add_argument(
-        "--cached", metavar="N,N…", help="numbers of cached tokens (default: up to the context, or 8192)"
-    )
-    profile.add_argument("--new", metavar="N,N…", help="numbers of tokens to compute behind them")
-    profile.add_argument(
-        "--runs", type=int, default=3, metavar="N", help="a time is the median of so many (default: 3)"
-    )
-    profile.add_argument(
-        "--prefill-chunk", type=int, default=512, metavar="N", help="tokens computed in one step, as `serve` has it"
-    )
-    profile.add_argument(
-        "--out", type=Path, metavar="FILE", help="write here (default: where `serve` finds it by itself)"
-    )
-    profile.add_argument("--json", action="store_true", help="print the profile instead of a table")
-    profile.set_defaults(run=_profile)
-
-    query = commands.add_parser("query", help="ask a running server")
-    query.add_argument("question")
-    query.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
-    query.add_argument("--top-k", type=int, metavar="N", help="how many documents")
-    query.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
-    query.add_argument("--temperature", type=float, metavar="T", help="0 (the default) is greedy")
-    query.set_defaults(run=_query)
-    return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """An option for each setting; None where it was not given, so that the file's value shows through."""
-    for field in dataclasses.fields(ServeConfig):
-        kind = option_kind(field.name)
-        flag = f"--{field.name.replace('_', '-')}"
-        text = field.metadata["help"]
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{text} (default)")
-            continue
-        default = "" if field.metadata.get("required") else f" (default: {_readable(field)})"
-        size = field.metadata.get("size")
-        metavar = "SIZE" if size else {int: "N", float: "SECONDS", Path: "FILE"}.get(kind, "NAME")
-        metavar = field.metadata.get("form", metavar)
-        parser.add_argument(flag, type=str if size or kind is Path else kind, metavar=metavar, help=text + default)
-
-
-def _readable(field: dataclasses.Field[Any]) -> str:
-    default: Any = field.default
-    return f"{default >> 30}GiB" if field.metadata.get("size") and default else str(default) or "none"
 
 
 def _corpus_python(options: argparse.Namespace) -> int:
@@ -283,6 +153,162 @@ def _profile(options: argparse.Namespace) -> int:
     return 0
 
 
+def _profile_search(options: argparse.Namespace) -> int:
+    from itertools import islice
+
+    from tqdm import tqdm
+
+    from ragcache.errors import ConfigError
+    from ragcache.search_recording import record_questions
+    from ragcache.trace import json_lines
+    from ragcache.whole_file import check_writable
+    from retrieval.retriever import Retriever
+
+    check_writable(options.out)
+    if options.repeat < 1 or options.limit < 1:
+        raise ConfigError("--repeat and --limit must be at least 1")
+    questions = []
+    for where, row in islice(json_lines(options.questions), options.limit):
+        if not isinstance(row.get("question"), str) or not row["question"].strip():
+            raise ConfigError(f"{where}: 'question' is missing: a text")
+        questions.append(row["question"])
+    with (
+        Retriever.open(options.index, threads=1) as retriever,
+        tqdm(total=len(questions), unit="searches", disable=None, leave=False) as bar,
+    ):
+        profile = record_questions(
+            retriever,
+            questions,
+            top_k=options.top_k,
+            stages=options.stages,
+            repeat=options.repeat,
+            on_progress=bar.update,
+        )
+    profile.save(options.out)
+    print(f"{'stage':>5}{'milliseconds':>15}{'final list':>13}")
+    for at, (seconds, share) in enumerate(zip(profile.stage_seconds, profile.settled(), strict=True), 1):
+        print(f"{at:>5}{seconds * 1000:>15.3f}{share:>13.1%}")
+    print(f"{len(profile.lists)} searches in {options.out}", file=sys.stderr)
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ragcache.timeline import write_timeline
+    from ragcache.whole_file import check_writable
+    from ragcache.workload import Workload
+
+    if options.trace is not None:
+        check_writable(options.trace)
+    workload = Workload.read(options.workload)
+    if options.limit is not None:
+        workload = workload.first(options.limit)
+    if options.rate is not None:
+        workload = workload.with_rate(options.rate, options.seed)
+    about = {"workload": options.workload.name, "rate": options.rate, "seed": options.seed}
+    with tqdm(total=len(workload), unit="requests", unit_scale=True, disable=None, leave=False) as bar:
+        if options.url is not None:
+            report = _replay_remote(options, workload, about, bar.update)
+        elif options.engine == "torch":
+            report = _replay_here(options, workload, about, bar.update)
+        else:
+            report = _replay_simulated(options, workload, about, bar.update)
+    if options.trace is not None:
+        write_timeline(options.trace, report.outcomes)
+    print(report.as_json() if options.json else report.table())
+    return 0
+
+
+def _replay_settings(options: argparse.Namespace, **changes: Any) -> Any:
+    from ragcache.config import parse_size
+    from ragcache.simulated_service import SimulatedSettings
+
+    given = {
+        "hardware": options.hardware,
+        "model": options.model or "mistral-7b",
+        "device_cache": parse_size(options.device_cache),
+        "host_cache": parse_size(options.host_cache),
+        "policy": options.policy,
+        "admission": options.admission,
+        "prefill_chunk": options.prefill_chunk,
+        "max_batch": options.max_batch,
+        "max_prefill_batch": options.max_prefill_batch,
+        "max_waiting": options.max_waiting,
+        "reorder_window": options.reorder_window,
+        "speculate": options.speculate == "dynamic",
+    }
+    return SimulatedSettings(**{**given, **changes})
+
+
+def _replay_simulated(options: argparse.Namespace, workload: Any, about: dict[str, Any], on_progress: Any) -> Any:
+    from ragcache.cost import PrefillProfile
+    from ragcache.replaying import simulate
+    from ragcache.search_profile import SearchProfile
+
+    return simulate(
+        workload,
+        _replay_settings(options),
+        system_tokens=options.system_tokens,
+        searches=None if options.search is None else SearchProfile.load(options.search),
+        prefill=None if options.prefill_times is None else PrefillProfile.load(options.prefill_times),
+        seed=options.seed,
+        timeout_ms=options.timeout_ms,
+        about={"engine": "simulated", **about},
+        on_progress=on_progress,
+    )
+
+
+def _replay_here(options: argparse.Namespace, workload: Any, about: dict[str, Any], on_progress: Any) -> Any:
+    import asyncio
+
+    from ragcache.assembly import assemble_replay
+    from ragcache.replaying import replay_service
+    from ragcache.search_profile import SearchProfile
+
+    # a described model is named only so that the rest of the settings is checked in one place
+    settings = _replay_settings(options, model="smollm2-135m", hardware="this-cpu")
+    print("loading the model ...", file=sys.stderr, flush=True)
+    service, cost, described = assemble_replay(
+        settings,
+        workload,
+        model=options.model or "default",
+        system_tokens=options.system_tokens,
+        searches=None if options.search is None else SearchProfile.load(options.search),
+        seed=options.seed,
+        threads=options.threads,
+    )
+    try:
+        return asyncio.run(
+            replay_service(
+                workload,
+                service,
+                {"engine": "torch", **described, **about},
+                options.system_tokens,
+                cost,
+                options.timeout_ms,
+                on_progress,
+            )
+        )
+    finally:
+        service.close()
+
+
+def _replay_remote(options: argparse.Namespace, workload: Any, about: dict[str, Any], on_progress: Any) -> Any:
+    import asyncio
+
+    from ragcache.replaying import replay_remote
+    from server.remote import RemoteAsker
+
+    print(f"{options.url} finds documents of its own; only questions, lengths and times are sent", file=sys.stderr)
+
+    async def main() -> Any:
+        async with RemoteAsker(options.url, options.timeout_ms) as asker:
+            return await replay_remote(workload, asker, {"url": options.url, **about}, on_progress)
+
+    return asyncio.run(main())
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{max(1, rest)} s"
@@ -314,6 +340,18 @@ def _summary(answer: dict[str, Any]) -> str:
         f"prompt: {usage['prompt_tokens']} tokens, {cached} from the cache, {usage['computed_tokens']} computed\n"
         f"time:   {timing['ttft_ms']:.0f} ms to the first token, {timing['total_ms']:.0f} ms in all"
     )
+
+
+_COMMANDS = {
+    "corpus": _corpus_python,
+    "index": _index,
+    "serve": _serve,
+    "simulate": _simulate,
+    "profile": _profile,
+    "profile-search": _profile_search,
+    "replay": _replay,
+    "query": _query,
+}
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ class RagService:
         self._admission = AdmissionQueue(limits.max_batch, Order(cache.tree, limits.reorder_window))
         self._admission.on_blocked = self._make_way
         self._searching = 0
-        self._speculations: dict[Speculation, None] = {}  # of requests that are not answered yet, oldest first
+        self._speculations: dict[Speculation, None] = {}  # that run or end, oldest first, and some more
         self._unsettled: list[Speculation] = []  # of requests that have ended, cancelled but not stopped yet
         self._audit: asyncio.Task[None] | None = None
         cache.on_room(self._admission.advance)
@@ -227,7 +227,6 @@ class RagService:
         speculation = Speculation(self._generation, lambda: self._admission.pool, self.limits.max_prefill_batch)
         generation = self._generation()
         guessed: Generation | None = None  # the speculation that became the answer
-        self._speculations[speculation] = None
         try:
             found, task = await within(deadline, self._find(query.question, top_k, max_tokens, sampling, speculation))
             retrieved = loop.time()
@@ -340,6 +339,8 @@ class RagService:
                     if found.done:
                         return found, task
                     speculation.show(task)
+                    if speculation.running:
+                        self._speculations[speculation] = None
         finally:
             self._searching -= 1
         raise AssertionError("a search has a last stage")
@@ -353,6 +354,8 @@ class RagService:
 
     def _make_way(self) -> None:
         """A request cannot have its turn: the youngest speculation gives it its place and memory, at the next step."""
+        for speculation in [each for each in self._speculations if not each.running and not each.ending]:
+            del self._speculations[speculation]
         if not any(speculation.ending for speculation in self._speculations):
             for speculation in reversed(self._speculations):
                 if speculation.running:
@@ -361,7 +364,7 @@ class RagService:
 
     def _account_for(self, speculation: Speculation, *, used: bool) -> None:
         """The speculation's request has ended."""
-        del self._speculations[speculation]
+        self._speculations.pop(speculation, None)
         self.stats.speculations += speculation.started
         self.stats.used_speculations += used
         if speculation.started:

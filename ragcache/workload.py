@@ -54,6 +54,12 @@ class Workload:
             trace.add(list(request.documents))
         return trace
 
+    def first(self, requests: int) -> Workload:
+        """So many of the requests, those that arrive first."""
+        if requests < 1:
+            raise TraceError(f"a workload has 1 request or more, not {requests}")
+        return Workload(self.requests[:requests])
+
     def with_rate(self, rate: float, seed: int) -> Workload:
         """The same requests in the same order, arriving as a Poisson process of `rate` a second from time 0 on."""
         if not (math.isfinite(rate) and rate > 0):

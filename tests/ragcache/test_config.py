@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ragcache.cli import _parser
+from ragcache.options import parser
 from ragcache.config import DiskCache, ServeConfig, option_kind, parse_size
 from ragcache.errors import ConfigError
 
@@ -73,7 +73,7 @@ def load(tmp_path: Path, text: str, **options: object) -> ServeConfig:
 
 
 def from_options(*arguments: str) -> ServeConfig:
-    options = _parser().parse_args(["serve", *arguments])
+    options = parser().parse_args(["serve", *arguments])
     return ServeConfig.load(options.config, {name: getattr(options, name) for name in NAMES})
 
 

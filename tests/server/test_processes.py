@@ -230,7 +230,7 @@ def test_sigterm_while_it_loads_removes_what_is_half_written(tmp_path):
         "import os, signal, sys, tempfile; from ragcache import cli\n"
         "def work(options):\n"
         f"    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "cli._query = work\n"
+        "cli._COMMANDS['query'] = work\n"
         "sys.exit(cli.main(['query', 'x']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)

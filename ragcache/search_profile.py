@@ -1,0 +1,133 @@
+"""SearchProfile: how long the stages of real searches took, and which documents each showed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ragcache.errors import ConfigError
+from ragcache.whole_file import written_whole
+
+VERSION = 1
+T = TypeVar("T")
+Stages = tuple[tuple[int, ...], ...]
+
+
+def positions(stages: Sequence[Sequence[int]]) -> Stages:
+    """The documents of each stage of one search as positions in its last one.
+
+    Those that are not in it are -1, -2, … in the order in which they are first seen.
+    """
+    place: dict[int, int] = {document: at for at, document in enumerate(stages[-1])}
+    outside = 0
+    for document in (document for stage in stages for document in stage):
+        if document not in place:
+            outside -= 1
+            place[document] = outside
+    return tuple(tuple(place[document] for document in stage) for stage in stages)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchProfile:
+    """Searches for `k` documents among `vectors` of `dim` dimensions, as they were measured.
+
+    `stage_seconds` are the median times of the stages, one after the other. `lists` has for each search, for each
+    stage, the documents that it showed, as `positions` writes them. `effort` is spent by the whole search: lists
+    probed, or vertices.
+    """
+
+    index_type: str
+    vectors: int
+    dim: int
+    effort: int
+    k: int
+    machine: str
+    measured_at: str
+    stage_seconds: tuple[float, ...]
+    lists: tuple[Stages, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stage_seconds or not all(math.isfinite(s) and s >= 0 for s in self.stage_seconds):
+            raise ConfigError("'stage_seconds' are one number of seconds a stage, each 0 or more")
+        if not self.lists:
+            raise ConfigError("'lists' has no search")
+        last = tuple(range(self.k))
+        for at, stages in enumerate(self.lists, 1):
+            if len(stages) != len(self.stage_seconds):
+                raise ConfigError(f"search {at} has {len(stages)} stages, the times {len(self.stage_seconds)}")
+            if stages[-1] != last:
+                raise ConfigError(f"the last stage of search {at} shows {list(stages[-1])}, not {list(last)}")
+            for stage in stages:
+                if len(set(stage)) != len(stage) or any(position >= self.k for position in stage):
+                    raise ConfigError(f"search {at} shows {list(stage)}: each document once, positions below {self.k}")
+
+    @classmethod
+    def load(cls, file: Path) -> SearchProfile:
+        """The profile in `file`; ConfigError says what is wrong with it."""
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise ConfigError(f"{file} is not a search profile: {error}") from error
+        if not isinstance(found, dict) or found.pop("search_profile", None) != VERSION:
+            raise ConfigError(f"{file} is not a search profile of version {VERSION}; record it anew")
+        kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
+        if missing := [name for name in kinds if name not in found]:
+            raise ConfigError(f"{file}: {missing[0]!r} is missing")
+        try:
+            values = {name: found[name] for name in kinds}
+            for name in ("vectors", "dim", "effort", "k"):
+                if type(values[name]) is not int or values[name] < 1:
+                    raise ConfigError(f"{name!r} is a number of 1 or more, not {values[name]!r}")
+            values["stage_seconds"] = tuple(float(seconds) for seconds in values["stage_seconds"])
+            values["lists"] = tuple(
+                tuple(tuple(_whole(position) for position in stage) for stage in stages) for stages in values["lists"]
+            )
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{file}: a list of numbers has something else in it: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error
+
+    def save(self, file: Path) -> None:
+        """Writes the file, whole or not at all; equal profiles give equal bytes."""
+        with written_whole(file) as unfinished:
+            text = json.dumps({"search_profile": VERSION, **dataclasses.asdict(self)})
+            unfinished.write_text(text, encoding="utf-8")
+
+    def scaled(self, factor: float) -> SearchProfile:
+        """The same lists, shown after `factor` times the seconds: as on a slower machine, or among more vectors."""
+        return dataclasses.replace(self, stage_seconds=tuple(seconds * factor for seconds in self.stage_seconds))
+
+    def search(self, number: int, documents: Sequence[T], outsider: Callable[[int], T]) -> list[tuple[float, list[T]]]:
+        """Seconds and documents of the stages that request `number` sees, whose search ends with `documents`.
+
+        The recorded searches come by turns. `outsider(j)` is the document that stands for -j. Of a search for more
+        documents than the request has, those at the end are left out; what one for fewer does not know of comes
+        last at every stage.
+        """
+        wanted = len(documents)
+        found = []
+        for seconds, stage in zip(self.stage_seconds, self.lists[number % len(self.lists)], strict=True):
+            shown = [documents[position] if position >= 0 else outsider(-position) for position in stage
+                     if position < wanted]  # fmt: skip
+            found.append((seconds, [*shown[:wanted], *documents[self.k :]]))
+        return found
+
+    def settled(self) -> Iterable[float]:
+        """For each stage, the share of the searches whose list was the final one from there on."""
+        for stage in range(len(self.stage_seconds)):
+            final = sum(all(later == stages[-1] for later in stages[stage:]) for stages in self.lists)
+            yield final / len(self.lists)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} is no position")
+    return value
