@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ragcache.options import parser
 from ragcache.config import DiskCache, ServeConfig, option_kind, parse_size
 from ragcache.errors import ConfigError
+from ragcache.options import parser
 
 NAMES = [field.name for field in dataclasses.fields(ServeConfig)]
 EVERY_SETTING = """\
