@@ -110,6 +110,17 @@ def test_hot_nodes_outlive_a_scan_of_the_device(engines):
     assert engine.cache.counts()["device"].evictions > 0
 
 
+def test_a_full_host_keeps_what_the_policy_values_though_the_device_has_it_too(engines):
+    engine = engines(64, host_cache=900, policy="lfu")  # 56 tokens
+    for question in range(4):
+        serve(engine, [0], question)
+    for n in range(1, 8):
+        serve(engine, [n])
+    assert engine.cache.counts()["host"].evictions > 0
+    engine.forget_device()  # which gives no warning
+    assert serve(engine, [0], 5).sources == {"device": 0, "host": whole([0])}
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("policy", ["pgdsf", "lru", "arc"])
 def test_random_traffic_with_faults(engines, tmp_path, seed, policy, monkeypatch):
