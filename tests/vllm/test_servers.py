@@ -1,4 +1,7 @@
-"""Whole servers: `vllm serve` alone with the connector, as the README has it, and `ragcache serve --engine vllm`."""
+"""Whole servers: vLLM's alone with the connector, as the README has it, and `ragcache serve --engine vllm`.
+
+The `vllm` command of the CPU build looks for the GPU build's package and fails; its server starts as a module.
+"""
 
 import contextlib
 import json
@@ -70,7 +73,7 @@ def server(*command, ready, end=signal.SIGTERM):
 
 def test_vllm_serve_alone_answers_a_chat_and_reports_external_hits():
     model = Checkpoint.resolve("default").location
-    arguments = ["serve", model, "--enforce-eager", "--kv-transfer-config", json.dumps(TRANSFER), *SMALL]
+    arguments = ["--model", model, "--enforce-eager", "--kv-transfer-config", json.dumps(TRANSFER), *SMALL]
     chat = {
         "model": model,
         "messages": [{"role": "system", "content": TEXT}, {"role": "user", "content": "What does item 14 weigh?"}],
@@ -78,7 +81,7 @@ def test_vllm_serve_alone_answers_a_chat_and_reports_external_hits():
         "temperature": 0,
     }
     memory = ["--kv-cache-memory-bytes", str(100 << 20)]
-    with server("vllm.entrypoints.cli.main", *arguments, *memory, ready="/health") as url:
+    with server("vllm.entrypoints.openai.api_server", *arguments, *memory, ready="/health") as url:
         first = json.loads(call(f"{url}/v1/chat/completions", chat))
         call(f"{url}/reset_prefix_cache", {})
         second = json.loads(call(f"{url}/v1/chat/completions", chat))

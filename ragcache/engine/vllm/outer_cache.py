@@ -302,7 +302,9 @@ class OuterCache:
                 node.missed(ticket.price)
             for tier in self.hierarchy.lower:
                 if node.places[tier.index] is not None:
+                    tier.hold(node)  # what is offered keeps the priority that it was offered with
                     tier.policy.used(node)
+                    tier.release(node)
         device = node.places[DEVICE]
         if self._order is not None:
             self._order.own(node, kv)
