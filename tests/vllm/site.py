@@ -82,13 +82,18 @@ class Site:
         *,
         tokens: int = 6,
         marked: bool = True,
-        **sampling: Any,
+        segments: Any = None,
+        **more: Any,
     ) -> Answered:
-        """One greedy answer; all that is to be copied and written is, on return."""
+        """One greedy answer; all that is to be copied and written is, on return.
+
+        The request says where its documents end, or `segments` instead, or nothing if it is not `marked`. `more` is the
+        prompt's.
+        """
         prompt = [*SYSTEM, *(token for tokens_ in documents for token in tokens_), *question]
-        params = {"segments": [len(SYSTEM), *map(len, documents)]} if marked else None
+        params = {"segments": segments or [len(SYSTEM), *map(len, documents)]}
         extra = {"kv_transfer_params": params} if marked else {}
-        request = {"prompt_token_ids": prompt, **sampling}
+        request = {"prompt_token_ids": prompt, **more}
         wanted = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True, extra_args=extra)
         (output,) = self.llm.generate(request, wanted, use_tqdm=False)
         self.settle()

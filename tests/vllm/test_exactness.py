@@ -62,16 +62,7 @@ def test_nonsense_for_boundaries_is_told_and_harmless(site):
     ours = site()
     wanted = ours.ask([DOCUMENTS[0]]).ids
     for nonsense in (["x"], [10**6], [-4, 90], "all", {"a": 1}, [True]):
-        ours.llm.llm_engine.engine_core  # noqa: B018 (still there)
-        from vllm import SamplingParams
-
-        prompt = [*SYSTEM, *DOCUMENTS[0], *range(700, 720)]
-        params = SamplingParams(
-            max_tokens=6, temperature=0.0, ignore_eos=True, extra_args={"kv_transfer_params": {"segments": nonsense}}
-        )
-        (output,) = ours.llm.generate({"prompt_token_ids": prompt}, params, use_tqdm=False)
-        assert list(output.outputs[0].token_ids) == wanted
-        ours.settle()
+        assert ours.ask([DOCUMENTS[0]], segments=nonsense).ids == wanted
     assert ours.core.scheduler.connector.get_kv_connector_stats().data["malformed_requests"] == 6
 
 
