@@ -79,7 +79,7 @@ def test_imports_point_down(name):
 
 def test_the_composition_root_imports_the_others_only_when_a_command_runs():
     at_once = {imported for imported, outermost in imports(COMPOSITION_ROOT) if outermost and imported in MODULES}
-    assert at_once == {"ragcache.config", "ragcache.errors", "retrieval.errors"}
+    assert at_once == {"ragcache.config", "ragcache.errors", "ragcache.options", "retrieval.errors"}
     assert COMPOSITION_ROOT not in {imported for name in MODULES for imported, _ in imports(name)}
 
 
