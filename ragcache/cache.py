@@ -229,27 +229,9 @@ class KnowledgeCache:
 
         What does not fit, or hangs on nothing that is here, is removed from the disk.
         """
-        disk, tree = self.hierarchy.disk, self.tree
-        assert disk is not None
-        store = self.hierarchy.records
-        known: dict[bytes, Node] = {}
-        left_out = []
-        for record in store.records():
-            parent = known.get(record.parent)
-            if parent is None and record.parent == store.root_key(record.namespace):
-                parent = tree.root(record.namespace)
-            segment = Segment.of(record.label, record.tokens)
-            size = store.footprint(len(segment))
-            if parent is None or segment.key in parent.children or size > disk.free:
-                left_out.append(record.key)
-                continue
-            node = known[record.key] = tree.insert(parent, segment)
-            node.frequency, node.last_use = record.frequency, record.last_use
-            node.misses, node.seconds_per_token = record.misses, record.seconds_per_token
-            self._uses = max(self._uses, record.last_use)
-            self.hierarchy.restore(node, record.key)
-        self.hierarchy.remove_records(left_out)
-        return len(known)
+        count, last_use = self.hierarchy.restore()
+        self._uses = max(self._uses, last_use)
+        return count
 
     def close(self) -> None:
         """Finishes what moves, and writes down what the policies learned. Leases are the caller's to release first."""

@@ -67,7 +67,13 @@ def _serve(options: argparse.Namespace) -> int:
     names = [field.name for field in dataclasses.fields(ServeConfig)]
     config = ServeConfig.load(options.config, {name: getattr(options, name) for name in names})
     with bind(config.host, config.port) as bound:  # before the seconds of loading: a busy port is told at once
-        from ragcache.assembly import assemble
+        if config.engine == "vllm":
+            from ragcache.engine.vllm.interface import require_package
+
+            require_package()
+            from ragcache.vllm_assembly import assemble
+        else:
+            from ragcache.assembly import assemble
         from server.app import create_app
         from server.run import run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import tomllib
@@ -15,6 +16,7 @@ from ragcache.cache import ADMISSIONS
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES
 
+ENGINES = ("torch", "vllm")
 KV_STORE_DTYPES = ("device", "float16")
 SPECULATIONS = ("off", "dynamic")
 _UNITS = {"": 1, "b": 1, "k": 2**10, "kib": 2**10, "kb": 10**3, "m": 2**20, "mib": 2**20, "mb": 10**6}
@@ -77,6 +79,14 @@ class ServeConfig:
         "free of idle KV)",
         one_of=ADMISSIONS,
     )
+    engine: str = _option(
+        "torch", "who computes: torch, in this process, or vllm, where it is installed", one_of=ENGINES
+    )
+    vllm_options: str = _option(
+        "",
+        'options of vLLM as a JSON object, such as {"tensor_parallel_size": 2}; see `vllm serve --help`, with _ for -',
+        form="JSON",
+    )
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8000, "port to listen on (0: any free one)", least=0)
     threads: int = _option(0, "torch threads of the engine (0: one a core)", least=0)
@@ -118,6 +128,10 @@ class ServeConfig:
         _ = self.disk  # parsed, and so checked
         if not self.cache and (self.host_cache or self.disk_cache):
             raise ConfigError("a host or a disk cache has no use with --no-cache: leave out one or the other")
+        if self.vllm and self.engine != "vllm":
+            raise ConfigError("vllm_options have no use without --engine vllm")
+        if self.engine == "vllm" and self.kv_store_dtype != "device":
+            raise ConfigError("vLLM's KV moves in whole blocks: leave out --kv-store-dtype")
         if self.port > 65535:
             raise ConfigError(f"port must be at most 65535, not {self.port}")
 
@@ -125,6 +139,17 @@ class ServeConfig:
     def disk(self) -> DiskCache | None:
         """The disk cache, if there is to be one."""
         return DiskCache.parse(self.disk_cache) if self.disk_cache else None
+
+    @property
+    def vllm(self) -> dict[str, Any]:
+        """The options of vLLM."""
+        try:
+            found = json.loads(self.vllm_options or "{}")
+        except ValueError as error:
+            raise ConfigError(f"vllm_options is no JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise ConfigError(f"vllm_options must be a JSON object, not {self.vllm_options!r}")
+        return found
 
     @classmethod
     def load(cls, file: Path | None, options: Mapping[str, Any]) -> ServeConfig:

@@ -21,7 +21,7 @@ import lmdb
 import numpy as np
 import xxhash
 
-from ragcache.disk_file import BODY, HEADERS, STATS, DiskFile
+from ragcache.disk_file import BODY, HEADERS, STATS, DiskFile, pages_for
 from ragcache.errors import ConfigError, RecordError
 from ragcache.mdb import Progress
 from ragcache.record import (
@@ -42,6 +42,13 @@ LEAST_CAPACITY = 16 << 20
 BATCH_CHUNKS = 32  # of the longest chunks, as many as one transaction writes or reads
 SLICE = 256 << 10  # bytes that are copied and then hashed while the core's own cache holds them
 REMOVED_AT_ONCE = 256  # headers a transaction takes away
+
+
+def footprint_of(size: int, tokens: int, page_size: int) -> int:
+    """See DiskStore.footprint: for books that are kept apart from the store."""
+    pages = pages_for(size, page_size) + pages_for(about_bytes(tokens), page_size)
+    # 136 chunks fill a page of their table; header, stats and what two neighbours leave half empty are the rest
+    return (pages + pages // 128 + 4) * page_size
 
 
 class _Place(NamedTuple):
@@ -99,6 +106,11 @@ class DiskStore:
         return self._file.discarded
 
     @property
+    def page_size(self) -> int:
+        """Bytes of a page of the file."""
+        return self._file.page_size
+
+    @property
     def usable(self) -> int:
         """Bytes that the footprints of all records may sum to."""
         return self._file.usable
@@ -115,9 +127,7 @@ class DiskStore:
         What fits into `usable` by this measure fits into the file, whatever was written and removed before: the record
         takes as much when all of it stands in single pages, its share of the tables included.
         """
-        pages = self._file.pages_for(size) + self._file.pages_for(about_bytes(tokens))
-        # 136 chunks fill a page of their table; header, stats and what two neighbours leave half empty are the rest
-        return (pages + pages // 128 + 4) * self._file.page_size
+        return footprint_of(size, tokens, self._file.page_size)
 
     def __len__(self) -> int:
         return len(self._visible)

@@ -40,6 +40,11 @@ def chunk_key(number: int, index: int) -> bytes:
     return number.to_bytes(8, "big") + index.to_bytes(4, "big")  # big-endian, so that the newest number appends
 
 
+def pages_for(size: int, page_size: int) -> int:
+    """Pages that so many bytes take at most: when they all stand in single ones."""
+    return -(-size // (page_size - PAGE_HEADER))
+
+
 def usable_pages(pages: int) -> int:
     # a list of all pages as free takes pages / 512, and a transaction holds up to three generations of it; the rest is
     # for the pages of tables that a transaction copies
@@ -186,10 +191,6 @@ class DiskFile:
             txn.put(b"turn", self._turns.to_bytes(8, "big"), db=self.tables[TURNS])
 
     # -- chunks
-
-    def pages_for(self, size: int) -> int:
-        """Pages that so many bytes take at most: when they all stand in single ones."""
-        return -(-size // (self.page_size - PAGE_HEADER))
 
     def longest_chunk(self) -> int:
         return RUNS[0] * self.page_size - PAGE_HEADER

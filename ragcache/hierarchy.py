@@ -15,6 +15,7 @@ from typing import Any
 from ragcache.errors import RagCacheError
 from ragcache.mover import InlineMover, Moved, Mover
 from ragcache.policy import Policy
+from ragcache.segment import Segment
 from ragcache.store import DiskTier, HostTier
 from ragcache.tier import IntegrityError, Tier
 from ragcache.tree import DEVICE, DISK, HOST, KnowledgeTree, Node, Place
@@ -66,17 +67,19 @@ class Hierarchy:
         disk: DiskTier | None = None,
         *,
         contested: bool = False,
+        inclusive: bool = False,
         copies: Mover | None = None,
         writes: Mover | None = None,
         reads: Mover | None = None,
     ) -> None:
+        """`inclusive`: see Tier."""
         self.tree = KnowledgeTree(3 if disk else 2 if host else 1)
         self.device = Tier(DEVICE, capacity, policy, lambda node: node.size * bytes_per_token)
         self.host: Tier | None = None
         self.disk: Tier | None = None
         if host is not None:
             stored = host.bytes_per_token
-            self.host = Tier(HOST, host.capacity, host.policy, lambda node: node.size * stored)
+            self.host = Tier(HOST, host.capacity, host.policy, lambda node: node.size * stored, inclusive=inclusive)
             self._host_store = host.store
         if disk is not None:
             footprint = disk.store.footprint
@@ -129,7 +132,7 @@ class Hierarchy:
             if node.places[HOST] is not None:
                 self.host.mirrored(node)
                 return
-            arrival = self._to_host(node, kv)
+            arrival = self.copy_to_host(node, kv)
             if arrival is not None:
                 self._swapping_out.append(arrival)
                 return
@@ -164,17 +167,39 @@ class Hierarchy:
                 return
             if node.places[HOST] is None:
                 held = self.hold(node)
-                if self._to_host(node, node.kv, held) is None:
+                if self.copy_to_host(node, node.kv, held) is None:
                     self.release(held)
                     return
             if node.places[HOST] is not None:  # not failed at once
                 host.keep(node)
 
-    def restore(self, node: Node, key: bytes) -> None:
-        """The node is on disk already, under `key`, from an earlier process. Its parent is restored."""
-        assert self.disk is not None
-        self.disk.enter(node, key)
-        self.disk.release(node)
+    def restore(self) -> tuple[int, int]:
+        """Takes in what an earlier process left on disk; returns how many nodes that were, and their highest last use.
+
+        What does not fit, or hangs on nothing that is here, is removed from the disk.
+        """
+        disk, tree, store = self.disk, self.tree, self.records
+        assert disk is not None
+        known: dict[bytes, Node] = {}
+        left_out = []
+        last_use = 0
+        for record in store.records():  # parents before children
+            parent = known.get(record.parent)
+            if parent is None and record.parent == store.root_key(record.namespace):
+                parent = tree.root(record.namespace)
+            segment = Segment.of(record.label, record.tokens)
+            size = store.footprint(len(segment))
+            if parent is None or segment.key in parent.children or size > disk.free:
+                left_out.append(record.key)
+                continue
+            node = known[record.key] = tree.insert(parent, segment)
+            node.frequency, node.last_use = record.frequency, record.last_use
+            node.misses, node.seconds_per_token = record.misses, record.seconds_per_token
+            last_use = max(last_use, record.last_use)
+            disk.enter(node, record.key)
+            disk.release(node)
+        self.remove_records(left_out)
+        return len(known), last_use
 
     def forget(self, node: Node) -> None:
         """A node that is on no tier leaves the tree, with all that stands on it."""
@@ -223,7 +248,7 @@ class Hierarchy:
         for mover in (self.reads, self.copies, self.writes):
             mover.close()
 
-    def _to_host(self, node: Node, kv: Any, held: Held | None = None) -> Arrival | None:
+    def copy_to_host(self, node: Node, kv: Any, held: Held | None = None) -> Arrival | None:
         """Starts to copy device KV to the host; None if the host does not take it. `held` ends with the move."""
         host = self.host
         assert host is not None

@@ -60,15 +60,25 @@ class Tier:
     without a child on this tier) that nobody holds.
 
     On the host, a copy of what the device has too is worth least: such mirrors go before the policy is asked, the one
-    that has been one for longest first, but for those that `keep` was told of.
+    that has been one for longest first, but for those that `keep` was told of. With `inclusive` the policy is asked of
+    mirrors like of any other: for a device that gives up KV without a word, of which no copy can be made then.
     """
 
-    def __init__(self, index: int, capacity: int, policy: Policy, footprint: Callable[[Node], int]) -> None:
+    def __init__(
+        self,
+        index: int,
+        capacity: int,
+        policy: Policy,
+        footprint: Callable[[Node], int],
+        *,
+        inclusive: bool = False,
+    ) -> None:
         self.index = index
         self.name = TIER_NAMES[index]
         self.capacity = capacity
         self.policy = policy
         self.footprint = footprint  # bytes that a node takes here
+        self._inclusive = inclusive
         self.counts = TierCounts()
         self.nodes = 0
         self.cached = 0
@@ -210,6 +220,31 @@ class Tier:
             self._offer(victim)
         return ([], loser) if loser is not None else (victims, None)
 
+    def eviction_order(self) -> list[Node]:
+        """All nodes here that nobody holds, in the order in which the policy would give them up, if nothing happened
+        between: children before parents. Changes nothing but what the policy learns of its own choosing."""
+        index, policy = self.index, self.policy
+        order: list[Node] = []
+        left: dict[int, int] = {}  # children still here, by node
+        while True:
+            try:
+                node = policy.victim()
+            except LookupError:
+                break
+            policy.withdraw(node)
+            order.append(node)
+            parent = node.parent
+            assert parent is not None
+            place = parent.places[index]
+            if place is not None and not place.holders:
+                left[parent.id] = left.get(parent.id, parent.below[index]) - 1
+                if not left[parent.id]:
+                    policy.offer(parent)
+        for node in order:
+            if not node.below[index]:
+                policy.offer(node)
+        return order
+
     def audit(self, node: Node, leases: int, *, settled: bool) -> int:
         """Checks a node of this tier; returns its bytes, below zero if it is held.
 
@@ -245,7 +280,7 @@ class Tier:
         self._mirrors.pop(node.id, None)
 
     def _note_mirror(self, node: Node) -> None:
-        if node.places[DEVICE] is not None and node.id not in self._kept:
+        if node.places[DEVICE] is not None and node.id not in self._kept and not self._inclusive:
             self._mirrors[node.id] = node
 
 

@@ -109,6 +109,8 @@ class WriteBehind:
             else:
                 disk.leave(node, evicted=False)
                 disk.counts.insertions -= 1
+                if not any(node.places):  # a device that takes its memory back has done so
+                    hierarchy.forget(node)
             hierarchy.release(held)
             self._learn(node, moved.error)
             self._advance()

@@ -40,7 +40,7 @@ def fingerprint_of(module: PreTrainedModel) -> bytes:
         raise ValueError("the fingerprint has to be taken before linear layers are packed")
     head = {
         "class": type(module).__name__,
-        "config": _numbers_of(module.config.to_dict()),
+        "config": numbers_of(module.config.to_dict()),
         "dtype": str(module.dtype),
     }
     state = module.state_dict()
@@ -56,12 +56,12 @@ def fingerprint_of(module: PreTrainedModel) -> bytes:
     return digest.digest()
 
 
-def _numbers_of(settings: Any) -> Any:
+def numbers_of(settings: Any) -> Any:
     """`settings` without what says nothing of the numbers, at every depth."""
     if isinstance(settings, dict):
-        return {str(key): _numbers_of(value) for key, value in settings.items() if key not in _OF_THE_FILE}
+        return {str(key): numbers_of(value) for key, value in settings.items() if key not in _OF_THE_FILE}
     if isinstance(settings, list | tuple):
-        return [_numbers_of(value) for value in settings]
+        return [numbers_of(value) for value in settings]
     return settings
 
 

@@ -11,10 +11,14 @@ import os
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-# oneDNN keeps what it prepared for each number of rows, about 2 MiB a number, up to 1,024 shapes by default. Prompts
-# come in every length, and preparing takes 3 ms, so keep fewer. Read at its first use
+# oneDNN keeps what it prepared for each number of rows, about 2 MiB a number, up to 1,024 shapes by default, and
+# preparing takes 3 ms. Read at its first use
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+# Prompts come in every length: beyond a few, rows are filled up to a multiple of so many, or a server's memory would
+# grow with each new one (107 lengths took 219 MiB, and so take 48)
+ROWS = 16
 
 
 class PackedLinear(nn.Module):
@@ -27,7 +31,11 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out]."""
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        rows = x.shape[-2] if x.dim() > 1 else 1
+        if rows <= ROWS or rows % ROWS == 0:
+            return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        filled = pad(x, (0, 0, 0, -rows % ROWS))
+        return torch.ops.mkldnn._linear_pointwise(filled, self._packed, self._bias, "none", [], "")[..., :rows, :]
 
 
 def pack_linears(module: nn.Module) -> int:

@@ -24,12 +24,16 @@ kv_store_dtype = "float16"
 cache = true
 policy = "sieve"
 admission = "competes"
+engine = "torch"
+vllm_options = ""
 host = "0.0.0.0"
 port = 0
 threads = 4
 profile = "times.json"
 prefill_chunk = 64
 max_batch = 2
+max_prefill_batch = 3
+speculate = "dynamic"
 max_waiting = 0
 reorder_window = 5
 grace_seconds = 5
@@ -54,6 +58,8 @@ AS_READ = ServeConfig(
     profile="times.json",
     prefill_chunk=64,
     max_batch=2,
+    max_prefill_batch=3,
+    speculate="dynamic",
     max_waiting=0,
     reorder_window=5,
     grace_seconds=5.0,
@@ -142,6 +148,11 @@ def test_dashes_are_read_as_the_options_are_written(tmp_path):
         ('device_cache = "2 bananas"', "'2 bananas' is not a size"),
         ("device_cache = -1", "is not a size"),
         ("device_cache = true", "is not a size"),
+        ('engine = "cpu"', "engine is one of torch, vllm"),
+        ("vllm_options = '{\"block_size\": 16}'", "no use without --engine vllm"),
+        ("engine = 'vllm'\nvllm_options = 'x=1'", "vllm_options is no JSON"),
+        ("engine = 'vllm'\nvllm_options = '[1]'", "must be a JSON object"),
+        ("engine = 'vllm'\nkv_store_dtype = 'float16'", "leave out --kv-store-dtype"),
         ("top_k = 0", "top_k must be at least 1, not 0"),
         ('policy = "belady"', "policy is one of lru, lfu, gdsf, pgdsf, arc, "),
         ('admission = "no"', "admission is one of always, competes, not 'no'"),

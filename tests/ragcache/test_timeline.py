@@ -90,7 +90,7 @@ def test_equal_outcomes_give_equal_bytes_and_none_an_empty_trace(tmp_path):
 def test_a_span_ends_with_its_request_although_its_times_are_rounded(tmp_path):
     # the service rounds to microseconds, and the next one takes the lane when this one has ended
     rounded = served(0.0, 0.0, 0.0, 0.0, 0.000001)
-    outcomes = [Outcome(0, 0.0, 0.0000006, "answered", rounded), Outcome(1, 0.0000006, 0.000001, "failed", None, "x")]
+    outcomes = [Outcome(0, 0.0, 0.0000006, "answered", rounded), Outcome(1, 0.0000006, 0.000002, "failed", None, "x")]
     write_timeline(tmp_path / "t.json", outcomes)
     check(events_of(tmp_path / "t.json"))
 

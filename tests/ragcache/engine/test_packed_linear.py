@@ -1,8 +1,11 @@
 """Packed layers compute what linear layers compute, and stand in for all of them."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ragcache.engine.model import TorchModel
 from ragcache.engine.packed_linear import PackedLinear, pack_linears
@@ -40,3 +43,20 @@ def test_linear_layers_are_replaced_wherever_they_lie_and_others_are_not():
 def test_every_product_of_the_default_model_is_packed(model: TorchModel):
     assert not [name for name, child in model.module.named_modules() if isinstance(child, nn.Linear)]
     assert sum(isinstance(child, PackedLinear) for child in model.module.modules()) == 30 * 7 + 1
+
+
+def test_many_lengths_are_few_shapes_to_onednn():
+    """It keeps memory for each number of rows that it has seen, so that a server's would grow with every new one."""
+    seen = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "_linear_pointwise" in str(func):
+                seen.add(tuple(args[0].shape))
+            return func(*args, **(kwargs or {}))
+
+    packed = PackedLinear(nn.Linear(8, 4))
+    with torch.inference_mode(), Watch():
+        for rows in range(1, 513):
+            assert packed(torch.randn(1, rows, 8)).shape == (1, rows, 4)
+    assert 1 < len(seen) <= 16 + 512 // 16

@@ -1,0 +1,1 @@
+"""vLLM joined, not forked: the knowledge tree as its outer cache, through the interfaces that vLLM releases."""

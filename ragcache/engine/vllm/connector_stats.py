@@ -1,0 +1,40 @@
+"""RagCacheStats: the knowledge cache's totals, as vLLM logs them and hands them to its metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorStats
+
+from ragcache.engine.vllm.outer_cache import OuterCache
+
+
+@dataclass
+class RagCacheStats(KVConnectorStats):
+    """Totals since the start, by name; later ones replace earlier ones."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cache: OuterCache, malformed: int) -> RagCacheStats:
+        data: dict[str, Any] = {}
+        for name, counts in cache.counts().items():
+            data[f"{name}_hit_tokens"] = counts.hit_tokens
+            data[f"{name}_evictions"] = counts.evictions
+            data[f"{name}_failures"] = counts.failures.total()
+        data["malformed_requests"] = malformed
+        return cls(data=data)
+
+    def reset(self) -> None:
+        self.data = {}
+
+    def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
+        self.data |= other.data
+        return self
+
+    def reduce(self) -> dict[str, Any]:
+        return dict(self.data)
+
+    def is_empty(self) -> bool:
+        return not any(self.data.values())

@@ -1,0 +1,69 @@
+"""Interface: which vLLM this connector joins, and whether what it needs of it is there. Checked when it is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ragcache.errors import ConfigError, RagCacheError
+
+SUPPORTED = ("0.32",)  # the releases that this was tested with
+INSTALL = "run `make setup-vllm` (for a GPU with GPU=1) and use .venv-vllm/bin/ragcache"
+
+# methods of KVConnectorBase_V1 that are overridden or called, with the parameters that are given
+CONNECTOR: Mapping[str, Sequence[str]] = {
+    "bind_kv_cache_manager": ("kv_cache_manager",),
+    "build_connector_meta": ("scheduler_output",),
+    "build_connector_worker_meta": (),
+    "get_block_ids_with_load_errors": (),
+    "get_external_cache_hit_sources": ("request", "num_external_tokens"),
+    "get_finished": ("finished_req_ids",),
+    "get_handshake_metadata": (),
+    "get_num_new_matched_tokens": ("request", "num_computed_tokens"),
+    "has_pending_push_work": (),
+    "register_kv_caches": ("kv_caches",),
+    "request_finished": ("request", "block_ids"),
+    "set_xfer_handshake_metadata_pp_aware": ("metadata",),
+    "start_load_kv": ("forward_context",),
+    "update_connector_output": ("connector_output",),
+    "update_state_after_alloc": ("request", "blocks", "num_external_tokens"),
+    "wait_for_layer_load": ("layer_name",),
+    "wait_for_save": (),
+}
+# of BlockPool, without which its order is left to it
+POOL: Mapping[str, Sequence[str]] = {
+    "touch": ("blocks",),
+    "unpin_blocks": ("blocks", "on_reuse"),
+    "evict_blocks": ("block_ids",),
+}
+
+
+def lacking(kind: type[Any], wanted: Mapping[str, Sequence[str]]) -> list[str]:
+    """What of the `wanted` methods a class has not, or not with these parameters."""
+    lacks = []
+    for name, parameters in wanted.items():
+        method = getattr(kind, name, None)
+        if method is None or not set(parameters) <= set(inspect.signature(method).parameters):
+            lacks.append(f"{kind.__name__}.{name}({', '.join(parameters)})")
+    return lacks
+
+
+def require(kind: type[Any], wanted: Mapping[str, Sequence[str]], version: str) -> None:
+    """RagCacheError that says what is missing."""
+    if lacks := lacking(kind, wanted):
+        raise RagCacheError(
+            f"vLLM {version} lacks {', '.join(lacks)}; this connector joins {', '.join(SUPPORTED)}: {INSTALL}"
+        )
+
+
+def require_package() -> None:
+    """ConfigError if vLLM is not installed. Does not import it."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(f"--engine vllm: vLLM is not installed: {INSTALL}")
+
+
+def is_tested(version: str) -> bool:
+    """Whether the connector was tested with this release of vLLM."""
+    return ".".join(version.split(".")[:2]) in SUPPORTED

@@ -1,0 +1,131 @@
+"""VllmEngine keeps the engine protocol: events in order, cancellation, sources, and last events when it is closed."""
+
+import queue
+import time
+
+import pytest
+
+from ragcache.config import ServeConfig
+from ragcache.engine.protocol import Failed, Finished, Job, Prefilled, Sampling, Started, Token
+from ragcache.engine.vllm.arguments import engine_arguments
+from ragcache.engine.vllm.engine import VllmEngine
+from ragcache.errors import ConfigError
+from tests.vllm.site import BLOCK, SYSTEM, document
+
+A, B = document(1, 200), document(2, 180)
+QUESTION = list(range(700, 720))
+PROMPT = len(SYSTEM) + len(A) + len(B) + len(QUESTION)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    config = ServeConfig(
+        device_cache=64 << 20, host_cache=1 << 30, max_batch=4, vllm_options='{"enforce_eager": true}', engine="vllm"
+    )
+    made = VllmEngine(engine_arguments(config))
+    yield made
+    made.close()
+
+
+def submit(engine, segments=(SYSTEM, A, B), max_tokens=6, **sampling):
+    events = queue.SimpleQueue()
+    missing = [(tokens, engine.allocate(len(tokens))) for tokens in segments]
+    job = Job((), missing, QUESTION, engine.allocate(64), max_tokens, Sampling(**sampling))
+    return events, missing, engine.submit(job, events.put)
+
+
+def all_of(events):
+    found = []
+    while not found or not isinstance(found[-1], Finished | Failed):
+        found.append(events.get(timeout=60))
+    return found
+
+
+def test_events_come_in_order_and_tell_the_sources(engine):
+    events, missing, _ = submit(engine)
+    found = all_of(events)
+    assert [type(event) for event in found] == [Started, Prefilled, *[Token] * 6, Finished]
+    assert found[-1].reason == "length"
+    assert all(event.margin >= 0 for event in found if isinstance(event, Token))
+    events, missing, _ = submit(engine)
+    again = all_of(events)
+    assert [event.id for event in again if isinstance(event, Token)] == [
+        event.id for event in found if isinstance(event, Token)
+    ]
+    # the same question, too: all but the last block
+    assert all(kv.sources == (PROMPT // BLOCK * BLOCK, 0, 0) for _, kv in missing)
+
+
+def test_the_greedy_answer_is_plain_vllms(engine, site):
+    ids = [event.id for event in all_of(submit(engine)[0]) if isinstance(event, Token)]
+    assert site(plain=True).ask([A, B]).ids == ids
+
+
+def test_a_cancelled_job_ends_at_once_and_leaves_its_documents(engine):
+    events, _, cancel = submit(engine, max_tokens=60)
+    while not isinstance(events.get(timeout=60), Token):
+        pass
+    cancel()
+    begin = time.monotonic()
+    assert all_of(events)[-1].reason == "cancelled"
+    assert time.monotonic() - begin < 5
+    cancel()  # does nothing to a job that has ended
+    assert engine.stats().running == 0
+
+
+def test_equal_seeds_draw_equal_tokens(engine):
+    drawn = [
+        [event.id for event in all_of(submit(engine, temperature=1.5, seed=seed)[0]) if isinstance(event, Token)]
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_jobs_run_side_by_side(engine):
+    running = [submit(engine, segments=(SYSTEM, document(seed, 150))) for seed in range(4)]
+    assert all(isinstance(all_of(events)[-1], Finished) for events, _, _ in running)
+    stats = engine.stats()
+    assert stats.running == 0
+    assert stats.alive
+    assert stats.decode_tokens >= 24
+    assert stats.prefill_tokens > 600
+    assert stats.step_seconds > 0
+
+
+def test_a_prompt_longer_than_the_context_fails_alone(engine):
+    events, _, _ = submit(engine, segments=(document(9, engine.context_length + 5),))
+    assert isinstance(all_of(events)[-1], Failed)
+    assert isinstance(all_of(submit(engine)[0])[-1], Finished)
+
+
+def test_clearing_leaves_nothing_to_be_found(engine):
+    all_of(submit(engine)[0])
+    engine.clear()
+    events, missing, _ = submit(engine)
+    all_of(events)
+    assert missing[0][1].sources == (0, 0, 0)
+
+
+def test_a_job_without_a_question_is_refused(engine):
+    with pytest.raises(ValueError, match="needs a question"):
+        engine.submit(Job((), [], [], engine.allocate(4), 4), print)
+
+
+def test_options_that_vllm_does_not_have_are_named():
+    with pytest.raises(ConfigError, match="tensor_paralel_size"):
+        engine_arguments(ServeConfig(engine="vllm", vllm_options='{"tensor_paralel_size": 2}'))
+    with pytest.raises(ConfigError, match="model follow from the options"):
+        engine_arguments(ServeConfig(engine="vllm", vllm_options='{"model": "x"}'))
+    found = engine_arguments(ServeConfig(engine="vllm", vllm_options='{"tensor_parallel_size": 2}'))
+    assert found.tensor_parallel_size == 2
+
+
+def test_closing_ends_what_runs(engine):
+    events, _, _ = submit(engine, max_tokens=60)
+    while not isinstance(events.get(timeout=60), Token):
+        pass
+    engine.close()
+    assert isinstance(all_of(events)[-1], Failed)
+    assert not engine.stats().alive
+    with pytest.raises(RuntimeError, match="closed"):
+        submit(engine)
