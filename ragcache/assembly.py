@@ -108,6 +108,8 @@ def assemble_replay(
     threads = threads or available_cores()
     token = loaded.layout.bytes_per_token
     capacity = settings.device_cache or 2 * 2**30
+    if capacity < token:
+        raise ConfigError(f"device_cache is {capacity} bytes; one token of {checkpoint.name} takes {token}")
     keep = settings.policy != "none"
     make = POLICIES[settings.policy if keep else "lru"]
     profile = find_profile(loaded, threads)

@@ -195,10 +195,15 @@ def _profile_search(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from ragcache.errors import ConfigError
     from ragcache.timeline import write_timeline
     from ragcache.whole_file import check_writable
     from ragcache.workload import Workload
 
+    for name, least in (("system_tokens", 0), ("threads", 0), ("timeout_ms", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if options.trace is not None:
         check_writable(options.trace)
     workload = Workload.read(options.workload)

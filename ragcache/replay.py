@@ -114,30 +114,32 @@ class Replay:
         self.most_in_flight = 0
 
     async def run(self, on_progress: Callable[[int], object] = lambda _: None) -> list[Outcome]:
-        """The outcome of each request, in the workload's order. `on_progress` is told numbers of requests ended."""
+        """The outcome of each request, in the workload's order. `on_progress` is told numbers of requests ended.
+
+        An error that is no outcome ends the replay: the other requests are cancelled.
+        """
         loop = asyncio.get_running_loop()
         start = loop.time()
-        flying: set[asyncio.Task[None]] = set()
+        in_flight = 0
         outcomes: list[Outcome] = []
 
         async def send(number: int, request: TimedRequest) -> None:
+            nonlocal in_flight
             outcomes.append(await self._outcome(number, request, start))
+            in_flight -= 1
             on_progress(1)
 
         try:
-            for number, request in enumerate(self.workload.requests):
-                wait = start + request.time - loop.time()
-                if wait > 0:
-                    await asyncio.sleep(wait)
-                task = loop.create_task(send(number, request))
-                flying.add(task)
-                task.add_done_callback(flying.discard)
-                self.most_in_flight = max(self.most_in_flight, len(flying))
-            if flying:
-                await asyncio.gather(*flying)
-        finally:
-            for task in flying:
-                task.cancel()
+            async with asyncio.TaskGroup() as requests:
+                for number, request in enumerate(self.workload.requests):
+                    wait = start + request.time - loop.time()
+                    if wait > 0:
+                        await asyncio.sleep(wait)
+                    requests.create_task(send(number, request))
+                    in_flight += 1
+                    self.most_in_flight = max(self.most_in_flight, in_flight)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
         return sorted(outcomes, key=lambda outcome: outcome.number)
 
     async def _outcome(self, number: int, request: TimedRequest, start: float) -> Outcome:

@@ -90,7 +90,7 @@ class SearchProfile:
                 tuple(tuple(_whole(position) for position in stage) for stage in stages) for stages in values["lists"]
             )
             return cls(**values)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"{file}: a list of numbers has something else in it: {error}") from error
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from error
@@ -110,9 +110,11 @@ class SearchProfile:
 
         The recorded searches come by turns. `outsider(j)` is the document that stands for -j. Of a search for more
         documents than the request has, those at the end are left out; what one for fewer does not know of comes
-        last at every stage.
+        last at every stage. A request without documents sees none.
         """
         wanted = len(documents)
+        if not wanted:
+            return [(seconds, []) for seconds in self.stage_seconds]
         found = []
         for seconds, stage in zip(self.stage_seconds, self.lists[number % len(self.lists)], strict=True):
             shown = [documents[position] if position >= 0 else outsider(-position) for position in stage

@@ -129,22 +129,30 @@ class SimulatedFinder:
         return self._searches.search(number, request.documents, self._outsider(number, request))
 
     def _outsider(self, number: int, request: TimedRequest) -> Callable[[int], tuple[str, int]]:
-        own = {name for name, _ in request.documents}
+        draw = random.Random(f"{self._seed}:{number}")
+        taken = {name for name, _ in request.documents}
+        drawn: list[tuple[str, int]] = []
 
         def outsider(which: int) -> tuple[str, int]:
-            draw = random.Random(f"{self._seed}:{number}:{which}")
+            while len(drawn) < which:  # in one order, whichever is asked for first
+                drawn.append(another(len(drawn) + 1))
+                taken.add(drawn[-1][0])
+            return drawn[which - 1]
+
+        def another(which: int) -> tuple[str, int]:
             for _ in range(100):
                 other = self._requests[draw.randrange(len(self._requests))].documents
                 if other:
                     found = other[draw.randrange(len(other))]
-                    if found[0] not in own:
+                    if found[0] not in taken:
                         return found
             return (f"outsider {which} of request {number}", request.documents[0][1])  # the workload has few others
 
         return outsider
 
     def _prompt(self, documents: Documents, question: Sequence[int]) -> Prompt:
-        return Prompt((self._system, *(self._segment(name, size) for name, size in documents)), question)
+        segments = [self._system, *(self._segment(name, size) for name, size in documents)]
+        return Prompt(tuple(segment for segment in segments if len(segment)), question)
 
     def _question_tokens(self, number: int) -> int:
         question = self._requests[number].question

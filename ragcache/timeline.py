@@ -46,10 +46,10 @@ def _spans(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
         if outcome.served is None:
             yield _span(f"{name}: {outcome.how}", lane, outcome.arrived, outcome.ended, {"message": outcome.message})
         else:
-            yield from _phases(name, lane, outcome.arrived, outcome.served)
+            yield from _phases(name, lane, outcome.arrived, outcome.ended, outcome.served)
 
 
-def _phases(name: str, lane: int, arrived: float, served: Served) -> Iterator[dict[str, Any]]:
+def _phases(name: str, lane: int, arrived: float, ended: float, served: Served) -> Iterator[dict[str, Any]]:
     about = {
         "request": name,
         "prompt_tokens": served.prompt_tokens,
@@ -64,12 +64,13 @@ def _phases(name: str, lane: int, arrived: float, served: Served) -> Iterator[di
         ("prefill", arrived + served.search + served.queue + served.prefill),
         ("decode", arrived + served.total),
     ):
+        end = min(end, ended)  # the service's times are rounded, and the lane may be another's from there on
         if end > begin:
             yield _span(phase, lane, begin, end, about)
             begin = end
     if served.search_overlap > 0:
-        end = arrived + served.search
-        yield _span("speculative prefill", lane, end - served.search_overlap, end, about)
+        end = min(arrived + served.search, ended)
+        yield _span("speculative prefill", lane, max(arrived, end - served.search_overlap), end, about)
 
 
 def _span(name: str, lane: int, begin: float, end: float, about: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from types import TracebackType
 from typing import Any
@@ -31,12 +30,15 @@ class RemoteAsker:
     def __init__(self, url: str, timeout_ms: int | None = None, *, timeout_seconds: float = 600.0) -> None:
         self._url = url.rstrip("/")
         self._timeout_ms = timeout_ms
-        self._http = httpx.AsyncClient(
-            base_url=self._url,
-            timeout=httpx.Timeout(timeout_seconds, connect=5.0),
-            limits=httpx.Limits(max_connections=None),
-            trust_env=False,
-        )
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self._url,
+                timeout=httpx.Timeout(timeout_seconds, connect=5.0),
+                limits=httpx.Limits(max_connections=None),
+                trust_env=False,
+            )
+        except httpx.InvalidURL as error:
+            raise ServerError(f"{url!r} is no address of a server: {error}; write http://HOST:PORT") from error
 
     async def ask(self, number: int, request: TimedRequest) -> Served:
         body = {
@@ -53,7 +55,7 @@ class RemoteAsker:
             return _served(found)
         except httpx.HTTPError as error:
             raise ServerError(f"no answer from {self._url}: {error}; is `ragcache serve` running there?") from error
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ServerError(f"{self._url} is not a ragcache server, or not of this version") from error
 
     async def __aenter__(self) -> RemoteAsker:

@@ -20,7 +20,7 @@ LONGEST_MODULE = 500
 WITHOUT_TORCH = ["tree", "cache", "policy", "policy.lru", "segment", "admission", "config", "errors", "cli"]
 WITHOUT_TORCH += ["engine.protocol", "cost", "trace", "simulation", "tier", "hierarchy", "lease", "mover", "store"]
 WITHOUT_TORCH += ["write_behind", "record", "virtual_time", "workload", "engine.hardware", "engine.model_shape"]
-WITHOUT_TORCH += ["engine.roofline", "engine.step_cost", "engine.simulated_engine"]
+WITHOUT_TORCH += ["engine.roofline", "engine.step_cost", "engine.simulated_engine", "search_profile", "virtual_mover"]
 BYTES_ALONE = ["disk", "disk_file", "mdb", "kv_stores"]  # numpy, but nothing that computes KV
 BYTES_ALONE += [
     f"engine.vllm.{name}" for name in ("outer_cache", "dispatch", "orders", "passages", "pool_order", "settings")

@@ -1,0 +1,157 @@
+"""Replay in figures: requests simulated a second of one core, and what of a request's time its scheduling takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ragcache.admission import AdmissionQueue
+from ragcache.cache import KnowledgeCache
+from ragcache.replaying import replay_service
+from ragcache.search_profile import SearchProfile
+from ragcache.simulated_finder import SimulatedFinder
+from ragcache.simulated_service import SimulatedService, SimulatedSettings
+from ragcache.virtual_time import run_virtual
+from ragcache.workload import TimedRequest, Workload
+
+LEAST = 1000.0  # requests a second of process time
+MOST_SCHEDULING = 0.001  # seconds a request
+SYSTEM_TOKENS = 50
+# requests a second for an A10G with Mistral-7B: hardly anybody waits, or nearly all do
+LOADS = {"light": 1.0, "overload": 200.0}
+WAITING = 1000  # at least so many do in the overload
+_SEARCHES = SearchProfile(
+    index_type="ivf",
+    vectors=100_000,
+    dim=384,
+    effort=32,
+    k=2,
+    machine="made up",
+    measured_at="",
+    stage_seconds=(0.001, 0.001, 0.001, 0.001),
+    lists=(
+        ((0, 1),) * 4,
+        ((-1, 0), (0, 1), (0, 1), (0, 1)),
+        ((-1, -2), (0, -1), (1, 0), (0, 1)),
+    ),
+)
+
+
+def workload(requests: int, per_second: float, documents: int = 2000, seed: int = 0) -> Workload:
+    """Pairs of documents, some much more popular than others, at random times."""
+    chance = random.Random(seed)
+    made = []
+    for _ in range(requests):
+        first, second = int(documents * chance.random() ** 3), int(documents * chance.random() ** 2)
+        pair = (first, second if second != first else documents)
+        sizes = tuple((f"d{at}", 200 + at * 7 % 800) for at in pair)
+        made.append(TimedRequest(0.0, sizes, 20, chance.randint(1, 12)))
+    return Workload(tuple(made)).with_rate(per_second, seed)
+
+
+class _Stopwatch:
+    """Adds up the time of calls, those within each other once."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._depth = 0
+
+    def on(self, owner: type, name: str) -> Callable[[], None]:
+        """Times a method from now on, until what is returned is called."""
+        method = getattr(owner, name)
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            if self._depth:
+                return method(*arguments, **options)
+            self._depth += 1
+            begin = time.perf_counter()
+            try:
+                return method(*arguments, **options)
+            finally:
+                self.seconds += time.perf_counter() - begin
+                self._depth -= 1
+
+        setattr(owner, name, timed)
+        return lambda: setattr(owner, name, method)
+
+
+_SCHEDULING = (
+    (AdmissionQueue, "advance"), (AdmissionQueue, "admit_now"), (AdmissionQueue, "leave"),
+    (KnowledgeCache, "commit"), (KnowledgeCache, "end"),
+)  # fmt: skip
+
+
+def replayed(load: str, requests: int, *, timed: bool) -> dict[str, Any]:
+    """One replay; `timed` adds what its queue and cache took, and takes longer for it."""
+    asked = workload(requests, LOADS[load])
+    finder = SimulatedFinder(asked, system_tokens=SYSTEM_TOKENS, searches=_SEARCHES)
+    settings = SimulatedSettings(speculate=True, host_cache=64 * 2**30)
+    simulated = SimulatedService(settings, finder, longest_answer=max(each.output for each in asked.requests))
+    stopwatch = _Stopwatch()
+    restore = [stopwatch.on(owner, name) for owner, name in _SCHEDULING] if timed else []
+    begin = time.process_time()
+    try:
+        report = run_virtual(replay_service(asked, simulated.service, {}, SYSTEM_TOKENS, simulated.cost))
+    finally:
+        for each in restore:
+            each()
+    seconds = time.process_time() - begin
+    found = report.as_dict()
+    return {
+        "load": load,
+        "requests": requests,
+        "most_in_flight": found["queueing"]["most_in_flight"],
+        "requests_per_second": round(requests / seconds, 1),
+        "scheduling_us": round(stopwatch.seconds / requests * 1e6, 1),
+        "document_ratio": found["hits"]["document_ratio"],
+        "speculations": found["speculation"]["started"],
+        "answered": found["outcomes"].get("answered", 0),
+    }
+
+
+def measure(load: str, requests: int) -> dict[str, Any]:
+    """The speed as it is, and the share of scheduling from a second replay, which is disturbed by timing it."""
+    row = replayed(load, requests, timed=False)
+    row["scheduling_us"] = replayed(load, requests, timed=True)["scheduling_us"]
+    row["ok"] = row["requests_per_second"] >= LEAST and row["scheduling_us"] <= MOST_SCHEDULING * 1e6
+    return row
+
+
+def _in_words(report: dict[str, Any]) -> str:
+    lines = [
+        f"replays of {report['requests']:,} requests, a10g with mistral-7b, host cache, searches and speculation",
+        f"  at least {LEAST:,.0f} a second of process time, scheduling at most {MOST_SCHEDULING * 1e6:,.0f} µs of each",
+    ]
+    lines += [
+        f"  {row['load']:<9}{row['requests_per_second']:>9,.0f} requests/s  scheduling {row['scheduling_us']:>6.1f} µs"
+        f"  at most {row['most_in_flight']:>6,} in flight  documents found {row['document_ratio']:.0%}  "
+        f"{'ok' if row['ok'] else 'TOO SLOW'}"
+        for row in report["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eval.bench_replay", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--requests", type=int, default=20_000, metavar="N", help="a replay (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    if arguments.requests < 2 * WAITING:
+        parser.error(f"--requests must be at least {2 * WAITING}, so that {WAITING} can wait")
+    report = {
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "requests": arguments.requests,
+        "rows": [measure(load, arguments.requests) for load in LOADS],
+    }
+    print(json.dumps(report, indent=2) if arguments.json else _in_words(report))
+    return 0 if all(row["ok"] for row in report["rows"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
