@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +34,10 @@ class VirtualMover:
         self._spent += seconds
 
     def close(self) -> None:
-        self._waiting.clear()
+        while self._waiting:
+            work, _ = self._waiting.popleft()
+            with contextlib.suppress(Exception):
+                work()
 
     def _begin(self) -> None:
         self._busy = True

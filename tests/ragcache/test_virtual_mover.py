@@ -126,14 +126,15 @@ def test_work_that_fails_is_told_after_its_time_and_the_next_goes_on():
     run_virtual(main())
 
 
-def test_what_waits_when_it_is_closed_is_not_begun():
+def test_what_waits_when_it_is_closed_is_finished_and_not_told():
     def act(told: Told) -> None:
         told.submit("a", 1.0)
         told.submit("b", 1.0)
         told.mover.close()
 
     told = ran(act)
-    assert told.begun == [(0.0, "a")]
+    assert told.begun == [(0.0, "a"), (0.0, "b")]
+    assert "b" not in [name for _, name in told.names]
     assert told.mover.pending == 0
 
 
