@@ -51,7 +51,8 @@ MAX_TEMPERATURE = 5.0
 MAX_STOPS = 8
 MAX_STOP_CHARACTERS = 200
 CLEARING_SECONDS = 2.0  # for moves that are under way
-IDLE_SECONDS = 1.0  # without a request or a move, before the books are recounted
+IDLE_SECONDS = 1.0  # without a request or a move, before the books are recounted,
+AUDIT_SECONDS = 60.0  # which takes seconds where there are many nodes, and so is not done again for so long
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class RagService:
         self._speculations: dict[Speculation, None] = {}  # that run or end, oldest first, and some more
         self._unsettled: list[Speculation] = []  # of requests that have ended, cancelled but not stopped yet
         self._audit: asyncio.Task[None] | None = None
+        self._next_audit = 0.0
         cache.on_room(self._admission.advance)
         self._health = Health([ENGINE, SEARCH, *(tier.name for tier in cache.hierarchy.lower)])
         cache.hierarchy.on_moved = self._moved
@@ -384,9 +386,11 @@ class RagService:
 
     async def _audit_when_idle(self) -> None:
         """Recounts the cache's books once nothing has happened for a while, giving way to whatever comes."""
-        cache, stats = self.cache, self.stats
+        cache, stats, loop = self.cache, self.stats, asyncio.get_running_loop()
         try:
             while True:
+                if (wait := self._next_audit - IDLE_SECONDS - loop.time()) > 0:
+                    await asyncio.sleep(wait)
                 activity = cache.activity
                 await asyncio.sleep(IDLE_SECONDS)
                 if activity != cache.activity or not cache.idle:
@@ -397,6 +401,7 @@ class RagService:
                         break
                 else:
                     stats.audits += 1
+                    self._next_audit = loop.time() + AUDIT_SECONDS
                     return
         except IntegrityError as error:
             stats.failed_audits += 1

@@ -267,18 +267,24 @@ def test_the_service_runs_on_it_in_virtual_time(tiny_checkpoint, tiny_retriever)
     """The one that serves, unchanged: its timings are those of the cost."""
     cost = MeasuredCost(PolynomialCost(1000, 0), 0.1)
 
+    async def answer_to(service: RagService) -> Answer:
+        *_, answer = [event async for event in service.ask(Query("What do otters do?", max_tokens=5))]
+        assert isinstance(answer, Answer)
+        return answer
+
     async def main() -> list[Answer]:
         engine = SimulatedEngine(cost, bytes_per_token=8, context_length=4096, vocab=500)
         template = PromptTemplate.load(tiny_checkpoint, max_doc_tokens=64, max_question_tokens=32)
         cache = KnowledgeCache(80_000, 8, LRU(), cost=cost.prefill)
         service = RagService(RetrieverFinder(tiny_retriever, template), cache, engine, Limits(top_k=2, max_tokens=8))
-        answers = []
-        for _ in range(2):
-            async for event in service.ask(Query("What do otters do?", max_tokens=5)):
-                if isinstance(event, Answer):
-                    answers.append(event)
+        answers = [await answer_to(service) for _ in range(2)]
         await asyncio.sleep(5)  # idle: the books are recounted
         assert service.stats.audits == 1
+        await answer_to(service)
+        await asyncio.sleep(30)
+        assert service.stats.audits == 1, "once a minute is enough"
+        await asyncio.sleep(40)
+        assert service.stats.audits == 2
         cache.check_integrity()
         return answers
 
