@@ -198,12 +198,12 @@ def test_drop_unheld_keeps_what_is_in_use(caches):
     assert use(cache, [SYSTEM, DOCUMENTS[0]]) == 2
 
 
-def test_a_lease_is_committed_once_while_open_and_whole(caches):
+def test_a_lease_is_committed_once_while_open_and_with_no_more_than_is_missing(caches):
     cache = caches(100)
     lease = cache.lease([SYSTEM, DOCUMENTS[0]], 0)
     kv = computed(lease)
     with pytest.raises(ValueError, match="committed once"):
-        lease.commit(kv[:1])
+        lease.commit([*kv, kv[0]])
     lease.commit(kv)
     with pytest.raises(ValueError, match="committed once"):
         lease.commit(kv)
@@ -214,6 +214,20 @@ def test_a_lease_is_committed_once_while_open_and_whole(caches):
     with pytest.raises(ValueError, match="committed once"):
         late.commit(kv)
     assert len(cache.tree) == 2
+
+
+def test_of_a_prompt_given_up_the_complete_beginning_stays(caches):
+    cache = caches(100)
+    lease = cache.lease([SYSTEM, DOCUMENTS[0]], 0)
+    kv = computed(lease)
+    lease.commit(kv[:1])
+    with pytest.raises(ValueError, match="committed once"):
+        lease.commit(kv[1:])
+    lease.release()
+    cache.check_integrity()
+    assert [node.label for node in cache.tree.nodes()] == [SYSTEM.label]
+    assert cache.balance().held == 0
+    assert use(cache, [SYSTEM, DOCUMENTS[0]]) == 1, "only the system prompt is found"
 
 
 def test_releasing_twice_is_harmless(caches):
