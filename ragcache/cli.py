@@ -188,6 +188,8 @@ def _profile_search(options: argparse.Namespace) -> int:
     print(f"{'stage':>5}{'milliseconds':>15}{'final list':>13}")
     for at, (seconds, share) in enumerate(zip(profile.stage_seconds, profile.settled(), strict=True), 1):
         print(f"{at:>5}{seconds * 1000:>15.3f}{share:>13.1%}")
+    if len(profile.stage_seconds) == 1:
+        print(f"searches of one stage ({profile.index_type}): they show nothing before they end", file=sys.stderr)
     print(f"{len(profile.lists)} searches in {options.out}", file=sys.stderr)
     return 0
 

@@ -63,8 +63,17 @@ class SearchProfile:
             if stages[-1] != last:
                 raise ConfigError(f"the last stage of search {at} shows {list(stages[-1])}, not {list(last)}")
             for stage in stages:
-                if len(set(stage)) != len(stage) or any(position >= self.k for position in stage):
-                    raise ConfigError(f"search {at} shows {list(stage)}: each document once, positions below {self.k}")
+                if not len(set(stage)) == len(stage) <= self.k or any(position >= self.k for position in stage):
+                    raise ConfigError(
+                        f"search {at} shows {list(stage)}: each document once, positions below {self.k}, "
+                        f"{self.k} documents at most"
+                    )
+            # who stands in for -j makes as many documents as the largest j: a damaged number must not ask for millions
+            outside = {position for stage in stages for position in stage if position < 0}
+            if outside and -min(outside) != len(outside):
+                raise ConfigError(
+                    f"search {at} has {min(outside)} among {len(outside)} documents outside its last stage"
+                )
 
     @classmethod
     def load(cls, file: Path) -> SearchProfile:
@@ -73,7 +82,7 @@ class SearchProfile:
             found = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{file} is not a search profile: {error}") from error
         if not isinstance(found, dict) or found.pop("search_profile", None) != VERSION:
             raise ConfigError(f"{file} is not a search profile of version {VERSION}; record it anew")
@@ -85,9 +94,13 @@ class SearchProfile:
             for name in ("vectors", "dim", "effort", "k"):
                 if type(values[name]) is not int or values[name] < 1:
                     raise ConfigError(f"{name!r} is a number of 1 or more, not {values[name]!r}")
-            values["stage_seconds"] = tuple(float(seconds) for seconds in values["stage_seconds"])
+            for name in ("index_type", "machine", "measured_at"):
+                if not isinstance(values[name], str):
+                    raise ConfigError(f"{name!r} is a text, not {values[name]!r}")
+            values["stage_seconds"] = tuple(_seconds(seconds) for seconds in _list(values["stage_seconds"]))
             values["lists"] = tuple(
-                tuple(tuple(_whole(position) for position in stage) for stage in stages) for stages in values["lists"]
+                tuple(tuple(_whole(position) for position in _list(stage)) for stage in _list(stages))
+                for stages in _list(values["lists"])
             )
             return cls(**values)
         except (TypeError, ValueError, OverflowError) as error:
@@ -127,6 +140,18 @@ class SearchProfile:
         for stage in range(len(self.stage_seconds)):
             final = sum(all(later == stages[-1] for later in stages[stage:]) for stages in self.lists)
             yield final / len(self.lists)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is no list")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r} is no number of seconds")
+    return float(value)
 
 
 def _whole(value: Any) -> int:

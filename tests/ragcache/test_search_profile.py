@@ -117,6 +117,19 @@ def test_what_is_saved_is_loaded(tmp_path):
         ({"lists": [[[0, 2], [0, 1]]]}, "{file}: search 1 shows [0, 2]: each document once, positions below 2"),
         ({"lists": [[[0, 1.5], [0, 1]]]}, "{file}: a list of numbers has something else in it: 1.5 is no position"),
         ({"lists": [5]}, "{file}: a list of numbers has something else in it"),
+        ({"lists": [[{}, [0, 1]]]}, "{file}: a list of numbers has something else in it: {{}} is no list"),
+        (
+            {"lists": [[[-1, -2, 0], [0, 1]]]},
+            "{file}: search 1 shows [-1, -2, 0]: each document once, positions below 2, 2",
+        ),
+        ({"lists": [[[-9, 0], [0, 1]]]}, "{file}: search 1 has -9 among 1 documents outside its last stage"),
+        ({"stage_seconds": "12"}, "{file}: a list of numbers has something else in it: '12' is no list"),
+        ({"stage_seconds": {"1": 2, "2": 3}}, "{file}: a list of numbers has something else in it"),
+        ({"stage_seconds": ["0.1", 0.2]}, "{file}: a list of numbers has something else in it: '0.1' is no number"),
+        ({"stage_seconds": [True, 0.2]}, "{file}: a list of numbers has something else in it: True is no number"),
+        ({"machine": 5}, "{file}: 'machine' is a text, not 5"),
+        ({"index_type": ["ivf"]}, "{file}: 'index_type' is a text, not ['ivf']"),
+        ({"measured_at": None}, "{file}: 'measured_at' is a text, not None"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(tmp_path, changes, says):
@@ -129,7 +142,9 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path, changes, says):
     assert str(error.value).startswith(says.format(file=file))
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'"text"', b"{", b"\xff\xfe", b'{"t": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'"text"', b"{", b"\xff\xfe", b'{"t": 1}', pytest.param(b"[" * 200_000, id="deep")]
+)
 def test_another_file_is_no_profile(tmp_path, content):
     (tmp_path / "s.json").write_bytes(content)
     with pytest.raises(ConfigError, match="is not a search profile"):
@@ -183,6 +198,16 @@ def test_real_searches_are_recorded_as_they_are(tmp_path, ivf, capsys):
             outside = dict.fromkeys(row for stage in live for row in stage if row not in final)
             replayed = profile.search(number, final, lambda j, outside=outside: list(outside)[j - 1])
             assert [shown for _, shown in replayed][-len(live) :] == live
+
+
+def test_a_flat_index_has_one_stage_and_that_is_said(tmp_path, tiny_index, capsys):
+    (tmp_path / "q.jsonl").write_text('{"question": "Why do otters hold hands?"}\n')
+    out = tmp_path / "s.json"
+    arguments = ["--index", tiny_index, "--questions", tmp_path / "q.jsonl", "--out", out]
+    assert main(["profile-search", *map(str, arguments)]) == 0
+    profile = SearchProfile.load(out)
+    assert (profile.index_type, profile.lists) == ("flat", (((0, 1),),))
+    assert "searches of one stage (flat): they show nothing before they end" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
