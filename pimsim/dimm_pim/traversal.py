@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from pimsim.dimm_pim import rows
-from pimsim.errors import TraversalError
+from pimsim.errors import TraceError
 
 COLUMNS = ("query", "hop", "vertex", "kind")
 KINDS = ("vector", "list", "upper")
@@ -65,26 +65,26 @@ class Traversal:
 
     @classmethod
     def read(cls, path: Path, shard: int | None = None) -> "Traversal":
-        """Read a file. TraversalError, with the line, for what is malformed, unsorted or outside the shard.
+        """Read a file. TraceError, with the line, for what is malformed, unsorted or outside the shard.
 
         `shard` overrides the file's `vertices`; without either the shard ends with the greatest vertex named.
         """
         if shard is not None and shard < 1:
-            raise TraversalError(f"a shard holds 1 vertex or more, not {shard}")
+            raise TraceError(f"a shard holds 1 vertex or more, not {shard}")
         text = _content(path)
         notes, header, body, line = _opening(path, text)
         columns = _columns(path, header, line)
         table, lines, problem = rows.parse(text, body, line + 1, columns)
         if problem is not None:
-            raise TraversalError(f"{path}, line {problem.line}: {problem.what}")
+            raise TraceError(f"{path}, line {problem.line}: {problem.what}")
         if not len(lines):
-            raise TraversalError(f"{path}: no rows after the header; a traversal has a row for each list and vector")
+            raise TraceError(f"{path}: no rows after the header; a traversal has a row for each list and vector")
         query, hop, vertex, kind = table
         _require_order(path, query, hop, kind, lines)
         shard = shard or notes.get("vertices") or int(vertex.max()) + 1
         if vertex.max() >= shard:
             row = int(np.flatnonzero(vertex >= shard)[0])
-            raise TraversalError(
+            raise TraceError(
                 f"{path}, line {lines[row]}: vertex {vertex[row]} is outside the shard, which holds {shard} (0 to "
                 f"{shard - 1}); correct the row, or say how many vertices there are"
             )
@@ -149,11 +149,11 @@ def _content(path: Path) -> bytes:
         data = path.read_bytes()
         return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except FileNotFoundError as error:
-        raise TraversalError(f"{path}: no such file; check the path") from error
+        raise TraceError(f"{path}: no such file; check the path") from error
     except EOFError as error:
-        raise TraversalError(f"{path}: the gzip stream ends too soon; the file is cut, copy it again") from error
+        raise TraceError(f"{path}: the gzip stream ends too soon; the file is cut, copy it again") from error
     except (OSError, zlib.error) as error:
-        raise TraversalError(f"{path}: cannot be read ({error}); give a CSV file, plain or gzipped") from error
+        raise TraceError(f"{path}: cannot be read ({error}); give a CSV file, plain or gzipped") from error
 
 
 def _opening(path: Path, text: bytes) -> tuple[dict[str, int], str, int, int]:
@@ -170,7 +170,7 @@ def _opening(path: Path, text: bytes) -> tuple[dict[str, int], str, int, int]:
             notes |= _notes(path, words[1:], line)
         elif words:
             return notes, words, at, line
-    raise TraversalError(f"{path}: the file is empty; a traversal begins with the header {','.join(COLUMNS)}")
+    raise TraceError(f"{path}: the file is empty; a traversal begins with the header {','.join(COLUMNS)}")
 
 
 def _notes(path: Path, words: str, line: int) -> dict[str, int]:
@@ -180,7 +180,7 @@ def _notes(path: Path, words: str, line: int) -> dict[str, int]:
         if name not in NOTES:
             continue  # a comment
         if not (value.isascii() and value.isdigit() and 0 < int(value) < rows.LIMIT):
-            raise TraversalError(f"{path}, line {line}: {name} must be a whole number from 1, not {value!r}")
+            raise TraceError(f"{path}, line {line}: {name} must be a whole number from 1, not {value!r}")
         found[name] = int(value)
     return found
 
@@ -188,7 +188,7 @@ def _notes(path: Path, words: str, line: int) -> dict[str, int]:
 def _columns(path: Path, header: str, line: int) -> np.ndarray:
     names = [name.strip() for name in header.split(",")]
     if len(set(names)) < len(names) or not {"query", "hop", "vertex"} <= set(names) <= set(COLUMNS):
-        raise TraversalError(
+        raise TraceError(
             f"{path}, line {line}: the header is {header[:80]!r}; it must name query, hop, vertex and, unless all rows are "
             "vectors, kind"
         )
@@ -204,4 +204,4 @@ def _require_order(path: Path, query: np.ndarray, hop: np.ndarray, kind: np.ndar
         (same_hop & (kind[1:] != NO_LIST), "a hop's list comes first, and there is only one; begin a new hop with it"),
     ):
         if wrong.any():
-            raise TraversalError(f"{path}, line {lines[int(np.flatnonzero(wrong)[0]) + 1]}: {what}")
+            raise TraceError(f"{path}, line {lines[int(np.flatnonzero(wrong)[0]) + 1]}: {what}")
