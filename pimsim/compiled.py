@@ -13,8 +13,8 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` when it is first called, for the types it is called with.
 
     The machine code is kept beside the module, or else in the user's cache folder, or where NUMBA_CACHE_DIR says. Only
-    a change of the kernel's own file makes it compile again: what it calls stands in the same file, or the kernel closes over a
-    `fingerprint` of the others.
+    a change of the kernel's own file makes it compile again: what it calls stands in the same file, or the kernel
+    closes over a `fingerprint` of the others.
     """
     try:
         return njit(function, nogil=True, cache=True)

@@ -1,7 +1,7 @@
 """Events: the AccelDIMM's search as a compiled event model. Times are picoseconds, DRAM commands fall on its clock.
 
-A query's hop goes round once: the expanded vertex's list is read from its rank and crosses the channel (LIST), a TPM lane
-looks its ids up in the visited list (FILTERED), instructions cross the channels, each rank serves its own in order
+A query's hop goes round once: the expanded vertex's list is read from its rank and crosses the channel (LIST), a TPM
+lane looks its ids up in the visited list (FILTERED), instructions cross the channels, each rank serves its own in order
 (RANK), distances wait in the DIMM's buffer (RESULT) until a burst carries up to eight to the TPM, whose lane sorts them
 in; after the last the next vertex is known (NEXT). Buses serve in order of arrival; a DIMM waits there with at most one
 burst of distances. A rank serves the TPM's list reads first, and looks one vector ahead: the next one's rows are opened

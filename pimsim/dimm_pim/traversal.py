@@ -7,11 +7,11 @@
     0,1,4,vector            then the vectors of those neighbours that were not compared before
     0,1,209,vector
 
-`list` is a list of the graph's lowest level, `upper` one of a level above, `vector` a distance computed. Rows are sorted
-by query and by hop; numbers may be left out. A hop has at most one list, which comes first; without the column `kind`
-all rows are vectors. Columns stand in any order. The line with `#` is optional and may give `vertices` (how many the
-shard holds: rows name 0 … vertices − 1), `dim` (elements a vector has) and `neighbours` (of a list, upper levels).
-Files are plain or gzipped.
+`list` is a list of the graph's lowest level, `upper` one of a level above, `vector` a distance computed. Rows are
+sorted by query and by hop; numbers may be left out. A hop has at most one list, which comes first; without the column
+`kind` all rows are vectors. Columns stand in any order. The line with `#` is optional and may give `vertices` (how many
+the shard holds: rows name 0 … vertices − 1), `dim` (elements a vector has) and `neighbours` (of a list, upper levels;
+the lowest has twice as many). Files are plain or gzipped.
 """
 
 import gzip
@@ -189,8 +189,8 @@ def _columns(path: Path, header: str, line: int) -> np.ndarray:
     names = [name.strip() for name in header.split(",")]
     if len(set(names)) < len(names) or not {"query", "hop", "vertex"} <= set(names) <= set(COLUMNS):
         raise TraceError(
-            f"{path}, line {line}: the header is {header[:80]!r}; it must name query, hop, vertex and, unless all rows are "
-            "vectors, kind"
+            f"{path}, line {line}: the header is {header[:80]!r}; it must name query, hop, vertex and, unless all "
+            "rows are vectors, kind"
         )
     return np.array([COLUMNS.index(name) for name in names], np.int64)
 
