@@ -31,7 +31,7 @@ class Part:
         for part in dataclasses.fields(cls):
             least = part.metadata.get("least", 1)
             if part.type == "int":
-                found[part.name] = inner.integer(part.name, least=least, most=1 << 40)
+                found[part.name] = inner.integer(part.name, least=least, most=part.metadata.get("most", 1 << 40))
             elif part.type == "float":
                 found[part.name] = inner.number(part.name, least=least, most=part.metadata.get("most", 1e12))
             elif part.type == "bool":
@@ -42,7 +42,7 @@ class Part:
         return cls(**found)
 
 
-def _from_zero(most: float = 1e12) -> Any:
+def _from_zero(most: int = 1 << 40) -> Any:
     return field(metadata={"least": 0, "most": most})
 
 
@@ -91,6 +91,7 @@ class RankModule(Part):
     cache_bytes: int = _from_zero()
     local_share: float = _from_zero(most=1)
     lookup_cycles: int = _from_zero()
+    fetch_ahead: int = field(metadata={"most": 1024})
     queue: int = field()
 
 

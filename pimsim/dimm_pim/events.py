@@ -46,6 +46,9 @@ from pimsim.dimm_pim.state import (
     TRANSFERS,
     UPLINK_FREE,
     WAITING,
+    ParametersStruct,
+    StateStruct,
+    WorkStruct,
 )
 from pimsim.dimm_pim.vertex_cache import look_up, merge
 
@@ -322,13 +325,14 @@ def _decide(p: Any, w: Any, s: Any, now: Any, rank: Any) -> None:
         return  # it was woken earlier, and this event is what is left
     s.rank_at[rank] = NEVER
     queue = s.rank_queue[rank]
-    end = now
+    end = next_from = now
     if queue[2] >= 0:
         query = queue[2]
         queue[2] = s.next_query[query]
         bursts = w.list_bursts[s.hop[query]]
         _, last = read_list(p, s, now, rank, w.list_slot[s.hop[query]], bursts)
         end = (last + p.tCL + p.tBL) * p.tck_ps
+        next_from = end - p.lead_ps
         _push(s, end - bursts * p.tBL * p.tck_ps, LIST, query)  # the channel may send while the rank reads
     elif queue[0] >= 0 and s.arrival[queue[0]] <= now:
         at = queue[0]
@@ -339,14 +343,19 @@ def _decide(p: Any, w: Any, s: Any, now: Any, rank: Any) -> None:
         if s.found[at] == MISS:
             first, last = read_vector(p, s, begin, rank, w.slot[at])
             begin, least = (first + p.tCL + p.tBL) * p.tck_ps, (last + p.tCL + p.tBL) * p.tck_ps
+        # the next is begun when the reads leave room and a place is free: its turn's last holder is nearly computed
+        next_from = begin if s.found[at] != MISS else least - p.lead_ps
         # the unit is faster than the rank: it waits for a miss's last burst
         end = max(max(begin, s.rank_ready[rank, 1]) + p.compute_ps, least)
         s.rank_ready[rank, 1] = end
+        s.unit_ends[rank, queue[5] % p.fetch_ahead] = end
+        queue[5] += 1
+        next_from = max(next_from, s.unit_ends[rank, queue[5] % p.fetch_ahead] - p.lead_ps)
         s.rank_totals[rank, COMPUTING] += p.compute_ps
         _push(s, end + p.pipeline_ps, RESULT, at)
     s.rank_totals[rank, ACTIVE] += max(0, end - max(now, s.rank_ready[rank, 2]))
     s.rank_ready[rank, 2] = max(s.rank_ready[rank, 2], end)
-    s.rank_ready[rank, 0] = max(now, end - p.lead_ps)
+    s.rank_ready[rank, 0] = max(now, next_from)
     if queue[2] >= 0:
         _wake(s, rank, now)
     elif queue[0] >= 0:
@@ -360,9 +369,10 @@ def _search(sources: int) -> Any:
     """
 
     @kernel
-    def run(p: Any, w: Any, s: Any) -> None:
+    def run(parameters: Any, work: Any, state: Any) -> None:
         if sources < 0:
             return
+        p, w, s = ParametersStruct(*parameters), WorkStruct(*work), StateStruct(*state)
         queries = w.first_hop.shape[0] - 1
         for query in range(queries):
             for at in range(w.first_vector[w.first_hop[query]], w.first_vector[w.first_hop[query + 1]]):

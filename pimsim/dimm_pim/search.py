@@ -69,6 +69,7 @@ def parameters(device: DimmDevice, shard: int) -> Parameters:
         lookup_ps=rpm.lookup_cycles * device.rpm_ps,
         local_vectors=min(local, shard),
         global_vectors=min(whole - local, shard),
+        fetch_ahead=rpm.fetch_ahead,
         query_cycles=device.vector_bursts * timing.tBL,
         instruction_cycles=device.instruction_cycles,
         instructions_on_data=int(device.instructions_on_data_pins),
@@ -98,8 +99,8 @@ def _state(p: Parameters, work: Work, shard: int, log: int) -> State:
     rank_dram = np.full((p.ranks, 8), LONG_AGO, np.int64)
     rank_dram[:, 4] = 0
     rank_dram[:, 7] = p.tREFI * (np.arange(p.ranks) + 1) // p.ranks  # refreshes take turns
-    rank_queue = np.full((p.ranks, 5), -1, np.int64)
-    rank_queue[:, 4] = 0
+    rank_queue = np.full((p.ranks, 6), -1, np.int64)
+    rank_queue[:, 4:] = 0
     dimm_queue = np.zeros((p.dimms, 4), np.int64)
     dimm_queue[:, :2] = -1
     bus = np.zeros((buses, 7), np.int64)
@@ -128,6 +129,7 @@ def _state(p: Parameters, work: Work, shard: int, log: int) -> State:
         rank_queue=rank_queue,
         rank_at=np.full(p.ranks, NEVER, np.int64),
         rank_ready=zeros(p.ranks, 3),
+        unit_ends=zeros(p.ranks, p.fetch_ahead),
         rank_totals=zeros(p.ranks, RANK_TOTALS),
         bank=bank,
         group=np.full((p.ranks, p.bank_groups, 2), LONG_AGO, np.int64),

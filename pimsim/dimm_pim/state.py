@@ -1,8 +1,14 @@
-"""State: what the event model works on: the device as numbers, the placed traversal, and all that changes."""
+"""State: what the event model works on: the device as numbers, the placed traversal, and all that changes.
 
-from typing import NamedTuple
+Python hands the three over as tuples. In compiled code each becomes a struct of the same fields, which functions pass
+on by its address: a tuple would be copied at each call, and counted as a reference to each of its arrays.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba.core import types
+from numba.experimental import structref
 
 ARRIVED, FILTERED, NEXT, DONE, RANK, RESULT, LIST, BUS = range(8)  # events
 SEND_QUERY, SEND_LIST, SEND_INSTRUCTIONS, SEND_RESULTS = range(4)  # what a bus carries
@@ -51,6 +57,7 @@ class Parameters(NamedTuple):
     compute_ps: int  # a vector's in the unit
     pipeline_ps: int  # from the last element to the distance
     lookup_ps: int  # the cache's
+    fetch_ahead: int  # vectors between the cache or the DRAM and the end of the unit
     local_vectors: int
     global_vectors: int
     query_cycles: int  # of the bus, as all below
@@ -100,9 +107,10 @@ class State(NamedTuple):
     next_vector: np.ndarray
     arrival: np.ndarray  # [vectors], at the rank
     found: np.ndarray  # [vectors], MISS, LOCAL or GLOBAL
-    rank_queue: np.ndarray  # [ranks, 5]: first and last vector, first and last query with a list, depth
+    rank_queue: np.ndarray  # [ranks, 6]: first and last vector, first and last query with a list, depth, served
     rank_at: np.ndarray  # [ranks], when it decides next
     rank_ready: np.ndarray  # [ranks, 3]: may decide, unit free, active until
+    unit_ends: np.ndarray  # [ranks, fetch_ahead], of the last vectors, in turn
     rank_totals: np.ndarray  # [ranks, RANK_TOTALS]
     bank: np.ndarray  # [ranks, banks, 4]: open row or -1, may be precharged, activated, read
     group: np.ndarray  # [ranks, bank_groups, 2]: last ACT, last READ
@@ -126,3 +134,20 @@ class State(NamedTuple):
 
 SIZE, ORDER, SENT, LINK_FREE, UPLINK_FREE, ACTIVE_QUERIES, WAITING, LAST_WAITING, FINISHED, LOGGED, EVENTS = range(11)
 SCALARS = 11
+
+
+def _struct(of: type[NamedTuple]) -> Any:
+    """What makes a struct with the fields of a tuple, in compiled code."""
+
+    @structref.register
+    class Type(types.StructRef):  # type: ignore[misc]
+        def preprocess_fields(self, fields: Any) -> Any:
+            return tuple((name, types.unliteral(kind)) for name, kind in fields)
+
+    struct = type(f"{of.__name__}Struct", (structref.StructRefProxy,), {})
+    structref.define_constructor(struct, Type, list(of._fields))
+    structref.define_attributes(Type)
+    return struct
+
+
+ParametersStruct, WorkStruct, StateStruct = _struct(Parameters), _struct(Work), _struct(State)
