@@ -13,35 +13,34 @@ SEED = 1234  # of the shuffled placement
 def placed(traversal: Traversal, device: DimmDevice) -> Work:
     """The traversal with its vertices in their places. WorkloadError if the shard does not fit into the device."""
     list_rows(device, traversal.shard)
-    ranks, slots = _places(traversal.shard, device)
     has_list = traversal.list_kind != NO_LIST
     neighbours = device.graph.neighbours
     ids = np.where(has_list, np.where(traversal.list_kind == LOWEST, 2 * neighbours, neighbours), 0)
-    list_vertex = np.maximum(traversal.list_vertex, 0)
     burst = device.standard.organisation.burst_bytes
+    list_rank, list_slot = _places(np.maximum(traversal.list_vertex, 0), traversal.shard, device)
+    rank, slot = _places(traversal.vertices, traversal.shard, device)
     return Work(
         first_hop=np.ascontiguousarray(traversal.first_hop, np.int64),
-        list_rank=np.where(has_list, ranks[list_vertex], -1),
-        list_slot=slots[list_vertex],
+        list_rank=np.where(has_list, list_rank, -1),
+        list_slot=list_slot,
         list_bursts=-(-ids * device.graph.id_bytes // burst),
         list_ids=ids.astype(np.int64),
         first_vector=np.ascontiguousarray(traversal.first_vector, np.int64),
-        vertex=np.ascontiguousarray(traversal.vertices, np.int64),
-        rank=ranks[traversal.vertices],
-        slot=slots[traversal.vertices],
+        vertex=np.unique(traversal.vertices, return_inverse=True)[1].astype(np.int64),
+        rank=rank,
+        slot=slot,
     )
 
 
-def _places(shard: int, device: DimmDevice) -> tuple[np.ndarray, np.ndarray]:
-    """Rank and slot of each vertex: a rank's slots are 0, 1, … in the order of its vertices."""
-    vertex = np.arange(shard, dtype=np.int64)
+def _places(vertices: np.ndarray, shard: int, device: DimmDevice) -> tuple[np.ndarray, np.ndarray]:
+    """Rank and slot of each of these vertices; a rank's slots are 0, 1, … without a gap."""
     ranks = device.organisation.all_ranks
     if device.vectors.placement == "blocked":
         share = -(-shard // ranks)
-        return vertex // share, vertex % share
+        return vertices // share, vertices % share
     if device.vectors.placement == "shuffled":
-        vertex = np.random.default_rng(SEED).permutation(shard)
-    return vertex % ranks, vertex // ranks
+        vertices = np.random.default_rng(SEED).permutation(shard)[vertices]
+    return vertices % ranks, vertices // ranks
 
 
 def pieces_per_row(device: DimmDevice) -> int:

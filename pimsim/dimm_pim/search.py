@@ -18,13 +18,13 @@ def simulate_search(traversal: Traversal, device: DimmDevice) -> SearchResult:
     """Search all queries of the traversal. WorkloadError if the shard does not fit into the device."""
     work = placed(traversal, device)
     numbers = parameters(device, traversal.shard)
-    state = run(numbers, work, traversal.shard)
+    state = run(numbers, work)
     return SearchResult(device, traversal, numbers, work, state)
 
 
-def run(numbers: Parameters, work: Work, shard: int, log: int = 0) -> State:
+def run(numbers: Parameters, work: Work, log: int = 0) -> State:
     """The state after all queries; it keeps the first `log` DRAM commands."""
-    state = _state(numbers, work, shard, log)
+    state = _state(numbers, work, log)
     events.run(numbers, work, state)
     return state
 
@@ -88,12 +88,13 @@ def parameters(device: DimmDevice, shard: int) -> Parameters:
     )
 
 
-def _state(p: Parameters, work: Work, shard: int, log: int) -> State:
+def _state(p: Parameters, work: Work, log: int) -> State:
     queries, vectors = len(work.first_hop) - 1, len(work.vertex)
     at_once = min(p.batch, queries)
+    distinct = int(work.vertex.max()) + 1 if vectors else 0
     widest = int(np.diff(work.first_vector).max())
     buses = 2 * p.channels  # the second half are the command pins
-    ring = np.arange(shard + 2 * p.ranks, dtype=np.int64)
+    ring = np.arange(distinct + 2 * p.ranks, dtype=np.int64)
     bank = np.zeros((p.ranks, p.banks, 4), np.int64)
     bank[:, :, 0] = -1
     rank_dram = np.full((p.ranks, 8), LONG_AGO, np.int64)
@@ -143,8 +144,8 @@ def _state(p: Parameters, work: Work, shard: int, log: int) -> State:
         lane_busy=zeros(p.lanes),
         newer=ring.copy(),
         older=ring.copy(),
-        part=zeros(shard),
-        owner=zeros(shard),
+        part=zeros(distinct),
+        owner=zeros(distinct),
         cached=zeros(p.ranks, 2),
         log=zeros(log, 5),
     )

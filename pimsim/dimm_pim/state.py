@@ -86,7 +86,7 @@ class Work(NamedTuple):
     list_bursts: np.ndarray
     list_ids: np.ndarray
     first_vector: np.ndarray
-    vertex: np.ndarray
+    vertex: np.ndarray  # numbered without gaps: 0 … distinct vertices - 1
     rank: np.ndarray
     slot: np.ndarray
 
@@ -124,10 +124,10 @@ class State(NamedTuple):
     bus_totals: np.ndarray  # [buses, BUS_TOTALS]
     lane_free: np.ndarray
     lane_busy: np.ndarray
-    newer: np.ndarray  # the cache: [vertices + 2 ranks], neighbours in a ring of recency, which begins at a rank's part
+    newer: np.ndarray  # the cache: [distinct vertices + 2 ranks], neighbours in a ring of recency, which begins at a rank's part
     older: np.ndarray
-    part: np.ndarray  # [vertices], MISS: not cached
-    owner: np.ndarray  # [vertices], the query that brought it
+    part: np.ndarray  # [distinct vertices], MISS: not cached
+    owner: np.ndarray  # [distinct vertices], the query that brought it
     cached: np.ndarray  # [ranks, 2], how many of each part
     log: np.ndarray  # [capacity, 5]: cycle, command, rank, bank, row
 

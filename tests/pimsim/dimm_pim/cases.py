@@ -47,4 +47,4 @@ def device(**changes: Any) -> DimmDevice:
 
 def ran(path: Traversal, on: DimmDevice, log: int = 0) -> tuple[Parameters, Work, State]:
     work, numbers = placed(path, on), parameters(on, path.shard)
-    return numbers, work, run(numbers, work, path.shard, log)
+    return numbers, work, run(numbers, work, log)

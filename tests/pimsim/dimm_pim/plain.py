@@ -1,7 +1,7 @@
 """The AccelDIMM in plain Python: objects that call each other at times, as the docstring of `events` tells it."""
 
 import heapq
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from itertools import count
 
 
@@ -49,21 +49,22 @@ class Cache:
 
 
 class Dram:
-    """One rank's banks, in cycles; every command is kept, and each new one is held against all that were."""
+    """One rank's banks, in cycles; each new command is held against the last of every kind on every bank."""
 
     def __init__(self, p, rank):
-        self.p, self.commands, self.open, self.due = p, [], {}, p.tREFI * (rank + 1) // p.ranks
+        self.p, self.last, self.open, self.due = p, defaultdict(dict), {}, p.tREFI * (rank + 1) // p.ranks
+        self.acts = []
 
     def after(self, least, *rules):
         """The first cycle from `least` on that keeps the distances: rules are (command, which bank or group, cycles)."""
         for name, same, cycles in rules:
-            found = [cycle for cycle, command, bank in self.commands if command == name and same(bank)]
+            found = [cycle for bank, cycle in self.last[name].items() if same(bank)]
             if found:
                 least = max(least, max(found) + cycles)
         return least
 
     def add(self, cycle, name, bank):
-        self.commands.append((cycle, name, bank))
+        self.last[name][bank] = cycle
         return cycle
 
     def precharge(self, start, bank):
@@ -83,11 +84,10 @@ class Dram:
             start, ("PRE", same, p.tRP), ("ACT", same, p.tRC), ("ACT", near, p.tRRD_L), ("ACT", any_bank, p.tRRD_S),
             ("REF", any_bank, p.tRFC),
         )  # fmt: skip
-        acts = [cycle for cycle, command, _ in self.commands if command == "ACT"]
-        if len(acts) >= 4:
-            cycle = max(cycle, acts[-4] + p.tFAW)
+        if len(self.acts) >= 4:
+            cycle = max(cycle, self.acts[-4] + p.tFAW)
         self.open[bank] = row
-        self.add(cycle, "ACT", bank)
+        self.acts.append(self.add(cycle, "ACT", bank))
 
     def read(self, start, bank):
         p = self.p

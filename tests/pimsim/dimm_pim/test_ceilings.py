@@ -76,10 +76,10 @@ def test_refresh_takes_its_share_of_a_stream():
 
 
 def test_a_miss_is_bound_by_the_rank_and_a_hit_by_the_unit():
-    missing = simulate_search(traversal([[(None, range(2000))]], 2000), device(**BARE))
+    missing = simulate_search(traversal([[(None, range(500))]] * 8, 500), device(**BARE))
     assert missing.bound == "rank DRAM"
     assert missing.bounds[0].nearness > 0.97
-    hitting = simulate_search(traversal([[(None, [0, 1] * 2000)]], 2), device(**ONE_RANK))
+    hitting = simulate_search(traversal([[(None, [0, 1] * 500)]] * 8, 2), device(**ONE_RANK))
     assert hitting.cache()["misses"] == 2
     assert hitting.bound == "distance units"
     assert hitting.bounds[0].nearness > 0.97
