@@ -60,16 +60,15 @@ class Trace:
         """From arrays, or numbers that hold for all requests."""
         given = np.broadcast_arrays(cycle, write, channel, rank, bank_group, bank, row, column)
         types = (np.int64, np.uint8, *[np.int32] * 6)
-        try:
-            arrays = [
-                np.ascontiguousarray(np.atleast_1d(array).astype(kind, casting="same_kind"))
-                for array, kind in zip(given, types, strict=True)
-            ]
-        except TypeError as error:
-            raise TraceError(f"{source}: a trace is made of whole numbers: {error}") from error
-        for name, array, wide in zip(("cycle", "write", *PARTS), arrays, given, strict=True):
-            if not np.array_equal(array, np.atleast_1d(wide)):
+        names = ("cycle", "write", *PARTS)
+        arrays = []
+        for name, kind, values in zip(names, types, given, strict=True):
+            if values.dtype.kind not in "iub":
+                raise TraceError(f"{source}: {name} must be whole numbers, not {values.dtype}")
+            array = np.ascontiguousarray(np.atleast_1d(values).astype(kind))
+            if not np.array_equal(array, np.atleast_1d(values)):
                 raise TraceError(f"{source}: {name} has a number that is too large or below 0")
+            arrays.append(array)
         return cls(*arrays, source=source)  # type: ignore[arg-type]
 
     @classmethod
