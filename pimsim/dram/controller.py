@@ -70,7 +70,7 @@ class Controller:
             banks=organisation.banks,
             queue=self.queue,
             high_water=math.floor(self.high_water * self.queue),
-            low_water=math.ceil(self.low_water * self.queue),
+            low_water=max(1, math.ceil(self.low_water * self.queue)),
             row_hit_cap=self.row_hit_cap,
             closed_page=PAGES[self.page],
             refresh=REFRESHES[self.refresh],

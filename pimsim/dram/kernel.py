@@ -206,9 +206,9 @@ def _advance(
     bus = 0  # the first cycle in which a command may be sent
     mode = READ
     stale = True  # the best candidate must be looked for
-    best = np.int64(0)  # in one number, with cycles from `base` on
+    best: Any = 0  # in one number, with cycles from `base` on
     base = 0
-    best_time = 0
+    best_time: Any = 0
 
     while True:
         if stale:
