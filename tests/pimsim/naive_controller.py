@@ -1,4 +1,4 @@
-"""The controller's rules once more, cycle by cycle and in plain Python: slow, short, and without the kernel's tricks."""
+"""The controller's rules once more, cycle by cycle in plain Python: slow, short, without the kernel's tricks."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class NaiveController:
         ]  # fmt: skip
         now = 0
         while coming or self.waiting["RD"] or self.waiting["WR"]:
-            if coming and trace.cycle[coming[0].number] <= now:
-                if len(self.waiting[coming[0].kind]) < self.controller.queue:
-                    self._enter(coming.pop(0), now)
-                    if not (coming or self.waiting["RD"] or self.waiting["WR"]):
-                        break
+            room = coming and len(self.waiting[coming[0].kind]) < self.controller.queue
+            if room and trace.cycle[coming[0].number] <= now:
+                self._enter(coming.pop(0), now)
+                if not (coming or self.waiting["RD"] or self.waiting["WR"]):
+                    break
             for rank in self.due:
                 if self.due[rank] <= now and rank not in self.closing:
                     mine = [bank for bank in self.banks if bank.rank == rank]
@@ -131,7 +131,9 @@ class NaiveController:
     def _command(self, now: int) -> None:
         ready = []
         for bank in self.banks:
-            mine = [r for r in self.waiting[self.mode] if (r.rank, r.group, r.bank) == (bank.rank, bank.group, bank.bank)]
+            mine = [
+                r for r in self.waiting[self.mode] if (r.rank, r.group, r.bank) == (bank.rank, bank.group, bank.bank)
+            ]
             if not mine or bank.held:
                 continue
             hits = [request for request in mine if request.row == bank.row]
