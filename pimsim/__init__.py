@@ -1,20 +1,37 @@
 """What if memory computed? The simulator of HBM-PIM and DIMM-PIM; it imports no other package of this project."""
 
+from pimsim.dimm_pim.device import DimmDevice
+from pimsim.dimm_pim.report import SearchResult
+from pimsim.dimm_pim.search import simulate_search
+from pimsim.dimm_pim.traversal import Traversal
+from pimsim.dram.controller import Controller, simulate
+from pimsim.dram.mapping import AddressMapping
+from pimsim.dram.result import DramResult
+from pimsim.dram.trace import Trace
 from pimsim.energy import EnergyTable
 from pimsim.errors import FieldError, PimsimError, TraceError, WorkloadError
 from pimsim.result import Bound, Provenance, version
 from pimsim.standard import Organisation, Standard, Timing
 
 __all__ = [
+    "AddressMapping",
     "Bound",
+    "Controller",
+    "DimmDevice",
+    "DramResult",
     "EnergyTable",
     "FieldError",
     "Organisation",
     "PimsimError",
     "Provenance",
+    "SearchResult",
     "Standard",
     "Timing",
+    "Trace",
     "TraceError",
+    "Traversal",
     "WorkloadError",
+    "simulate",
+    "simulate_search",
     "version",
 ]

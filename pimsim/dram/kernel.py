@@ -1,9 +1,9 @@
 """The kernel: one pseudo channel's controller and banks, advanced from command to command, in compiled code.
 
-Within a cycle: (1) a request enters, (2) refreshes fall due, (3) one command is sent. The command is the one that can be
-sent first; of those that can be sent in the same cycle a refresh and its precharge come first, then activations (one
-that is late makes the window of four, tFAW, end later), then reads and writes, then precharges, the oldest request
-first in each. Each bank has one candidate at a time, so a step costs a look at each bank, however many requests wait.
+Within a cycle: (1) a request enters, (2) refreshes fall due, (3) one command is sent: the one that can be sent first.
+Of those that can be sent in the same cycle a refresh and its precharge come first, then activations (one that is late
+makes the window of four, tFAW, end later), then reads and writes, then precharges, the oldest request first in each.
+Each bank has one candidate at a time, so a step costs a look at each bank, however many requests wait.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NOBODY = -1
 
 # codes of commands, as the log has them; the first four are candidates of banks
 READ, WRITE, ACTIVATE, PRECHARGE = 0, 1, 2, 3
-READ_CLOSING, WRITE_CLOSING, PRECHARGE_ALL, REFRESH, REFRESH_BANK = 5, 6, 7, 8, 9
+READ_CLOSING, WRITE_CLOSING, PRECHARGE_ALL, REFRESH, REFRESH_BANK = 4, 5, 6, 7, 8
 
 # columns of the table of banks
 OPEN_ROW, CAN_ACTIVATE, CAN_COLUMN, CAN_PRECHARGE, SERVED, HIT, HELD = 0, 1, 2, 3, 4, 5, 6
@@ -40,10 +40,9 @@ ROW, COLUMN, REQUEST, NEXT, MISSED = 0, 1, 2, 3, 4
 SLOT_COLUMNS = 5
 
 # what is counted
-READS, WRITES, FORWARDED, ACTIVATES, PRECHARGES, REFRESHES, BANK_REFRESHES, HITS, LAST_READ, LAST_DATA, LATENCY = range(
-    11
-)
-COUNTS = 11
+READS, WRITES, FORWARDED, ACTIVATES, PRECHARGES = 0, 1, 2, 3, 4
+REFRESHES, HITS, LAST_READ, LAST_DATA, LATENCY = 5, 6, 7, 8, 9
+COUNTS = 10
 
 LOG_COLUMNS = 4  # cycle, command, bank (the first of the rank for its refresh), request
 
@@ -146,12 +145,22 @@ append = kernel(_append)
 
 
 def _advance(
-    cycles: Any, writes: Any, bank_of: Any, rows: Any, columns: Any, rules: Rules, entered: Any, done: Any, logged: bool
+    cycles: Any,
+    writes: Any,
+    bank_of: Any,
+    rows: Any,
+    columns: Any,
+    rules: Rules,
+    entered: Any,
+    done: Any,
+    activated: Any,
+    logged: bool,
 ) -> tuple[Any, Any, int]:
     """Sends all requests; what each entered and was done at goes to the arrays of these names.
 
     Request i comes at cycles[i], never falling, to bank_of[i] (rank, bank group and bank in one number). A write is
-    done when it has entered. Returns the counts, the log of commands and its length.
+    done when it has entered. `activated` counts the activations of each bank. Returns the counts, the log of commands
+    (empty unless `logged`) and its length.
     """
     per_rank = rules.bank_groups * rules.banks
     bank_count = rules.ranks * per_rank
@@ -197,9 +206,9 @@ def _advance(
     bus = 0  # the first cycle in which a command may be sent
     mode = READ
     stale = True  # the best candidate must be looked for
-    best = np.int64(0)  # in one number, with cycles from `base` on
+    best: Any = 0  # in one number, with cycles from `base` on
     base = 0
-    best_time = 0
+    best_time: Any = 0
 
     while True:
         if stale:
@@ -327,7 +336,7 @@ def _advance(
                 command = PRECHARGE if per_bank else PRECHARGE_ALL
             else:
                 command = REFRESH_BANK if per_bank else REFRESH
-                counts[BANK_REFRESHES if per_bank else REFRESHES] += 1
+                counts[REFRESHES] += 1
                 for other in range(first_bank[rank], last_bank[rank]):
                     banks[other, CAN_ACTIVATE] = now + (rules.tRFCpb if per_bank else rules.tRFC)
                     banks[other, HELD] = 0
@@ -346,6 +355,7 @@ def _advance(
             group = bank // rules.banks
             if command == ACTIVATE:
                 counts[ACTIVATES] += 1
+                activated[bank] += 1
                 slots[slot, MISSED] = 1
                 banks[bank, OPEN_ROW] = slots[slot, ROW]
                 banks[bank, SERVED] = 0
