@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from pimsim import Controller, Standard, Trace, simulate
+from pimsim import Controller, DimmDevice, Standard, Trace, Traversal, simulate, simulate_search
+from pimsim.dimm_pim.traversal import LOWEST
 
 REQUESTS = 1_000_000
+SEARCHES, VERTICES = 256, 100_000
 LEAST_REQUESTS_PER_S = 2e6
 MOST_SECOND_START_S = 2.0
 
@@ -88,6 +90,25 @@ def trace_reading() -> Iterator[dict[str, object]]:
     yield {"figure": "lines/s of a gzipped trace", "value": round(REQUESTS / seconds)}
 
 
+def search() -> Iterator[dict[str, object]]:
+    """Distances a second of an event-driven search: 32 queries at once, lists and instructions included."""
+    rng = np.random.default_rng(0)
+    hops, a_hop = 128 * SEARCHES, 11
+    path = Traversal(
+        queries=np.arange(SEARCHES),
+        first_hop=np.arange(0, hops + 1, 128),
+        list_vertex=rng.integers(0, VERTICES, hops),
+        list_kind=np.full(hops, LOWEST),
+        first_vector=np.arange(0, hops * a_hop + 1, a_hop),
+        vertices=rng.zipf(1.3, hops * a_hop) % VERTICES,
+        shard=VERTICES,
+    )
+    device = DimmDevice.load()
+    simulate_search(path.first(1), device)
+    seconds = least_time(lambda: simulate_search(path, device))
+    yield {"figure": "distances/s of a search on acceldimm", "value": round(len(path.vertices) / seconds)}
+
+
 def second_process() -> Iterator[dict[str, object]]:
     """Seconds of a whole `pimsim dram` over a small trace, once the compiled code is kept."""
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +122,7 @@ def second_process() -> Iterator[dict[str, object]]:
 
 
 # each yields its figures
-FIGURES: tuple[Callable[[], Iterator[dict[str, object]]], ...] = (dram, trace_reading, second_process)
+FIGURES: tuple[Callable[[], Iterator[dict[str, object]]], ...] = (dram, trace_reading, search, second_process)
 
 
 def main() -> int:

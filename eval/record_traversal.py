@@ -45,8 +45,13 @@ def record(index: Any, queries: np.ndarray, ef: int = EF, k: int = K) -> Recordi
     """Search an IndexHNSWFlat for each of the queries, float32 [queries, dim], and record what is read."""
     stages, log = HNSWStages(index), VisitLog()
     queries = np.ascontiguousarray(queries, np.float32)
-    expected = index.search(queries, k, params=faiss.SearchParametersHNSW(efSearch=ef))[1]
-    list_vertex, list_kind, vectors, vertices, hops = [], [], [], [], []
+    library: Any = faiss  # its stubs lack the class
+    expected = index.search(queries, k, params=library.SearchParametersHNSW(efSearch=ef))[1]
+    list_vertex: list[Any] = []
+    list_kind: list[Any] = []
+    vectors: list[Any] = []
+    vertices: list[Any] = []
+    hops: list[int] = []
     agreed = 0
     for query, ids in zip(queries, expected, strict=True):
         *_, last = stages.search(query, k, ef, shares=(1.0,), log=log)

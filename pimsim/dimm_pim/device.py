@@ -87,12 +87,12 @@ class Graph(Part):
 class RankModule(Part):
     clock_mhz: float
     mac_lanes: int
+    fetch_ahead: int
+    queue: int
     pipeline_cycles: int = _from_zero()
     cache_bytes: int = _from_zero()
     local_share: float = _from_zero(most=1)
     lookup_cycles: int = _from_zero()
-    fetch_ahead: int = field(metadata={"most": 1024})
-    queue: int = field()
 
 
 @dataclass(frozen=True, slots=True)

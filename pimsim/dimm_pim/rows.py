@@ -82,7 +82,7 @@ def _number(text: Any, first: Any, last: Any) -> Any:
         return 3, 0
     if first == last:
         return 2, 0
-    value = 0
+    value = np.int64(0)
     for place in range(first, last):
         digit = np.int64(text[place]) - 48
         if digit < 0 or digit > 9:

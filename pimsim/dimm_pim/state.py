@@ -124,7 +124,9 @@ class State(NamedTuple):
     bus_totals: np.ndarray  # [buses, BUS_TOTALS]
     lane_free: np.ndarray
     lane_busy: np.ndarray
-    newer: np.ndarray  # the cache: [distinct vertices + 2 ranks], neighbours in a ring of recency, which begins at a rank's part
+    newer: (
+        np.ndarray
+    )  # the cache: [distinct vertices + 2 ranks], neighbours in a ring of recency, which begins at a rank's part
     older: np.ndarray
     part: np.ndarray  # [distinct vertices], MISS: not cached
     owner: np.ndarray  # [distinct vertices], the query that brought it
@@ -140,7 +142,7 @@ def _struct(of: type[NamedTuple]) -> Any:
     """What makes a struct with the fields of a tuple, in compiled code."""
 
     @structref.register
-    class Type(types.StructRef):  # type: ignore[misc]
+    class Type(types.StructRef):
         def preprocess_fields(self, fields: Any) -> Any:
             return tuple((name, types.unliteral(kind)) for name, kind in fields)
 

@@ -56,7 +56,7 @@ class Dram:
         self.acts = []
 
     def after(self, least, *rules):
-        """The first cycle from `least` on that keeps the distances: rules are (command, which bank or group, cycles)."""
+        """The first cycle from `least` on that keeps the distances: rules are (command, on which banks, cycles)."""
         for name, same, cycles in rules:
             found = [cycle for bank, cycle in self.last[name].items() if same(bank)]
             if found:
@@ -114,9 +114,7 @@ class Dram:
                 self.open.pop(bank)
                 self.add(max(closing), "PRE", bank)
             any_bank = lambda _: True  # noqa: E731
-            begin = self.after(
-                self.due, ("PRE", any_bank, p.tRP), ("ACT", any_bank, p.tRC), ("REF", any_bank, p.tRFC)
-            )
+            begin = self.after(self.due, ("PRE", any_bank, p.tRP), ("ACT", any_bank, p.tRC), ("REF", any_bank, p.tRFC))
             self.add(begin, "REF", -1)
             self.due += p.tREFI
         for bank in banks:

@@ -65,7 +65,9 @@ def test_options_change_the_device(capsys, file):
 
 def test_the_files_notes_set_the_vectors_and_options_prevail(capsys, tmp_path):
     path = tmp_path / "noted.csv"
-    path.write_text("# vertices=10 dim=96 neighbours=8\nquery,hop,vertex,kind\n0,0,1,vector\n0,1,1,list\n0,1,2,vector\n")
+    path.write_text(
+        "# vertices=10 dim=96 neighbours=8\nquery,hop,vertex,kind\n0,0,1,vector\n0,1,1,list\n0,1,2,vector\n"
+    )
     found = told(capsys, path)
     assert (found["dim"], found["vertices"], found["dram"]["list_bursts"]) == (96, 10, 1)
     assert told(capsys, path, "--dim", "128", "--vertices", "20")["dim"] == 128
@@ -81,7 +83,9 @@ def test_buffers_that_are_too_small_are_warned_of(capsys, tmp_path):
     path = tmp_path / "wide.csv"
     rows = "".join(f"{query},0,{16 * vertex},vector\n" for query in range(4) for vertex in range(60))
     path.write_text("# vertices=100000000\nquery,hop,vertex,kind\n" + rows + "4,0,3,list\n")
-    warnings = " / ".join(told(capsys, path, "--set", "rpm.queue=64", "--dim", "16", "--set", "graph.neighbours=64")["warnings"])
+    warnings = " / ".join(
+        told(capsys, path, "--set", "rpm.queue=64", "--dim", "16", "--set", "graph.neighbours=64")["warnings"]
+    )
     assert "waited at a rank, which has room for 64" in warnings
     assert "visited list" in warnings
     assert "neighbour buffer" in warnings
@@ -92,7 +96,10 @@ def test_buffers_that_are_too_small_are_warned_of(capsys, tmp_path):
     [
         (["--device", "axeldimm"], "unknown name 'axeldimm' of devices; is acceldimm meant?"),
         (["--dim", "0"], "vectors.dim must be a whole number of at least 1"),
-        (["--dim", "2049"], "a vector of 2049 elements of 4 bytes is wider than a row of ddr4-3200-heterrag (8196 > 8192"),
+        (
+            ["--dim", "2049"],
+            "a vector of 2049 elements of 4 bytes is wider than a row of ddr4-3200-heterrag (8196 > 8192",
+        ),
         (["--batch", "0"], "workload.batch must be a whole number of at least 1"),
         (["--queries", "0"], "--queries must be 1 or more"),
         (["--cache-bytes", "-1"], "rpm.cache_bytes must be a whole number of at least 0"),

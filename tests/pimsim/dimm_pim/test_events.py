@@ -1,4 +1,4 @@
-"""The event model: equal to a plain one, every DRAM timing kept, nothing lost on the way, and sensible at its limits."""
+"""The event model: equal to a plain one, every DRAM timing kept, nothing lost on the way, sensible at its limits."""
 
 import itertools
 
@@ -84,7 +84,7 @@ def check_timings(p, log):
     for cycle, command, _, bank, row in log.tolist():
         group = bank % p.bank_groups
 
-        def since(key, least, cycle=cycle):
+        def since(key, least, cycle=cycle, last=last):
             assert cycle - last.get(key, -(10**9)) >= least, (key, least, cycle)
 
         if command == ACT:
@@ -97,13 +97,13 @@ def check_timings(p, log):
             assert len(acts) < 4 or cycle - acts[-4] >= p.tFAW
             acts.append(cycle)
             open_row[bank] = row
-            last |= {("ACT", bank): cycle, ("ACT group", group): cycle, "ACT": cycle}
+            last.update({("ACT", bank): cycle, ("ACT group", group): cycle, "ACT": cycle})
         elif command == READ:
             assert open_row.get(bank) == row
             since(("ACT", bank), p.tRCD)
             since(("READ group", group), p.tCCD_L)
             since("READ", p.tCCD_S)
-            last |= {("READ", bank): cycle, ("READ group", group): cycle, "READ": cycle}
+            last.update({("READ", bank): cycle, ("READ group", group): cycle, "READ": cycle})
         elif command == PRE:
             assert open_row.pop(bank) == row
             since(("ACT", bank), p.tRAS)
