@@ -98,11 +98,12 @@ def test_there_are_no_cycles():
 
 
 def reached(graph: dict[str, set[str]], start: str) -> set[str]:
-    """What a module imports, itself or through others."""
+    """What a module imports, itself or through others, and the packages of all that."""
     found: set[str] = set()
     left = [start]
     while left:
-        new = graph[left.pop()] - found
+        new = {name for imported in graph[left.pop()] for name in (imported, imported.rpartition(".")[0])}
+        new = (new & set(graph)) - found
         found |= new
         left += new
     return found
