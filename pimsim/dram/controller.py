@@ -25,6 +25,7 @@ from pimsim.standard import Standard
 REFRESHES = {"none": 0, "all-bank": 1, "per-bank": 2}
 PAGES = {"open": 0, "closed": 1}
 MOST_QUEUE = 1 << 16
+MOST_TIMING = 1 << 24  # cycles; what follows from several must fit the kernel's ranking
 OURS = Source("a usual controller; both golden simulators queue 32 requests", assumed=True)
 
 
@@ -63,6 +64,9 @@ class Controller:
         timing, organisation = standard.timing, standard.organisation
         if self.refresh == "per-bank" and not (timing.tRFCpb and timing.tREFIpb):
             raise WorkloadError(f"{standard.name} has no per-bank refresh: tRFCpb and tREFIpb are not in it")
+        for name, cycles in dataclasses.asdict(timing).items():
+            if cycles > MOST_TIMING:
+                raise WorkloadError(f"{standard.name}: {name} must be {MOST_TIMING} cycles at most, not {cycles}")
         return kernel.Rules(
             **dataclasses.asdict(timing),
             ranks=organisation.ranks,

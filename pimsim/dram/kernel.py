@@ -283,7 +283,9 @@ def _advance(
                     changed = True
                 if changed:
                     choose(banks, slots, candidates, bank, mode, rules.row_hit_cap)
-                if changed:
+                if best_time == FAR:
+                    stale = True  # after a pause, which may be of any length
+                elif changed:
                     ready = max(candidates[bank, READY], gates[candidates[bank, GATE]], bus) - base
                     ranked = (min(ready, LATEST) << RANKING_BITS) + candidates[bank, RANKING]
                     if ranked < best:

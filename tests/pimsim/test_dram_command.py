@@ -11,6 +11,7 @@ from pimsim import cli
 from pimsim.validation import SHIPPED
 
 TRACE = SHIPPED / "dram" / "traces" / "hbm2_vec96_rowcontig.csv.gz"
+HEADER = "cycle,op,channel,rank,bg,bank,row,col\n"
 BASE = ["dram", "--standard", "hbm2-heterrag", "--trace", str(TRACE)]
 
 
@@ -55,14 +56,19 @@ def test_words(capsys):
     assert "energies of hbm2-fgdram: activate_precharge 909 pJ" in out
 
 
-def test_options_reach_the_controller(capsys):
-    def cycles(*more: object) -> int:
-        return json.loads(run(capsys, *BASE, "--json", *more)[1])["last_read_done_cycle"]
+def test_options_reach_the_controller(capsys, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(HEADER + "".join(f"0,R,0,0,0,0,{row},{at}\n" for at, row in enumerate([0, 1, *[0] * 10])))
+    few = ["dram", "--standard", "hbm2-heterrag", "--trace", path, "--json"]
+    base = [*BASE, "--json"]
+
+    def cycles(*more: object, arguments=base) -> int:
+        return json.loads(run(capsys, *arguments, *more)[1])["last_read_done_cycle"]
 
     plain = cycles()
     assert cycles("--no-refresh") < plain
     assert cycles("--queue", 2) > plain
-    assert cycles("--row-hit-cap", 1) != plain
+    assert cycles("--row-hit-cap", 1, arguments=few) > cycles(arguments=few)
     assert cycles("--page", "closed") != plain
     energies = json.loads(run(capsys, *BASE, "--json", "--energy", "hbm2-tpuv4i")[1])["energy_nj"]
     assert energies["total"] == pytest.approx(7200 * 1.4)
@@ -88,9 +94,6 @@ def test_a_trace_of_addresses_and_its_mapping(capsys, tmp_path):
     interleaved = json.loads(run(capsys, *base, "--mapping", "bank-group-interleaved")[1])
     assert plain["bandwidth_gbps"] < 17.1  # tCCD_L
     assert interleaved["bandwidth_gbps"] > 25
-
-
-HEADER = "cycle,op,channel,rank,bg,bank,row,col\n"
 
 
 @pytest.mark.parametrize(

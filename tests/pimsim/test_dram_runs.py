@@ -28,7 +28,7 @@ def test_each_standard_runs(name, refresh):
     trace = over_all_channels(where)
     result = simulate(trace, where, Controller(refresh=refresh))
     assert result.reads + result.writes == len(trace)
-    assert result.done.min() > 0
+    assert result.done[trace.write == 0].min() > 0
     assert 0 < result.bandwidth_gbps <= result.peak_gbps
     assert 0 < result.provenance.bounds[0].nearness <= 1
     assert result.provenance.warnings == []

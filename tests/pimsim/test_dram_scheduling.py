@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pimsim import Controller, Trace, WorkloadError, simulate
-from tests.pimsim.dram_material import SMALL, rich_trace
+from tests.pimsim.dram_material import SMALL, rich_trace, standard
 
 DDR4 = "ddr4-3200-heterrag"
 
@@ -143,6 +143,11 @@ def test_per_bank_refresh_takes_turns_and_costs_less():
 def test_wrong_settings_are_named(changes, message):
     with pytest.raises(WorkloadError, match=message):
         Controller(**changes)
+
+
+def test_a_timing_beyond_reason_is_named():
+    with pytest.raises(WorkloadError, match="tWR must be 16777216 cycles at most, not 1073741824"):
+        simulate(Trace.of(), standard(tWR=1 << 30))
 
 
 def test_a_standard_without_per_bank_refresh_is_named():

@@ -97,7 +97,7 @@ def test_latency_rises_with_the_load_and_bandwidth_saturates():
     latencies = [result.avg_read_latency_cycles for result in results]
     bandwidths = [result.bandwidth_gbps for result in results]
     assert latencies == sorted(latencies)
-    assert latencies[0] == pytest.approx(48, rel=0.15)
+    assert latencies[0] == pytest.approx(22 + 48, rel=0.01)  # another row is open, as a rule
     assert bandwidths[0] == pytest.approx(64 / 64 / 0.625, rel=0.01)
     assert bandwidths[-1] == pytest.approx(bandwidths[-2], rel=0.02)
 
