@@ -110,7 +110,7 @@ class SearchResult:
             "bytes": self.bytes(),
             "energy_nj": self.energy_nj,
             "events": int(state.scalars[EVENTS]),
-            **self.provenance.as_dict(),
+            "provenance": self.provenance.as_dict(),
         }
 
     def utilisation(self) -> dict[str, float]:
@@ -177,8 +177,6 @@ class SearchResult:
         parts = {
             "dram_activate": memory["activate_precharge"].nj(float(totals[:, ACTIVATES].sum())),
             "dram_read": memory["read"].nj(float((totals[:, VECTOR_BURSTS] + totals[:, LIST_BURSTS]).sum())),
-            "dram_refresh": memory.get("refresh").nj(float(totals[:, REFRESHES].sum())),
-            "dram_background": memory.get("background").nj(self._span / 1e3 * self.numbers.ranks),
             "distance_units": own["mac"].nj(distances * device.vectors.dim),
             "vertex_cache": own["vertex_cache"].nj(8 * (moved["cache"] + filled)),
             "channel": own["channel_io"].nj(8 * moved["channel"]),
@@ -186,6 +184,8 @@ class SearchResult:
             "tpm_visited": own["visited_lookup"].nj(float(self.work.list_ids.sum())),
             "host_link": own["link"].nj(8 * (moved["host_to_device"] + moved["device_to_host"])),
         }
+        if "refresh" in memory.terms:  # not every table tells
+            parts["dram_refresh"] = memory["refresh"].nj(float(totals[:, REFRESHES].sum()))
         return parts | {"total": sum(parts.values())}
 
     def _warnings(self) -> list[str]:

@@ -22,24 +22,25 @@ def told(capsys, file, *options):
 
 def test_the_result_says_all_that_a_reader_needs(capsys, file):
     found = told(capsys, file, "--device", "acceldimm")
+    rests_on = found["provenance"]
     assert found["queries"] == 20
     assert 0 < found["latency_us"]["p50"] <= found["latency_us"]["p95"] <= found["latency_us"]["p99"]
     assert found["latency_us"]["p99"] <= found["latency_us"]["max"] <= found["time_us"]
     assert found["queries_per_second"] == pytest.approx(20e6 / found["time_us"])
-    assert found["bound"] == found["bounds"][0]["name"]
-    assert found["bounds"][0]["limit"] == max(bound["limit"] for bound in found["bounds"])
-    assert {bound["name"] for bound in found["bounds"]} == {
+    assert found["bound"] == rests_on["bounds"][0]["name"]
+    assert rests_on["bounds"][0]["limit"] == max(bound["limit"] for bound in rests_on["bounds"])
+    assert {bound["name"] for bound in rests_on["bounds"]} == {
         "rank DRAM", "distance units", "channel bus", "TPM lanes", "host link", "dependency of hops",
     }  # fmt: skip
     cache = found["cache"]
     assert cache["local_hits"] + cache["global_hits"] + cache["misses"] == cache["lookups"] == found["distances"]
     assert {"rank_data", "channel", "tpm_lane"} <= set(found["utilisation"])
-    assert found["clocks_mhz"] == {"memory": 1600, "RPM": 500, "TPM": 500}
-    assert "rpm.local_share" in {value["name"] for value in found["assumed"]}
-    assert "organisation.ranks" not in {value["name"] for value in found["assumed"]}
-    assert found["energy_table"]["read"] == "2.78 nJ"
-    assert len(found["configuration_hash"]) == 16
-    assert found["version"]
+    assert rests_on["clocks_mhz"] == {"memory": 1600, "RPM": 500, "TPM": 500}
+    assert "rpm.local_share" in {value["name"] for value in rests_on["assumed"]}
+    assert "organisation.ranks" not in {value["name"] for value in rests_on["assumed"]}
+    assert rests_on["energy_table"]["read"] == "2.78 nJ"
+    assert len(rests_on["configuration_hash"]) == 16
+    assert rests_on["version"]
 
 
 def test_in_words(capsys, file):
@@ -60,7 +61,7 @@ def test_options_change_the_device(capsys, file):
     assert told(capsys, file, "--queries", "5")["queries"] == 5
     changed = told(capsys, file, "--set", "organisation.channels=1", "--set", "vectors.page=closed")
     assert changed["time_us"] > plain["time_us"]
-    assert changed["configuration_hash"] != plain["configuration_hash"]
+    assert changed["provenance"]["configuration_hash"] != plain["provenance"]["configuration_hash"]
 
 
 def test_the_files_notes_set_the_vectors_and_options_prevail(capsys, tmp_path):
@@ -76,7 +77,7 @@ def test_the_files_notes_set_the_vectors_and_options_prevail(capsys, tmp_path):
 def test_a_traversal_without_lists_is_warned_of(capsys, tmp_path):
     path = tmp_path / "vectors.csv"
     path.write_text("query,hop,vertex\n0,0,1\n0,1,2\n")
-    assert any("no neighbour lists" in warning for warning in told(capsys, path)["warnings"])
+    assert any("no neighbour lists" in warning for warning in told(capsys, path)["provenance"]["warnings"])
 
 
 def test_buffers_that_are_too_small_are_warned_of(capsys, tmp_path):
@@ -84,7 +85,9 @@ def test_buffers_that_are_too_small_are_warned_of(capsys, tmp_path):
     rows = "".join(f"{query},0,{16 * vertex},vector\n" for query in range(4) for vertex in range(60))
     path.write_text("# vertices=100000000\nquery,hop,vertex,kind\n" + rows + "4,0,3,list\n")
     warnings = " / ".join(
-        told(capsys, path, "--set", "rpm.queue=64", "--dim", "16", "--set", "graph.neighbours=64")["warnings"]
+        told(capsys, path, "--set", "rpm.queue=64", "--dim", "16", "--set", "graph.neighbours=64")["provenance"][
+            "warnings"
+        ]
     )
     assert "waited at a rank, which has room for 64" in warnings
     assert "visited list" in warnings
