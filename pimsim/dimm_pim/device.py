@@ -46,11 +46,15 @@ def _from_zero(most: int = 1 << 40) -> Any:
     return field(metadata={"least": 0, "most": most})
 
 
+def _at_most(most: int) -> Any:
+    return field(metadata={"most": most})
+
+
 @dataclass(frozen=True, slots=True)
 class Organisation(Part):
-    channels: int
-    dimms: int  # a channel
-    ranks: int  # a DIMM
+    channels: int = _at_most(256)
+    dimms: int = _at_most(64)  # a channel
+    ranks: int = _at_most(64)  # a DIMM
 
     @property
     def all_dimms(self) -> int:
@@ -87,8 +91,8 @@ class Graph(Part):
 class RankModule(Part):
     clock_mhz: float
     mac_lanes: int
-    fetch_ahead: int
     queue: int
+    fetch_ahead: int = _at_most(1024)
     pipeline_cycles: int = _from_zero()
     cache_bytes: int = _from_zero()
     local_share: float = _from_zero(most=1)
@@ -113,12 +117,12 @@ class Channel(Part):
 @dataclass(frozen=True, slots=True)
 class TopModule(Part):
     clock_mhz: float
-    lanes: int
     comparators: int
     queries_a_lane: int
     visited_bytes: int
     visited_lookups: int
     neighbour_buffer_bytes: int
+    lanes: int = _at_most(1 << 16)
 
     @property
     def in_flight(self) -> int:

@@ -113,6 +113,11 @@ def test_buffers_that_are_too_small_are_warned_of(capsys, tmp_path):
         (["--set", "graph.neighbours=1000"], "wider than a row"),
         (["--set", "dpm.result_bytes=65"], "dpm.result_bytes must be 64"),
         (["--set", "standard=ddr9"], "unknown name 'ddr9' of standards"),
+        (
+            ["--set", "organisation.channels=1000000000"],
+            "organisation.channels must be a whole number of at least 1, at most",
+        ),
+        (["--set", "tpm.clock_mhz=0"], "tpm.clock_mhz must be a number of at least 1"),
         (["--vertices", "100"], "is outside the shard, which holds 100"),
         (["--vertices", "2000000000", "--dim", "2048"], "rows a bank"),
     ],
