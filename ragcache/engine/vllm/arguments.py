@@ -36,13 +36,13 @@ def engine_arguments(config: ServeConfig) -> AsyncEngineArgs:
         "max_num_batched_tokens": max(config.prefill_chunk, config.max_batch),
         "enable_chunked_prefill": True,
         "enable_prefix_caching": config.cache,
+        "scheduling_policy": "priority",  # the service's order
+        "kv_transfer_config": transfer_config(config),
         "max_model_len": -1,  # the model's, or what the KV has room for
         "disable_log_stats": True,
     }
     if on_cpu:
         settings |= {"dtype": "float32", "block_size": CPU_BLOCK}
-    if config.cache:
-        settings["kv_transfer_config"] = transfer_config(config)
     try:
         return AsyncEngineArgs(**settings | options)
     except TypeError as error:
@@ -54,6 +54,8 @@ def transfer_config(config: ServeConfig) -> dict[str, Any]:
     extra: dict[str, Any] = {
         "host_cache": config.host_cache,
         "disk_cache": config.disk_cache,
+        "device_policy": config.cache,
+        "reports": True,
         "policy": config.policy,
         "admission": config.admission,
     }

@@ -37,6 +37,7 @@ POOL: Mapping[str, Sequence[str]] = {
     "touch": ("blocks",),
     "unpin_blocks": ("blocks", "on_reuse"),
     "evict_blocks": ("block_ids",),
+    "get_num_free_blocks": (),
 }
 
 
