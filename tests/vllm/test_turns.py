@@ -25,11 +25,11 @@ def engine():
 class Submitted:
     """A job over one made-up document, and its events."""
 
-    def __init__(self, engine, seed, tokens=120, max_tokens=1, guess=False, log=None, **sampling):
+    def __init__(self, engine, which, tokens=120, max_tokens=1, guess=False, log=None, **sampling):
         self.seen = []
         self._new = queue.SimpleQueue()
-        self._name, self._log = seed, log
-        segments = [SYSTEM, document(seed, tokens)]
+        self._name, self._log = which, log
+        segments = [SYSTEM, document(which, tokens)]
         missing = [(ids, engine.allocate(len(ids))) for ids in segments]
         job = Job((), missing, QUESTION, engine.allocate(64), max_tokens, Sampling(**sampling), guess=guess)
         self.cancel = engine.submit(job, self._deliver)
@@ -132,5 +132,5 @@ def test_a_build_without_its_device_is_told(monkeypatch):
 
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda _: False)
     monkeypatch.setattr(type(current_platform), "is_cuda_alike", lambda _: False)
-    with pytest.raises(ConfigError, match="finds no device to run on.*make setup-vllm"):
+    with pytest.raises(ConfigError, match=r"finds no device to run on.*make setup-vllm"):
         started()

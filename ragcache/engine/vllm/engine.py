@@ -266,7 +266,8 @@ class VllmEngine:
             output_kind=RequestOutputKind.DELTA,
             extra_args={"kv_transfer_params": params},
         )
-        priority = number + self._passed_by * job.guess  # the lowest goes first
+        # the lowest goes first; a guess comes right behind the last that may pass it
+        priority = 2 * number + (2 * self._passed_by + 1) * job.guess
         prefilled = False
         async for output in self._llm.generate(tokens_input(prompt), sampling, name, priority=priority):
             completion = output.outputs[0]

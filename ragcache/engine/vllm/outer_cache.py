@@ -281,9 +281,14 @@ class OuterCache:
             self._pool.evict_blocks(wrong)
 
     def clear(self) -> None:
-        """Gives up all that nothing holds, on all tiers."""
+        """Gives up all that nothing holds, on all tiers; vLLM itself forgets nothing while a request runs."""
+        left: set[int] = set()
         for node in reversed(list(self.tree.nodes())):  # children before parents
+            kv: DeviceBlocks | None = node.kv
             self.hierarchy.drop(node)
+            if kv is not None and node.places[DEVICE] is None and kv.valid:
+                left.update(block.block_id for block in kv.blocks)
+        self._pool.evict_blocks(left)
 
     # -- within
 
