@@ -25,13 +25,14 @@ def engine():
 class Submitted:
     """A job over one made-up document, and its events."""
 
-    def __init__(self, engine, which, tokens=120, max_tokens=1, guess=False, log=None, **sampling):
+    def __init__(self, engine, which, tokens=120, max_tokens=1, guess=False, log=None, so_far=(), **sampling):
         self.seen = []
         self._new = queue.SimpleQueue()
         self._name, self._log = which, log
         segments = [SYSTEM, document(which, tokens)]
         missing = [(ids, engine.allocate(len(ids))) for ids in segments]
-        job = Job((), missing, QUESTION, engine.allocate(64), max_tokens, Sampling(**sampling), guess=guess)
+        question, memory = [*QUESTION, *so_far], engine.allocate(64)
+        job = Job((), missing, question, memory, max_tokens, Sampling(**sampling), len(so_far), guess)
         self.cancel = engine.submit(job, self._deliver)
 
     def _deliver(self, event):
@@ -88,6 +89,13 @@ def test_who_came_last_gives_way_and_goes_on_as_it_would_have(engine):
     assert all(len(ids) > 30 for ids in alone)
 
 
+def test_draws_do_not_depend_on_how_an_answer_is_split(engine):
+    sampling = {"temperature": 1.2, "seed": 7, "top_p": 0.9}
+    whole = Submitted(engine, 25, 150, 12, **sampling).ids  # its prompt takes four steps
+    assert Submitted(engine, 25, 150, 7, so_far=whole[:5], **sampling).ids == whole[5:]
+    assert Submitted(engine, 25, 150, 12, **sampling | {"seed": 8}).ids != whole
+
+
 def test_steps_and_tokens_are_those_of_vllm(engine):
     engine.clear()
     before = engine.stats()
@@ -125,6 +133,11 @@ def test_a_cancelled_job_tells_what_it_has_computed(engine):
     computed = engine.stats().prefill_tokens - before
     assert ended.computed_tokens == computed < len(SYSTEM) + 300
     assert ended.kept_tokens == len(SYSTEM) // BLOCK * BLOCK
+
+
+def test_speculative_decoding_is_refused_on_a_cpu():
+    with pytest.raises(ConfigError, match="speculative_config is for GPUs"):
+        started(vllm_options='{"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}')
 
 
 def test_a_build_without_its_device_is_told(monkeypatch):

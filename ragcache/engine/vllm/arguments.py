@@ -10,6 +10,7 @@ from vllm.platforms import current_platform
 
 from ragcache.config import ServeConfig
 from ragcache.engine.checkpoint import Checkpoint
+from ragcache.engine.vllm.draws import DRAWS
 from ragcache.errors import ConfigError
 
 CPU_BLOCK = 32  # tokens: the fewest that vLLM's attention takes there; a document's last block is shared
@@ -42,7 +43,10 @@ def engine_arguments(config: ServeConfig) -> AsyncEngineArgs:
         "disable_log_stats": True,
     }
     if on_cpu:
+        if options.get("speculative_config"):
+            raise ConfigError("vllm_options: speculative_config is for GPUs: vLLM does not join it with draws on a CPU")
         settings |= {"dtype": "float32", "block_size": CPU_BLOCK}
+        options = options | {"logits_processors": [DRAWS, *options.get("logits_processors", [])]}
     try:
         return AsyncEngineArgs(**settings | options)
     except TypeError as error:

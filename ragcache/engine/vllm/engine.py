@@ -33,6 +33,7 @@ from ragcache.engine.protocol import (
     Token,
 )
 from ragcache.engine.vllm.bulletin import BULLETIN, NAME_PARAM, Bulletin, Ended, Work
+from ragcache.engine.vllm.draws import DRAW_PARAM, DRAWS
 from ragcache.engine.vllm.passages import SEGMENTS_PARAM
 from ragcache.errors import EngineError, ModelError
 
@@ -73,7 +74,7 @@ class VllmEngine:
     A job counts as started once vLLM has it: whoever submits sees to it that no more run than vLLM takes at a time.
     vLLM computes in the order in which jobs were submitted, but for guesses: up to as many later jobs as run at a time
     pass one. Who came last, by that order, gives memory up first, and goes on by itself, drawing as it would have.
-    A job of an answer that was split draws anew; no job is split here, for none is told to be `Preempted`.
+    On a GPU vLLM draws, and a job of an answer that was split would draw anew; but none is told to be `Preempted`.
     """
 
     def __init__(self, arguments: AsyncEngineArgs) -> None:
@@ -107,6 +108,7 @@ class VllmEngine:
         self.block_tokens = int(cache.block_size)
         self.capacity_tokens = (int(cache.num_gpu_blocks) - NULL_BLOCKS) * self.block_tokens
         self._passed_by = int(config.scheduler_config.max_num_seqs)
+        self._draws = DRAWS in (model.logits_processors or ())
         self._eos = frozenset(_eos_tokens(model))
 
     @property
@@ -256,15 +258,22 @@ class VllmEngine:
         params: dict[str, Any] = {NAME_PARAM: name}
         if job.missing:
             params[SEGMENTS_PARAM] = [len(tokens) for tokens, _ in job.missing]
+        drawn: dict[str, Any] = {
+            "temperature": job.sampling.temperature,
+            "top_p": job.sampling.top_p,
+            "seed": job.sampling.seed,
+        }
+        extra: dict[str, Any] = {"kv_transfer_params": params}
+        if self._draws and job.sampling.temperature:
+            drawn = {"temperature": 0.0}
+            extra[DRAW_PARAM] = [job.sampling.temperature, job.sampling.seed, job.sampling.top_p, job.generated]
         sampling = SamplingParams(
-            temperature=job.sampling.temperature,
-            top_p=job.sampling.top_p,
-            seed=job.sampling.seed,
+            **drawn,
             max_tokens=job.max_tokens,
             logprobs=2,  # for the margin
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args={"kv_transfer_params": params},
+            extra_args=extra,
         )
         # the lowest goes first; a guess comes right behind the last that may pass it
         priority = 2 * number + (2 * self._passed_by + 1) * job.guess
