@@ -131,8 +131,7 @@ class Live:
 def serving(engine: VllmEngine, lower: Sequence[str] = ("host",), **limits: Any) -> Iterator[Live]:
     """Serves over an engine whose caches are empty then, and which goes on living."""
     ledger = VllmLedger(engine, lower)
-    ledger.drop_unheld()
-    until(lambda: bool(ledger.drop_unheld() or True) and not ledger.moving)
+    empty(ledger)
     finder = StagedFinder()
     service = RagService(finder, ledger, engine, Limits(**{"top_k": 2, "max_tokens": 200, "max_batch": 4} | limits))
     bound = bind("127.0.0.1", 0)
@@ -151,6 +150,23 @@ def serving(engine: VllmEngine, lower: Sequence[str] = ("host",), **limits: Any)
     ledger.check_integrity()
     assert ledger.balance().held == 0
     assert engine.stats().running == 0
+
+
+def idle(ledger: VllmLedger) -> bool:
+    """Whether vLLM has told that no block is in use, and nothing moves."""
+    tiers = ledger.report().tiers
+    return not ledger.moving and not tiers[0].balance.held
+
+
+def empty(ledger: VllmLedger) -> None:
+    """Waits until nothing is in use, then has all caches emptied."""
+    until(lambda: idle(ledger))
+
+    def emptied() -> bool:
+        ledger.drop_unheld()  # asks, then looks whether it is done
+        return not ledger.moving
+
+    until(emptied)
 
 
 def until(condition: Callable[[], bool]) -> None:

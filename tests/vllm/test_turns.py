@@ -5,8 +5,9 @@ import queue
 import pytest
 
 from ragcache.engine.protocol import Finished, Job, Prefilled, Sampling, Started, Token
+from ragcache.engine.vllm.ledger import VllmLedger
 from ragcache.errors import ConfigError
-from tests.vllm.live import started, until
+from tests.vllm.live import empty, idle, started, until
 from tests.vllm.site import BLOCK, SYSTEM, document
 
 QUESTION = list(range(700, 720))
@@ -20,6 +21,19 @@ def engine():
     made = started(vllm_options=options, max_batch=3, host_cache=0)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def ledger(engine):
+    return VllmLedger(engine)
+
+
+@pytest.fixture(autouse=True)
+def emptied(ledger):
+    """Each test begins with nothing in use and nothing cached, and leaves nothing in use."""
+    empty(ledger)
+    yield
+    until(lambda: idle(ledger))
 
 
 class Submitted:
@@ -52,7 +66,6 @@ class Submitted:
 
 
 def test_a_guess_waits_for_those_who_are_sure(engine):
-    engine.clear()
     order = []
     ahead = Submitted(engine, 1, tokens=200, log=order)
     ahead.until(Started)
@@ -63,7 +76,6 @@ def test_a_guess_waits_for_those_who_are_sure(engine):
 
 
 def test_a_guess_is_passed_by_as_many_as_run_at_a_time_and_no_more(engine):
-    engine.clear()
     order = []
     ahead = Submitted(engine, 1, tokens=200, log=order)
     ahead.until(Started)
@@ -97,7 +109,6 @@ def test_draws_do_not_depend_on_how_an_answer_is_split(engine):
 
 
 def test_steps_and_tokens_are_those_of_vllm(engine):
-    engine.clear()
     before = engine.stats()
     job = Submitted(engine, 30, tokens=136, max_tokens=5)  # 216 of prompt, in steps of 64
     ids = job.ids
@@ -123,7 +134,6 @@ def test_a_job_cancelled_at_once_ends(engine):
 
 
 def test_a_cancelled_job_tells_what_it_has_computed(engine):
-    engine.clear()
     before = engine.stats().prefill_tokens
     job = Submitted(engine, 50, tokens=300, max_tokens=4)
     until(lambda: engine.stats().prefill_tokens > before)
