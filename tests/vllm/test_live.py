@@ -139,3 +139,12 @@ def test_questions_at_once_with_guesses_answer_as_without(engine):
         live.cache()
     assert stats.speculations >= 4
     assert stats.used_speculations >= 1
+
+
+def test_equal_seeds_give_equal_answers_cached_or_not(engine):
+    """Prompts of several steps, with whose seeds vLLM's core dies on a CPU."""
+    with serving(engine) as live:
+        drawn = [live.ask("KL", max_tokens=12, temperature=1.2, top_p=0.9, seed=seed)["answer"] for seed in (3, 3, 4)]
+        unseeded = live.ask("MN", max_tokens=4, temperature=1.0)
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert unseeded["usage"]["completion_tokens"] > 0

@@ -42,7 +42,8 @@ from ragcache.errors import ConfigError
 log = logging.getLogger("vllm.ragcache")  # below vLLM's, so that its own settings show it
 
 interface.require(KVConnectorBase_V1, interface.CONNECTOR, vllm.__version__)
-POOL_LACKS = interface.lacking(BlockPool, interface.POOL)
+interface.require(BlockPool, interface.POOL, vllm.__version__)
+POOL_LACKS = interface.lacking(BlockPool, interface.POOL_ORDER)
 SOURCES = {"host": CacheHitSource.HOST, "disk": CacheHitSource.DISK}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+import vllm
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -32,6 +33,7 @@ from ragcache.engine.protocol import (
     Started,
     Token,
 )
+from ragcache.engine.vllm import interface
 from ragcache.engine.vllm.bulletin import BULLETIN, NAME_PARAM, Bulletin, Ended, Work
 from ragcache.engine.vllm.draws import DRAW_PARAM, DRAWS
 from ragcache.engine.vllm.passages import SEGMENTS_PARAM
@@ -39,6 +41,7 @@ from ragcache.errors import EngineError, ModelError
 
 log = logging.getLogger(__name__)
 
+interface.require(AsyncLLM, interface.ENGINE, vllm.__version__)
 Deliver = Callable[[EngineEvent], None]
 SHUT_DOWN = "the engine was shut down"
 CLOSING_SECONDS = 10.0
