@@ -7,6 +7,7 @@ the memory that is handed about here is only a name for it, and where a prompt's
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -69,6 +70,7 @@ class _Running:
     end: asyncio.Future[Ended]
     sources: dict[str, int] = field(default_factory=dict)
     task: asyncio.Task[LastEvent] | None = None
+    stopping: asyncio.Task[None] | None = None
 
 
 class VllmEngine:
@@ -136,8 +138,9 @@ class VllmEngine:
             running.task.add_done_callback(lambda task: self._ended(name, task))
 
         def stop() -> None:
-            if name in self._running:
-                self._loop.create_task(self._abort(name))
+            running = self._running.get(name)
+            if running is not None and running.stopping is None:
+                running.stopping = self._loop.create_task(self._abort(name, running))
 
         def cancel() -> None:
             cancelled.set()
@@ -213,11 +216,12 @@ class VllmEngine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _abort(self, name: str) -> None:
+    async def _abort(self, name: str, running: _Running) -> None:
         """Has vLLM stop a request, which is so at its next step."""
-        while (running := self._running.get(name)) is not None and not running.end.done():
-            await self._llm.abort(name)
-            await asyncio.sleep(ABORT_SECONDS)
+        with contextlib.suppress(EngineDeadError):  # then the job is told
+            while name in self._running and not running.end.done():
+                await self._llm.abort(name)
+                await asyncio.sleep(ABORT_SECONDS)
 
     def _hear(self, core: int, bulletin: Bulletin) -> None:
         """What the connector tells: after a step, and before what was generated in it is delivered."""
