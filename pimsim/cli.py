@@ -1,0 +1,47 @@
+"""The command `pimsim`: one module a command, each of which adds its parser."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from pimsim import validation
+from pimsim.dram import command as dram
+from pimsim.errors import PimsimError
+from pimsim.result import version
+
+# each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
+COMMANDS: tuple[ModuleType, ...] = (dram, validation)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of all commands."""
+    found = argparse.ArgumentParser(prog="pimsim", description="Simulates memory that computes: HBM-PIM and DIMM-PIM.")
+    found.add_argument("--version", action="version", version=f"pimsim {version()}")
+    commands = found.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.add_parser(commands)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 1 for a check that failed, or 2 for what cannot be simulated, said in one line."""
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except PimsimError as error:
+        print(f"pimsim: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read has gone; the interpreter would complain of it when it flushes
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""DRAM: traces, the bank-state timing core, and what a controller makes of both."""

@@ -1,0 +1,190 @@
+"""Fields: checked reading of YAML files of data, in which every value may say where it comes from.
+
+A value stands alone, or as `{value: 22, source: table1}`; `sources` at the top of the file tells what `table1` is, and
+whether what comes from it is assumed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pimsim.errors import FieldError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value comes from. `assumed`: nobody says so but this project."""
+
+    text: str
+    assumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """A value, by its dotted name, and where it comes from."""
+
+    name: str
+    value: Any
+    source: Source
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "value": self.value, "source": self.source.text}
+
+
+class Fields:
+    """The fields of one mapping of a file; what is taken is checked, and `end` refuses what nobody took."""
+
+    def __init__(self, values: Any, where: str, sources: Mapping[str, Source] | None = None, prefix: str = "") -> None:
+        """`where` is the file, for messages; `prefix` the dotted name of this mapping, with a dot at its end."""
+        if not isinstance(values, Mapping):
+            raise FieldError(f"{where}: {prefix.rstrip('.') or 'the file'} must be a mapping of fields, not {values!r}")
+        self._values = dict(values)
+        self._taken: set[str] = set()
+        self.where, self._prefix = where, prefix
+        if sources is None:
+            sources = {
+                name: Source(**text) if isinstance(text, Mapping) else Source(str(text))
+                for name, text in (self._values.pop("sources", None) or {}).items()
+            }
+        self._sources = sources
+        self.sourced: list[Sourced] = []
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def text(self, name: str, default: str | None = None, one_of: Iterable[str] = ()) -> str:
+        """A string; one of the given, if any are."""
+        value = self._take(name, default)
+        allowed = list(one_of)
+        if not isinstance(value, str) or (allowed and value not in allowed):
+            self._refuse(name, value, f"one of {', '.join(allowed)}" if allowed else "a text")
+        return str(value)
+
+    def integer(self, name: str, default: int | None = None, least: int = 0, most: int = 1 << 62) -> int:
+        """A whole number between the two, both included."""
+        value = self._take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self._refuse(name, value, f"a whole number of at least {least}" + (f", at most {most}" * (most < 1 << 62)))
+        return int(value)
+
+    def number(self, name: str, default: float | None = None, least: float = 0.0, most: float = float("inf")) -> float:
+        """A finite number between the two, both included."""
+        value = self._take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            self._refuse(name, value, f"a number of at least {least:g}" + (f", at most {most:g}" * (most < 1e300)))
+        if value in (float("inf"), float("-inf")):
+            self._refuse(name, value, "a finite number")
+        return float(value)
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        value = self._take(name, default)
+        if not isinstance(value, bool):
+            self._refuse(name, value, "true or false")
+        return bool(value)
+
+    def names(self, name: str) -> list[str]:
+        """A list of strings."""
+        value = self._take(name, None)
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            self._refuse(name, value, "a list of names")
+        return list(value)
+
+    def source(self, name: str) -> Source:
+        """The source that this field names."""
+        return self._source(name, self.text(name))
+
+    def inner(self, name: str, *, optional: bool = False) -> Fields:
+        """The fields of a mapping in this one; what they say of sources is told here, too."""
+        self._taken.add(name)
+        if name not in self._values and not optional:
+            self._miss(name)
+        found = Fields(self._values.get(name, {}), self.where, self._sources, f"{self._prefix}{name}.")
+        found.sourced = self.sourced
+        return found
+
+    def left(self) -> list[str]:
+        """Names of the fields that nobody has taken, in their order."""
+        return [name for name in self._values if name not in self._taken]
+
+    def end(self) -> None:
+        """FieldError if a field is left: nobody knows its name."""
+        for name in self.left():
+            near = difflib.get_close_matches(name, self._taken, 1)
+            hint = f"; is {near[0]} meant?" if near else f"; there are {', '.join(sorted(self._taken))}"
+            raise FieldError(f"{self.where}: unknown field {self._prefix}{name}{hint}")
+
+    def _take(self, name: str, default: Any) -> Any:
+        self._taken.add(name)
+        if name not in self._values:
+            if default is None:
+                self._miss(name)
+            return default
+        value = self._values[name]
+        if not isinstance(value, Mapping):
+            return value
+        if set(value) != {"value", "source"}:
+            raise FieldError(f"{self.where}: {self._prefix}{name} has a value and a source, not {dict(value)!r}")
+        self.sourced.append(Sourced(f"{self._prefix}{name}", value["value"], self._source(name, value["source"])))
+        return value["value"]
+
+    def _source(self, name: str, key: Any) -> Source:
+        source = self._sources.get(key)
+        if source is None:
+            raise FieldError(f"{self.where}: {self._prefix}{name} names the unknown source {key!r}")
+        return source
+
+    def _miss(self, name: str) -> None:
+        raise FieldError(f"{self.where}: the field {self._prefix}{name} is missing")
+
+    def _refuse(self, name: str, value: Any, wanted: str) -> None:
+        raise FieldError(f"{self.where}: {self._prefix}{name} must be {wanted}, not {value!r}")
+
+
+def shipped(folder: str) -> list[str]:
+    """Names of the data files that pimsim brings in one of its folders, without their ending."""
+    files = resources.files("pimsim").joinpath(folder).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load(folder: str, name: str, changes: Mapping[str, Any] | None = None) -> Fields:
+    """Fields of a file that pimsim brings, by its name, or of a user's, by its path (with a slash or `.yaml`).
+
+    `changes` are values by dotted name that replace the file's; FieldError for a name that the file has not.
+    """
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        file: Any = Path(name)
+        where = name
+    else:
+        if name not in shipped(folder):
+            near = difflib.get_close_matches(name, shipped(folder), 1)
+            hint = f"; is {near[0]} meant?" if near else ""
+            raise FieldError(
+                f"unknown name {name!r} of {folder}{hint} There are {', '.join(shipped(folder))}; or a path"
+            )
+        file = resources.files("pimsim").joinpath(folder, f"{name}.yaml")
+        where = f"{folder}/{name}.yaml"
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FieldError(f"cannot read {where}: {error}") from error
+    except yaml.YAMLError as error:
+        raise FieldError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+    for dotted, value in (changes or {}).items():
+        _change(values, dotted, value, where)
+    return Fields(values, where)
+
+
+def _change(values: Any, dotted: str, value: Any, where: str) -> None:
+    *path, last = dotted.split(".")
+    for name in path:
+        values = values.get(name) if isinstance(values, dict) else None
+    if not isinstance(values, dict) or last not in values:
+        raise FieldError(f"{where}: there is no field {dotted!r} to set")
+    values[last] = value
