@@ -144,9 +144,7 @@ def _shipped(name: str) -> Device:
 def _read(values: Fields) -> Device:
     if values.text("kind") != KIND:
         raise FieldError(f"{values.where}: kind must be {KIND}: this is another device")
-    organisation = {
-        f"organisation.{name}": values.integer(name, least=1) for name in ("channels", "pseudo_channels")
-    }
+    organisation = {f"organisation.{name}": values.integer(name, least=1) for name in ("channels", "pseudo_channels")}
     standard = Standard.load(values.text("standard"), organisation)
     table = EnergyTable.load(values.text("energy"))
     timing, units, softmax, paths = (values.inner(name) for name in ("timing", "units", "softmax", "paths"))

@@ -37,7 +37,9 @@ class Spread:
         if level == "bank":
             return cls(organisation.pseudo_channels * groups, organisation.banks, 1, device.banks_per_channel)
         if level == "bg":
-            return cls(organisation.pseudo_channels * groups, 1, organisation.banks, organisation.pseudo_channels * groups)
+            return cls(
+                organisation.pseudo_channels * groups, 1, organisation.banks, organisation.pseudo_channels * groups
+            )
         if level == "buffer":
             return cls(organisation.pseudo_channels, 1, groups * organisation.banks, organisation.pseudo_channels)
         raise WorkloadError(f"unknown level {level!r}: choose one of {', '.join(LEVELS)}")

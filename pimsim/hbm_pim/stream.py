@@ -54,7 +54,9 @@ def _place(shape: Any, index: int, first_row: int) -> tuple[int, int, int]:
     """Slot, row and column of the `index`-th MAC of an operand that begins at `first_row` of slot 0."""
     if shape.level == BANK:
         return 0, first_row + index // shape.columns, index % shape.columns
-    if shape.level == BANK_GROUP:  # a row of one bank, then the next bank: its activation hides behind the MACs of this one
+    if (
+        shape.level == BANK_GROUP
+    ):  # a row of one bank, then the next bank: its activation hides behind the MACs of this one
         rows = index // shape.columns
         return rows % shape.banks, first_row + rows // shape.banks, index % shape.columns
     # every bank group in turn, as reads of one group are tCCD_L apart; then the banks, then the columns
@@ -193,6 +195,15 @@ def _fill_attention(out: Any, shape: Any, jobs: int, operand_rows: int) -> int:
     return at
 
 
+@kernel
+def _fill_product(out: Any, shape: Any, chunks: int, operand_rows: int) -> int:
+    at = _moves(out, 0, shape, WR_GB, 0, shape.loads * shape.vectors)
+    at = _put(out, at, BARRIER, 0)
+    for chunk in range(chunks):
+        at = _score(out, at, shape, chunk * operand_rows, 1 if chunk + 1 < chunks else 0, 0)
+    return at
+
+
 def rows_per_operand(shape: Shape) -> int:
     """Rows that K, or V, of one job takes in its slots."""
     slots = (1, shape.banks, shape.banks * shape.bank_groups * shape.stack_ids)[shape.level]
@@ -213,7 +224,19 @@ def attention_stream(shape: Shape, jobs: int) -> Stream:
     return Stream(*(array[:length] for array in out))
 
 
+def product_stream(shape: Shape, chunks: int) -> Stream:
+    """The requests of a channel that multiplies its part of a matrix with vectors, whose inputs come in `chunks`."""
+    blocks = -(-shape.score_outputs // shape.outputs_per_move)
+    moves = (shape.loads + shape.score_moves * blocks) * shape.vectors
+    out = _empty(chunks * (shape.score_outputs * shape.score_macs + moves + blocks) + 1)
+    length = _fill_product(out, shape, chunks, rows_per_operand(shape))
+    return Stream(*(array[:length] for array in out))
+
+
+def writes_stream(slots: NDArray[np.int16], rows: NDArray[np.int32], columns: NDArray[np.int16]) -> Stream:
+    """Writes of a channel, in order, each of one column of one bank."""
+    return Stream(np.full(slots.size, WRITE, np.int8), slots, rows, columns)
+
+
 def _empty(size: int) -> Stream:
-    return Stream(
-        np.empty(size, np.int8), np.empty(size, np.int16), np.zeros(size, np.int32), np.zeros(size, np.int16)
-    )
+    return Stream(np.empty(size, np.int8), np.empty(size, np.int16), np.zeros(size, np.int32), np.zeros(size, np.int16))
