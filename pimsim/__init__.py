@@ -1,12 +1,19 @@
 """What if memory computed? The simulator of HBM-PIM and DIMM-PIM; it imports no other package of this project."""
 
+from pimsim.dram.controller import Controller, simulate
+from pimsim.dram.mapping import AddressMapping
+from pimsim.dram.result import DramResult
+from pimsim.dram.trace import Trace
 from pimsim.energy import EnergyTable
 from pimsim.errors import FieldError, PimsimError, TraceError, WorkloadError
 from pimsim.result import Bound, Provenance, version
 from pimsim.standard import Organisation, Standard, Timing
 
 __all__ = [
+    "AddressMapping",
     "Bound",
+    "Controller",
+    "DramResult",
     "EnergyTable",
     "FieldError",
     "Organisation",
@@ -14,7 +21,9 @@ __all__ = [
     "Provenance",
     "Standard",
     "Timing",
+    "Trace",
     "TraceError",
     "WorkloadError",
+    "simulate",
     "version",
 ]

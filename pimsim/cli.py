@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from pimsim import validation
+from pimsim.dram import command as dram
 from pimsim.errors import PimsimError
 from pimsim.result import version
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
-COMMANDS: tuple[ModuleType, ...] = ()
+COMMANDS: tuple[ModuleType, ...] = (dram, validation)
 
 
 def parser() -> argparse.ArgumentParser:

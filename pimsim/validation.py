@@ -1,0 +1,137 @@
+"""Validation: golden figures of other simulators beside ours, and the command `pimsim validate`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pimsim.dram.controller import Controller, simulate
+from pimsim.dram.trace import Trace
+from pimsim.errors import FieldError
+from pimsim.standard import Standard
+
+SHIPPED = Path(__file__).parent / "golden"
+# by what a trace's name begins with
+STANDARDS = {"ddr4": "ddr4-3200-heterrag", "ddr4r1": "ddr4-3200-heterrag-1rank", "hbm2": "hbm2-heterrag"}
+REFRESH = {"ref": "all-bank", "noref": "none"}
+ACTIVATES_WITHIN = 0.05  # of DRAMsim3's, for reads that do not saturate
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure: the references' least and most, what is accepted, and ours."""
+
+    figure: str
+    unit: str
+    least: float
+    most: float
+    accept_low: float
+    accept_high: float
+    ours: float
+
+    @property
+    def error_pct(self) -> float:
+        """How far ours is from the nearer reference, in % of that; 0 between the two."""
+        nearest = min(max(self.ours, self.least), self.most)
+        return 100 * (self.ours - nearest) / nearest if nearest else 0.0
+
+    @property
+    def accepted(self) -> bool:
+        return self.accept_low <= self.ours <= self.accept_high
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "error_pct": self.error_pct, "accepted": self.accepted}
+
+    def in_words(self) -> str:
+        """A line of the table."""
+        verdict = "in" if self.accepted else "OUT"
+        reference = f"{self.least:.10g} … {self.most:.10g}"
+        return f"{self.figure:<44} {reference:>22} {self.ours:>10.10g} {self.error_pct:>+7.2f} %  {verdict}"
+
+
+def dram_checks(folder: Path) -> Iterator[Check]:
+    """Finish cycles of the traces in folder/dram, and activates where reads alone come and do not saturate."""
+    activates = {
+        (row["trace"], row["refresh"]): int(row["ds3_num_act_cmds"])
+        for row in _rows(folder / "dram" / "reference.csv")
+        if row["ds3_num_act_cmds"]
+    }
+    for row in _rows(folder / "dram" / "bands.csv"):
+        name, refresh = row["trace"], row["refresh"]
+        kind = name.partition("_")[0]
+        if kind not in STANDARDS or refresh not in REFRESH:
+            raise FieldError(
+                f"{folder}/dram/bands.csv: {name}, {refresh}: names begin with {', '.join(STANDARDS)}, and refresh is"
+                f" {' or '.join(REFRESH)}"
+            )
+        trace = Trace.read(folder / "dram" / "traces" / f"{name}.csv.gz")
+        result = simulate(trace, Standard.load(STANDARDS[kind]), Controller(refresh=REFRESH[refresh]))
+        bounds = [float(row[column]) for column in ("fin_min", "fin_max", "accept_lo", "accept_hi")]
+        yield Check(f"{name} {refresh}: last read done", "cycle", *bounds, result.last_read_done_cycle)
+        unsaturated = result.provenance.bounds[0].name.startswith("arrival")
+        if unsaturated and not result.writes and (name, refresh) in activates:
+            count = activates[name, refresh]
+            low, high = count * (1 - ACTIVATES_WITHIN), count * (1 + ACTIVATES_WITHIN)
+            yield Check(f"{name} {refresh}: activates", "commands", count, count, low, high, result.activates)
+
+
+# each takes the golden folder and yields its checks, or nothing where its figures are not there
+GROUPS: dict[str, Callable[[Path], Iterator[Check]]] = {"dram": dram_checks}
+
+
+def add_parser(commands: Any) -> None:
+    """Adds `validate`."""
+    parser = commands.add_parser(
+        "validate",
+        help="golden figures of other simulators beside ours",
+        description="Replays golden traces; the exit status is 1 if a figure is not in its band.",
+    )
+    parser.add_argument("--golden", metavar="DIR", type=Path, default=SHIPPED, help="(those that pimsim brings)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints a line for each figure as it is known."""
+    folder = _folder(options.golden)
+    checks = []
+    if not options.json:
+        print(f"{'figure':<44} {'references':>22} {'ours':>10} {'error':>9}  band")
+    for group, made in GROUPS.items():
+        if not (folder / group).is_dir():
+            continue
+        for check in made(folder):
+            checks.append(check)
+            if not options.json:
+                print(check.in_words(), flush=True)
+    outside = [check for check in checks if not check.accepted]
+    if options.json:
+        print(json.dumps({"checks": [check.as_dict() for check in checks], "outside": len(outside)}, indent=1))
+    else:
+        mean = sum(abs(check.error_pct) for check in checks) / len(checks) if checks else 0.0
+        print(f"{len(checks)} figures, mean error {mean:.2f} %, {len(outside)} outside their bands")
+    if not checks:
+        raise FieldError(f"{folder}: there are no golden figures: no folder {' or '.join(GROUPS)} in it")
+    return 1 if outside else 0
+
+
+def _folder(given: Path) -> Path:
+    """The folder that holds `dram`; one above and that itself are understood, too."""
+    if not given.is_dir():
+        raise FieldError(f"{given}: there is no such folder of golden figures")
+    if (given / "bands.csv").is_file():
+        return given.resolve().parent
+    return given / "pim" if (given / "pim").is_dir() else given
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FieldError(f"cannot read golden figures of {path}: {error}") from error
