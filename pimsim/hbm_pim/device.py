@@ -91,7 +91,7 @@ class Device:
 
     @classmethod
     def load(cls, name: str, changes: Mapping[str, Any] | None = None) -> Device:
-        """The device of that name, or of a YAML file; `changes` are values by dotted name. FieldError says what is wrong."""
+        """The device of that name, or of a YAML file; `changes` are values by dotted name. FieldError if wrong."""
         if changes or "/" in name or name.endswith((".yaml", ".yml")):
             return _read(fields.load(FOLDER, name, changes))
         return _shipped(name)
@@ -129,7 +129,7 @@ class Device:
         return configuration_hash([self, self.table.as_dict()])
 
     def unit_cycles(self, level: str, vectors: int) -> int:
-        """Cycles of the memory's clock that a unit multiplies one column of each of its banks with `vectors` vectors."""
+        """Cycles of the memory's clock in which a unit multiplies a column of each of its banks with `vectors`."""
         unit = self.units[level]
         steps = vectors * self.standard.organisation.burst_bytes * unit.banks / (unit.lanes * LANE_BYTES)
         # a clock that is written rounded does not cost a whole cycle

@@ -112,9 +112,8 @@ def _issue(stream: Any, rules: Any, log: Any) -> tuple[int, int, int, int, int]:
             window[waiting] = index
             waiting += 1
             fetched += 1
-            if kinds[index] == MAC or kinds[index] == WRITE:
-                if open_row[slots[index]] == rows[index]:
-                    hits[slots[index]] += 1
+            if kinds[index] in (MAC, WRITE) and open_row[slots[index]] == rows[index]:
+                hits[slots[index]] += 1
         while waiting > 0 and kinds[window[0]] == BARRIER:
             waiting -= 1
             for place in range(waiting):
@@ -124,7 +123,7 @@ def _issue(stream: Any, rules: Any, log: Any) -> tuple[int, int, int, int, int]:
                 window[waiting] = index
                 waiting += 1
                 fetched += 1
-                if (kinds[index] == MAC or kinds[index] == WRITE) and open_row[slots[index]] == rows[index]:
+                if kinds[index] in (MAC, WRITE) and open_row[slots[index]] == rows[index]:
                     hits[slots[index]] += 1
         if waiting == 0:
             break
@@ -154,7 +153,7 @@ def _issue(stream: Any, rules: Any, log: Any) -> tuple[int, int, int, int, int]:
                     logged += 1
             if still_open == 0:
                 ready = max(closed_at, row_bus)
-                if rules.refi > 0 and ready <= now:
+                if ready <= now:
                     for slot in range(rules.slots):
                         may_act[slot] = max(may_act[slot], now + rules.rfc)
                     refreshes += 1
@@ -180,7 +179,7 @@ def _issue(stream: Any, rules: Any, log: Any) -> tuple[int, int, int, int, int]:
                 behind_barrier = True
                 continue
             slot = slots[index]
-            if kind == MAC or kind == WRITE:
+            if kind in (MAC, WRITE):
                 group = slot // rules.slots_per_group
                 if open_row[slot] == rows[index]:
                     if behind_barrier or column_pick >= 0:
@@ -248,7 +247,7 @@ def _issue(stream: Any, rules: Any, log: Any) -> tuple[int, int, int, int, int]:
                 count = 0
                 for place in range(waiting):
                     other = window[place]
-                    if (kinds[other] == MAC or kinds[other] == WRITE) and slots[other] == slot and rows[other] == row:
+                    if kinds[other] in (MAC, WRITE) and slots[other] == slot and rows[other] == row:
                         count += 1
                 hits[slot] = count
             if logging:
@@ -259,7 +258,7 @@ def _issue(stream: Any, rules: Any, log: Any) -> tuple[int, int, int, int, int]:
             index = window[column_pick]
             slot = slots[index]
             kind = kinds[index]
-            if kind == MAC or kind == WRITE:
+            if kind in (MAC, WRITE):
                 group = slot // rules.slots_per_group
                 any_mac = now + rules.mac
                 group_mac[group] = now + rules.mac_group

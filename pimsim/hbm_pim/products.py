@@ -157,7 +157,8 @@ def kv_append(device: Device, position: int, kv_heads: int, head_dim: int, *, wi
     turn = position // spread.token_groups  # of the tokens of this bank group
     group = position % (organisation.ranks * organisation.bank_groups)
     jobs = kv_heads * batch
-    of_channel = -(-(-(-jobs // device.stacks)) // organisation.channels)
+    of_stack = -(-jobs // device.stacks)
+    of_channel = -(-of_stack // organisation.channels)
     tokens = turn + 1
     operand_rows = -(-tokens * columns // organisation.columns)
     slots, rows, places = [], [], []
