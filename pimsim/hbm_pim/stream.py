@@ -221,7 +221,7 @@ def attention_stream(shape: Shape, jobs: int) -> Stream:
     size = jobs * (macs + moves * shape.vectors + barriers)
     out = _empty(size)
     length = _fill_attention(out, shape, jobs, rows_per_operand(shape))
-    return Stream(*(array[:length] for array in out))
+    return _first(out, length)
 
 
 def product_stream(shape: Shape, chunks: int) -> Stream:
@@ -230,12 +230,16 @@ def product_stream(shape: Shape, chunks: int) -> Stream:
     moves = (shape.loads + shape.score_moves * blocks) * shape.vectors
     out = _empty(chunks * (shape.score_outputs * shape.score_macs + moves + blocks) + 1)
     length = _fill_product(out, shape, chunks, rows_per_operand(shape))
-    return Stream(*(array[:length] for array in out))
+    return _first(out, length)
 
 
 def writes_stream(slots: NDArray[np.int16], rows: NDArray[np.int32], columns: NDArray[np.int16]) -> Stream:
     """Writes of a channel, in order, each of one column of one bank."""
     return Stream(np.full(slots.size, WRITE, np.int8), slots, rows, columns)
+
+
+def _first(out: Stream, length: int) -> Stream:
+    return Stream(out.kind[:length], out.slot[:length], out.row[:length], out.column[:length])
 
 
 def _empty(size: int) -> Stream:
