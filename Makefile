@@ -8,10 +8,10 @@ PORT ?= 8000
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup setup-vllm demo test test-vllm lint bench clean
+.PHONY: help setup setup-vllm demo test test-vllm lint bench bench-pimsim clean
 
 help:  ## This list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.complete  ## Install into .venv, and nothing else
 
@@ -33,6 +33,9 @@ lint: setup  ## Lint and types only
 
 bench: setup  ## The figures, as JSON (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m eval.bench
+
+bench-pimsim: setup  ## How fast pimsim simulates, as JSON lines (a minute, one core)
+	$(BIN)/python -m eval.bench_pimsim
 
 clean:  ## Remove the virtual environments (what is cached in ~/.cache/ragcache stays)
 	rm -rf $(VENV) $(VENV_VLLM)

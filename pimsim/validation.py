@@ -73,8 +73,9 @@ def dram_checks(folder: Path) -> Iterator[Check]:
             )
         trace = Trace.read(folder / "dram" / "traces" / f"{name}.csv.gz")
         result = simulate(trace, Standard.load(STANDARDS[kind]), Controller(refresh=REFRESH[refresh]))
-        bounds = [float(row[column]) for column in ("fin_min", "fin_max", "accept_lo", "accept_hi")]
-        yield Check(f"{name} {refresh}: last read done", "cycle", *bounds, result.last_read_done_cycle)
+        least, most, low, high = (float(row[column]) for column in ("fin_min", "fin_max", "accept_lo", "accept_hi"))
+        done = result.last_read_done_cycle
+        yield Check(f"{name} {refresh}: last read done", "cycle", least, most, low, high, done)
         unsaturated = result.provenance.bounds[0].name.startswith("arrival")
         if unsaturated and not result.writes and (name, refresh) in activates:
             count = activates[name, refresh]

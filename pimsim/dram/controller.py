@@ -25,6 +25,7 @@ from pimsim.standard import Standard
 REFRESHES = {"none": 0, "all-bank": 1, "per-bank": 2}
 PAGES = {"open": 0, "closed": 1}
 MOST_QUEUE = 1 << 16
+MOST_TIMING = 1 << 24  # cycles; what follows from several must fit the kernel's ranking
 OURS = Source("a usual controller; both golden simulators queue 32 requests", assumed=True)
 
 
@@ -63,6 +64,9 @@ class Controller:
         timing, organisation = standard.timing, standard.organisation
         if self.refresh == "per-bank" and not (timing.tRFCpb and timing.tREFIpb):
             raise WorkloadError(f"{standard.name} has no per-bank refresh: tRFCpb and tREFIpb are not in it")
+        for name, cycles in dataclasses.asdict(timing).items():
+            if cycles > MOST_TIMING:
+                raise WorkloadError(f"{standard.name}: {name} must be {MOST_TIMING} cycles at most, not {cycles}")
         return kernel.Rules(
             **dataclasses.asdict(timing),
             ranks=organisation.ranks,
@@ -70,7 +74,7 @@ class Controller:
             banks=organisation.banks,
             queue=self.queue,
             high_water=math.floor(self.high_water * self.queue),
-            low_water=math.ceil(self.low_water * self.queue),
+            low_water=max(1, math.ceil(self.low_water * self.queue)),
             row_hit_cap=self.row_hit_cap,
             closed_page=PAGES[self.page],
             refresh=REFRESHES[self.refresh],

@@ -206,9 +206,9 @@ def _advance(
     bus = 0  # the first cycle in which a command may be sent
     mode = READ
     stale = True  # the best candidate must be looked for
-    best = np.int64(0)  # in one number, with cycles from `base` on
+    best: Any = 0  # in one number, with cycles from `base` on
     base = 0
-    best_time = 0
+    best_time: Any = 0
 
     while True:
         if stale:
@@ -283,7 +283,9 @@ def _advance(
                     changed = True
                 if changed:
                     choose(banks, slots, candidates, bank, mode, rules.row_hit_cap)
-                if changed:
+                if best_time == FAR:
+                    stale = True  # after a pause, which may be of any length
+                elif changed:
                     ready = max(candidates[bank, READY], gates[candidates[bank, GATE]], bus) - base
                     ranked = (min(ready, LATEST) << RANKING_BITS) + candidates[bank, RANKING]
                     if ranked < best:

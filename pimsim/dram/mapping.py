@@ -93,8 +93,8 @@ class AddressMapping:
         for part in self.order:
             base, _, size = part.partition(":")
             cut[base] *= int(size or 1)
-        for part, size in cut.items():
-            if whole[part] % size:
-                raise FieldError(f"mapping {self.name}: {whole[part]} {part}s cannot be cut into {size}")
-        pieces = [part.partition(":") for part in self.order]
-        return [(part, int(size) if size else whole[part] // cut[part]) for part, _, size in pieces]
+        for part, pieces in cut.items():
+            if whole[part] % pieces:
+                raise FieldError(f"mapping {self.name}: {whole[part]} {part}s cannot be cut into {pieces}")
+        named = [part.partition(":") for part in self.order]
+        return [(part, int(size) if size else whole[part] // cut[part]) for part, _, size in named]

@@ -19,6 +19,7 @@ from pimsim.standard import Organisation
 
 PLACES = ("cycle", "op", "channel", "rank", "bg", "bank", "row", "col")  # the header of a trace of places
 ADDRESSES = ("cycle", "op", "address")  # the header of a trace of linear addresses
+COLUMNS = ("cycle", "write", *PARTS)
 PIECE = 1 << 22  # bytes read at a time
 SHORTEST = 6  # bytes of a line: three numbers, two commas, its end
 GZIP_MAGIC = b"\x1f\x8b"
@@ -60,16 +61,15 @@ class Trace:
         """From arrays, or numbers that hold for all requests."""
         given = np.broadcast_arrays(cycle, write, channel, rank, bank_group, bank, row, column)
         types = (np.int64, np.uint8, *[np.int32] * 6)
-        names = ("cycle", "write", *PARTS)
-        arrays = []
-        for name, kind, values in zip(names, types, given, strict=True):
+        arrays: list[NDArray[Any]] = []
+        for name, kind, values in zip(COLUMNS, types, given, strict=True):
             if values.dtype.kind not in "iub":
                 raise TraceError(f"{source}: {name} must be whole numbers, not {values.dtype}")
             array = np.ascontiguousarray(np.atleast_1d(values).astype(kind))
             if not np.array_equal(array, np.atleast_1d(values)):
                 raise TraceError(f"{source}: {name} has a number that is too large or below 0")
             arrays.append(array)
-        return cls(*arrays, source=source)  # type: ignore[arg-type]
+        return cls(**dict(zip(COLUMNS, arrays, strict=True)), source=source)
 
     @classmethod
     def read(
@@ -128,7 +128,7 @@ class Trace:
 
     def where(self, chosen: NDArray[Any]) -> Trace:
         """The requests that a mask or indices choose, in their order."""
-        return Trace(*(getattr(self, name)[chosen] for name in ("cycle", "write", *PARTS)), source=self.source)
+        return Trace(**{name: getattr(self, name)[chosen] for name in COLUMNS}, source=self.source)
 
 
 def open_plain(path: Path) -> IO[bytes]:
@@ -178,7 +178,7 @@ def _read(file: IO[bytes], where: str, organisation: Organisation | None, mappin
         raise TraceError(f"{where}: the trace is empty: there is a header and no request")
     columns = [np.concatenate(column) for column in parts]
     if header == PLACES:
-        return Trace(*columns, source=where)
+        return Trace(**dict(zip(COLUMNS, columns, strict=True)), source=where)
     assert organisation is not None
     assert mapping is not None
     address = columns[2]
@@ -188,7 +188,7 @@ def _read(file: IO[bytes], where: str, organisation: Organisation | None, mappin
             f"{where}:{first + 2}: address {address[first]} is out of range: 0 to {organisation.bytes - 1}"
         )
     found = mapping.locate(address, organisation)
-    return Trace(*columns[:2], *(found[part].astype(np.int32) for part in PARTS), source=where)
+    return Trace.of(cycle=columns[0], write=columns[1], **found, source=where)
 
 
 def _refuse(where: str, header: tuple[str, ...], line: int, wrong: int, left: bytes, file: IO[bytes]) -> None:
