@@ -7,7 +7,7 @@ from pimsim.dram.trace import Trace
 from pimsim.energy import EnergyTable
 from pimsim.errors import FieldError, PimsimError, TraceError, WorkloadError
 from pimsim.hbm_pim.attention import Attention, AttentionResult, attention
-from pimsim.hbm_pim.device import Device
+from pimsim.hbm_pim.device import Device as HbmPim
 from pimsim.hbm_pim.products import gemm, gemv, kv_append
 from pimsim.result import Bound, Provenance, version
 from pimsim.standard import Organisation, Standard, Timing
@@ -18,10 +18,10 @@ __all__ = [
     "AttentionResult",
     "Bound",
     "Controller",
-    "Device",
     "DramResult",
     "EnergyTable",
     "FieldError",
+    "HbmPim",
     "Organisation",
     "PimsimError",
     "Provenance",

@@ -58,8 +58,9 @@ def test_the_matrix_unit_is_a_roofline() -> None:
     assert large.bound == "arrays"
     assert 2 * 4096**3 / (large.time_us * 1e-6) * 1e-12 == pytest.approx(131, rel=0.03)
     small = gemm(ACCELHBM, 1, 4096, 4096)
-    assert small.bound == "memory"
-    assert small.time_us == pytest.approx(4096 * 4096 * 2 / 1.024e6, rel=0.01)
+    # arrays take weights about as fast as the stacks send them, and give one row of results for a tile
+    assert small.time_us == pytest.approx(4096 * 4096 * 2 / 1.024e6, rel=0.03)
+    assert gemm(ACCELHBM, 1, 128, 128).bound == "arrays"
     # a product with one vector belongs into the memory
     assert gemv(ACCELHBM, 4096, 4096).time_us < small.time_us / 3
 
