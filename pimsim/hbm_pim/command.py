@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
         "attention", help="one attention layer of decoding on an HBM-PIM device", description=__doc__
     )
     parser.add_argument("--device", default="hbm3-attacc", help="name of a device, or a YAML file [%(default)s]")
-    parser.add_argument("--level", default="bank", choices=LEVELS, help="where the units are [%(default)s]")
+    parser.add_argument("--level", default="bank", help=f"where the units are: {', '.join(LEVELS)} [%(default)s]")
     parser.add_argument("--length", type=int, required=True, help="tokens of K and V of each request")
     parser.add_argument("--heads", type=int, required=True, help="query heads")
     parser.add_argument("--kv-heads", type=int, help="heads of K and V, shared by equal groups of queries [all]")
@@ -35,7 +35,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--stacks", type=int, help="stacks that share the KV heads [the device's]")
     parser.add_argument("--no-power-limit", action="store_true", help="MACs as close as the columns allow")
     parser.add_argument("--no-refresh", action="store_true", help="no refreshes")
-    parser.add_argument("--fidelity", default="event", choices=FIDELITIES, help="every command, or sums [%(default)s]")
+    parser.add_argument(
+        "--fidelity", default="event", help=f"every command, or sums: {', '.join(FIDELITIES)} [%(default)s]"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the device"
     )

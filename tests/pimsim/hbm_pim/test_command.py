@@ -66,6 +66,8 @@ def test_commands_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--length", "-1"], "length must be 1 at least, not -1"),
         (["--head-dim", "4096"], "wider than a row of hbm3-attacc"),
         (["--device", "hbm3-atacc"], "is hbm3-attacc meant"),
+        (["--level", "row"], "unknown level 'row': choose one of bank, bg, buffer"),
+        (["--fidelity", "exact"], "unknown fidelity 'exact': choose one of event, closed"),
         (["--bytes", "5"], "bytes must be one of 1, 2, 4"),
         (["--set", "timing.mac_bnk=3"], "mac_bnk"),
         (["--set", "window=none"], "window must be a whole number"),
