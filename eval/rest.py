@@ -60,6 +60,12 @@ def come_to_rest(url: str) -> Rest:
     return Rest(cache, outcomes, tuple(problems))
 
 
+def cache_state(url: str) -> dict[str, Any]:
+    """The body of `GET /v1/cache`. httpx.HTTPError if there is none."""
+    with httpx.Client(base_url=url, timeout=REST_SECONDS, trust_env=False) as http:
+        return _cache(http)
+
+
 def _cache(http: httpx.Client) -> dict[str, Any]:
     return dict(http.get("/v1/cache").raise_for_status().json())
 

@@ -2,7 +2,12 @@
 
 Clients ask about documents, some of which are far more popular than others, for one to three at a time, as a whole or
 as a stream, greedily or by chance; some hang up, some give their question too little time. Meanwhile the server's
-resident memory (RSS) is sampled. Times are the server's own, from a request's arrival.
+memory is sampled. Times are the server's own, from a request's arrival.
+
+What must not grow is the server's *own* memory: what is resident (RSS), less the KV that its cache accounts for, and
+less the pages of files. The cache takes all that it was given, and at a low rate it is not full for minutes; the rest
+of the soak sees that its books balance and that at rest nothing is held. The disk cache's file is mapped, so that its
+pages count as resident once they were read, but the system takes them back when it likes.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import sys
 import time
 from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -24,12 +29,13 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
+import torch
 from tqdm import tqdm
 
 from eval import material
 from eval.crowd import Crowd, Request, Visit
 from eval.question_set import QuestionError, read_questions
-from eval.rest import come_to_rest
+from eval.rest import cache_state, come_to_rest
 from eval.server_process import ServerDied, ServerProcess, arguments_for
 from ragcache.config import ServeConfig
 from ragcache.errors import RagCacheError
@@ -47,8 +53,8 @@ LONGEST_HANG_UP = 2.0  # seconds
 LONGEST_TIMEOUT_MS = 500
 SAMPLE_SECONDS = 2.0
 LEAST_SAMPLES = 9  # below, thirds say nothing
-# Memory has not grown if the last third's median is at most so much above the middle third's. While the first lasts
-# caches fill and buffers reach their size. A step's buffers come and go by some MiB, and the allocator keeps what is
+# Own memory has not grown if the last third's median is at most so much above the middle third's. While the first
+# lasts buffers reach their size. A step's buffers come and go by some MiB, and the allocator keeps what is
 # fragmented, so a smaller difference may be chance; 200 KiB lost
 # with each of one request a second show within 10 minutes.
 ALLOWED_SHARE, ALLOWED_BYTES = 0.02, 16 << 20
@@ -56,8 +62,8 @@ ALLOWED_SHARE, ALLOWED_BYTES = 0.02, 16 << 20
 
 @dataclass(slots=True)
 class Report:
-    """What was seen; `rss` are bytes, every SAMPLE_SECONDS. Times are milliseconds of answered requests, `tpot` between
-    two tokens of an answer on average. `problems` are what must not be."""
+    """What was seen; `rss` and `own` are bytes, every SAMPLE_SECONDS. Times are milliseconds of answered requests,
+    `tpot` between two tokens of an answer on average. `problems` are what must not be."""
 
     minutes: float
     rate: float
@@ -71,15 +77,19 @@ class Report:
     total: list[float] = field(default_factory=list)
     tpot: list[float] = field(default_factory=list)
     rss: list[int] = field(default_factory=list)
+    own: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def growth(self) -> tuple[float, float] | None:
-        """Bytes that the last third's median is above the middle's, and how many may be; None if it was too short."""
-        count = len(self.rss)
+        """Bytes by which own memory's median in the last third is above the middle third's, and how many may be.
+
+        None if it was too short.
+        """
+        count = len(self.own)
         if count < LEAST_SAMPLES:
             return None
-        middle = statistics.median(self.rss[count // 3 : 2 * count // 3])
-        last = statistics.median(self.rss[2 * count // 3 :])
+        middle = statistics.median(self.own[count // 3 : 2 * count // 3])
+        last = statistics.median(self.own[2 * count // 3 :])
         return last - middle, max(ALLOWED_BYTES, ALLOWED_SHARE * middle)
 
     def judge_growth(self) -> None:
@@ -114,11 +124,15 @@ class Report:
             cells = [f"{value:,.0f}" for value in _percentiles(values).values()] or ["-"] * 3
             lines.append(f"  {name:<24}" + "".join(f"{cell:>10}" for cell in cells))
         if self.rss:
-            first, growth = self.rss[0], self.growth()
+            growth = self.growth()
             told = "too short to judge" if growth is None else f"{_mib(growth[0])}, {_mib(growth[1])} may be chance"
             lines.append(
-                f"memory: {_mib(first)} at first, {_mib(statistics.median(self.rss))} median, {_mib(max(self.rss))} at "
-                f"most, {_mib(self.rss[-1])} at last; growth from the middle third to the last: {told}"
+                f"memory: {_mib(self.rss[0])} at first, {_mib(statistics.median(self.rss))} median, "
+                f"{_mib(max(self.rss))} at most, {_mib(self.rss[-1])} at last"
+            )
+            lines.append(
+                f"  without KV and files: {_mib(self.own[0])} at first, {_mib(self.own[-1])} at last; "
+                f"growth from the middle third to the last: {told}"
             )
         return "\n".join([*lines, *(f"PROBLEM: {problem}" for problem in self.problems)])
 
@@ -169,6 +183,14 @@ def by_chance(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def own_bytes(memory: Any, cache: Mapping[str, Any]) -> int:
+    """Resident bytes without files' pages and the KV in host memory; of psutil's figures and `GET /v1/cache`."""
+    in_memory = ("host",) if torch.cuda.is_available() else ("device", "host")
+    tiers = [tier["bytes"] for name, tier in cache["tiers"].items() if name in in_memory]
+    # psutil tells of files' pages ("shared") on Linux only
+    return int(memory.rss - getattr(memory, "shared", 0) - sum(size["cached"] + size["held"] for size in tiers))
+
+
 class Soak:
     """Holds what happens in its report."""
 
@@ -198,7 +220,9 @@ class Soak:
         try:
             with tqdm(total=round(seconds), unit="s", file=sys.stderr, leave=False, mininterval=1.0) as bar:
                 while (passed := time.monotonic() - begin) < seconds:
-                    report.rss.append(server.memory_info().rss)
+                    memory = server.memory_info()
+                    report.rss.append(memory.rss)
+                    report.own.append(own_bytes(memory, cache_state(url)))
                     bar.n = round(passed)
                     bar.set_postfix_str(
                         f"{report.outcomes.total()} requests, {len(report.problems)} problems, {_mib(report.rss[-1])}"
@@ -208,7 +232,7 @@ class Soak:
             crowd.leave()
             crowd.join()
             report.problems += come_to_rest(url).problems
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, httpx.TransportError):
             report.problems.append("the server is gone")
         except KeyboardInterrupt:
             crowd.leave()

@@ -23,9 +23,11 @@ class RagClient:
 
     def __init__(self, url: str = DEFAULT_URL, timeout_seconds: float = 600.0) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(
-            base_url=self.url, timeout=httpx.Timeout(timeout_seconds, connect=5.0), trust_env=False
-        )
+        timeout = httpx.Timeout(timeout_seconds, connect=5.0)
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ServerError(f"{url!r} is no address of a server: {error}; write http://HOST:PORT") from error
 
     def stream(self, question: str, **options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields (event, data): `documents`, `delta`…, and `done` at last. ServerError if that does not come.

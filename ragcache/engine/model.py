@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from ragcache.engine.attention import ATTENTION_NAME, PackedPlan, SequencePlan, 
 from ragcache.engine.checkpoint import Checkpoint, load_config
 from ragcache.engine.fingerprint import fingerprint_of
 from ragcache.engine.kv import KVLayout, KVSpan
-from ragcache.engine.packed_linear import pack_linears
+from ragcache.engine.packed_linear import pack_linears, preparation
 from ragcache.errors import ModelError
 
 AttentionInterface.register(ATTENTION_NAME, packed_attention)
@@ -89,6 +89,14 @@ class TorchModel:
                 for parameter in module.parameters():
                     parameter.data = parameter.data.clone()
         return cls(module, checkpoint.name, fingerprint)
+
+    def preparation(self) -> Iterator[None]:
+        """What makes later steps take no memory or time for being the first of their size, in short parts.
+
+        To be run in the thread that will call `forward`, between its calls or not at all: results are the same.
+        """
+        # the product with the vocabulary is large, and has few rows: one a sequence
+        return preparation(self.module, spared=self.module.get_output_embeddings())
 
     @torch.inference_mode()
     def forward(self, steps: Sequence[StepInput]) -> Tensor:

@@ -39,7 +39,8 @@ class TorchEngine:
     """Steps a batch: each runs one forward over a token of every decoding job and a chunk of the oldest prefills.
 
     `prefill_chunk` bounds the prompt tokens of a step, and so how long a decode or a cancellation waits.
-    `threads` is the number of torch threads of the stepping thread (None: torch's default).
+    `threads` is the number of torch threads of the stepping thread (None: torch's default). While it has no job,
+    that thread runs the model's preparation.
 
     Whatever ends the stepping thread, every job that ran or waited ends with Failed, and another thread takes over,
     until the fifth death within a minute: then jobs are refused with EngineError.
@@ -50,7 +51,9 @@ class TorchEngine:
             raise ValueError(f"prefill_chunk must be at least 1, not {prefill_chunk}")
         self.model = model
         self._threads = threads
-        self._batch = Batch(model, prefill_chunk)  # the stepping thread's
+        self._batch = Batch(model, prefill_chunk)  # the stepping thread's, as is what follows
+        self._preparation = model.preparation()  # one that raises is over, and the next thread goes on without it
+        self._prepared = False
         self._inbox: queue.SimpleQueue[RunningJob | None] = queue.SimpleQueue()
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         # guards what follows, and that nothing is put into the inbox of an engine that is closed or dead
@@ -123,12 +126,16 @@ class TorchEngine:
         self._hand_over(died)
 
     def _receive(self) -> bool:
-        """Takes in what was submitted, waiting for it when idle; False when the engine is to end."""
+        """Takes in what was submitted, waiting for it when idle and prepared; False when the engine is to end."""
         while True:
+            idle = not self._batch.running
             try:
-                running = self._inbox.get(block=not self._batch.running)
+                running = self._inbox.get(block=idle and self._prepared)
             except queue.Empty:
-                return True
+                if not idle:
+                    return True
+                self._prepared = next(self._preparation, self) is self
+                continue
             if running is None:
                 return False
             self._batch.running.append(running)

@@ -9,9 +9,11 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
+import torch
 
 from eval import soak
 from eval.crowd import Request, Visit
@@ -19,6 +21,13 @@ from eval.crowd import Request, Visit
 SIZES = ["--device-cache", "200KiB", "--host-cache", "200KiB", "--disk-cache", "16MiB", "--threads", "1"]
 PATIENCE = 60
 MIB = 2**20
+
+
+class Memory(NamedTuple):
+    """As psutil tells it on Linux."""
+
+    rss: int
+    shared: int
 
 
 @pytest.fixture
@@ -40,7 +49,8 @@ def test_a_short_soak_has_no_error_and_tells_its_times(options, capsys, monkeypa
         assert 0 < report[name]["p50"] <= report[name]["p95"] <= report[name]["p99"]
     assert report["ttft"]["p50"] < report["total"]["p50"]
     assert len(report["rss"]) > 20
-    assert min(report["rss"]) > 50 * MIB
+    assert len(report["own"]) == len(report["rss"])
+    assert all(50 * MIB < own < rss for own, rss in zip(report["own"], report["rss"], strict=True))
     assert report["growth"]["bytes"] <= report["growth"]["allowed"]
     assert not report["interrupted"]
 
@@ -74,8 +84,8 @@ def test_an_interruption_prints_what_there_is(options, tmp_path):
     assert not list(tmp_path.glob("ragcache-soak-*"))
 
 
-def judged(rss: list[float]) -> list[str]:
-    report = soak.Report(10.0, 1.0, 1, 0, rss=[round(size * MIB) for size in rss])
+def judged(own: list[float]) -> list[str]:
+    report = soak.Report(10.0, 1.0, 1, 0, own=[round(size * MIB) for size in own])
     report.judge_growth()
     return report.problems
 
@@ -88,7 +98,21 @@ def test_memory_that_fills_at_first_has_not_grown_and_a_leak_has():
     leaking = [1000 + at * 0.8 for at in range(150)]
     assert judged(leaking) == ["memory grew by 40.0 MiB, 21.2 MiB may be chance"]
     assert judged([1000, 1100] * 4) == []  # too few to say
-    assert "too short to judge" in soak.Report(1, 1, 1, 0, rss=[MIB] * 8).in_words()
+    assert "too short to judge" in soak.Report(1, 1, 1, 0, rss=[MIB] * 8, own=[MIB] * 8).in_words()
+
+
+def test_a_cache_that_fills_for_the_whole_soak_is_no_growth_and_a_leak_beside_it_is():
+    def own(at: int, leaked: int) -> float:
+        size = {"total": 900 * MIB, "free": (900 - 4 * at) * MIB, "cached": 3 * at * MIB, "held": at * MIB}
+        cache = {"tiers": {name: {"bytes": size} for name in ("device", "host", "disk")}}
+        in_memory = 1 if torch.cuda.is_available() else 2
+        return (
+            soak.own_bytes(Memory((1300 + in_memory * 4 * at + at + leaked * at) * MIB, (300 + at) * MIB), cache) / MIB
+        )
+
+    assert {own(at, 0) for at in range(150)} == {1000}
+    assert judged([own(at, 0) for at in range(150)]) == []
+    assert len(judged([own(at, 1) for at in range(150)])) == 1
 
 
 def test_what_must_not_be_is_a_problem():

@@ -61,6 +61,12 @@ def test_a_refusal_is_told_with_its_status(site):
             client.get("/nothing")
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port", "http://[::1"])
+def test_no_address(url):
+    with pytest.raises(ServerError, match=r"is no address of a server: .*; write http://HOST:PORT"):
+        RagClient(url)
+
+
 @pytest.mark.parametrize("call", ["ask", "get", "clear_cache"])
 def test_nobody_there(call):
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -51,7 +51,7 @@ class Site:
             "kv_load_failure_policy": failure_policy,
             "kv_connector_extra_config": {"host_cache": "1GiB"} | settings,
         }
-        self.llm = LLM(
+        self.llm: Any = LLM(
             model=Checkpoint.resolve("default").location,
             dtype=dtype,
             block_size=BLOCK,
@@ -113,6 +113,8 @@ class Site:
         assert self.llm.reset_prefix_cache()
 
     def close(self) -> None:
-        self.llm.llm_engine.engine_core.shutdown()
-        del self.llm, self.core
-        gc.collect()
+        """Ends vLLM; a second time, nothing."""
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = self.core = None
+            gc.collect()

@@ -1,11 +1,15 @@
 """What fails costs time and never an answer; each failure is counted by its reason."""
 
+import resource
+
 import pytest
+from vllm import SamplingParams
 
 from ragcache.errors import RecordError
-from tests.vllm.site import document
+from tests.vllm.site import BLOCK, SYSTEM, document
 
 A, B = document(1, 200), document(2, 180)
+WHOLE = (len(SYSTEM) + len(A) + len(B)) // BLOCK * BLOCK
 
 
 def failures(site, tier):
@@ -57,13 +61,24 @@ def test_a_store_that_breaks_in_the_middle_leaves_no_copy(site, monkeypatch):
         assert ours.ask([A, B]).ids == wanted
 
 
-def test_a_full_disk_is_counted_and_harmless(site, tmp_path, monkeypatch):
-    ours = site(disk_cache=f"{tmp_path}:64MiB")
-    monkeypatch.setattr(ours.store._disk, "write", _full)
-    wanted = ours.ask([A, B]).ids
-    assert failures(ours, "disk")["full"] > 0
+def test_a_full_disk_is_counted_and_harmless(site, tmp_path):
+    """The file may not grow beyond 1 MiB, as if there were no more blocks; later it may."""
+    ours = site(disk_cache=f"{tmp_path}:64MiB", host_cache=0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        wanted = ours.ask([A, B]).ids
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert set(failures(ours, "disk")) == {"full"}
     ours.forget_device()
-    assert ours.ask([A, B]).ids == wanted
+    missed = ours.cache.counts()["disk"].missed_tokens
+    again = ours.ask([A, B])
+    assert again.ids == wanted
+    assert not again.cached.get("disk")
+    assert ours.cache.counts()["disk"].missed_tokens == missed + WHOLE
+    ours.forget_device()
+    assert ours.ask([A, B]).cached == {"device": 0, "disk": WHOLE}
 
 
 def test_a_disk_too_small_for_all_takes_turns(site, tmp_path):
@@ -91,10 +106,6 @@ def test_a_request_aborted_while_it_loads_gives_all_back(site, tmp_path, where):
     wanted = ours.ask([A, B]).ids
     ours.forget_device()
     engine = ours.llm.llm_engine
-    from vllm import SamplingParams
-
-    from tests.vllm.site import SYSTEM
-
     prompt = {"prompt_token_ids": [*SYSTEM, *A, *B, *range(700, 720)]}
     extra = {"kv_transfer_params": {"segments": [len(SYSTEM), len(A), len(B)]}}
     engine.add_request("gone", prompt, SamplingParams(max_tokens=40, temperature=0.0, extra_args=extra))
@@ -111,10 +122,6 @@ def test_a_request_aborted_while_it_loads_gives_all_back(site, tmp_path, where):
 
 def _no_memory(blocks):
     raise MemoryError(f"no memory for {blocks} blocks")
-
-
-def _full(record, payload):
-    raise RecordError(f"no room for {record.label!r} of {payload.nbytes} bytes", reason="full")
 
 
 def _damaged(key, buffer):

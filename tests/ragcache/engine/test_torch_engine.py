@@ -42,6 +42,42 @@ def test_output_does_not_depend_on_what_was_cached(engines, generate, cached):
         assert torch.equal(span.data, data)
 
 
+def test_the_model_is_prepared_by_the_engines_thread_while_there_is_no_job(engines, tiny_model, generate):
+    threads, parts = [], threading.Semaphore(0)
+    told = threading.Semaphore(0)
+
+    def preparation() -> Any:
+        for _ in range(4):
+            threads.append(threading.current_thread())
+            told.release()
+            assert parts.acquire(timeout=PATIENCE)
+            yield
+
+    engine = engines(Changed(tiny_model, preparation=preparation))
+    assert told.acquire(timeout=PATIENCE)
+    run = Run(engine, job(engine, prompt(5, 1), 6))
+    parts.release()  # the first part ends, and the job goes before the second
+    assert run.wait().tokens == generate(prompt(5, 1), 6)
+    parts.release(3)
+    for _ in range(3):
+        assert told.acquire(timeout=PATIENCE)
+    assert threads == [engine._thread] * 4
+    assert Run(engine, job(engine, prompt(5, 1), 6)).wait().tokens == run.tokens
+
+
+def test_a_preparation_that_fails_costs_the_engine_no_more_than_a_thread(engines, tiny_model, generate):
+    def preparation() -> Any:
+        yield
+        raise MemoryError("none left")
+
+    engine = engines(Changed(tiny_model, preparation=preparation))
+    deadline = time.monotonic() + PATIENCE
+    while engine.stats().restarts == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert Run(engine, job(engine, prompt(5, 1), 6)).wait().tokens == generate(prompt(5, 1), 6)
+    assert (engine.stats().restarts, engine.stats().alive) == (1, True)
+
+
 def test_one_token_is_one_token(engines, generate):
     engine = engines()
     one = job(engine, prompt(5, 1), 1)
