@@ -15,9 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from pimsim import Attention, Controller, Standard, Trace, attention, simulate
+from pimsim import (
+    Attention,
+    Controller,
+    DimmDevice,
+    Standard,
+    Trace,
+    Traversal,
+    attention,
+    simulate,
+    simulate_search,
+)
+from pimsim.dimm_pim.traversal import LOWEST
 
 REQUESTS = 1_000_000
+SEARCHES, VERTICES = 256, 100_000
 LEAST_REQUESTS_PER_S = 2e6
 MOST_SECOND_START_S = 2.0
 MOST_LAYER_MS = {"event": 50.0, "closed": 0.05}
@@ -99,6 +111,25 @@ def layer() -> Iterator[dict[str, object]]:
             yield {"figure": f"ms an attention layer, {level}, {fidelity}", "value": seconds * 1e3, "at_most": most}
 
 
+def search() -> Iterator[dict[str, object]]:
+    """Distances a second of an event-driven search: 32 queries at once, lists and instructions included."""
+    rng = np.random.default_rng(0)
+    hops, a_hop = 128 * SEARCHES, 11
+    path = Traversal(
+        queries=np.arange(SEARCHES),
+        first_hop=np.arange(0, hops + 1, 128),
+        list_vertex=rng.integers(0, VERTICES, hops),
+        list_kind=np.full(hops, LOWEST),
+        first_vector=np.arange(0, hops * a_hop + 1, a_hop),
+        vertices=rng.zipf(1.3, hops * a_hop) % VERTICES,
+        shard=VERTICES,
+    )
+    device = DimmDevice.load()
+    simulate_search(path.first(1), device)
+    seconds = least_time(lambda: simulate_search(path, device))
+    yield {"figure": "distances/s of a search on acceldimm", "value": round(len(path.vertices) / seconds)}
+
+
 def second_process() -> Iterator[dict[str, object]]:
     """Seconds of a whole `pimsim dram` over a small trace, once the compiled code is kept."""
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +143,7 @@ def second_process() -> Iterator[dict[str, object]]:
 
 
 # each yields its figures
-FIGURES: tuple[Callable[[], Iterator[dict[str, object]]], ...] = (dram, trace_reading, layer, second_process)
+FIGURES: tuple[Callable[[], Iterator[dict[str, object]]], ...] = (dram, trace_reading, layer, search, second_process)
 
 
 def main() -> int:

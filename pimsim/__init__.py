@@ -1,5 +1,9 @@
 """What if memory computed? The simulator of HBM-PIM and DIMM-PIM; it imports no other package of this project."""
 
+from pimsim.dimm_pim.device import DimmDevice
+from pimsim.dimm_pim.report import SearchResult
+from pimsim.dimm_pim.search import simulate_search
+from pimsim.dimm_pim.traversal import Traversal
 from pimsim.dram.controller import Controller, simulate
 from pimsim.dram.mapping import AddressMapping
 from pimsim.dram.result import DramResult
@@ -18,6 +22,7 @@ __all__ = [
     "AttentionResult",
     "Bound",
     "Controller",
+    "DimmDevice",
     "DramResult",
     "EnergyTable",
     "FieldError",
@@ -25,15 +30,18 @@ __all__ = [
     "Organisation",
     "PimsimError",
     "Provenance",
+    "SearchResult",
     "Standard",
     "Timing",
     "Trace",
     "TraceError",
+    "Traversal",
     "WorkloadError",
     "attention",
     "gemm",
     "gemv",
     "kv_append",
     "simulate",
+    "simulate_search",
     "version",
 ]

@@ -1,1 +1,1 @@
-"""DIMM-PIM: units at the ranks of DIMMs that compute distances, for the search of a graph."""
+"""DIMM-PIM: AccelDIMM, vector search with the distances computed beside each rank of DDR4 (HeterRAG, section 4.2)."""

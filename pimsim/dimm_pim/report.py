@@ -1,0 +1,234 @@
+"""Report: what a simulated search came to, in times, shares, bytes and nJ, and which bound held it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pimsim.dimm_pim.bounds import bounds
+from pimsim.dimm_pim.device import DimmDevice
+from pimsim.dimm_pim.state import (
+    ACTIVATES,
+    ACTIVE,
+    BUSY,
+    COMPUTING,
+    DEEPEST,
+    EVENTS,
+    GLOBAL,
+    INSTRUCTIONS,
+    LIST_BURSTS,
+    LOCAL,
+    REFRESHES,
+    RESULTS,
+    ROW_HITS,
+    SEND_QUERY,
+    SEND_RESULTS,
+    SWITCHING,
+    TRANSFERS,
+    VECTOR_BURSTS,
+    Parameters,
+    State,
+    Work,
+)
+from pimsim.dimm_pim.traversal import LOWEST, NO_LIST, Traversal
+from pimsim.result import Provenance
+
+PERCENTILES = (50, 95, 99)
+
+
+class SearchResult:
+    """One simulated search. Times are µs, energies nJ; a query's latency is from the host's sending to its top-k there.
+
+    `numbers`, `work` and `state` are the model's own, for who wants more than the report.
+    """
+
+    def __init__(self, device: DimmDevice, traversal: Traversal, numbers: Parameters, work: Work, state: State) -> None:
+        self.device, self.traversal = device, traversal
+        self.numbers, self.work, self.state = numbers, work, state
+        self._span = int(state.done.max())
+        self.bounds = bounds(numbers, work, state, self._span)
+        self.energy_nj = self._energy()
+        self.provenance = Provenance.of(
+            device,
+            clocks_mhz={
+                "memory": 1e6 / numbers.tck_ps,
+                "RPM": device.rpm.clock_mhz,
+                "TPM": device.tpm.clock_mhz,
+            },
+            sourced=device.sourced,
+            bounds=self.bounds,
+            energy_table={
+                **device.memory_energy.as_dict(),
+                **device.energy.as_dict(),
+                "name": f"{device.memory_energy.name} + {device.energy.name}",
+            },
+            warnings=self._warnings(),
+        )
+
+    @property
+    def time_us(self) -> float:
+        """From the first query sent to the last result at the host."""
+        return self._span / 1e6
+
+    @property
+    def queries_per_second(self) -> float:
+        return len(self.state.done) * 1e12 / self._span
+
+    @property
+    def latencies_us(self) -> np.ndarray:
+        """Of each query, float64 [queries]."""
+        return (self.state.done - self.state.sent) / 1e6
+
+    @property
+    def bound(self) -> str:
+        """The name of the bound that holds."""
+        return self.bounds[0].name
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        state, latencies = self.state, self.latencies_us
+        return {
+            "device": self.device.name,
+            "queries": len(state.done),
+            "hops": len(self.work.list_rank),
+            "distances": len(state.found),
+            "vertices": self.traversal.shard,
+            "dim": self.device.vectors.dim,
+            "batch": self.numbers.batch,
+            "time_us": self.time_us,
+            "queries_per_second": self.queries_per_second,
+            "latency_us": {
+                "mean": float(latencies.mean()),
+                **{f"p{at}": float(np.percentile(latencies, at)) for at in PERCENTILES},
+                "max": float(latencies.max()),
+            },
+            "bound": self.bound,
+            "utilisation": self.utilisation(),
+            "cache": self.cache(),
+            "dram": self._dram(),
+            "bytes": self.bytes(),
+            "energy_nj": self.energy_nj,
+            "events": int(state.scalars[EVENTS]),
+            "provenance": self.provenance.as_dict(),
+        }
+
+    def utilisation(self) -> dict[str, float]:
+        """Shares of the time: of a part on average, and of its busiest instance."""
+        p, totals, buses = self.numbers, self.state.rank_totals, self.state.bus_totals[: self.numbers.channels]
+        bursts = (totals[:, VECTOR_BURSTS] + totals[:, LIST_BURSTS]) * p.tBL * p.tck_ps
+        shares = {
+            "rank_data": bursts,  # its data pins carry bursts
+            "rank_active": totals[:, ACTIVE],  # it has a vector or a list in hand
+            "distance_unit": totals[:, COMPUTING],
+            "channel": buses[:, BUSY],
+            "tpm_lane": self.state.lane_busy,
+        }
+        found = {name: float(busy.mean()) / self._span for name, busy in shares.items()}
+        return found | {f"{name}_max": float(busy.max()) / self._span for name, busy in shares.items()}
+
+    def cache(self) -> dict[str, Any]:
+        found = self.state.found
+        local, whole = int((found == LOCAL).sum()), int((found == GLOBAL).sum())
+        hits = local + whole
+        return {
+            "vectors_a_rank": {"local": self.numbers.local_vectors, "global": self.numbers.global_vectors},
+            "lookups": len(found),
+            "local_hits": local,
+            "global_hits": whole,
+            "misses": len(found) - hits,
+            "hit_ratio": hits / max(1, len(found)),
+        }
+
+    def _dram(self) -> dict[str, Any]:
+        totals = self.state.rank_totals
+        names = {"activates": ACTIVATES, "row_hits": ROW_HITS, "refreshes": REFRESHES}
+        names |= {"vector_bursts": VECTOR_BURSTS, "list_bursts": LIST_BURSTS}
+        bursts = totals[:, VECTOR_BURSTS]
+        return {name: int(totals[:, at].sum()) for name, at in names.items()} | {
+            "busiest_rank_to_mean": float(bursts.max() / bursts.mean()) if bursts.any() else 1.0
+        }
+
+    def bytes(self) -> dict[str, int]:
+        """What moved, by link. Distances cross the channel in bursts, which `results_on_channel` counts whole."""
+        device, state = self.device, self.state
+        burst = device.standard.organisation.burst_bytes
+        buses = state.bus_totals
+        found = {
+            "rank_private": int(state.rank_totals[:, VECTOR_BURSTS].sum()) * burst,
+            "cache": int((state.found != 0).sum()) * device.vectors.bytes,
+            "queries_on_channel": int(buses[:, TRANSFERS + SEND_QUERY].sum()) * device.vector_bursts * burst,
+            "lists_on_channel": int(state.rank_totals[:, LIST_BURSTS].sum()) * burst,
+            "instructions_on_channel": int(buses[:, INSTRUCTIONS].sum()) * device.instruction_bits // 8,
+            "results_on_channel": int(buses[:, TRANSFERS + SEND_RESULTS].sum()) * burst,
+            "results": int(buses[:, RESULTS].sum()) * device.dpm.result_bytes,
+            "host_to_device": len(state.done) * device.vectors.bytes,
+            "device_to_host": len(state.done) * device.graph.k * device.dpm.result_bytes,
+        }
+        found["channel"] = sum(amount for name, amount in found.items() if name.endswith("_on_channel"))
+        return found
+
+    def _energy(self) -> dict[str, float]:
+        device, moved, totals = self.device, self.bytes(), self.state.rank_totals
+        own, memory = device.energy, device.memory_energy
+        misses = int((self.state.found == 0).sum())
+        distances = len(self.state.found)
+        filled = misses * device.vectors.bytes if self.numbers.local_vectors else 0
+        parts = {
+            "dram_activate": memory["activate_precharge"].nj(float(totals[:, ACTIVATES].sum())),
+            "dram_read": memory["read"].nj(float((totals[:, VECTOR_BURSTS] + totals[:, LIST_BURSTS]).sum())),
+            "distance_units": own["mac"].nj(distances * device.vectors.dim),
+            "vertex_cache": own["vertex_cache"].nj(8 * (moved["cache"] + filled)),
+            "channel": own["channel_io"].nj(8 * moved["channel"]),
+            "tpm_queue": own["comparison"].nj(distances * device.graph.ef),
+            "tpm_visited": own["visited_lookup"].nj(float(self.work.list_ids.sum())),
+            "host_link": own["link"].nj(8 * (moved["host_to_device"] + moved["device_to_host"])),
+        }
+        if "refresh" in memory.terms:  # not every table tells
+            parts["dram_refresh"] = memory["refresh"].nj(float(totals[:, REFRESHES].sum()))
+        return parts | {"total": sum(parts.values())}
+
+    def _warnings(self) -> list[str]:
+        device, found = self.device, []
+        at_once = min(device.tpm.in_flight, device.workload.batch, len(self.state.done))
+        if not (self.traversal.list_kind != NO_LIST).any():
+            found.append("the traversal names no neighbour lists: reading them is not in these times")
+        lowest = 2 * device.graph.neighbours * device.graph.id_bytes
+        if device.tpm.lanes * lowest > device.tpm.neighbour_buffer_bytes and (self.traversal.list_kind == LOWEST).any():
+            found.append(f"a lane's share of the neighbour buffer is less than a list of {lowest} bytes")
+        if at_once * self.traversal.shard > 8 * device.tpm.visited_bytes:
+            found.append(f"the visited list holds less than a bit for each vertex and {at_once} queries")
+        deepest = int(self.state.rank_totals[:, DEEPEST].max())
+        if deepest > device.rpm.queue:
+            found.append(f"{deepest} instructions waited at a rank, which has room for {device.rpm.queue}")
+        waiting = int(self.state.most_results.max())
+        if waiting * device.dpm.result_bytes > device.dpm.distance_buffer_bytes:
+            found.append(f"{waiting} distances waited on a DIMM, more than its buffer holds")
+        return found
+
+    def switching(self) -> float:
+        """The share of the channels' busy time that changing over between sources took."""
+        buses = self.state.bus_totals[: self.numbers.channels]
+        return float(buses[:, SWITCHING].sum() / max(1, buses[:, BUSY].sum()))
+
+    def in_words(self) -> str:
+        """As the command line tells it, some lines."""
+        told = self.as_dict()
+        latency, shares, cache = told["latency_us"], told["utilisation"], told["cache"]
+        energy = ", ".join(f"{name} {nj:.4g}" for name, nj in self.energy_nj.items() if name != "total" and nj)
+        return "\n".join(
+            [
+                f"{told['queries']} queries, {told['hops']} hops, {told['distances']} distances of {told['dim']} "
+                f"elements on {told['device']}: {self.time_us:.6g} us, {self.queries_per_second:.6g} queries/s",
+                f"  latency: mean {latency['mean']:.4g} us, p50 {latency['p50']:.4g}, p95 {latency['p95']:.4g}, "
+                f"p99 {latency['p99']:.4g}",
+                f"  busy: ranks' data pins {shares['rank_data']:.1%} (busiest {shares['rank_data_max']:.1%}), ranks "
+                f"{shares['rank_active']:.1%}, channels {shares['channel']:.1%}, distance units "
+                f"{shares['distance_unit']:.1%}, TPM lanes {shares['tpm_lane']:.1%}",
+                f"  vertex cache: {cache['hit_ratio']:.1%} of {cache['lookups']} found, {cache['local_hits']} local, "
+                f"{cache['global_hits']} global",
+                f"  energy: {self.energy_nj['total']:.6g} nJ ({energy})",
+                f"  holds: {self.bound}",
+                self.provenance.in_words(),
+            ]
+        )
