@@ -10,17 +10,23 @@ from pimsim.dram.result import DramResult
 from pimsim.dram.trace import Trace
 from pimsim.energy import EnergyTable
 from pimsim.errors import FieldError, PimsimError, TraceError, WorkloadError
+from pimsim.hbm_pim.attention import Attention, AttentionResult, attention
+from pimsim.hbm_pim.device import Device as HbmPim
+from pimsim.hbm_pim.products import gemm, gemv, kv_append
 from pimsim.result import Bound, Provenance, version
 from pimsim.standard import Organisation, Standard, Timing
 
 __all__ = [
     "AddressMapping",
+    "Attention",
+    "AttentionResult",
     "Bound",
     "Controller",
     "DimmDevice",
     "DramResult",
     "EnergyTable",
     "FieldError",
+    "HbmPim",
     "Organisation",
     "PimsimError",
     "Provenance",
@@ -31,6 +37,10 @@ __all__ = [
     "TraceError",
     "Traversal",
     "WorkloadError",
+    "attention",
+    "gemm",
+    "gemv",
+    "kv_append",
     "simulate",
     "simulate_search",
     "version",

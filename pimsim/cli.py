@@ -11,10 +11,11 @@ from pimsim import validation
 from pimsim.dimm_pim import command as search
 from pimsim.dram import command as dram
 from pimsim.errors import PimsimError
+from pimsim.hbm_pim import command as hbm_pim
 from pimsim.result import version
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
-COMMANDS: tuple[ModuleType, ...] = (dram, search, validation)
+COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, validation)
 
 
 def parser() -> argparse.ArgumentParser:

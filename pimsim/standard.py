@@ -88,6 +88,7 @@ class Standard:
     organisation: Organisation
     timing: Timing
     energy: str  # name of the table of energies that fits
+    command_buses: int = 1  # 2: commands to rows and to columns go side by side, as in HBM
     sourced: tuple[Sourced, ...] = field(default=(), compare=False)
 
     @classmethod
@@ -112,6 +113,7 @@ class Standard:
                 **{part.name: timing.integer(part.name, optional.get(part.name)) for part in dataclasses.fields(Timing)}
             ),
             energy=values.text("energy"),
+            command_buses=values.integer("command_buses", 1, least=1, most=2),
             sourced=tuple(values.sourced),
         )
         for part in (organisation, timing, values):

@@ -6,15 +6,17 @@ import argparse
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pimsim.dram.controller import Controller, simulate
 from pimsim.dram.trace import Trace
 from pimsim.errors import FieldError
+from pimsim.hbm_pim.attention import Attention, attention
 from pimsim.standard import Standard
 
+ATTENTION_WITHIN = 0.05  # of AttAcc's cycles, and the closed form of the event kernel's
 SHIPPED = Path(__file__).parent / "golden"
 # by what a trace's name begins with
 STANDARDS = {"ddr4": "ddr4-3200-heterrag", "ddr4r1": "ddr4-3200-heterrag-1rank", "hbm2": "hbm2-heterrag"}
@@ -81,8 +83,38 @@ def dram_checks(folder: Path) -> Iterator[Check]:
             yield Check(f"{name} {refresh}: activates", "commands", count, count, low, high, result.activates)
 
 
+def attention_checks(folder: Path) -> Iterator[Check]:
+    """Cycles and MAC commands of one attention layer, in event fidelity; cycles of the closed form against those."""
+    for row in _rows(folder / "attacc" / "attention_layer.csv"):
+        asked = Attention(
+            length=int(row["L"]),
+            heads=int(row["nhead"]),
+            head_dim=int(row["dhead"]),
+            width=int(row["dbyte"]),
+            level=row["level"],
+            power_limit=row["power_constraint"] == "True",
+            refresh=row["refresh"] != "No",
+        )
+        mode = ("power" if asked.power_limit else "free") + (" refresh" if asked.refresh else "")
+        name = f"attention {asked.level} L {asked.length} {mode}"
+        found = attention("hbm3-attacc", asked)
+        cycles, macs = int(row["cycles"]), sum(int(row[count]) for count in ("mac_ab", "mac_sb", "mac_pb"))
+        yield Check(f"{name}: cycles", "cycle", cycles, cycles, *_within(cycles, ATTENTION_WITHIN), found.cycles)
+        yield Check(f"{name}: MACs", "commands", macs, macs, macs, macs, found.mac_commands)
+        closed = attention("hbm3-attacc", replace(asked, fidelity="closed")).cycles
+        event = found.cycles
+        yield Check(f"{name}: closed", "cycle", event, event, *_within(event, ATTENTION_WITHIN), closed)
+
+
+def _within(value: float, share: float) -> tuple[float, float]:
+    return value * (1 - share), value * (1 + share)
+
+
 # each takes the golden folder and yields its checks, or nothing where its figures are not there
-GROUPS: dict[str, Callable[[Path], Iterator[Check]]] = {"dram": dram_checks}
+GROUPS: dict[str, Callable[[Path], Iterator[Check]]] = {
+    "dram": dram_checks,
+    "attacc": attention_checks,
+}
 
 
 def add_parser(commands: Any) -> None:

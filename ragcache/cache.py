@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ragcache.cache_report import CacheReport
 from ragcache.cost import ConstantCost, PrefillCost
 from ragcache.hierarchy import Arrival, Hierarchy
 from ragcache.lease import Lease, Sources
 from ragcache.mover import Mover
+from ragcache.order import CachedPaths
 from ragcache.policy import Policy
 from ragcache.segment import Segment
 from ragcache.store import DiskTier, HostTier
@@ -111,6 +113,36 @@ class KnowledgeCache:
     def unwritten(self) -> int:
         """Nodes that wait to be written to disk."""
         return 0 if self._write_behind is None else len(self._write_behind)
+
+    @property
+    def moving(self) -> int:
+        """Moves under way."""
+        return self.hierarchy.moving
+
+    @property
+    def lower_names(self) -> list[str]:
+        """The tiers below the device."""
+        return [tier.name for tier in self._lower]
+
+    @property
+    def cached_paths(self) -> CachedPaths:
+        """What is cached, for an order to follow."""
+        return self.tree
+
+    def cached_as(self, path: Sequence[Segment]) -> Sequence[Segment]:
+        """The path under which `cached_paths` would have this one."""
+        return path
+
+    def refresh(self) -> None:
+        """Takes in what a cache elsewhere has told since; nothing where the cache is here."""
+
+    def report(self) -> CacheReport:
+        """What it holds, and what became of it."""
+        return CacheReport.of(self.hierarchy, self.unwritten)
+
+    def on_moved(self, callback: Callable[[str, str, Exception | None], None]) -> None:
+        """To be told how moves ended: what it was, the slower tier's name, and the error if it failed."""
+        self.hierarchy.on_moved = lambda what, tier, error: callback(what, tier.name, error)
 
     def on_room(self, callback: Callable[[], None]) -> None:
         """To be called when a move has ended: who was refused a lease may get one now."""

@@ -87,7 +87,10 @@ class _Run:
         elif isinstance(event, Finished | Failed | Preempted):
             if isinstance(event, Finished) and not self.prefilled:
                 self._keep_complete(event.computed_tokens)
-            self.wasted_tokens = event.computed_tokens - self.kept_tokens + self.tokens
+            kept = self.kept_tokens
+            if isinstance(event, Finished) and event.kept_tokens is not None:
+                kept = event.kept_tokens
+            self.wasted_tokens = event.computed_tokens - kept + self.tokens
             self.end()
         self.inbox.put_nowait((time, event))
 
@@ -182,7 +185,7 @@ class Generation:
                 run.inbox.put_nowait((asyncio.get_running_loop().time(), Failed("what was cached cannot be loaded")))
                 return
             try:
-                self._submit(task, run)
+                self._submit(task, run, guess=True)
             except Exception as error:  # nobody waits here: it is told as the engine's failures are
                 run.inbox.put_nowait((asyncio.get_running_loop().time(), Failed(f"{type(error).__name__}: {error}")))
 
@@ -211,7 +214,7 @@ class Generation:
         """A run whose KV is all on the device, once it is this request's turn."""
         loop, cache, path = asyncio.get_running_loop(), self._cache, task.prompt.path
         while True:
-            given = await self._admission.admit(lambda: cache.lease(path, task.extra), path)
+            given = await self._admission.admit(lambda: cache.lease(path, task.extra), cache.cached_as(path))
             lease: Lease | None = given
             while lease is not None:
                 run = self._run_of(lease)
@@ -229,7 +232,7 @@ class Generation:
                 lease = cache.lease(path, task.extra)
             self._admission.leave()
 
-    def _submit(self, task: GenerationTask, run: _Run) -> None:
+    def _submit(self, task: GenerationTask, run: _Run, *, guess: bool = False) -> None:
         loop = asyncio.get_running_loop()
 
         def deliver(event: EngineEvent) -> None:
@@ -248,6 +251,7 @@ class Generation:
                 max_tokens=task.max_tokens,
                 sampling=task.sampling,
                 generated=task.generated,
+                guess=guess,
             )
             run.cancel_job = self._engine.submit(job, deliver)
         except BaseException:

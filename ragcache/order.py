@@ -5,10 +5,31 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from ragcache.segment import Segment
-from ragcache.tree import KnowledgeTree, Node, path_key
+from ragcache.tree import path_key
+
+
+class CachedPath(Protocol):
+    """A path's end: one segment behind its ancestors, `size` tokens long."""
+
+    @property
+    def path_key(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+class CachedPaths(Protocol):
+    """A knowledge tree, or what is known of one: see KnowledgeTree."""
+
+    def root(self, namespace: str) -> Any: ...
+
+    def match(self, root: Any, path: Sequence[Segment]) -> Sequence[CachedPath]: ...
+
+    def follow(self, follower: Callable[[Any, bool], None]) -> None: ...
 
 
 class Waiting:
@@ -34,11 +55,12 @@ class Order:
     that of arrival. What is cached is followed as the tree changes, so that a turn costs the logarithm of how many
     wait, plus as much for each waiting request whose cached length has changed since.
 
-    Pure but for following the `tree`: no clock, no I/O. A collision of path keys misleads the order, nothing else.
+    Pure but for following the `cached` paths: no clock, no I/O. A collision of path keys misleads the order, nothing
+    else.
     """
 
-    def __init__(self, tree: KnowledgeTree, window: int) -> None:
-        self._tree = tree
+    def __init__(self, cached: CachedPaths, window: int) -> None:
+        self._tree = cached
         self._window = window
         self._arrivals = 0
         self._waiting: OrderedDict[int, Waiting] = OrderedDict()  # by arrival
@@ -46,7 +68,7 @@ class Order:
         self._heap: list[tuple[float, int, int, Waiting]] = []
         self._passed: list[int] = []  # arrivals taken that are later than the oldest who waits, ascending
         if window:
-            tree.follow(self._changed)
+            cached.follow(self._changed)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -105,7 +127,7 @@ class Order:
             oldest = next(iter(self._waiting), self._arrivals)
             del self._passed[: bisect_left(self._passed, oldest)]
 
-    def _changed(self, node: Node, there: bool) -> None:
+    def _changed(self, node: CachedPath, there: bool) -> None:
         """A node entered or left the tree, as a leaf."""
         depth = -1
         for request in list(self._by_key.get(node.path_key, {}).values()):

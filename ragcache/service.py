@@ -44,7 +44,6 @@ from ragcache.hierarchy import reason_of
 from ragcache.lease import Lease
 from ragcache.order import Order
 from ragcache.speculation import Speculation
-from ragcache.tier import Tier
 from ragcache.transcript import Transcript
 
 MAX_TEMPERATURE = 5.0
@@ -117,7 +116,7 @@ class RagService:
         self.limits = limits
         self.stats = ServiceStats()
         self.finder = finder
-        self._admission = AdmissionQueue(limits.max_batch, Order(cache.tree, limits.reorder_window))
+        self._admission = AdmissionQueue(limits.max_batch, Order(cache.cached_paths, limits.reorder_window))
         self._admission.on_blocked = self._make_way
         self._searching = 0
         self._speculations: dict[Speculation, None] = {}  # that run or end, oldest first, and some more
@@ -125,8 +124,8 @@ class RagService:
         self._audit: asyncio.Task[None] | None = None
         self._next_audit = 0.0
         cache.on_room(self._admission.advance)
-        self._health = Health([ENGINE, SEARCH, *(tier.name for tier in cache.hierarchy.lower)])
-        cache.hierarchy.on_moved = self._moved
+        self._health = Health([ENGINE, SEARCH, *cache.lower_names])
+        cache.on_moved(self._moved)
 
     @property
     def corpus_size(self) -> int:
@@ -145,6 +144,7 @@ class RagService:
     @property
     def health(self) -> Health:
         """Which parts work; see `Health`. Its times are of the running loop."""
+        self.cache.refresh()
         stats = self.engine.stats()
         error = stats.error or "it was closed"
         if stats.alive:
@@ -193,7 +193,7 @@ class RagService:
         loop = asyncio.get_running_loop()
         end = loop.time() + CLEARING_SECONDS
         nodes, size = self.cache.drop_unheld()
-        while self.cache.hierarchy.moving and loop.time() < end:
+        while self.cache.moving and loop.time() < end:
             await asyncio.sleep(0.005)
             more_nodes, more = self.cache.drop_unheld()
             nodes, size = nodes + more_nodes, size + more
@@ -208,7 +208,7 @@ class RagService:
         end = loop.time() + seconds
         if self.cache.unwritten:
             log.warning("writing the KV of %d segments to disk ...", self.cache.unwritten)
-        while (self.cache.unwritten or self.cache.hierarchy.moving) and loop.time() < end:
+        while (self.cache.unwritten or self.cache.moving) and loop.time() < end:
             await asyncio.sleep(0.02)
         if self.cache.unwritten:
             log.warning("the KV of %d segments is not on disk: the time for it is over", self.cache.unwritten)
@@ -456,11 +456,11 @@ class RagService:
             self._failed(SEARCH, "search", str(error))
             raise
 
-    def _moved(self, what: str, tier: Tier, error: Exception | None) -> None:
+    def _moved(self, what: str, tier: str, error: Exception | None) -> None:
         if error is None:
-            self._worked(tier.name, what)
+            self._worked(tier, what)
         elif reason_of(error) != "overflow":  # of numbers that the stored dtype cannot hold: the tier is well
-            self._failed(tier.name, what, f"{what}: {error}")
+            self._failed(tier, what, f"{what}: {error}")
 
     def _failed(self, component: str, activity: str, message: str) -> None:
         if self._health.failed(component, activity, message, asyncio.get_running_loop().time()):

@@ -46,9 +46,10 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
         max_tokens=config.max_tokens,
         max_batch=config.max_batch,
         max_waiting=config.max_waiting,
-        reorder_window=0,  # what is cached is vLLM's to know: the order is that of arrival
+        reorder_window=config.reorder_window,
         max_prefill_batch=config.max_prefill_batch,
         speculate=config.speculate == "dynamic",
     )
-    ledger = VllmLedger(engine.capacity_tokens, engine.bytes_per_token, engine.clear)
+    lower = [name for name, there in (("host", config.host_cache), ("disk", config.disk_cache)) if there]
+    ledger = VllmLedger(engine, lower)
     return RagService(RetrieverFinder(retriever, template), ledger, engine, limits, model_name=checkpoint.name)

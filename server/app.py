@@ -106,23 +106,23 @@ def create_app(service: RagService) -> FastAPI:
 
 
 def _cache_body(service: RagService) -> CacheBody:
-    cache = service.cache
+    report, stats = service.cache.report(), service.stats
     tiers = {
         tier.name: TierBody(
             nodes=tier.nodes,
-            bytes=asdict(tier.balance()),
+            bytes=asdict(tier.balance),
             # not asdict, which before Python 3.12 makes a Counter of pairs from a Counter
             **{field.name: getattr(tier.counts, field.name) for field in fields(tier.counts)},
         )
-        for tier in cache.hierarchy.tiers()
+        for tier in report.tiers
     }
     return CacheBody(
-        nodes=len(cache.tree),
+        nodes=report.nodes,
         tiers=tiers,
-        moves={name: MovesBody(**asdict(counts)) for name, counts in cache.hierarchy.moves.items()},
-        moving=cache.hierarchy.moving,
-        unwritten=cache.unwritten,
-        integrity=IntegrityBody(audits=service.stats.audits, failed=service.stats.failed_audits),
+        moves={name: MovesBody(**asdict(counts)) for name, counts in report.moves.items()},
+        moving=report.moving,
+        unwritten=report.unwritten,
+        integrity=IntegrityBody(audits=stats.audits + report.audits, failed=stats.failed_audits + report.failed_audits),
     )
 
 

@@ -82,8 +82,8 @@ class _ServiceCollector(Collector):
         yield from self._components()
 
     def _cache(self) -> Iterator[Metric]:
-        cache, stats = self._service.cache, self._service.stats
-        tiers = cache.hierarchy.tiers()
+        report, stats = self._service.cache.report(), self._service.stats
+        tiers = report.tiers
         held = GaugeMetricFamily("ragcache_cache_bytes", "Memory of a tier by state", labels=["tier", "state"])
         nodes = GaugeMetricFamily("ragcache_cache_nodes", "Nodes of the knowledge tree", labels=["tier"])
         dropped = CounterMetricFamily(
@@ -93,9 +93,8 @@ class _ServiceCollector(Collector):
             "ragcache_cache_failures", "Moves to or from a tier that failed, by reason", labels=["tier", "reason"]
         )
         for tier in tiers:
-            balance = tier.balance()
             for state in ("total", "free", "cached", "held"):
-                held.add_metric([tier.name, state], getattr(balance, state))
+                held.add_metric([tier.name, state], getattr(tier.balance, state))
             nodes.add_metric([tier.name], tier.nodes)
             for name in ("evictions", "rejections", "mirrors", "orphans", "cleared"):
                 dropped.add_metric([tier.name, name], getattr(tier.counts, name))
@@ -113,14 +112,14 @@ class _ServiceCollector(Collector):
                 f"Segments moved between tiers: {unit}",
                 labels=["direction"],
             )
-            for direction, counts in cache.hierarchy.moves.items():
+            for direction, counts in report.moves.items():
                 moves.add_metric([direction], getattr(counts, unit))
             yield moves
-        yield GaugeMetricFamily("ragcache_cache_moving", "Moves under way", value=cache.hierarchy.moving)
-        yield GaugeMetricFamily("ragcache_cache_unwritten", "Segments to be written to disk", value=cache.unwritten)
+        yield GaugeMetricFamily("ragcache_cache_moving", "Moves under way", value=report.moving)
+        yield GaugeMetricFamily("ragcache_cache_unwritten", "Segments to be written to disk", value=report.unwritten)
         audits = CounterMetricFamily("ragcache_cache_audits", "Recounts of the books when idle", labels=["result"])
-        audits.add_metric(["right"], stats.audits)
-        audits.add_metric(["wrong"], stats.failed_audits)
+        audits.add_metric(["right"], stats.audits + report.audits)
+        audits.add_metric(["wrong"], stats.failed_audits + report.failed_audits)
         yield audits
 
     def _engine(self) -> Iterator[Metric]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -78,3 +79,16 @@ def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert [path.name for path in tmp_path.iterdir()] == ["docs.jsonl.gz"]
+
+
+def test_vllm_where_it_is_not_installed_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "sitecustomize.py").write_text("import sys\nsys.modules['vllm'] = None\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "without"), *sys.path])}
+    command = [*COMMAND, "serve", "--engine", "vllm", "--index", str(tmp_path / "faiss.idx"), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "ragcache serve: --engine vllm: vLLM is not installed: run `make setup-vllm` (for a GPU with GPU=1) and use "
+        ".venv-vllm/bin/ragcache\n"
+    )

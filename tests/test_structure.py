@@ -20,11 +20,13 @@ LONGEST_MODULE = 500
 WITHOUT_TORCH = ["tree", "cache", "policy", "policy.lru", "segment", "admission", "config", "errors", "cli"]
 WITHOUT_TORCH += ["engine.protocol", "cost", "trace", "simulation", "tier", "hierarchy", "lease", "mover", "store"]
 WITHOUT_TORCH += ["write_behind", "record", "virtual_time", "workload", "engine.hardware", "engine.model_shape"]
+WITHOUT_TORCH += ["cache_report"]
 WITHOUT_TORCH += ["engine.roofline", "engine.step_cost", "engine.simulated_engine", "search_profile", "virtual_mover"]
 BYTES_ALONE = ["disk", "disk_file", "mdb", "kv_stores"]  # numpy, but nothing that computes KV
 BYTES_ALONE += [
     f"engine.vllm.{name}" for name in ("outer_cache", "dispatch", "orders", "passages", "pool_order", "settings")
 ]
+BYTES_ALONE += [f"engine.vllm.{name}" for name in ("bulletin", "reporter", "path_mirror", "ledger")]
 
 
 def modules() -> dict[str, Path]:

@@ -26,14 +26,15 @@ REFRESHES = {"none": 0, "all-bank": 1, "per-bank": 2}
 PAGES = {"open": 0, "closed": 1}
 MOST_QUEUE = 1 << 16
 MOST_TIMING = 1 << 24  # cycles; what follows from several must fit the kernel's ranking
-OURS = Source("a usual controller; both golden simulators queue 32 requests", assumed=True)
+OURS = Source("a usual controller: 32 reads, four hits a row as in DRAMsim3, water marks as in Ramulator", assumed=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Controller:
     """Settings of a controller: FR-FCFS, the oldest of the first ready, reads before writes.
 
-    `queue` reads wait at most, and as many writes. Writes are sent when more than the share `high_water` of their queue
+    `queue` reads wait for their row at most, and as many writes; those whose row has been opened for them are no longer
+    counted, and go first. Writes are sent when more than the share `high_water` of their queue
     is filled, or no read waits, until less than `low_water` is. After `row_hit_cap` columns of a row whoever is the
     oldest of the bank comes first. `page` closed: a row closes once nobody waits for it. `refresh`: none, all-bank (all
     ranks when tREFI has passed), per-bank (one bank a rank and tREFIpb, in turn). Timing alone: a write may pass an
@@ -41,7 +42,7 @@ class Controller:
     """
 
     queue: int = 32
-    row_hit_cap: int = 16
+    row_hit_cap: int = 4
     page: str = "open"
     refresh: str = "all-bank"
     high_water: float = 0.8
@@ -78,6 +79,7 @@ class Controller:
             row_hit_cap=self.row_hit_cap,
             closed_page=PAGES[self.page],
             refresh=REFRESHES[self.refresh],
+            buses=standard.command_buses,
         )
 
     @property

@@ -1,9 +1,13 @@
 """The kernel: one pseudo channel's controller and banks, advanced from command to command, in compiled code.
 
 Within a cycle: (1) a request enters, (2) refreshes fall due, (3) one command is sent: the one that can be sent first.
-Of those that can be sent in the same cycle a refresh and its precharge come first, then activations (one that is late
-makes the window of four, tFAW, end later), then reads and writes, then precharges, the oldest request first in each.
-Each bank has one candidate at a time, so a step costs a look at each bank, however many requests wait.
+Of those that can be sent in the same cycle a refresh and its precharge come first, then the column of a request for
+which a row was opened, then whatever else, the oldest request first in each. Where rows and columns have command buses
+of their own (HBM), a second command of the other kind may follow in the same cycle.
+
+A request waits in the queue until its row is opened for it or, where it finds it open, until its column is sent. Who
+has had a row opened owns it: nobody closes it before the owner's column, which is sent whether reads or writes are
+being served. Each bank has one candidate at a time, so a step costs a look at each bank, however many requests wait.
 """
 
 from __future__ import annotations
@@ -23,21 +27,22 @@ READ_CLOSING, WRITE_CLOSING, PRECHARGE_ALL, REFRESH, REFRESH_BANK = 4, 5, 6, 7, 
 
 # columns of the table of banks
 OPEN_ROW, CAN_ACTIVATE, CAN_COLUMN, CAN_PRECHARGE, SERVED, HIT, HELD = 0, 1, 2, 3, 4, 5, 6
-SLOT, GROUP, GROUPS, HEAD, TAIL = 7, 8, 9, 10, 12  # GROUPS: of all ranks; HEAD, TAIL: of reads, then of writes
-BANK_COLUMNS = 14
+# OWNER: the slot for which the row was opened; GROUPS: of all ranks; HEAD, TAIL: of reads, then of writes
+SLOT, GROUP, GROUPS, OWNER, HEAD, TAIL = 7, 8, 9, 10, 11, 13
+BANK_COLUMNS = 15
 
 # columns of the table of candidates, which has a row for each bank
 READY, GATE, RANKING = 0, 1, 2
 CANDIDATE_COLUMNS = 4  # a power of two is faster
-# a candidate in one number, the lower the sooner: cycles from now, order of the kind (2 bits), request (32 bits)
+# a candidate in one number, the lower the sooner: cycles from now, order (2 bits), request (32 bits)
 REQUEST_BITS, RANKING_BITS = 32, 34
 REQUEST_MASK = (1 << REQUEST_BITS) - 1
 LATEST = 1 << 28  # cycles from now: more than any timing
-ORDER_OF_KIND = (2, 2, 1, 3)  # by code; a refresh has 0
+OF_REFRESH, OF_OWNER, OF_OTHERS = 0, 1, 2
 
 # columns of the table of queued requests
-ROW, COLUMN, REQUEST, NEXT, MISSED = 0, 1, 2, 3, 4
-SLOT_COLUMNS = 5
+ROW, COLUMN, REQUEST, NEXT, MISSED, KIND = 0, 1, 2, 3, 4, 5
+SLOT_COLUMNS = 6
 
 # what is counted
 READS, WRITES, FORWARDED, ACTIVATES, PRECHARGES = 0, 1, 2, 3, 4
@@ -80,6 +85,7 @@ class Rules(NamedTuple):
     row_hit_cap: int
     closed_page: int  # 0 or 1
     refresh: int  # 0 none, 1 all banks of a rank, 2 one bank
+    buses: int  # for commands: 1, or 2, of which one is for columns
 
 
 def _hit(banks: Any, slots: Any, bank: int, mode: int) -> int:
@@ -93,24 +99,31 @@ def _hit(banks: Any, slots: Any, bank: int, mode: int) -> int:
 
 def _choose(banks: Any, slots: Any, candidates: Any, bank: int, mode: int, cap: int) -> None:
     """The command that this bank needs next, and the first cycle that the bank itself allows for it."""
-    head = banks[bank, HEAD + mode]
-    slot = head
-    if head == NOBODY or banks[bank, HELD]:
-        candidates[bank, READY] = FAR
-        return
-    if banks[bank, OPEN_ROW] == NOBODY:
-        kind = ACTIVATE
-        candidates[bank, READY] = banks[bank, CAN_ACTIVATE]
-    elif banks[bank, HIT] != NOBODY and (banks[bank, HIT] == head or banks[bank, SERVED] < cap):
-        kind = mode
-        slot = banks[bank, HIT]
+    slot = banks[bank, OWNER]
+    if slot != NOBODY:
+        kind = slots[slot, KIND]
+        order = OF_OWNER
         candidates[bank, READY] = banks[bank, CAN_COLUMN]
     else:
-        kind = PRECHARGE
-        candidates[bank, READY] = banks[bank, CAN_PRECHARGE]
+        head = banks[bank, HEAD + mode]
+        if head == NOBODY or banks[bank, HELD]:
+            candidates[bank, READY] = FAR
+            return
+        slot = head
+        if banks[bank, OPEN_ROW] == NOBODY:
+            kind = ACTIVATE
+            candidates[bank, READY] = banks[bank, CAN_ACTIVATE]
+        elif banks[bank, HIT] != NOBODY and (banks[bank, HIT] == head or banks[bank, SERVED] < cap):
+            kind = mode
+            slot = banks[bank, HIT]
+            candidates[bank, READY] = banks[bank, CAN_COLUMN]
+        else:
+            kind = PRECHARGE
+            candidates[bank, READY] = banks[bank, CAN_PRECHARGE]
+        order = OF_OTHERS
     banks[bank, SLOT] = slot
     candidates[bank, GATE] = kind * banks[bank, GROUPS] + banks[bank, GROUP]
-    candidates[bank, RANKING] = (ORDER_OF_KIND[kind] << REQUEST_BITS) + slots[slot, REQUEST]
+    candidates[bank, RANKING] = (order << REQUEST_BITS) + slots[slot, REQUEST]
 
 
 def _remove(banks: Any, slots: Any, bank: int, mode: int, slot: int) -> None:
@@ -138,6 +151,14 @@ def _append(banks: Any, slots: Any, bank: int, mode: int, slot: int) -> None:
     banks[bank, TAIL + mode] = slot
 
 
+def _mode(mode: int, reads: int, writes: int, high_water: int, low_water: int) -> int:
+    """Whether reads or writes that wait are served next."""
+    if mode == READ:
+        return WRITE if writes > high_water or (reads == 0 and writes > 0) else READ
+    return READ if reads > 0 and writes < low_water else WRITE
+
+
+next_mode = kernel(_mode)
 hit_of = kernel(_hit)
 choose = kernel(_choose)
 remove = kernel(_remove)
@@ -168,17 +189,19 @@ def _advance(
     banks = np.zeros((bank_count, BANK_COLUMNS), np.int64)
     banks[:, OPEN_ROW] = NOBODY
     banks[:, HIT] = NOBODY
+    banks[:, OWNER] = NOBODY
     banks[:, GROUPS] = groups
     banks[:, GROUP] = np.arange(bank_count) // rules.banks
     banks[:, HEAD:] = NOBODY
     candidates = np.zeros((bank_count, CANDIDATE_COLUMNS), np.int64)
     candidates[:, READY] = FAR
-    slots = np.zeros((2 * rules.queue, SLOT_COLUMNS), np.int64)
-    free = np.arange(2 * rules.queue)
-    free_count = 2 * rules.queue
-    queued = np.zeros(2, np.int64)
-    # by command (READ, WRITE, ACTIVATE, PRECHARGE, of which the last stays 0) and bank group: the first cycle that the
-    # bank group, its rank and the channel allow
+    free_count = 2 * rules.queue + bank_count
+    slots = np.zeros((free_count, SLOT_COLUMNS), np.int64)
+    free = np.arange(free_count)
+    queued = np.zeros(2, np.int64)  # reads and writes that wait, less those whose row has been opened for them
+    owners = 0  # those
+    # by command (READ, WRITE, ACTIVATE, PRECHARGE) and bank group: the first cycle that the group, its rank and the
+    # channel allow
     gates = np.zeros(4 * groups, np.int64)
     activations = np.full((rules.ranks, 4), -FAR, np.int64)  # the last four of each rank, a ring
     ring = np.zeros(rules.ranks, np.int64)
@@ -204,6 +227,7 @@ def _advance(
     at = 0  # the next request to enter
     door = 0  # the first cycle in which it may
     bus = 0  # the first cycle in which a command may be sent
+    row_bus = 0  # and one for rows, which may have a bus of their own
     mode = READ
     stale = True  # the best candidate must be looked for
     best: Any = 0  # in one number, with cycles from `base` on
@@ -221,14 +245,17 @@ def _advance(
                 for rank in range(rules.ranks):
                     if refreshing[rank]:
                         opened = False
-                        closing = closed = bus
+                        closing = closed = max(bus, row_bus)
                         for bank in range(first_bank[rank], last_bank[rank]):
+                            if banks[bank, OWNER] != NOBODY:  # a row is not opened for nothing
+                                closing = LATEST + base
+                                opened = True
                             closed = max(closed, banks[bank, CAN_ACTIVATE])
                             if banks[bank, OPEN_ROW] != NOBODY:
                                 opened = True
                                 closing = max(closing, banks[bank, CAN_PRECHARGE])
                         ready = closing if opened else closed
-                        best = min(best, ((ready - base) << RANKING_BITS) + rank)
+                        best = min(best, (min(ready - base, LATEST) << RANKING_BITS) + rank)
             best_time = base + (best >> RANKING_BITS) if best >> RANKING_BITS < LATEST else FAR
             stale = False
 
@@ -260,15 +287,11 @@ def _advance(
             slots[slot, COLUMN] = columns[at]
             slots[slot, REQUEST] = at
             slots[slot, MISSED] = 0
+            slots[slot, KIND] = kind
             append(banks, slots, bank, kind, slot)
             queued[kind] += 1
             at += 1
-            wanted = mode
-            if mode == READ:
-                if queued[WRITE] > rules.high_water or queued[READ] == 0:
-                    wanted = WRITE
-            elif queued[WRITE] < rules.low_water and queued[READ] > 0:
-                wanted = READ
+            wanted = next_mode(mode, queued[READ], queued[WRITE], rules.high_water, rules.low_water)
             bus = max(bus, now)
             if wanted != mode:
                 mode = wanted
@@ -295,7 +318,7 @@ def _advance(
                         stale = True
             continue
 
-        if at == total and queued[READ] == 0 and queued[WRITE] == 0:
+        if at == total and queued[READ] == 0 and queued[WRITE] == 0 and owners == 0:
             break
 
         if next_due <= best_time:
@@ -319,13 +342,14 @@ def _advance(
 
         # (3) one command is sent
         now = best_time
-        bus = now + 1
+        bus = now + 1 if rules.buses == 1 else now
         stale = True
         request = NOBODY
         order = (best >> REQUEST_BITS) & 3
-        if order == 0:  # of a refresh
+        if order == OF_REFRESH:
             rank = best & REQUEST_MASK
             bank = first_bank[rank]
+            row_bus = now + 1
             opened = False
             for other in range(first_bank[rank], last_bank[rank]):
                 if banks[other, OPEN_ROW] != NOBODY:
@@ -356,6 +380,11 @@ def _advance(
             rank = bank // per_rank
             group = bank // rules.banks
             if command == ACTIVATE:
+                row_bus = now + 1
+                door = max(door, now + 1)  # who waits for the room sees it in the next cycle
+                queued[mode] -= 1
+                owners += 1
+                banks[bank, OWNER] = slot
                 counts[ACTIVATES] += 1
                 activated[bank] += 1
                 slots[slot, MISSED] = 1
@@ -372,16 +401,21 @@ def _advance(
                     gap = rules.tRRD_L if other == group else rules.tRRD_S
                     gates[ACTIVATE * groups + other] = max(gates[ACTIVATE * groups + other], now + gap, window)
             elif command == PRECHARGE:
+                row_bus = now + 1
                 counts[PRECHARGES] += 1
                 banks[bank, OPEN_ROW] = NOBODY
                 banks[bank, HIT] = NOBODY
                 banks[bank, CAN_ACTIVATE] = max(banks[bank, CAN_ACTIVATE], now + rules.tRP)
             else:
-                door = max(door, now + 1)  # who waits for the room sees it in the next cycle
-                remove(banks, slots, bank, mode, slot)
+                remove(banks, slots, bank, command, slot)
                 free[free_count] = slot
                 free_count += 1
-                queued[mode] -= 1
+                if banks[bank, OWNER] == slot:
+                    banks[bank, OWNER] = NOBODY
+                    owners -= 1
+                else:
+                    door = max(door, now + 1)
+                    queued[command] -= 1
                 banks[bank, SERVED] += 1
                 counts[HITS] += 1 - slots[slot, MISSED]
                 first_group = rank * rules.bank_groups
@@ -417,18 +451,16 @@ def _advance(
                     counts[PRECHARGES] += 1
                     banks[bank, OPEN_ROW] = NOBODY
                     banks[bank, CAN_ACTIVATE] = max(banks[bank, CAN_ACTIVATE], banks[bank, CAN_PRECHARGE] + rules.tRP)
-                wanted = mode
-                if mode == READ:
-                    if queued[WRITE] > rules.high_water or (queued[READ] == 0 and queued[WRITE] > 0):
-                        wanted = WRITE
-                elif queued[READ] > 0 and queued[WRITE] < rules.low_water:
-                    wanted = READ
-                if wanted != mode:
-                    mode = wanted
-                    for other in range(bank_count):
-                        banks[other, HIT] = hit_of(banks, slots, other, mode)
-                        choose(banks, slots, candidates, other, mode, rules.row_hit_cap)
+            wanted = next_mode(mode, queued[READ], queued[WRITE], rules.high_water, rules.low_water)
+            if wanted != mode:
+                mode = wanted
+                for other in range(bank_count):
+                    banks[other, HIT] = hit_of(banks, slots, other, mode)
+                    choose(banks, slots, candidates, other, mode, rules.row_hit_cap)
             choose(banks, slots, candidates, bank, mode, rules.row_hit_cap)
+        if rules.buses == 2 and row_bus > now:  # columns are kept apart by their own timings
+            for other in range(ACTIVATE * groups, 4 * groups):
+                gates[other] = max(gates[other], row_bus)
         if logged:
             if log_length == len(log):
                 longer = np.empty((2 * len(log), LOG_COLUMNS), np.int64)

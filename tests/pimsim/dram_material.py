@@ -26,7 +26,7 @@ def standard(name: str = "ddr4-3200-heterrag", organisation: dict[str, int] | No
 # small, so that requests meet; refreshes come often; and each timing is the one that holds somewhere
 SMALL = standard(
     organisation={"bank_groups": 2, "banks": 2, "rows": 8, "columns": 8},
-    tRCD=7, tRP=6, tRAS=15, tRC=26, tCL=8, tCWL=6, tBL=4, tCCD_S=5, tCCD_L=7, tRRD_S=5, tRRD_L=8, tFAW=31, tRTP=9,
+    tRCD=7, tRP=6, tRAS=18, tRC=26, tCL=8, tCWL=6, tBL=4, tCCD_S=5, tCCD_L=7, tRRD_S=5, tRRD_L=8, tFAW=31, tRTP=9,
     tWR=11, tWTR_S=3, tWTR_L=6, tRTRS=3, tRFC=60, tREFI=700, tRFCpb=30, tREFIpb=90,
 )  # fmt: skip
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pimsim import Controller, Standard, Trace
 
 NEVER = -(1 << 40)
-ORDER = {"ACT": 1, "RD": 2, "WR": 2, "PRE": 3}
 
 
 @dataclass
@@ -20,7 +19,7 @@ class Request:
     bank: int
     row: int
     column: int
-    entered: int = 0
+    opened: bool = False  # a row, for this request
 
 
 @dataclass
@@ -29,6 +28,7 @@ class Bank:
     group: int
     bank: int
     row: int | None = None
+    owner: Request | None = None
     served: int = 0
     held: bool = False
     activated: int = NEVER
@@ -71,7 +71,7 @@ class NaiveController:
         ]  # fmt: skip
         now = 0
         while coming or self.waiting["RD"] or self.waiting["WR"]:
-            room = coming and len(self.waiting[coming[0].kind]) < self.controller.queue
+            room = coming and self._queued(coming[0].kind) < self.controller.queue
             if room and trace.cycle[coming[0].number] <= now:
                 self._enter(coming.pop(0), now)
                 if not (coming or self.waiting["RD"] or self.waiting["WR"]):
@@ -83,13 +83,30 @@ class NaiveController:
                     for bank in self.closing[rank]:
                         bank.held = True
                     turn[rank] = (turn[rank] + 1) % len(mine)
-            if not self._refresh(now, per_bank, period):
-                self._command(now)
+            if self.standard.command_buses == 1:
+                if not self._refresh(now, per_bank, period):
+                    self._command(now, ["RD", "WR", "ACT", "PRE"])
+            else:
+                self._two_commands(now, per_bank, period)
             now += 1
         return self.log
 
+    def _two_commands(self, now: int, per_bank: bool, period: int) -> None:
+        columns, rows = ["RD", "WR"], ["ACT", "PRE"]
+        if self._refresh(now, per_bank, period):
+            self._command(now, columns)
+            return
+        sent = self._command(now, columns + rows)
+        if sent in columns and not self._refresh(now, per_bank, period):
+            self._command(now, rows)
+        elif sent in rows:
+            self._command(now, columns)
+
+    def _queued(self, kind: str) -> int:
+        return sum(not request.opened for request in self.waiting[kind])
+
     def _enter(self, request: Request, now: int) -> None:
-        request.entered = self.entered[request.number] = now
+        self.entered[request.number] = now
         if request.kind == "WR":
             self.done[request.number] = now
         else:
@@ -101,7 +118,7 @@ class NaiveController:
         self._set_mode()
 
     def _set_mode(self) -> None:
-        reads, writes = len(self.waiting["RD"]), len(self.waiting["WR"])
+        reads, writes = self._queued("RD"), self._queued("WR")
         if self.mode == "RD":
             if writes > math.floor(self.controller.high_water * self.controller.queue) or (writes and not reads):
                 self.mode = "WR"
@@ -112,6 +129,8 @@ class NaiveController:
         for rank in sorted(self.closing):
             banks = self.closing[rank]
             opened = [bank for bank in banks if bank.row is not None]
+            if any(bank.owner for bank in banks):
+                continue
             if opened:
                 if all(self._may(now, "PRE", bank) for bank in opened):
                     for bank in opened:
@@ -128,39 +147,45 @@ class NaiveController:
                 return True
         return False
 
-    def _command(self, now: int) -> None:
+    def _command(self, now: int, allowed: list[str]) -> str | None:
         ready = []
         for bank in self.banks:
-            mine = [
-                r for r in self.waiting[self.mode] if (r.rank, r.group, r.bank) == (bank.rank, bank.group, bank.bank)
-            ]
-            if not mine or bank.held:
+            place = (bank.rank, bank.group, bank.bank)
+            mine = [r for r in self.waiting[self.mode] if (r.rank, r.group, r.bank) == place]
+            if not bank.owner and (not mine or bank.held):
                 continue
             hits = [request for request in mine if request.row == bank.row]
-            request = mine[0]
-            if bank.row is None:
+            request = bank.owner or mine[0]
+            if bank.owner:
+                name = request.kind
+            elif bank.row is None:
                 name = "ACT"
             elif hits and (hits[0] is mine[0] or bank.served < self.controller.row_hit_cap):
                 name, request = self.mode, hits[0]
             else:
                 name = "PRE"
-            if self._may(now, name, bank):
-                ready.append((ORDER[name], request.number, name, bank, request))
+            if name in allowed and self._may(now, name, bank):
+                ready.append((request is not bank.owner, request.number, name, bank, request))
         if not ready:
-            return
+            return None
         _, _, name, bank, request = min(ready, key=lambda candidate: candidate[:2])
+        sent = name
         if name == "ACT":
-            bank.row, bank.activated, bank.served = request.row, now, 0
+            bank.row, bank.activated, bank.served, bank.owner = request.row, now, 0, request
+            request.opened = True
             self.activations[bank.rank].append((now, bank.group))
         elif name == "PRE":
             bank.row, bank.closed = None, now
         else:
-            name = self._column(now, name, bank, request)
-        self._log(now, name, bank, request)
+            sent = self._column(now, name, bank, request)
+        self._set_mode()
+        self._log(now, sent, bank, request)
+        return name
 
     def _column(self, now: int, name: str, bank: Bank, request: Request) -> str:
         t = self.t
         self.waiting[name].remove(request)
+        bank.owner = None
         bank.served += 1
         self.columns.append((now, name, bank.rank, bank.group))
         if name == "RD":
@@ -170,7 +195,6 @@ class NaiveController:
             bank.written = now
         place = (bank.rank, bank.group, bank.bank, bank.row)
         wanted = any((r.rank, r.group, r.bank, r.row) == place for r in self.waiting["RD"] + self.waiting["WR"])
-        self._set_mode()
         if self.controller.page == "closed" and not wanted:
             bank.row = None
             bank.closed = max(bank.activated + t.tRAS, bank.read + t.tRTP, bank.written + t.tCWL + t.tBL + t.tWR)

@@ -51,7 +51,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 def test_words(capsys):
     status, out, _ = run(capsys, *BASE)
     assert status == 0
-    assert "hbm2-heterrag: 7200 reads, 0 writes in 17497 cycles (17.50 µs)" in out
+    assert "hbm2-heterrag: 7200 reads, 0 writes in 17258 cycles (17.26 µs)" in out
     assert "bound: data bus, tBL" in out
     assert "energies of hbm2-fgdram: activate_precharge 909 pJ" in out
 

@@ -1,5 +1,7 @@
 """The kernel against the same rules in plain Python, cycle by cycle: the same commands in the same cycles."""
 
+import dataclasses
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +29,12 @@ def compare(trace, where: Standard, controller: Controller) -> None:
 @given(trace=traces(), controller=controllers)
 def test_small_traces(trace, controller):
     compare(trace, SMALL, controller)
+
+
+@settings(max_examples=150, deadline=None)
+@given(trace=traces(), controller=controllers)
+def test_small_traces_with_two_command_buses(trace, controller):
+    compare(trace, dataclasses.replace(SMALL, command_buses=2), controller)
 
 
 @settings(max_examples=40, deadline=None)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pimsim import Controller, Trace, WorkloadError, simulate
-from tests.pimsim.dram_material import SMALL, rich_trace, standard
+from tests.pimsim.dram_material import SMALL, reads, rich_trace, standard
 
 DDR4 = "ddr4-3200-heterrag"
 
@@ -53,13 +53,32 @@ def test_the_oldest_of_the_ready_comes_first():
 
 
 def test_no_more_than_the_queue_holds_wait():
-    trace = rich_trace(500, writes=0)
+    trace = reads(500, row=np.arange(500))  # of one bank: each waits until its row is opened
     for depth in (1, 3, 16):
-        result = simulate(trace, SMALL, Controller(queue=depth))
-        left = result.done - SMALL.timing.tCL - SMALL.timing.tBL  # a read leaves when its column is sent
-        waiting = [(result.entered <= cycle).sum() - (left < cycle).sum() for cycle in result.entered]
-        assert max(waiting) <= depth
-        assert max(waiting) == depth or depth == 16
+        result = simulate(trace, DDR4, Controller(queue=depth, **QUIET))
+        opened = result.done - 48
+        waiting = [(result.entered <= cycle).sum() - (opened < cycle).sum() for cycle in result.entered]
+        assert max(waiting) == depth
+
+
+def test_who_has_had_a_row_opened_goes_first_whatever_is_served():
+    # the write's row is open when the read comes, which would turn the controller
+    trace = Trace.of(cycle=[0, 5], write=[1, 0], bank_group=[0, 1], row=[3, 4])
+    assert columns(trace, Controller(**QUIET)) == [("WR", 3, 0), ("RD", 4, 0)]
+    log = simulate(Trace.of(cycle=[0, 5], write=[1, 0], row=[3, 4]), DDR4, Controller(**QUIET), commands=True).commands
+    assert log.command.tolist() == ["ACT", "WR", "PRE", "ACT", "RD"]
+
+
+def test_hbm_sends_a_row_and_a_column_command_in_one_cycle():
+    rng = np.random.default_rng(0)
+    trace = reads(500, bank_group=rng.integers(0, 4, 500), bank=rng.integers(0, 4, 500), row=rng.integers(0, 9, 500))
+    log = simulate(trace, "hbm2-heterrag", Controller(), commands=True).commands
+    together = log.cycle[1:] == log.cycle[:-1]
+    assert together.sum() > 50
+    is_column = log.command == "RD"
+    assert (is_column[1:] != is_column[:-1])[together].all()
+    assert (np.diff(log.cycle[is_column]) > 0).all()
+    assert (np.diff(log.cycle[~is_column]) > 0).all()
 
 
 def test_writes_wait_while_reads_do_and_go_in_batches():

@@ -23,8 +23,8 @@ def test_every_golden_trace_ends_in_its_band(checks):
 
 def test_the_errors_are_small(checks):
     errors = [abs(check.error_pct) for check in checks if check.unit == "cycle"]
-    assert sum(errors) / len(errors) < 0.25
-    assert max(errors) < 1.5
+    assert sum(errors) / len(errors) < 0.05
+    assert max(errors) < 0.5
 
 
 def test_activates_are_dramsim3s_where_reads_do_not_saturate(checks):

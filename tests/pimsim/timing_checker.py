@@ -46,10 +46,12 @@ class Checker:
         activations: dict[int, list[tuple[int, int]]] = defaultdict(list)
         columns: list[tuple[int, str, int, int]] = []
         bursts: list[tuple[int, str, int]] = []
-        before = -1
+        buses = self.standard.command_buses
+        before = dict.fromkeys(("row", "column"), -1)
         for now, name, rank, group, bank, row, _ in commands:
-            assert now > before, f"two commands in cycle {now}"
-            before = now
+            bus = "column" if buses == 2 and name[:2] in ("RD", "WR") else "row"
+            assert now > before[bus], f"two commands in cycle {now}"
+            before[bus] = now
             if name == "PREA":
                 for (of, *_), history in banks.items():
                     if of == rank and history.row is not None:

@@ -26,7 +26,7 @@ def test_a_vllm_without_a_method_is_refused_at_import(monkeypatch):
 
 def test_without_the_pools_hook_it_runs_with_lru_and_says_so(site, monkeypatch, caplog):
     monkeypatch.delattr(BlockPool, "unpin_blocks")
-    monkeypatch.setattr(connector, "POOL_LACKS", interface.lacking(BlockPool, interface.POOL))
+    monkeypatch.setattr(connector, "POOL_LACKS", interface.lacking(BlockPool, interface.POOL_ORDER))
     with caplog.at_level("WARNING", logger="vllm.ragcache"):
         ours = site(blocks=48)
     assert "its blocks are evicted by LRU" in caplog.text

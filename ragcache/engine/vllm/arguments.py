@@ -10,6 +10,7 @@ from vllm.platforms import current_platform
 
 from ragcache.config import ServeConfig
 from ragcache.engine.checkpoint import Checkpoint
+from ragcache.engine.vllm.draws import DRAWS
 from ragcache.errors import ConfigError
 
 CPU_BLOCK = 32  # tokens: the fewest that vLLM's attention takes there; a document's last block is shared
@@ -36,13 +37,16 @@ def engine_arguments(config: ServeConfig) -> AsyncEngineArgs:
         "max_num_batched_tokens": max(config.prefill_chunk, config.max_batch),
         "enable_chunked_prefill": True,
         "enable_prefix_caching": config.cache,
+        "scheduling_policy": "priority",  # the service's order
+        "kv_transfer_config": transfer_config(config),
         "max_model_len": -1,  # the model's, or what the KV has room for
         "disable_log_stats": True,
     }
     if on_cpu:
+        if options.get("speculative_config"):
+            raise ConfigError("vllm_options: speculative_config is for GPUs: vLLM does not join it with draws on a CPU")
         settings |= {"dtype": "float32", "block_size": CPU_BLOCK}
-    if config.cache:
-        settings["kv_transfer_config"] = transfer_config(config)
+        options = options | {"logits_processors": [DRAWS, *options.get("logits_processors", [])]}
     try:
         return AsyncEngineArgs(**settings | options)
     except TypeError as error:
@@ -54,6 +58,8 @@ def transfer_config(config: ServeConfig) -> dict[str, Any]:
     extra: dict[str, Any] = {
         "host_cache": config.host_cache,
         "disk_cache": config.disk_cache,
+        "device_policy": config.cache,
+        "reports": True,
         "policy": config.policy,
         "admission": config.admission,
     }

@@ -27,6 +27,7 @@ from vllm.v1.metrics.cache_hit_source import CacheHitSource
 from ragcache.disk import DiskStore
 from ragcache.engine.vllm import interface
 from ragcache.engine.vllm.block_store import BlockStore, Results
+from ragcache.engine.vllm.bulletin import NAME_PARAM
 from ragcache.engine.vllm.connector_stats import RagCacheStats
 from ragcache.engine.vllm.dispatch import Inventory
 from ragcache.engine.vllm.identity import blocks_fingerprint, estimated_cost
@@ -34,13 +35,15 @@ from ragcache.engine.vllm.orders import Orders, Reports
 from ragcache.engine.vllm.outer_cache import OuterCache, Ticket
 from ragcache.engine.vllm.paged_kv import PagedKV
 from ragcache.engine.vllm.passages import BadBoundaries, lengths_of, passages
+from ragcache.engine.vllm.reporter import Reporter
 from ragcache.engine.vllm.settings import ConnectorSettings
 from ragcache.errors import ConfigError
 
 log = logging.getLogger("vllm.ragcache")  # below vLLM's, so that its own settings show it
 
 interface.require(KVConnectorBase_V1, interface.CONNECTOR, vllm.__version__)
-POOL_LACKS = interface.lacking(BlockPool, interface.POOL)
+interface.require(BlockPool, interface.POOL, vllm.__version__)
+POOL_LACKS = interface.lacking(BlockPool, interface.POOL_ORDER)
 SOURCES = {"host": CacheHitSource.HOST, "disk": CacheHitSource.DISK}
 
 
@@ -87,6 +90,7 @@ class RagCacheConnector(KVConnectorBase_V1):
         self._block = groups[0].kv_cache_spec.block_size
         # the scheduler's
         self._cache: OuterCache | None = None
+        self._reporter: Reporter | None = None
         self._pool: Any = None
         self._malformed = 0
         # a worker's
@@ -110,8 +114,8 @@ class RagCacheConnector(KVConnectorBase_V1):
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
         """A captured graph would not wait for layers."""
-        del extra_config
-        return True
+        settings = ConnectorSettings.of(extra_config)
+        return bool(settings.host_cache or settings.disk_cache)
 
     # -- the scheduler's half
 
@@ -135,6 +139,8 @@ class RagCacheConnector(KVConnectorBase_V1):
             estimated_cost(self._vllm_config, self._settings.profile),
             follows_device=follows,
         )
+        if self._settings.reports:
+            self._reporter = Reporter(self._cache)
         log.info(
             "knowledge cache: %s, blocks of %d tokens, device blocks %s, %d segments found on disk",
             ", ".join(f"{tier.name} {tier.capacity / 2**30:.2f} GiB" for tier in self._cache.hierarchy.lower),
@@ -168,12 +174,22 @@ class RagCacheConnector(KVConnectorBase_V1):
         cached = scheduler_output.scheduled_cached_reqs
         computed = {new.req_id: new.num_computed_tokens for new in scheduler_output.scheduled_new_reqs}
         computed |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        prefill = 0
         for request_id, tokens in scheduler_output.num_scheduled_tokens.items():
             ticket = self.cache.ticket(request_id)
-            if ticket is not None and ticket.committed < len(ticket.path):
+            if ticket is None:
+                continue
+            reached = min(ticket.prompt_tokens, computed[request_id] + tokens)
+            prefill += max(0, reached - computed[request_id])
+            ticket.reached = max(ticket.reached, reached)
+            if ticket.committed < len(ticket.path):
                 assert self._kv_cache_manager is not None
                 blocks = self._kv_cache_manager.get_blocks(request_id).blocks[0]
                 self.cache.computed(ticket, computed[request_id] + tokens, blocks)
+        if self._reporter is not None:
+            preempted = len(scheduler_output.preempted_req_ids or ())
+            decode = scheduler_output.total_num_scheduled_tokens - prefill
+            self._reporter.scheduled(prefill, decode, preempted)
         return StepOrders(self.cache.dispatch.take(), idle=not scheduler_output.num_scheduled_tokens)
 
     def update_connector_output(self, connector_output: Any) -> None:
@@ -188,19 +204,27 @@ class RagCacheConnector(KVConnectorBase_V1):
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         del block_ids
         ticket = self.cache.ticket(request.request_id)
+        if self._reporter is not None and (name := _name(request)):
+            self._reporter.ended(name, ticket)
         if ticket is None:
             return False, None
         self.cache.finish(ticket)
         return False, {"cached_tokens": ticket.sources}
 
     def has_pending_push_work(self) -> bool:
-        """Orders are carried out, and reported, by steps alone."""
-        return self._cache is not None and self._cache.busy
+        """Orders are carried out, and reported, by steps alone; so are bulletins brought."""
+        if self._cache is None:
+            return False
+        return self._cache.busy or (self._reporter is not None and self._reporter.pending)
 
     def get_kv_connector_stats(self) -> Any:
         if self._cache is None:
             return None
-        return RagCacheStats.of(self._cache, self._malformed)
+        bulletin = None
+        if self._reporter is not None:
+            self._reporter.stepped()
+            bulletin = self._reporter.take()
+        return RagCacheStats.of(self._cache, self._malformed, bulletin)
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> Any:
@@ -208,6 +232,8 @@ class RagCacheConnector(KVConnectorBase_V1):
 
     def reset_cache(self) -> bool | None:
         self.cache.clear()
+        if self._reporter is not None:
+            self._reporter.cleared()
         return True
 
     def _ticket(self, request: Any) -> Ticket | None:
@@ -222,8 +248,10 @@ class RagCacheConnector(KVConnectorBase_V1):
             self._malformed += 1
             log.warning("request %s: %s; cut into chunks instead", request.request_id, error)
             lengths = None
-        path = passages(tokens, lengths, self._block, self._settings.chunk_tokens)
-        return self.cache.open(request.request_id, path, _namespace(request))
+        path = passages(tokens, lengths, self._block, self._settings.chunk_tokens) if self._settings.keeps else []
+        ticket = self.cache.open(request.request_id, path, _namespace(request))
+        ticket.name, ticket.prompt_tokens = _name(request), len(tokens)
+        return ticket
 
     # -- a worker's half
 
@@ -286,6 +314,12 @@ class RagCacheConnector(KVConnectorBase_V1):
         step = self._get_connector_metadata()
         assert isinstance(step, StepOrders)
         return step
+
+
+def _name(request: Any) -> str:
+    """What a service in front calls it; empty if it does not say."""
+    params = request.kv_transfer_params
+    return str(params.get(NAME_PARAM, "")) if isinstance(params, dict) else ""
 
 
 def _namespace(request: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorStats
 
+from ragcache.engine.vllm.bulletin import BULLETIN, Bulletin
 from ragcache.engine.vllm.outer_cache import OuterCache
 
 
@@ -17,13 +18,15 @@ class RagCacheStats(KVConnectorStats):
     data: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, cache: OuterCache, malformed: int) -> RagCacheStats:
+    def of(cls, cache: OuterCache, malformed: int, bulletin: Bulletin | None = None) -> RagCacheStats:
         data: dict[str, Any] = {}
         for name, counts in cache.counts().items():
             data[f"{name}_hit_tokens"] = counts.hit_tokens
             data[f"{name}_evictions"] = counts.evictions
             data[f"{name}_failures"] = counts.failures.total()
         data["malformed_requests"] = malformed
+        if bulletin is not None:
+            data[BULLETIN] = bulletin.to_wire()
         return cls(data=data)
 
     def reset(self) -> None:
@@ -34,7 +37,7 @@ class RagCacheStats(KVConnectorStats):
         return self
 
     def reduce(self) -> dict[str, Any]:
-        return dict(self.data)
+        return {name: value for name, value in self.data.items() if name != BULLETIN}
 
     def is_empty(self) -> bool:
         return not any(self.data.values())

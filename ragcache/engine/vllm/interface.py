@@ -21,10 +21,12 @@ CONNECTOR: Mapping[str, Sequence[str]] = {
     "get_external_cache_hit_sources": ("request", "num_external_tokens"),
     "get_finished": ("finished_req_ids",),
     "get_handshake_metadata": (),
+    "get_kv_connector_stats": (),
     "get_num_new_matched_tokens": ("request", "num_computed_tokens"),
     "has_pending_push_work": (),
     "register_kv_caches": ("kv_caches",),
     "request_finished": ("request", "block_ids"),
+    "reset_cache": (),
     "set_xfer_handshake_metadata_pp_aware": ("metadata",),
     "start_load_kv": ("forward_context",),
     "update_connector_output": ("connector_output",),
@@ -32,11 +34,16 @@ CONNECTOR: Mapping[str, Sequence[str]] = {
     "wait_for_layer_load": ("layer_name",),
     "wait_for_save": (),
 }
-# of BlockPool, without which its order is left to it
-POOL: Mapping[str, Sequence[str]] = {
-    "touch": ("blocks",),
-    "unpin_blocks": ("blocks", "on_reuse"),
-    "evict_blocks": ("block_ids",),
+# of BlockPool
+POOL: Mapping[str, Sequence[str]] = {"evict_blocks": ("block_ids",), "get_num_free_blocks": ()}
+# and without which its order is left to it
+POOL_ORDER: Mapping[str, Sequence[str]] = {"touch": ("blocks",), "unpin_blocks": ("blocks", "on_reuse")}
+# of AsyncLLM, for the engine of `ragcache serve`
+ENGINE: Mapping[str, Sequence[str]] = {
+    "from_engine_args": ("engine_args", "stat_loggers"),
+    "generate": ("prompt", "sampling_params", "request_id", "priority"),
+    "abort": ("request_id",),
+    "reset_prefix_cache": ("reset_connector",),
 }
 
 

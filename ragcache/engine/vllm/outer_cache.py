@@ -8,32 +8,37 @@ records and the writing behind are those of KnowledgeCache. Nothing here waits o
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ragcache.cache_report import CacheReport
 from ragcache.cost import PrefillCost
 from ragcache.engine.vllm.dispatch import DeviceBlocks, Dispatch, Inventory, RemoteHost, RemoteRecords, StepMover
 from ragcache.engine.vllm.orders import NOT_TRIED, Load, Outcome, Piece
 from ragcache.engine.vllm.pool_order import Pool, PoolOrder
 from ragcache.engine.vllm.settings import ConnectorSettings
+from ragcache.errors import RecordError
 from ragcache.hierarchy import Held, Hierarchy
 from ragcache.policy import POLICIES
 from ragcache.segment import Segment
 from ragcache.store import DiskTier, HostTier
-from ragcache.tier import Tier, TierCounts
+from ragcache.tier import Balance, Tier, TierCounts
 from ragcache.tree import DEVICE, DISK, HOST, Node, Place, path_key
 from ragcache.write_behind import WriteBehind
 
 LEARNED_AT_ONCE = 256  # nodes
+NULL_BLOCKS = 1  # that vLLM takes for itself
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
     """One request: its path, where its KV came from when it was first scheduled, and what it holds.
 
-    `committed` segments of the path are known to be computed; `local` tokens vLLM had itself when last asked.
+    `committed` segments of the path are known to be computed; `local` tokens vLLM had itself when last asked. `name` is
+    what a service in front calls it, if there is one; `reached` of the `prompt_tokens` have been in a step.
     """
 
     request: str
@@ -49,6 +54,9 @@ class Ticket:
     counted: bool = False
     held: Held = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
+    name: str = ""
+    prompt_tokens: int = 0
+    reached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,7 @@ class OuterCache:
     ) -> None:
         """`inventories`: one of each worker. Without `follows_device` vLLM's blocks are left to vLLM."""
         self.dispatch = Dispatch(len(inventories))
+        self._workers = len(inventories)
         self._block = block_tokens
         self._pool = pool
         self._cost = cost
@@ -135,6 +144,33 @@ class OuterCache:
     def requests(self) -> list[str]:
         """Those that are neither finished nor unknown."""
         return list(self._tickets)
+
+    def tickets(self) -> Iterable[Ticket]:
+        """Theirs."""
+        return self._tickets.values()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no request is there, and nothing under way."""
+        return not self._tickets and not self.busy
+
+    def report(self) -> CacheReport:
+        """Of all workers together. Of the device, blocks in use are held, whatever they are used for."""
+        unwritten = 0 if self._behind is None else len(self._behind) + len(self._late)
+        here = CacheReport.of(self.hierarchy, unwritten)
+        device, *lower = here.tiers
+        total = device.balance.total
+        block = total // self._pool.num_gpu_blocks
+        held = max(0, self._pool.num_gpu_blocks - NULL_BLOCKS - self._pool.get_num_free_blocks()) * block
+        # a request that waits for its load has blocks of nodes that it does not hold yet
+        cached = min(device.balance.cached, total - held)
+        tiers = [dataclasses.replace(device, balance=Balance(total, total - held - cached, cached, held)), *lower]
+        if self._workers == 1:
+            return dataclasses.replace(here, tiers=tiers)
+        times = self._workers
+        moves = {name: dataclasses.replace(each, bytes=each.bytes * times) for name, each in here.moves.items()}
+        tiers = [dataclasses.replace(tier, balance=_times(tier.balance, times)) for tier in tiers]
+        return dataclasses.replace(here, tiers=tiers, moves=moves)
 
     # -- a request's life
 
@@ -245,9 +281,14 @@ class OuterCache:
             self._pool.evict_blocks(wrong)
 
     def clear(self) -> None:
-        """Gives up all that nothing holds, on all tiers."""
+        """Gives up all that nothing holds, on all tiers; vLLM itself forgets nothing while a request runs."""
+        left: set[int] = set()
         for node in reversed(list(self.tree.nodes())):  # children before parents
+            kv: DeviceBlocks | None = node.kv
             self.hierarchy.drop(node)
+            if kv is not None and node.places[DEVICE] is None and kv.valid:
+                left.update(block.block_id for block in kv.blocks)
+        self._pool.evict_blocks(left)
 
     # -- within
 
@@ -336,8 +377,11 @@ class OuterCache:
         request whose hits it was counted among."""
         del copy
         tier, node, counts = source.tier, source.node, source.tier.counts
+        what = "from_disk" if tier is self._disk else "host_to_device"
+        error = None if outcome.reason is None else RecordError("KV was not loaded", reason=outcome.reason)
+        self.hierarchy.on_moved(what, tier, error)
         if outcome.reason is None:
-            moves = self.hierarchy.moves["from_disk" if tier is self._disk else "host_to_device"]
+            moves = self.hierarchy.moves[what]
             moves.moves += 1
             moves.bytes += tier.footprint(node)
             moves.seconds += outcome.seconds
@@ -416,6 +460,10 @@ class OuterCache:
         self._unlearned.clear()
         if learned:
             self._records.learn(learned)
+
+
+def _times(balance: Balance, workers: int) -> Balance:
+    return Balance(*(getattr(balance, field.name) * workers for field in dataclasses.fields(balance)))
 
 
 def _ignored(outcome: Outcome) -> None:

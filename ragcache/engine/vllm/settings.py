@@ -27,6 +27,7 @@ class ConnectorSettings:
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS  # of a prompt that does not say where its documents end
     device_policy: bool = True  # whether the policy orders vLLM's free blocks, too
     profile: str = ""  # file of prefill times; estimated from the model's shape if empty
+    reports: bool = False  # whether vLLM's statistics bring bulletins to a service in front
 
     def __post_init__(self) -> None:
         for name, one_of in (("policy", tuple(POLICIES)), ("admission", ADMISSIONS)):
@@ -34,9 +35,14 @@ class ConnectorSettings:
                 raise ConfigError(f"{name} is one of {', '.join(one_of)}, not {getattr(self, name)!r}")
         if self.host_cache < 0 or self.chunk_tokens < 1:
             raise ConfigError("host_cache must be 0 or more bytes, and chunk_tokens 1 or more")
-        if not (self.host_cache or self.disk_cache or self.device_policy):
+        if not (self.keeps or self.reports):
             raise ConfigError("a connector without caches and device_policy has nothing to do: leave it out")
         _ = self.disk  # parsed, and so checked
+
+    @property
+    def keeps(self) -> bool:
+        """Whether any tier follows a policy."""
+        return bool(self.host_cache or self.disk_cache or self.device_policy)
 
     @property
     def disk(self) -> DiskCache | None:

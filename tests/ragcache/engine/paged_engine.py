@@ -56,6 +56,9 @@ class FakePool:
             taken.append(block)
         return taken
 
+    def get_num_free_blocks(self) -> int:
+        return len(self.free)
+
     def hash(self, block: FakeBlock, name: Any) -> None:
         block.block_hash = name
         self.cached.setdefault(name, block)

@@ -1,0 +1,125 @@
+"""The command `pimsim attention`: one attention layer of decoding on an HBM-PIM device."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from pimsim.errors import PimsimError, WorkloadError
+from pimsim.hbm_pim.attention import FIDELITIES, Attention, AttentionResult, attention, attention_commands
+from pimsim.hbm_pim.device import Device
+from pimsim.hbm_pim.kernel import CommandLog
+from pimsim.hbm_pim.mapping import LEVELS
+
+SCOPES = {"bank": "AB", "bg": "SB", "buffer": "PB"}  # all banks, the same bank of every bank group, one bank
+KINDS = ("MAC", "WR_GB", "MV_SB", "SFM", "MV_GB", "BARRIER", "WR", "ACT", "PRE", "REF")
+SCOPED = ("MAC", "ACT", "PRE")
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command to the subparsers of `pimsim`."""
+    parser = commands.add_parser(
+        "attention", help="one attention layer of decoding on an HBM-PIM device", description=__doc__
+    )
+    parser.add_argument("--device", default="hbm3-attacc", help="name of a device, or a YAML file [%(default)s]")
+    parser.add_argument("--level", default="bank", help=f"where the units are: {', '.join(LEVELS)} [%(default)s]")
+    parser.add_argument("--length", type=int, required=True, help="tokens of K and V of each request")
+    parser.add_argument("--heads", type=int, required=True, help="query heads")
+    parser.add_argument("--kv-heads", type=int, help="heads of K and V, shared by equal groups of queries [all]")
+    parser.add_argument("--head-dim", type=int, required=True, help="numbers of a head")
+    parser.add_argument("--bytes", type=int, default=2, help="bytes of a number: 1, 2 or 4 [%(default)s]")
+    parser.add_argument("--batch", type=int, default=1, help="requests of that length [%(default)s]")
+    parser.add_argument("--stacks", type=int, help="stacks that share the KV heads [the device's]")
+    parser.add_argument("--no-power-limit", action="store_true", help="MACs as close as the columns allow")
+    parser.add_argument("--no-refresh", action="store_true", help="no refreshes")
+    parser.add_argument(
+        "--fidelity", default="event", help=f"every command, or sums: {', '.join(FIDELITIES)} [%(default)s]"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the device"
+    )
+    parser.add_argument("--commands", type=Path, metavar="FILE", help="write the commands of channel 0 as CSV")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Simulate what the options ask for and print it."""
+    device = Device.load(options.device, changes(options.set))
+    for name in ("kv_heads", "stacks"):
+        if getattr(options, name) == 0:
+            raise WorkloadError(f"{name} must be 1 at least, not 0")
+    asked = Attention(
+        length=options.length,
+        heads=options.heads,
+        head_dim=options.head_dim,
+        width=options.bytes,
+        kv_heads=options.kv_heads or 0,
+        batch=options.batch,
+        level=options.level,
+        power_limit=not options.no_power_limit,
+        refresh=not options.no_refresh,
+        stacks=options.stacks or 0,
+        fidelity=options.fidelity,
+    )
+    if options.commands is None:
+        result = attention(device, asked)
+    elif options.fidelity != "event":
+        raise WorkloadError("--commands needs --fidelity event: the closed form issues none")
+    else:
+        result, log = attention_commands(device, asked)
+        write_commands(options.commands, options.level, log)
+    print(json.dumps(result.as_dict(), indent=2) if options.json else in_words(result))
+    return 0
+
+
+def changes(pairs: list[str]) -> dict[str, Any]:
+    """Fields by dotted name, of FIELD=VALUE; a value is read as JSON where it is that."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise WorkloadError(f"--set {pair}: write FIELD=VALUE, as in timing.mac_bank_power_limit=8")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def write_commands(file: Path, level: str, log: CommandLog) -> None:
+    """Write `cycle,command,slot,row,column`, one line a command; -1 where a command has no such thing.
+
+    A slot is what one command of the level addresses; of moves it is the bank group. PimsimError if it cannot be
+    written.
+    """
+    scope = SCOPES[level]
+    names = [f"{kind}_{scope}" if kind in SCOPED else kind for kind in KINDS]
+    columns = [array.tolist() for array in log]
+    try:
+        with file.open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.writer(lines, lineterminator="\n")
+            writer.writerow(("cycle", "command", "slot", "row", "column"))
+            for cycle, kind, slot, row, column in zip(*columns, strict=True):
+                writer.writerow((cycle, names[kind], slot, row, column))
+    except OSError as error:
+        raise PimsimError(f"cannot write {file}: {error.strerror}") from error
+
+
+def in_words(result: AttentionResult) -> str:
+    """Some lines for people."""
+    asked = result.asked
+    energy = ", ".join(f"{name} {value:.6g}" for name, value in result.energy_nj.items())
+    return "\n".join(
+        (
+            f"{asked.heads} heads of {asked.head_dim} over {asked.length} tokens on {result.device.name}, level"
+            f" {asked.level}, {asked.fidelity}:",
+            f"  {result.cycles} cycles = {result.time_us:.4g} us, {result.mac_commands} MAC commands,"
+            f" {result.effective_tbps:.4g} TB/s, {result.bound} holds",
+            f"  energy in nJ: {energy}",
+            result.provenance.in_words(),
+        )
+    )

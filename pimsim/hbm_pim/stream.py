@@ -1,0 +1,246 @@
+"""Command stream: what one channel is asked to do, in order, with the barriers between dependent steps (AttAcc).
+
+A stream is five arrays of equal length, one entry a request: what it is, and which bank slot, row, column (MAC, write)
+or bank group (moves) it means. A *slot* is what one command addresses: all banks of the channel (bank level), the bank
+of that number in every bank group (bank-group level), or one bank in every pseudo channel (buffer level).
+
+The schedule is AttAcc's: two jobs (a KV head of a request) at a time, so that moving and softmax of one run beside the
+MACs of the other; a job that is left over runs alone, its softmax exposed.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimsim.compiled import kernel
+
+# what a request is; the names are AttAcc's commands
+MAC, WR_GB, MV_SB, SFM, MV_GB, BARRIER, WRITE = range(7)
+BANK, BANK_GROUP, BUFFER = range(3)
+
+
+class Stream(NamedTuple):
+    """Requests of one channel, in order."""
+
+    kind: NDArray[np.int8]
+    slot: NDArray[np.int16]  # MAC, WRITE: the bank slot; moves: the bank group (counted over the stack IDs)
+    row: NDArray[np.int32]
+    column: NDArray[np.int16]
+
+
+class Shape(NamedTuple):
+    """Sizes of one job on one channel, as `mapping.attention_shape` counts them; all are numbers of commands."""
+
+    level: int  # BANK, BANK_GROUP or BUFFER
+    banks: int  # banks a bank group
+    bank_groups: int
+    stack_ids: int
+    columns: int  # columns a row
+    score_outputs: int  # scores a unit computes
+    score_macs: int  # MACs for each of them
+    context_outputs: int  # columns of the context a unit computes
+    context_macs: int
+    outputs_per_move: int  # scores that fill one move to the softmax buffer
+    loads: int  # moves of the query into the global buffer
+    score_moves: int  # moves of one full block of scores
+    context_moves: int  # moves of one column of the context
+    probability_moves: int  # moves of the probabilities into the GEMV buffers
+    vectors: int  # query vectors that share one read of K and V
+
+
+@kernel
+def _place(shape: Any, index: int, first_row: int) -> tuple[int, int, int]:
+    """Slot, row and column of the `index`-th MAC of an operand that begins at `first_row` of slot 0."""
+    if shape.level == BANK:
+        return 0, first_row + index // shape.columns, index % shape.columns
+    if (
+        shape.level == BANK_GROUP
+    ):  # a row of one bank, then the next bank: its activation hides behind the MACs of this one
+        rows = index // shape.columns
+        return rows % shape.banks, first_row + rows // shape.banks, index % shape.columns
+    # every bank group in turn, as reads of one group are tCCD_L apart; then the banks, then the columns
+    groups = shape.bank_groups * shape.stack_ids
+    turn = index // groups
+    sweep = turn // shape.banks
+    slot = (index % groups) * shape.banks + turn % shape.banks
+    return slot, first_row + sweep // shape.columns, sweep % shape.columns
+
+
+@kernel
+def _put(out: Any, at: int, kind: int, slot: int) -> int:
+    out[0][at] = kind
+    out[1][at] = slot
+    return at + 1
+
+
+@kernel
+def _macs(out: Any, at: int, shape: Any, first_row: int, begin: int, end: int) -> int:
+    for index in range(begin, end):
+        slot, row, column = _place(shape, index, first_row)
+        out[0][at] = MAC
+        out[1][at] = slot
+        out[2][at] = row
+        out[3][at] = column
+        at += 1
+    return at
+
+
+@kernel
+def _moves(out: Any, at: int, shape: Any, kind: int, begin: int, end: int) -> int:
+    """Moves `begin` to `end` of one kind, each to the bank group that the level's data path gives it."""
+    groups = shape.bank_groups * shape.stack_ids
+    for index in range(begin, end):
+        group = 0
+        if shape.level != BUFFER:
+            if kind == MV_SB:  # scores leave every bank group in turn, the stack IDs alternate
+                turn = index % groups
+                group = (turn % shape.stack_ids) * shape.bank_groups + turn // shape.stack_ids
+            elif kind == MV_GB:  # probabilities: a run for each bank group
+                group = index * groups // shape.probability_moves
+        at = _put(out, at, kind, group)
+    return at
+
+
+@kernel
+def _context_moves(out: Any, at: int, shape: Any, count: int) -> int:
+    for index in range(count):
+        group = 0 if shape.level == BUFFER else (index % shape.stack_ids) * shape.bank_groups
+        at = _put(out, at, MV_SB, group)
+    return at
+
+
+@kernel
+def _share(total: int, part: int, parts: int) -> int:
+    """How many of `total` come before `part` of `parts`, spread evenly."""
+    return total * part // parts
+
+
+@kernel
+def _score(out: Any, at: int, shape: Any, first_row: int, loads: int, softmax: int) -> int:
+    """The scores of one job in blocks; beside them the other job's query (`loads`) or its softmax and probabilities."""
+    size = shape.outputs_per_move
+    blocks = (shape.score_outputs + size - 1) // size
+    late = blocks // 2  # probabilities are there when half of the blocks have passed
+    probabilities = shape.probability_moves * shape.vectors
+    for block in range(blocks):
+        begin = block * size * shape.score_macs
+        end = min((block + 1) * size, shape.score_outputs) * shape.score_macs
+        at = _macs(out, at, shape, first_row, begin, end)
+        if block > 0:
+            at = _moves(out, at, shape, MV_SB, 0, shape.score_moves * shape.vectors)
+        if loads:
+            count = shape.loads * shape.vectors
+            at = _moves(out, at, shape, WR_GB, _share(count, block, blocks), _share(count, block + 1, blocks))
+        if softmax:
+            if block == 0:
+                for _ in range(shape.vectors):
+                    at = _put(out, at, SFM, 0)
+            if block >= late:
+                done = _share(probabilities, block - late, blocks - late)
+                todo = _share(probabilities, block - late + 1, blocks - late)
+                at = _probabilities(out, at, shape, done, todo)
+        at = _put(out, at, BARRIER, 0)
+    return _moves(out, at, shape, MV_SB, 0, shape.score_moves * shape.vectors)
+
+
+@kernel
+def _probabilities(out: Any, at: int, shape: Any, begin: int, end: int) -> int:
+    for index in range(begin, end):
+        at = _moves(out, at, shape, MV_GB, index % shape.probability_moves, index % shape.probability_moves + 1)
+    return at
+
+
+@kernel
+def _context(out: Any, at: int, shape: Any, first_row: int, softmax: int) -> int:
+    """The context of one job, a column at a time; beside it the softmax and the probabilities of the other."""
+    late = shape.context_outputs // 2
+    probabilities = shape.probability_moves * shape.vectors
+    for block in range(shape.context_outputs):
+        at = _macs(out, at, shape, first_row, block * shape.context_macs, (block + 1) * shape.context_macs)
+        if block > 0:
+            at = _context_moves(out, at, shape, shape.context_moves * shape.vectors)
+        if softmax:
+            if block == 0:
+                for _ in range(shape.vectors):
+                    at = _put(out, at, SFM, 0)
+            if block >= late:
+                parts = shape.context_outputs - late
+                done = _share(probabilities, block - late, parts)
+                at = _probabilities(out, at, shape, done, _share(probabilities, block - late + 1, parts))
+        at = _put(out, at, BARRIER, 0)
+    return _context_moves(out, at, shape, shape.context_moves * shape.vectors)
+
+
+@kernel
+def _fill_attention(out: Any, shape: Any, jobs: int, operand_rows: int) -> int:
+    at = 0
+    for job in range(0, jobs, 2):
+        key, value = 2 * job * operand_rows, (2 * job + 1) * operand_rows
+        at = _moves(out, at, shape, WR_GB, 0, shape.loads * shape.vectors)
+        at = _put(out, at, BARRIER, 0)
+        if job + 1 < jobs:
+            second_key, second_value = key + 2 * operand_rows, value + 2 * operand_rows
+            at = _score(out, at, shape, key, 1, 0)
+            at = _score(out, at, shape, second_key, 0, 1)
+            at = _context(out, at, shape, value, 1)
+            at = _context(out, at, shape, second_value, 0)
+        else:
+            at = _score(out, at, shape, key, 0, 0)
+            for _ in range(shape.vectors):
+                at = _put(out, at, SFM, 0)
+            at = _probabilities(out, at, shape, 0, shape.probability_moves * shape.vectors)
+            at = _put(out, at, BARRIER, 0)
+            at = _context(out, at, shape, value, 0)
+    return at
+
+
+@kernel
+def _fill_product(out: Any, shape: Any, chunks: int, operand_rows: int) -> int:
+    at = _moves(out, 0, shape, WR_GB, 0, shape.loads * shape.vectors)
+    at = _put(out, at, BARRIER, 0)
+    for chunk in range(chunks):
+        at = _score(out, at, shape, chunk * operand_rows, 1 if chunk + 1 < chunks else 0, 0)
+    return at
+
+
+def rows_per_operand(shape: Shape) -> int:
+    """Rows that K, or V, of one job takes in its slots."""
+    slots = (1, shape.banks, shape.banks * shape.bank_groups * shape.stack_ids)[shape.level]
+    macs = max(shape.score_outputs * shape.score_macs, shape.context_outputs * shape.context_macs)
+    return -(-macs // (slots * shape.columns))
+
+
+def attention_stream(shape: Shape, jobs: int) -> Stream:
+    """The requests of a channel that serves `jobs` jobs one after the other: QKᵀ, softmax, AV."""
+    blocks = -(-shape.score_outputs // shape.outputs_per_move)
+    macs = shape.score_outputs * shape.score_macs + shape.context_outputs * shape.context_macs
+    moves = shape.loads + shape.score_moves * blocks + 1 + shape.probability_moves
+    moves += shape.context_moves * shape.context_outputs
+    barriers = blocks + shape.context_outputs + 2
+    size = jobs * (macs + moves * shape.vectors + barriers)
+    out = _empty(size)
+    length = _fill_attention(out, shape, jobs, rows_per_operand(shape))
+    return _first(out, length)
+
+
+def product_stream(shape: Shape, chunks: int) -> Stream:
+    """The requests of a channel that multiplies its part of a matrix with vectors, whose inputs come in `chunks`."""
+    blocks = -(-shape.score_outputs // shape.outputs_per_move)
+    moves = (shape.loads + shape.score_moves * blocks) * shape.vectors
+    out = _empty(chunks * (shape.score_outputs * shape.score_macs + moves + blocks) + 1)
+    length = _fill_product(out, shape, chunks, rows_per_operand(shape))
+    return _first(out, length)
+
+
+def writes_stream(slots: NDArray[np.int16], rows: NDArray[np.int32], columns: NDArray[np.int16]) -> Stream:
+    """Writes of a channel, in order, each of one column of one bank."""
+    return Stream(np.full(slots.size, WRITE, np.int8), slots, rows, columns)
+
+
+def _first(out: Stream, length: int) -> Stream:
+    return Stream(out.kind[:length], out.slot[:length], out.row[:length], out.column[:length])
+
+
+def _empty(size: int) -> Stream:
+    return Stream(np.empty(size, np.int8), np.empty(size, np.int16), np.zeros(size, np.int32), np.zeros(size, np.int16))
