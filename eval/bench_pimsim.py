@@ -35,13 +35,13 @@ MOST_SECOND_START_S = 2.0
 MOST_LAYER_MS = {"event": 50.0, "closed": 0.05}
 
 
-def least_time(call: Callable[[], object], times: int = 3) -> float:
-    """Seconds of the fastest of some calls: what else the machine does only adds."""
+def least_time(call: Callable[[], object], times: int = 3, clock: Callable[[], float] = time.process_time) -> float:
+    """Seconds of the fastest of some calls: what else the machine does only adds. By default, seconds of the core."""
     taken = []
     for _ in range(times):
-        begin = time.perf_counter()
+        begin = clock()
         call()
-        taken.append(time.perf_counter() - begin)
+        taken.append(clock() - begin)
     return min(taken)
 
 
@@ -136,8 +136,8 @@ def second_process() -> Iterator[dict[str, object]]:
         path = Path(folder) / "trace.csv"
         path.write_text("cycle,op,channel,rank,bg,bank,row,col\n0,R,0,0,0,0,0,0\n", encoding="utf-8")
         command = [sys.executable, "-m", "pimsim.cli", "dram", "--standard", "ddr4-3200-heterrag", "--trace", str(path)]
-        first = least_time(lambda: subprocess.run(command, check=True, capture_output=True), 1)
-        seconds = least_time(lambda: subprocess.run(command, check=True, capture_output=True))
+        first = least_time(lambda: subprocess.run(command, check=True, capture_output=True), 1, time.perf_counter)
+        seconds = least_time(lambda: subprocess.run(command, check=True, capture_output=True), 3, time.perf_counter)
     yield {"figure": "s of a first process", "value": round(first, 2)}
     yield {"figure": "s of a second process", "value": round(seconds, 2), "at_most": MOST_SECOND_START_S}
 
