@@ -181,6 +181,22 @@ def load(folder: str, name: str, changes: Mapping[str, Any] | None = None) -> Fi
     return Fields(values, where)
 
 
+def split(changes: Mapping[str, Any] | None, *parts: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Changes of a file's own fields, and for each of `parts`, which are files that it names, those of their fields.
+
+    Of `standard` that is `standard.timing.tRCD`, which the standard knows as `timing.tRCD`.
+    """
+    own: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for name, value in (changes or {}).items():
+        part, dot, rest = name.partition(".")
+        if dot and part in inner:
+            inner[part][rest] = value
+        else:
+            own[name] = value
+    return own, inner
+
+
 def _change(values: Any, dotted: str, value: Any, where: str) -> None:
     *path, last = dotted.split(".")
     for name in path:
