@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from pimsim.errors import PimsimError
 from pimsim.sweep import table
 from pimsim.sweep.pareto import Front
-from pimsim.sweep.sensitivity import Effect, Spread, levels
+from pimsim.sweep.sensitivity import Effect, Spread, Swing, levels
 
 try:
     import matplotlib as mpl
@@ -49,15 +50,11 @@ STYLE: Any = {
 }
 WIDE = 20  # times the least: beyond that, a log scale
 BARS = 12
+LETTER, SHARES = 0.024, 0.13  # of a tornado's width: a letter of a level's name, the column on the right
+ROUNDS = 20
 TIMES = "\N{MULTIPLICATION SIGN}"
+# by the ending of a name: what is written, and for seconds and joules the units of its kind
 UNITS = {
-    "us": "µs",
-    "ns": "ns",
-    "ms": "ms",
-    "s": "s",
-    "nj": "nJ",
-    "pj": "pJ",
-    "j": "J",
     "gbps": "GB/s",
     "tbps": "TB/s",
     "mhz": "MHz",
@@ -69,6 +66,39 @@ UNITS = {
     "w": "W",
     "rps": "requests/s",
 }
+PREFIXED = {
+    "s": {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3, "s": 1.0},
+    "J": {"pJ": 1e-12, "nJ": 1e-9, "µJ": 1e-6, "mJ": 1e-3, "J": 1.0},
+}
+WRITTEN = {"ns": "ns", "us": "µs", "ms": "ms", "s": "s", "pj": "pJ", "nj": "nJ", "uj": "µJ", "mj": "mJ", "j": "J"}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """How a column is written on an axis: its label, and what its numbers are multiplied with for the label's unit."""
+
+    label: str
+    factor: float = 1.0
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[float]) -> Quantity:
+        """`energy_nj.total` around 2e6 is written "energy total (mJ)" and multiplied with 1e-6."""
+        words: list[str] = []
+        unit = ""
+        for part in _short(name).replace(".", " ").replace("_", " ").split():
+            if words and not unit and part in (*UNITS, *WRITTEN):
+                unit = part
+            else:
+                words.append(part)
+        text = " ".join(words)
+        if unit not in WRITTEN:
+            return cls(f"{text} ({UNITS[unit]})" if unit else text)
+        units = PREFIXED["J" if unit.endswith("j") else "s"]
+        known = np.abs(np.asarray(values, np.float64))
+        own = units[WRITTEN[unit]]
+        middle = float(np.median(known)) * own if len(known) else own
+        fitting = [name for name, size in units.items() if size <= middle] or [next(iter(units))]
+        return cls(f"{text} ({fitting[-1]})", own / units[fitting[-1]])
 
 
 def check(files: Sequence[Path]) -> None:
@@ -82,24 +112,14 @@ def check(files: Sequence[Path]) -> None:
             raise PimsimError(f"{file}: there is no folder {file.parent}")
 
 
-def label(name: str) -> str:
-    """`energy_nj.total` is written "energy total (nJ)"."""
-    words: list[str] = []
-    unit = ""
-    for part in name.replace(".", " ").replace("_", " ").split():
-        if part in UNITS and words and not unit:
-            unit = UNITS[part]
-        else:
-            words.append(part)
-    return " ".join(words) + (f" ({unit})" if unit else "")
-
-
 def plot_front(front: Front, file: Path, *, colour: str | None = None) -> None:
     """All points, coloured by an axis (one with few values if None), and the front of the first two objectives."""
     check([file])
     results, (x, y) = front.results, front.objectives[:2]
     across, up = results.numbers(x.name), results.numbers(y.name)
     usable = np.isfinite(across) & np.isfinite(up)
+    quantities = [Quantity.of(each.name, values[usable]) for each, values in ((x, across), (y, up))]
+    across, up = across * quantities[0].factor, up * quantities[1].factor
     chosen = results.name(colour) if colour is not None else _colouring(front)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
@@ -111,39 +131,32 @@ def plot_front(front: Front, file: Path, *, colour: str | None = None) -> None:
             names, level = levels(results.values(chosen))
             for at, name in enumerate(names):
                 own = usable & (level == at)
-                colour_of, marker = COLOURS[at % len(COLOURS)], MARKERS[at % len(MARKERS)]
-                panel.scatter(across[own], up[own], s=11, marker=marker, color=colour_of, linewidths=0, alpha=0.55)
-                handles.append(Line2D([], [], ls="", marker=marker, ms=4, color=colour_of, label=name))
+                look: Any = {"marker": MARKERS[at % len(MARKERS)], "color": COLOURS[at % len(COLOURS)]}
+                panel.scatter(across[own], up[own], s=11, linewidths=0, alpha=0.55, **look)
+                handles.append(Line2D([], [], ls="", ms=4, label=name, **look))
         best = np.array(front.points)
-        order = np.argsort(across[best], kind="stable")
-        line = Line2D([], [], color="black", lw=0.9, marker="o", ms=4.2, mfc="none", mew=0.8, label="Pareto front")
-        panel.plot(
-            across[best][order],
-            up[best][order],
-            color="black",
-            lw=0.9,
-            ls="-" if len(front.objectives) == 2 else "",
-            drawstyle="steps-post" if x.sense == "min" else "steps-pre",
-            marker="o",
-            ms=4.6,
-            mfc="none",
-            mew=0.8,
-            zorder=3,
-        )
-        for axis, values, name in ((panel.xaxis, across[usable], x.name), (panel.yaxis, up[usable], y.name)):
-            _scale(panel, axis, values)
-            axis.set_label_text(label(name))
+        best = best[np.argsort(across[best], kind="stable")]
+        circles: Any = {"color": "black", "lw": 0.9, "marker": "o", "ms": 4.6, "mfc": "none", "mew": 0.8}
+        # what the front dominates begins at its steps; of three objectives this is but a shadow
+        steps: Any = {"drawstyle": "steps-post" if x.sense == "min" else "steps-pre", "ls": "-"}
+        steps = steps if len(front.objectives) == 2 else {"ls": ""}
+        panel.plot(across[best], up[best], zorder=3, **circles, **steps)
+        handles.append(Line2D([], [], label="Pareto front", ls=steps["ls"], **circles))
+        for axis, values, quantity in zip((panel.xaxis, panel.yaxis), (across, up), quantities, strict=True):
+            _scale(panel, axis, values[usable])
+            axis.set_label_text(quantity.label)
         panel.grid(True)
-        legend = panel.legend(
-            handles=[*handles, line],
-            title=label(chosen) if chosen else None,
-            title_fontsize=7,
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-            handletextpad=0.3,
-            borderaxespad=0.2,
+        if chosen is not None:
+            handles.insert(0, Line2D([], [], ls="", label=f"{Quantity.of(chosen, []).label}:"))
+        figure.legend(
+            handles=handles,
+            loc="outside upper center",
+            ncols=min(5, len(handles)),
+            handletextpad=0.2,
+            columnspacing=0.9,
+            handlelength=1.2,
+            borderaxespad=0.1,
         )
-        legend.set_in_layout(True)
         _save(figure, file)
 
 
@@ -167,29 +180,41 @@ def plot_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, 
 
 
 def _effects(panel: Any, shown: Sequence[Effect], metric: str) -> None:
+    quantity = Quantity.of(metric, [effect.most for effect in shown])
     for at, effect in enumerate(reversed(shown)):
-        panel.barh(at, effect.swing, left=effect.least, color=LEAST_COLOUR, height=0.62)
-        for value, text, side in ((effect.least, effect.least_at, "right"), (effect.most, effect.most_at, "left")):
-            offset = (-2 if side == "right" else 2, 0)
-            panel.annotate(
-                text, (value, at), offset, textcoords="offset points", ha=side, va="center", fontsize=6, color="#444444"
-            )
-    _bars(panel, [f"{label(effect.name)}  {effect.variance:.0%}" for effect in reversed(shown)])
-    panel.set_xlabel(f"mean {label(metric)}; % of variance")
-    panel.margins(x=0.22)
+        least, most = effect.least * quantity.factor, effect.most * quantity.factor
+        panel.barh(at, most - least, left=least, color=LEAST_COLOUR, height=0.62)
+        for value, text, side, gap in ((least, effect.least_at, "right", -2), (most, effect.most_at, "left", 2)):
+            panel.annotate(text, (value, at), (gap, 0), textcoords="offset points", ha=side, va="center", fontsize=6)
+        share = f"{effect.variance:.0%}"
+        panel.annotate(share, (1.0, at), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7)
+    _bars(panel, [Quantity.of(effect.name, []).label for effect in reversed(shown)])
+    if shown:
+        low, width = 0.0, quantity.factor * max(effect.swing for effect in shown)
+        for _ in range(ROUNDS):  # the wider the panel, the more room the levels' names take on it
+            low = min(e.least * quantity.factor - LETTER * len(e.least_at) * width for e in shown)
+            high = max(e.most * quantity.factor + LETTER * len(e.most_at) * width for e in shown)
+            width = (high - low) / (1 - SHARES)
+        panel.set_xlim(low, low + width)
+        panel.set_title("share of variance", loc="right", fontsize=7, pad=2)
+    panel.set_xlabel(f"mean {quantity.label}")
 
 
-def _swings(panel: Any, shown: Sequence[Any], spread: Spread) -> None:
-    around = spread.percentiles()
+def _swings(panel: Any, shown: Sequence[Swing], spread: Spread) -> None:
+    quantity = Quantity.of(spread.metric, [spread.baseline])
+    baseline = spread.baseline * quantity.factor
+    around = {name: value * quantity.factor for name, value in spread.percentiles().items()}
     if around:
         panel.axvspan(around["p5"], around["p95"], color="#eeeeee", zorder=0, lw=0)
     for at, swing in enumerate(reversed(shown)):
         for value, colour in ((swing.at_low, LEAST_COLOUR), (swing.at_high, MOST_COLOUR)):
             if value is not None:
-                panel.barh(at, value - spread.baseline, left=spread.baseline, color=colour, height=0.62)
-    panel.axvline(spread.baseline, color="black", lw=0.7)
-    _bars(panel, [f"{label(swing.name.removeprefix('device.'))} = {swing.value:g}" for swing in reversed(shown)])
-    panel.set_xlabel(label(spread.metric))
+                panel.barh(at, value * quantity.factor - baseline, left=baseline, color=colour, height=0.62)
+    panel.axvline(baseline, color="black", lw=0.7)
+    _bars(panel, [f"{Quantity.of(swing.name, []).label} = {swing.value:g}" for swing in reversed(shown)])
+    if not shown:
+        panel.text(0.5, 0.5, "no assumed parameter has an effect", transform=panel.transAxes, ha="center", va="center")
+    panel.set_xlabel(quantity.label)
     handles = [
         Patch(color=LEAST_COLOUR, label=f"{TIMES}{1 / spread.factor:g}"),
         Patch(color=MOST_COLOUR, label=f"{TIMES}{spread.factor:g}"),
@@ -205,6 +230,11 @@ def _swings(panel: Any, shown: Sequence[Any], spread: Spread) -> None:
         columnspacing=1,
         handlelength=1,
     )
+
+
+def _short(name: str) -> str:
+    """A field's name without what all fields of a device have in common."""
+    return name.removeprefix("device.").removeprefix("standard.")
 
 
 def _bars(panel: Any, names: Sequence[str]) -> None:

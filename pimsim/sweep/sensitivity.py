@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pimsim.errors import WorkloadError
+from pimsim.result import configuration_hash
 from pimsim.sweep.axis import Axis
 from pimsim.sweep.design import LISTED, Sweep
 from pimsim.sweep.results import Results
@@ -134,7 +135,8 @@ def levels(values: Sequence[Any]) -> tuple[list[str], np.ndarray]:
     level = np.searchsorted(cuts, array, side="right")
     _, level = np.unique(level, return_inverse=True)
     inside = [array[level == at] for at in range(int(level.max()) + 1)]
-    return [f"{_label(part.min())} to {_label(part.max())}" for part in inside], level
+    ends = [(_label(part.min()), _label(part.max())) for part in inside]
+    return [low if low == high else f"{low} to {high}" for low, high in ends], level
 
 
 def assumed_spread(
@@ -168,9 +170,9 @@ def assumed_spread(
     points += latin_hypercube(axes, samples, 0) if samples else []
     names = [axis.name for axis in axes]
     listed = [dict(zip(names, values, strict=True)) for values in points]
-    where = f"middle-{factor:g}-{samples}" if point is None else f"point-{point}-{factor:g}-{samples}"
     varied = Sweep.of(sweep.target, base=base, sample=LISTED, points=listed, where="assumed parameters")
-    out = results.folder.path / "sensitivity" / where
+    # by all that they depend on: what another factor, point or release has left does not disturb
+    out = results.folder.path / "sensitivity" / configuration_hash(varied.identity())
     ran = run_sweep(varied, out, workers=workers, progress=progress)
     found = ran.numbers(results.name(metric))
     if not math.isfinite(found[0]):
@@ -233,4 +235,10 @@ def _known(value: float) -> float | None:
 
 
 def _label(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Short: three digits of a fraction, thousands and millions by their letters, true and false as YAML has them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    for least, unit, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:
+            return f"{value / unit:.3g}{letter}"
+    return f"{value:.4g}"

@@ -106,16 +106,23 @@ def _attention(values: Values) -> Simulate:
 
 
 def _search(values: Values) -> Simulate:
+    traversal, device = _searched(values)
+    return lambda: simulate_search(traversal, device).as_dict()
+
+
+def _searched(values: Values) -> tuple[Traversal, DimmDevice]:
+    """As `pimsim search` has it: what the recording says holds unless the point says otherwise."""
     point = _Point(values, "device")
-    traversal = _traversal(point.text("traversal"), _changed(point.text("traversal")), point.take("vertices", 0))
+    path, vertices = point.text("traversal"), point.take("vertices", 0)
+    traversal = _traversal(path, _changed(path), vertices)
     queries = point.take("queries", len(traversal.queries))
-    if not isinstance(queries, int) or queries < 1:
+    if isinstance(queries, bool) or not isinstance(queries, int) or queries < 1:
         raise FieldError(f"queries must be 1 or more, not {queries!r}")
     said = {"vectors.dim": traversal.dim, "graph.neighbours": traversal.neighbours}
     changes = {name: value for name, value in said.items() if value is not None} | point.inner["device"]
     device = DimmDevice.load(point.text("device", DEFAULT), changes)
     point.end()
-    return lambda: simulate_search(traversal.first(queries), device).as_dict()
+    return traversal.first(queries), device
 
 
 def _dram(values: Values) -> Simulate:
@@ -150,8 +157,7 @@ def _assumed_of_attention(values: Values) -> Iterable[tuple[str, Any]]:
 
 
 def _assumed_of_search(values: Values) -> Iterable[tuple[str, Any]]:
-    point = _Point(values, "device")
-    device = DimmDevice.load(point.text("device", DEFAULT), point.inner["device"])
+    _, device = _searched(values)
     inner = {"standard": device.standard.sourced, "energy": device.energy.sourced}
     return _named(device.sourced, inner | {"memory_energy": device.memory_energy.sourced})
 
