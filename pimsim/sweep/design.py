@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-import pimsim
 from pimsim.errors import FieldError, PimsimError
 from pimsim.fields import Fields
 from pimsim.result import version
@@ -216,7 +215,7 @@ def _listed(points: Any, where: str) -> tuple[tuple[Axis, ...], tuple[tuple[Any,
 @lru_cache(maxsize=8)
 def _code(name: str) -> str:
     """Of all sources and data of pimsim, and of the module that a target of one's own stands in."""
-    package = Path(pimsim.__file__).parent
+    package = Path(__file__).parents[1]
     files = [file for file in package.rglob("*") if file.suffix in CODE]
     module = name.partition(":")[0]
     spec = importlib.util.find_spec(module) if ":" in name else None

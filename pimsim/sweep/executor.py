@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,18 +16,14 @@ from pimsim.errors import PimsimError, WorkloadError
 from pimsim.sweep.point import Chunk, simulate_chunk
 from pimsim.sweep.table import Row
 
-try:
-    import ray
-except ImportError:  # the extra `ray` is not installed
-    ray = None
-
 # gives what `simulate_chunk` does for each chunk, in the order in which they end; closing it ends all work at once
-Executor = Callable[[Sequence[Chunk], int], Iterator[tuple[int, list[Row]]]]
+Rows = Generator[tuple[int, list[Row]], None, None]
+Executor = Callable[[Sequence[Chunk], int], Rows]
 
 WAITING = 2  # chunks in hand for each worker: none waits for the parent, and few are lost when it ends
 
 
-def processes(chunks: Sequence[Chunk], workers: int) -> Iterator[tuple[int, list[Row]]]:
+def processes(chunks: Sequence[Chunk], workers: int) -> Rows:
     """As many processes as workers, each a fresh interpreter; one worker is this process itself.
 
     They end with this process, however that ends. PimsimError if one of them is killed.
@@ -60,13 +56,15 @@ def processes(chunks: Sequence[Chunk], workers: int) -> Iterator[tuple[int, list
         reader.close()
 
 
-def on_ray(chunks: Sequence[Chunk], workers: int) -> Iterator[tuple[int, list[Row]]]:
+def on_ray(chunks: Sequence[Chunk], workers: int) -> Rows:
     """Tasks of a Ray cluster: the one that is connected, or RAY_ADDRESS names, or `workers` processes of this machine.
 
     The cluster's nodes need pimsim, and files that the sweep names under the same paths.
     """
-    if ray is None:
-        raise PimsimError("--executor ray needs Ray: pip install 'ragcache[ray]'")
+    try:
+        import ray  # it takes a second, and only some have it
+    except ImportError as error:
+        raise PimsimError("the executor ray needs Ray: pip install 'ragcache[ray]'") from error
     connected = ray.is_initialized()
     if not connected:
         own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}

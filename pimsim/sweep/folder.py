@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,9 +62,9 @@ class Folder:
                         f"{self.path}: another sweep writes there: wait, or take another folder"
                     ) from error
                 self._agree(identity)
-                self.parts.mkdir(exist_ok=True)
                 for left in (*self.parts.glob("*.partial"), *self.path.glob("*.partial")):
                     left.unlink()  # of a sweep that was killed while it wrote
+                self.parts.mkdir(exist_ok=True)
                 yield
         except OSError as error:
             raise PimsimError(f"cannot write to {self.path}: {error.strerror or error}") from error
@@ -85,12 +86,13 @@ class Folder:
         table.write(rows, self.part(chunk))
 
     def finish(self, chunks: int, names: Sequence[str], identity: Mapping[str, Any]) -> None:
-        """Make one file of all parts, equal for equal rows, and remove the parts."""
+        """Make one file of all parts, equal for equal rows."""
         rows = table.merged((table.read(self.part(number)) for number in range(chunks)), names)
         table.write(rows, self.results, {"pimsim.sweep": json.dumps(identity)})
-        for number in range(chunks):
-            self.part(number).unlink()
-        self.parts.rmdir()
+
+    def tidy(self) -> None:
+        """Remove the parts of a sweep whose results are there."""
+        shutil.rmtree(self.parts)
 
     def identity(self) -> dict[str, Any]:
         """What the manifest says. PimsimError if there is none that can be read."""

@@ -25,7 +25,7 @@ def run_sweep(
     """Simulate all points (of a Sweep, or a YAML file) and keep the results in the folder `out`.
 
     `workers` are processes, all cores if None; results depend neither on them nor on a kill between. `progress` shows a
-    bar on standard error. PimsimError if `out` holds another sweep. A script calls this under
+    bar on a terminal. PimsimError if `out` holds another sweep. A script calls this under
     `if __name__ == "__main__":`, as its workers import it.
     """
     sweep = sweep if isinstance(sweep, Sweep) else Sweep.load(sweep)
@@ -39,12 +39,14 @@ def run_sweep(
             left = [chunk for chunk in work if chunk.number not in ended]
             total = sum(len(chunk.points) for chunk in work)
             done = total - sum(len(chunk.points) for chunk in left)
+            shown = None if progress else True  # None: where there is a terminal
             with (
-                tqdm(total=total, initial=done, unit="point", disable=not progress, dynamic_ncols=True) as bar,
-                closing(simulate(left, max(1, min(workers, len(left))))) as found,  # type: ignore[type-var]
+                tqdm(total=total, initial=done, unit="point", disable=shown, leave=False, dynamic_ncols=True) as bar,
+                closing(simulate(left, max(1, min(workers, len(left))))) as found,
             ):
                 for number, rows in found:
                     folder.keep(number, rows)
                     bar.update(len(rows))
             folder.finish(len(work), sweep.names, identity)
+        folder.tidy()
     return Results.open(out)
