@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pimsim.errors import WorkloadError
+from pimsim.errors import PimsimError, WorkloadError
 from pimsim.result import configuration_hash
 from pimsim.sweep.axis import Axis
 from pimsim.sweep.design import LISTED, Sweep
@@ -160,7 +160,11 @@ def assumed_spread(
         raise WorkloadError(f"samples must be 0 or more, not {samples}")
     sweep = results.sweep
     base = {**sweep.base, **_values(results, point)} if point is not None else sweep.baseline()
-    parameters, fixed = _parameters(sweep, base, factor)
+    try:
+        sweep.simulator.prepare(base)
+        parameters, fixed = _parameters(sweep, base, factor)
+    except PimsimError as error:
+        raise WorkloadError(f"the point cannot be simulated as it is: {error}; choose another with --point") from error
     axes, defaults = [each.axis for each in parameters], tuple(each.value for each in parameters)
     if not axes:
         raise WorkloadError(f"{sweep.target}: no number is assumed that the sweep leaves as it is")

@@ -20,7 +20,7 @@ ATTENTION = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("sweep")
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(ATTENTION))
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(ATTENTION, sort_keys=False))
     assert main(["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
     return tmp_path / "out"
 
@@ -38,12 +38,12 @@ def test_a_sweep_that_has_ended_is_not_simulated_again(capsys, folder):
 
 def test_points_that_fail_are_told_and_a_sweep_of_nothing_else_has_failed(capsys, tmp_path):
     file = tmp_path / "sweep.yaml"
-    file.write_text(yaml.safe_dump(ATTENTION | {"axes": {"length": [0, 256]}}))
+    file.write_text(yaml.safe_dump(ATTENTION | {"axes": {"length": [0, 256]}}, sort_keys=False))
     assert main(["sweep", str(file), "--out", str(tmp_path / "some"), "--workers", "1"]) == 0
     shown = capsys.readouterr()
     assert "2 points, 1 failed" in shown.out
     assert "point 0: length must be 1 at least" in shown.err
-    file.write_text(yaml.safe_dump(ATTENTION | {"axes": {"length": [0, -1]}}))
+    file.write_text(yaml.safe_dump(ATTENTION | {"axes": {"length": [0, -1]}}, sort_keys=False))
     assert main(["sweep", str(file), "--out", str(tmp_path / "none"), "--workers", "1"]) == 1
 
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_plotted_is_said_before_anything_is_done(capsys, folder, 
         assert main([*command, str(file)]) == 2
         assert said in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        patch.setattr(importlib.util, "find_spec", lambda _: None)
         assert main([*command, str(tmp_path / "front.png")]) == 2
     assert "pip install 'ragcache[plot]'" in capsys.readouterr().err
 
@@ -142,7 +142,7 @@ def test_searches_and_traces_are_swept_as_well(capsys, tmp_path):
         ),
     ):
         file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump({"target": name, "base": base, "axes": axes}))
+        file.write_text(yaml.safe_dump({"target": name, "base": base, "axes": axes}, sort_keys=False))
         found = told(capsys, "sweep", file, "--out", tmp_path / name, "--workers", "1")
         assert (found["points"], found["failed"]) == (4, 0), found["errors"]
         front = told(capsys, "pareto", tmp_path / name, "--x", metric, "--y", metric, "--max", metric)["front"]

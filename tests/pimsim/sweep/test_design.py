@@ -18,7 +18,9 @@ GOOD = {
 
 def written(tmp_path, **changes):
     file = tmp_path / "sweep.yaml"
-    file.write_text(yaml.safe_dump({name: value for name, value in (GOOD | changes).items() if value is not None}))
+    file.write_text(
+        yaml.safe_dump({name: value for name, value in (GOOD | changes).items() if value is not None}, sort_keys=False)
+    )
     return file
 
 

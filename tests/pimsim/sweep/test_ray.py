@@ -14,7 +14,7 @@ SWEEP = Sweep.of("tests.pimsim.sweep.models:uneven", axes={"x": list(range(23))}
 
 
 class OneAtATime:
-    """Ray as far as a sweep sees it: the last task that was begun ends first, and nothing runs before it is waited for."""
+    """Ray as far as a sweep sees it: the last task that was begun ends first."""
 
     exceptions = SimpleNamespace(RayError=RuntimeError)
 

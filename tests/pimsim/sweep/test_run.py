@@ -88,7 +88,7 @@ def begun(tmp_path, out, **base):
         "base": {"seconds": 0.02} | base,
         "axes": {"x": {"from": 0, "to": 149, "steps": 150}},
     }
-    file.write_text(yaml.safe_dump(given))
+    file.write_text(yaml.safe_dump(given, sort_keys=False))
     command = [sys.executable, "-m", "pimsim.cli", "sweep", str(file), "--out", str(out), "--workers", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + PATIENCE

@@ -1,5 +1,6 @@
 """Grid, random and Latin hypercube: what each promises, for any axes."""
 
+import itertools
 import math
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_steps_rise_from_end_to_end(axis):
     values = axis.grid("test")
     assert values[0] == axis.low
     assert values[-1] == axis.high
-    assert all(one < other for one, other in zip(values, values[1:], strict=False))
+    assert all(one < other for one, other in itertools.pairwise(values))
     assert len(values) <= axis.steps
 
 

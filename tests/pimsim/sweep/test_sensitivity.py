@@ -54,7 +54,7 @@ def test_too_few_points_tell_nothing(tmp_path):
 
 
 @pytest.fixture
-def leaning(monkeypatch):
+def _leaning(monkeypatch):
     """A target that leans on assumptions: a number, a whole number, a size, one that must not grow, a text."""
 
     def prepare(values):
@@ -64,13 +64,14 @@ def leaning(monkeypatch):
         assert known["size"] in (32, 64, 128)
         return lambda: {"cost": known["x"] + 10 * known["a"] + known["n"] + known["size"] / 64 + 0 * known["share"]}
 
-    def assumed(values):
+    def assumed(_):
         return [("a", 2.0), ("n", 3), ("size", 64), ("share", 0.6), ("word", "w"), ("x", 1), ("zero", 0)]
 
     monkeypatch.setitem(TARGETS, "leaning", Target("leaning", prepare, "cost", assumed=assumed))
 
 
-def test_each_assumed_number_swings_alone_and_all_spread_together(tmp_path, leaning):
+@pytest.mark.usefixtures("_leaning")
+def test_each_assumed_number_swings_alone_and_all_spread_together(tmp_path):
     results = run_sweep(Sweep.of("leaning", axes={"x": [100, 200, 300]}), tmp_path / "out", workers=1)
     spread = assumed_spread(results, "cost", samples=40, workers=1)
     assert spread.baseline == 200 + 20 + 3 + 1
@@ -88,7 +89,8 @@ def test_each_assumed_number_swings_alone_and_all_spread_together(tmp_path, lean
     assert 211 < around["p5"] < around["p50"] < around["p95"] < 251
 
 
-def test_the_point_is_chosen_and_must_work(tmp_path, leaning):
+@pytest.mark.usefixtures("_leaning")
+def test_the_point_is_chosen_and_must_work(tmp_path):
     results = run_sweep(Sweep.of("leaning", axes={"x": [100, 200], "share": [0.5, 2.0]}), tmp_path / "out", workers=1)
     assert assumed_spread(results, "cost", samples=0, point=0, workers=1).baseline == 124
     with pytest.raises(WorkloadError, match=r"share must be 1 at most"):
