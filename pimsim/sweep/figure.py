@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import AutoMinorLocator, EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import AutoMinorLocator, EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from pimsim.errors import PimsimError
 from pimsim.sweep import table
@@ -45,6 +45,7 @@ STYLE: Any = {
 }
 WIDE = 20  # times the least: beyond that, a log scale
 BARS = 12
+TICKS = 6  # distinct values that each get theirs
 LETTER, SHARES = 0.024, 0.13  # of a tornado's width: a letter of a level's name, the column on the right
 ROUNDS = 20
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -224,7 +225,7 @@ def _bars(panel: Any, names: Sequence[str]) -> None:
     panel.set_ylim(-0.6, max(len(names), 2) - 0.4)
     panel.tick_params(axis="y", length=0)
     panel.spines["left"].set_visible(False)
-    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.xaxis.set_major_formatter(FuncFormatter(_tick))
     panel.grid(True, axis="x")
 
 
@@ -239,13 +240,20 @@ def _colouring(front: Front) -> str | None:
 
 def _scale(panel: Any, axis: Any, values: np.ndarray) -> None:
     low, high = float(values.min()), float(values.max())
+    distinct = np.unique(values)
     if low > 0 and high / low >= WIDE:
         getattr(panel, f"set_{axis.axis_name}scale")("log")
         axis.set_major_locator(LogLocator(numticks=8))
         axis.set_minor_formatter(NullFormatter())
+    elif len(distinct) <= TICKS:
+        axis.set_ticks(distinct)
     else:
         axis.set_minor_locator(AutoMinorLocator(2))
-    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_major_formatter(FuncFormatter(_tick))
+
+
+def _tick(value: float, place: int | None = None) -> str:  # noqa: ARG001
+    return f"{value:.4g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else str(EngFormatter(sep="").format_eng(value))
 
 
 def _save(figure: Any, file: Path) -> None:

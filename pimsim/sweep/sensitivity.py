@@ -239,9 +239,11 @@ def _known(value: float) -> float | None:
 
 
 def _label(value: Any) -> str:
-    """Short: three digits of a fraction, thousands and millions by their letters, true and false as YAML has them."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value).lower() if isinstance(value, bool) else str(value)
+    """Short: whole numbers below a million as they are, others with letters; true and false as YAML has them."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, int | float) or (isinstance(value, int) and abs(value) < 1e6):
+        return str(value)
     for least, unit, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= least:
             return f"{value / unit:.3g}{letter}"

@@ -44,7 +44,7 @@ def test_levels_are_values_or_bins_of_about_as_many():
     labels, level = levels(np.random.default_rng(0).random(100).tolist())
     assert len(labels) == 8
     assert np.bincount(level).min() >= 12
-    assert levels([20_000_000, 1_500_000, 12_345])[0] == ["12.3k", "1.5M", "20M"]
+    assert levels([20_000_000, 1_500_000, 16_384, 12_345.0])[0] == ["12.3k", "16384", "1.5M", "20M"]
 
 
 def test_too_few_points_tell_nothing(tmp_path):
