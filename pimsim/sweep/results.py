@@ -71,15 +71,22 @@ class Results:
         return {row[POINT]: row[ERROR] for row in self.table.select([POINT, ERROR]).to_pylist() if row[ERROR]}
 
     def name(self, wanted: str) -> str:
-        """The column of that name, or the only one whose name ends in it, after a dot. WorkloadError otherwise."""
+        """The column of that name, or the only one whose name ends in it after a dot, or else only lacks its unit.
+
+        So `cost` may stand for `cost_usd`. WorkloadError if no column is meant, or several may be.
+        """
         names = self.table.column_names
         if wanted in names:
             return wanted
-        ending = [name for name in names if name.endswith(f".{wanted}")]
-        if len(ending) == 1:
-            return ending[0]
-        if ending:
-            raise WorkloadError(f"{wanted!r} may be any of {', '.join(ending)}: write the whole name")
+        last = {name: name.rpartition(".")[2] for name in names}
+        for meant in (
+            [name for name in names if name.endswith(f".{wanted}")],
+            [name for name in names if last[name].startswith(f"{wanted}_")],
+        ):
+            if len(meant) == 1:
+                return meant[0]
+            if meant:
+                raise WorkloadError(f"{wanted!r} may be any of {', '.join(meant)}: write the whole name")
         near = difflib.get_close_matches(wanted, names, 3)
         hint = f"is {' or '.join(near)} meant?" if near else f"there are {', '.join(self.numeric())}"
         raise WorkloadError(f"{self.folder.path}: no result is called {wanted!r}; {hint}")

@@ -8,8 +8,11 @@ from hypothesis.extra.numpy import arrays
 
 from pimsim.errors import WorkloadError
 from pimsim.sweep.design import Sweep
+from pimsim.sweep.folder import Folder
 from pimsim.sweep.pareto import Objective, objectives, on_front, pareto
+from pimsim.sweep.results import Results
 from pimsim.sweep.run import run_sweep
+from pimsim.sweep.table import table
 
 MODELS = "tests.pimsim.sweep.models"
 
@@ -57,6 +60,29 @@ def test_a_column_that_is_not_there_is_named(results):
         pareto(results, Objective("even", "min"))
     with pytest.raises(WorkloadError, match="sense of value"):
         Objective("value", "least")
+
+
+def test_a_column_is_found_by_its_last_name_and_without_its_unit(tmp_path):
+    def row(number):
+        return {
+            "point": number,
+            "x": 1,
+            "error": None,
+            "cost_usd": 1,
+            "host.cost_usd": 2,
+            "a.speed_rps": 3,
+            "a.all": 4,
+            "b.all": 5,
+        }
+
+    found = Results(Folder(tmp_path), table([row(0), row(1)]))
+    assert found.name("cost_usd") == "cost_usd"
+    assert found.name("speed") == found.name("speed_rps") == "a.speed_rps"
+    for several, said in (("all", "a.all, b.all"), ("cost", "cost_usd, host.cost_usd")):
+        with pytest.raises(WorkloadError, match=f"may be any of {said}: write the whole name"):
+            found.name(several)
+    with pytest.raises(WorkloadError, match="no result is called 'spee'"):
+        found.name("spee")
 
 
 def test_senses_are_turned_and_added():
