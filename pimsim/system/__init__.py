@@ -1,0 +1,7 @@
+"""System: HeterRAG end to end and its baselines, as a discrete-event model over a workload."""
+
+from pimsim.system.config import SystemConfig
+from pimsim.system.model_shape import ModelShape
+from pimsim.system.report import SystemResult
+
+__all__ = ["ModelShape", "SystemConfig", "SystemResult"]
