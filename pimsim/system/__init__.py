@@ -3,5 +3,6 @@
 from pimsim.system.config import SystemConfig
 from pimsim.system.model_shape import ModelShape
 from pimsim.system.report import SystemResult
+from pimsim.system.simulation import run
 
-__all__ = ["ModelShape", "SystemConfig", "SystemResult"]
+__all__ = ["ModelShape", "SystemConfig", "SystemResult", "run"]
