@@ -15,6 +15,8 @@ from pimsim.hbm_pim.device import Device as HbmPim
 from pimsim.hbm_pim.products import gemm, gemv, kv_append
 from pimsim.result import Bound, Provenance, version
 from pimsim.standard import Organisation, Standard, Timing
+from pimsim.system import ModelShape, SystemConfig, SystemResult
+from pimsim.system import run as run_system
 
 __all__ = [
     "AddressMapping",
@@ -27,11 +29,14 @@ __all__ = [
     "EnergyTable",
     "FieldError",
     "HbmPim",
+    "ModelShape",
     "Organisation",
     "PimsimError",
     "Provenance",
     "SearchResult",
     "Standard",
+    "SystemConfig",
+    "SystemResult",
     "Timing",
     "Trace",
     "TraceError",
@@ -41,6 +46,7 @@ __all__ = [
     "gemm",
     "gemv",
     "kv_append",
+    "run_system",
     "simulate",
     "simulate_search",
     "version",

@@ -29,6 +29,11 @@ DEEPEST_BASE = 8  # files that are based on each other
 USED_BY = {"cpu": ("retrieval", "cpu"), "upmem": ("retrieval", "upmem"), "gpu": ("generation", "gpu")}
 
 
+def _one_of(*names: str) -> Any:
+    """A text; one of these, if any are named."""
+    return field(metadata={"one_of": names})
+
+
 def _limits(least: float = 0, most: float = 1e15) -> Any:
     return field(metadata={"least": least, "most": most})
 
@@ -55,15 +60,15 @@ class Workload:
     output_tokens: int = _limits(1, 1_000_000)
     length_spread: float = _limits(0, 3)
     document_life_tokens: int = _limits(1)
-    context: str = field(metadata={"one_of": CONTEXTS})
+    context: str = _one_of(*CONTEXTS)
     popular_documents: int = _limits(1, 100_000_000)
     popularity_offset: float = _limits()
     popularity_exponent: float = _limits(0, 10)
     rate_rps: float = _limits()
     seed: int = _limits()
-    documents_file: str = field(metadata={"path": True})
-    lengths_file: str = field(metadata={"path": True})
-    traversal_file: str = field(metadata={"path": True})
+    documents_file: str = _one_of()
+    lengths_file: str = _one_of()
+    traversal_file: str = _one_of()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +100,18 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    engine: str = field(metadata={"one_of": RETRIEVAL_ENGINES})
-    device: str = field(metadata={})
+    engine: str = _one_of(*RETRIEVAL_ENGINES)
+    device: str = _one_of()
     devices: int = _limits(1, 4096)
     interval_hops: int = _limits(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    engine: str = field(metadata={"one_of": GENERATION_ENGINES})
-    device: str = field(metadata={})
+    engine: str = _one_of(*GENERATION_ENGINES)
+    device: str = _one_of()
     devices: int = _limits(1, 4096)
-    parallel: str = field(metadata={"one_of": PARALLEL})
+    parallel: str = _one_of(*PARALLEL)
     external_share: float = _limits(1e-3, 1)
     cache_share: float = _limits(0, 0.99)
     important_tokens: float = _limits(0, 1)
@@ -126,7 +131,7 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    name: str = field(metadata={})
+    name: str = _one_of()
     memory_gb: float = _limits(1e-3)
     peak_gbps: float = _limits(1e-3)
     bandwidth_share: float = _limits(1e-3, 1)

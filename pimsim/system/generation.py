@@ -46,7 +46,7 @@ class Gpu:
         rows, pairs = sum(piece.tokens for piece in pieces), sum(piece.pairs for piece in pieces)
         if not rows:
             return NOTHING
-        macs = rows * model.layers * model.layer_weights + len(pieces) * model.vocabulary * model.hidden
+        macs = float(rows * model.layers * model.layer_weights) + len(pieces) * model.vocabulary * model.hidden
         macs += 2 * pairs * model.heads * model.head_dim * model.layers
         return self._cost(macs, sum(piece.before for piece in pieces))
 

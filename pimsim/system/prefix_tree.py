@@ -33,7 +33,9 @@ class PrefixTree:
 
     def find(self, sequence: Sequence[int]) -> Found:
         """What is there, changing nothing. Once a path breaks, all behind have at best their dense part."""
-        both, dense, neither = [], [], []
+        both: list[int] = []
+        dense: list[int] = []
+        neither: list[int] = []
         whole = True
         for at, document in enumerate(sequence):
             whole = whole and tuple(sequence[: at + 1]) in self._entries
@@ -42,7 +44,7 @@ class PrefixTree:
         return Found(tuple(both), tuple(dense), tuple(neither))
 
     def keep(self, sequence: Sequence[int]) -> None:
-        """Store what was computed of a sequence, and count all of its path as used now, the deepest node longest ago."""
+        """Store what was computed of a sequence, and count its path as used now, the deepest node longest ago."""
         for at in reversed(range(len(sequence))):
             path = tuple(sequence[: at + 1])
             if path not in self._entries:

@@ -15,7 +15,7 @@ from pimsim.dimm_pim.search import simulate_search
 from pimsim.dimm_pim.traversal import Traversal
 from pimsim.result import Bound
 from pimsim.system.config import SystemConfig
-from pimsim.system.searches import moved, points, traversal
+from pimsim.system.searches import Point, moved, points, traversal
 
 LADDER = 4  # sizes of batches that are simulated differ by this factor
 
@@ -131,7 +131,7 @@ class AccelDimms:
             wanted = (3 if iterative else 2) * size
             return recorded.first(wanted) if len(recorded.queries) >= wanted else _repeated(recorded, wanted)
         warm, first = (points(config.search, stated, size, seed) for seed in (0, 10))
-        queries = [(point, None) for point in (*warm, *first)]
+        queries: list[tuple[Point, Point | None]] = [(point, None) for point in (*warm, *first)]
         if iterative:
             seeded = config.optimisations.r
             nexts = moved(config.search, stated, first, 20)
@@ -233,7 +233,7 @@ class HbmBehindLink(_Whole):
         size = distances * float(self._vector_bytes)
         dram = config.dimm.standard
         hop = (2 * config.link.latency_ns + dram.ns(dram.timing.tRCD + dram.timing.tCL)) * 1e-9
-        # the link is shared in equal parts: a query's wait is for what the shorter ones moved, and as much of the longer
+        # the link is shared in equal parts: a query waits for what shorter ones moved, and for as much of longer ones
         order = np.argsort(size, kind="stable")
         shared = np.zeros(queries)
         moved_bytes, before, left = 0.0, 0.0, queries

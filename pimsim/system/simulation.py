@@ -272,7 +272,7 @@ class _Run:
                 request.first_token = self.loop.now
                 request.made = 1
                 request.context = len(request.documents) * self.config.workload.document_tokens + request.question
-        self._turn(ready)
+        self._turn(ready, made=False)
 
     def _made(self, steps: Steps, count: int) -> None:
         if steps is not self.steps or count != steps.count:
@@ -284,10 +284,10 @@ class _Run:
         for place in steps.places:
             place.request.made += steps.count
             place.request.context += steps.count
-        self._turn(steps.places)
+        self._turn(steps.places, made=True)
 
-    def _turn(self, places: list[Place]) -> None:
-        """Of those that have made a token: who is done, and who retrieves."""
+    def _turn(self, places: list[Place], *, made: bool) -> None:
+        """Who of these is done, and who retrieves: what has `made` a token since it last did."""
         every = self.config.workload.retrieve_every
         retrieving = []
         for place in places:
@@ -295,7 +295,7 @@ class _Run:
             if request.made >= request.output:
                 place.state = DONE
                 self._tokens(request.output, partial(self._answered, request))
-            elif every and request.made % every == 0:
+            elif made and every and request.made % every == 0:
                 retrieving.append(place)
         if retrieving:
             self._retrieve(retrieving)
@@ -337,7 +337,7 @@ def _memory(config: SystemConfig, found: list[Request], memory: float) -> tuple[
     room = min(stated.batch, int(free * share / need))
     if room < 1:
         raise WorkloadError(
-            f"a request of {tokens} tokens needs {need / 1e9:.2f} GB of KV, and {free * share / 1e9:.2f} GB are left for "
-            "it: shorten the prompt or the answer, or take more devices (generation.devices)"
+            f"a request of {tokens} tokens needs {need / 1e9:.2f} GB of KV, and {free * share / 1e9:.2f} GB are left: "
+            "shorten the prompt or the answer, or take more devices (generation.devices)"
         )
     return room, free - room * need

@@ -116,7 +116,7 @@ def _text(path: str) -> str:
 
 
 def _document_lists(path: str) -> list[list[int]]:
-    """Of a file of JSON lines: a list of numbers, or RAGPulse's `hash_ids.passages_ids`; lines without any are skipped."""
+    """Of JSON lines: lists of numbers, or RAGPulse's `hash_ids.passages_ids`; a line without any is skipped."""
     found = []
     for line, text in enumerate(_text(path).splitlines(), 1):
         try:
