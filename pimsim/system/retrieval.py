@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import zlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,14 +12,16 @@ from typing import Protocol
 
 import numpy as np
 
-from pimsim.dimm_pim.device import Link
+from pimsim.dimm_pim.device import DimmDevice, Link
 from pimsim.dimm_pim.search import simulate_search
 from pimsim.dimm_pim.traversal import Traversal
-from pimsim.result import Bound
+from pimsim.result import Bound, configuration_hash
 from pimsim.system.config import SystemConfig
 from pimsim.system.searches import Point, moved, points, traversal
 
 LADDER = 4  # sizes of batches that are simulated differ by this factor
+KEPT = 256  # simulated batches that a process remembers: the runs of a sweep share them
+_kept: OrderedDict[str, _Simulated] = OrderedDict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ def retriever(config: SystemConfig) -> Retriever:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sampled:
+class _Simulated:
     """Searches of one batch size on one device: seconds, and what they read."""
 
     first: np.ndarray
@@ -56,6 +60,8 @@ class _Sampled:
     hop: float
     distances: tuple[float, float]  # a query, mean: first and again
     energy: Mapping[str, float]  # nJ a distance
+    bounds: tuple[Bound, ...]
+    counts: Mapping[str, float]
 
 
 @dataclass
@@ -70,7 +76,7 @@ class AccelDimms:
     idle_w: float = 0.0
     bounds: list[Bound] = field(default_factory=list)
     counts: dict[str, float] = field(default_factory=dict)
-    _sampled: dict[int, _Sampled] = field(default_factory=dict)
+    _sampled: dict[int, _Simulated] = field(default_factory=dict)
 
     def search(self, queries: int, again: bool, rng: np.random.Generator) -> Searches:
         sampled = self._of_size(queries)
@@ -83,7 +89,7 @@ class AccelDimms:
         distances = sampled.distances[again] * queries * devices
         return Searches(done, sampled.hop, {part: nj * distances for part, nj in sampled.energy.items()})
 
-    def _of_size(self, queries: int) -> _Sampled:
+    def _of_size(self, queries: int) -> _Simulated:
         most = min(self.config.search.sampled, self.config.workload.batch)
         size = most
         while size > 1 and -(-size // LADDER) >= queries:
@@ -92,8 +98,9 @@ class AccelDimms:
             self._sampled[size] = self._simulated(size)
         return self._sampled[size]
 
-    def _simulated(self, size: int) -> _Sampled:
-        config = self.config
+    def _simulated(self, size: int) -> _Simulated:
+        """Out of what this process remembers, if it has simulated the like."""
+        config, stated = self.config, self.config.workload
         own = config.dimm
         device = replace(
             own,
@@ -101,25 +108,48 @@ class AccelDimms:
             link=Link(gbps=1e9, latency_ns=0.0),  # the system has its own
             workload=replace(own.workload, batch=size, admission="batch"),
         )
+        recording = Path(stated.traversal_file).read_bytes() if Path(stated.traversal_file).is_file() else b""
+        drawn = (stated.popular_documents, stated.popularity_offset, stated.popularity_exponent, stated.seed)
+        iterated = (stated.retrieve_every, stated.document_life_tokens, config.optimisations.r)
+        key = configuration_hash(
+            [device, config.search, config.retrieval.devices, size, drawn, iterated, zlib.crc32(recording)]
+        )
+        if key not in _kept:
+            _kept[key] = self._simulate(device, size)
+            while len(_kept) > KEPT:
+                _kept.popitem(last=False)
+        found = _kept[key]
+        if size == min(config.search.sampled, stated.batch):
+            self.bounds, self.counts = list(found.bounds), dict(found.counts)
+        return found
+
+    def _simulate(self, device: DimmDevice, size: int) -> _Simulated:
         searched = self._traversal(size)
         result = simulate_search(searched, device)
         times = result.latencies_us * 1e-6
-        batches = len(times) // size
-        first, again = times[size : 2 * size], times[(batches - 1) * size :]
+        last = len(times) - size  # the first of the last batch: the second, or the one that retrieves again
+        first, again = times[size : 2 * size], times[last:]
         of_query = np.diff(searched.first_vector[searched.first_hop]).astype(float)
-        energy = {part: nj for part, nj in result.energy_nj.items() if part not in ("total", "host_link")}
-        distances = (float(of_query[size : 2 * size].mean()), float(of_query[(batches - 1) * size :].mean()))
-        if size == min(config.search.sampled, config.workload.batch):
-            self.bounds = list(result.bounds)
-            self.counts = {
+        distances = (float(of_query[size : 2 * size].mean()), float(of_query[last:].mean()))
+        hops = np.diff(searched.first_hop)[size : 2 * size]
+        bounds = [replace(bound, name=f"sampled searches: {bound.name}") for bound in result.bounds if bound.limit]
+        return _Simulated(
+            first=first,
+            again=again,
+            hop=float((first / hops).max()),
+            distances=distances,
+            energy={
+                part: nj / float(of_query.sum())
+                for part, nj in result.energy_nj.items()
+                if part not in ("total", "host_link")
+            },
+            bounds=tuple(bounds),
+            counts={
                 "vertex_cache_hit_ratio": float(result.cache()["hit_ratio"]),
                 "search_first_s": float(first.max()),
                 "search_again_s": float(again.max()),
                 "distances_a_search": distances[0],
-            }
-        hops = np.diff(searched.first_hop)[size : 2 * size]
-        return _Sampled(
-            first, again, float((first / hops).max()), distances, {p: nj / of_query.sum() for p, nj in energy.items()}
+            },
         )
 
     def _traversal(self, size: int) -> Traversal:
