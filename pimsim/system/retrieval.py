@@ -78,6 +78,10 @@ class AccelDimms:
     counts: dict[str, float] = field(default_factory=dict)
     _sampled: dict[int, _Simulated] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        file = self.config.workload.traversal_file
+        self._recorded = Traversal.read(Path(file)) if file else None
+
     def search(self, queries: int, again: bool, rng: np.random.Generator) -> Searches:
         sampled = self._of_size(queries)
         times = sampled.again if again else sampled.first
@@ -108,11 +112,10 @@ class AccelDimms:
             link=Link(gbps=1e9, latency_ns=0.0),  # the system has its own
             workload=replace(own.workload, batch=size, admission="batch"),
         )
-        recording = Path(stated.traversal_file).read_bytes() if Path(stated.traversal_file).is_file() else b""
         drawn = (stated.popular_documents, stated.popularity_offset, stated.popularity_exponent, stated.seed)
         iterated = (stated.retrieve_every, stated.document_life_tokens, config.optimisations.r)
         key = configuration_hash(
-            [device, config.search, config.retrieval.devices, size, drawn, iterated, zlib.crc32(recording)]
+            [device, config.search, config.retrieval.devices, size, drawn, iterated, _fingerprint(self._recorded)]
         )
         if key not in _kept:
             _kept[key] = self._simulate(device, size)
@@ -156,8 +159,8 @@ class AccelDimms:
         """A batch that warms the caches, one, and where requests retrieve again, the same requests' next."""
         config, stated = self.config, self.config.workload
         iterative = stated.retrieve_every > 0
-        if stated.traversal_file:
-            recorded = Traversal.read(Path(stated.traversal_file))
+        recorded = self._recorded
+        if recorded is not None:
             wanted = (3 if iterative else 2) * size
             return recorded.first(wanted) if len(recorded.queries) >= wanted else _repeated(recorded, wanted)
         warm, first = (points(config.search, stated, size, seed) for seed in (0, 10))
@@ -171,6 +174,22 @@ class AccelDimms:
         return traversal(
             config.search, shard, config.dimm.vectors.dim, graph.neighbours, graph.ef, queries, stated.seed
         )
+
+
+def _fingerprint(recorded: Traversal | None) -> int:
+    """Of all that the searches read."""
+    if recorded is None:
+        return 0
+    found = zlib.crc32(f"{recorded.shard} {recorded.dim} {recorded.neighbours}".encode())
+    for part in (
+        recorded.first_hop,
+        recorded.list_vertex,
+        recorded.list_kind,
+        recorded.first_vector,
+        recorded.vertices,
+    ):
+        found = zlib.crc32(np.ascontiguousarray(part).tobytes(), found)
+    return found
 
 
 def _repeated(recorded: Traversal, queries: int) -> Traversal:
