@@ -65,6 +65,7 @@ class Workload:
     popularity_offset: float = _limits()
     popularity_exponent: float = _limits(0, 10)
     rate_rps: float = _limits()
+    warm_requests: int = _limits(0, 1_000_000)
     seed: int = _limits()
     documents_file: str = _one_of()
     lengths_file: str = _one_of()
@@ -81,6 +82,7 @@ class Search:
     vectors_a_hop: int = _limits(1, 1000)
     approach: float = _limits(0, 1)
     found_by: float = _limits(0, 1)
+    effort: float = _limits(1e-6, 1e9)
     sampled: int = _limits(1, 1024)
 
 

@@ -44,6 +44,15 @@ class Retriever(Protocol):
         """So many searches at once; `again`: their requests have retrieved before."""
 
 
+def search(retriever: Retriever, config: SystemConfig, queries: int, again: bool, rng: np.random.Generator) -> Searches:
+    """So many searches at once, of the effort that the system's take."""
+    effort = config.search.effort
+    found = retriever.search(queries, again, rng)
+    if effort == 1:
+        return found
+    return Searches(found.done * effort, found.hop, {part: nj * effort for part, nj in found.energy.items()})
+
+
 def retriever(config: SystemConfig) -> Retriever:
     """Of the system. PimsimError for a traversal that cannot be."""
     kinds = {"acceldimm": AccelDimms, "cpu": Cpu, "hbm": HbmBehindLink, "upmem": Dpus}
@@ -82,6 +91,11 @@ class AccelDimms:
         file = self.config.workload.traversal_file
         self._recorded = Traversal.read(Path(file)) if file else None
 
+    @property
+    def _remembers(self) -> bool:
+        """Whether a request's next search differs from its first."""
+        return self.config.optimisations.r and self.config.workload.retrieve_every > 0
+
     def search(self, queries: int, again: bool, rng: np.random.Generator) -> Searches:
         sampled = self._of_size(queries)
         times = sampled.again if again else sampled.first
@@ -113,9 +127,17 @@ class AccelDimms:
             workload=replace(own.workload, batch=size, admission="batch"),
         )
         drawn = (stated.popular_documents, stated.popularity_offset, stated.popularity_exponent, stated.seed)
-        iterated = (stated.retrieve_every, stated.document_life_tokens, config.optimisations.r)
+        iterated = (stated.retrieve_every, stated.document_life_tokens) if self._remembers else ()
         key = configuration_hash(
-            [device, config.search, config.retrieval.devices, size, drawn, iterated, _fingerprint(self._recorded)]
+            [
+                device,
+                replace(config.search, effort=1.0),
+                config.retrieval.devices,
+                size,
+                drawn,
+                iterated,
+                _fingerprint(self._recorded),
+            ]
         )
         if key not in _kept:
             _kept[key] = self._simulate(device, size)
@@ -156,9 +178,12 @@ class AccelDimms:
         )
 
     def _traversal(self, size: int) -> Traversal:
-        """A batch that warms the caches, one, and where requests retrieve again, the same requests' next."""
+        """A batch that warms the caches, one, and with `r`, where requests retrieve again, the same requests' next.
+
+        Without `r` a search knows nothing of the last one, and takes as long.
+        """
         config, stated = self.config, self.config.workload
-        iterative = stated.retrieve_every > 0
+        iterative = self._remembers
         recorded = self._recorded
         if recorded is not None:
             wanted = (3 if iterative else 2) * size
@@ -166,9 +191,8 @@ class AccelDimms:
         warm, first = (points(config.search, stated, size, seed) for seed in (0, 10))
         queries: list[tuple[Point, Point | None]] = [(point, None) for point in (*warm, *first)]
         if iterative:
-            seeded = config.optimisations.r
             nexts = moved(config.search, stated, first, 20)
-            queries += [(new, old if seeded else None) for new, old in zip(nexts, first, strict=True)]
+            queries += list(zip(nexts, first, strict=True))
         shard = max(1, config.search.vertices // config.retrieval.devices)
         graph = config.dimm.graph
         return traversal(

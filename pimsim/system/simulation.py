@@ -24,8 +24,8 @@ from pimsim.system.event_loop import ARRIVE, END, LOOK, PS, TICK, EventLoop, Ser
 from pimsim.system.generation import generator
 from pimsim.system.prefix_tree import PrefixTree
 from pimsim.system.report import UNITS, SystemResult
-from pimsim.system.retrieval import retriever
-from pimsim.system.workload import Documents, Request, requests
+from pimsim.system.retrieval import retriever, search
+from pimsim.system.workload import Documents, Request, earlier_documents, requests
 
 TOKEN_BYTES = 4  # of an id on a link
 
@@ -48,11 +48,14 @@ class _Run:
         self.host, self.to_search, self.search, self.to_generation, self.generation = (
             Server(self.loop, unit, self.spans) for unit in UNITS
         )
-        self.room, cache = _memory(config, self.requests, self.generator.memory_bytes)
+        self.room, cache = in_hand(config, self.requests, self.generator.memory_bytes)
         self.tree = None
         if config.optimisations.g:
             document = config.workload.document_tokens * config.model.kv_token_bytes
             self.tree = PrefixTree(cache, document, document * config.generation.important_tokens)
+            for documents in earlier_documents(config):
+                self.tree.keep(documents)
+            self.tree.evicted = 0
         self.batch = Batch(config, self.generator, self.tree)
         self.arrived: deque[Request] = deque()
         self.to_be_searched: deque[Place] = deque()
@@ -166,7 +169,7 @@ class _Run:
         self.to_be_searched.clear()
         self.searching = True
         again = all(place.request.retrievals > 1 for place in places)
-        searches = self.retriever.search(len(places), again, self.rng)
+        searches = search(self.retriever, self.config, len(places), again, self.rng)
         for part, nj in searches.energy.items():
             self._spend(f"retrieval_{part}", nj)
         begin = self.loop.now
@@ -327,7 +330,7 @@ def _ticks(
     return found
 
 
-def _memory(config: SystemConfig, found: list[Request], memory: float) -> tuple[int, float]:
+def in_hand(config: SystemConfig, found: list[Request], memory: float) -> tuple[int, float]:
     """How many requests can be in hand, and the bytes that are left for documents' KV."""
     model, stated = config.model, config.workload
     free = memory - model.weight_bytes

@@ -74,6 +74,16 @@ class Documents:
         return positions
 
 
+def earlier_documents(config: SystemConfig) -> list[list[int]]:
+    """Documents of the requests that came before the first. TraceError for a file that cannot be read."""
+    stated = config.workload
+    if stated.documents_file:
+        lists = _document_lists(stated.documents_file)
+        return [lists[number % len(lists)] for number in range(stated.warm_requests)]
+    popularity, rng = Documents(stated), np.random.default_rng([stated.seed, 6])
+    return [popularity.some(rng) for _ in range(stated.warm_requests)]
+
+
 def requests(config: SystemConfig) -> list[Request]:
     """All requests of the workload. TraceError for a file that cannot be read or has too little in it."""
     stated = config.workload
@@ -87,7 +97,7 @@ def requests(config: SystemConfig) -> list[Request]:
     found = []
     for number in range(stated.requests):
         own = np.random.default_rng([stated.seed, 1, number])
-        documents = list(lists[number % len(lists)]) if lists else popularity.some(own)
+        documents = list(lists[(stated.warm_requests + number) % len(lists)]) if lists else popularity.some(own)
         question, output = float(stated.question_tokens), float(stated.output_tokens)
         if lengths:
             asked, output = lengths[number % len(lengths)]

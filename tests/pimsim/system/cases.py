@@ -11,6 +11,7 @@ SMALL: dict[str, Any] = {
     "workload.requests": 6,
     "workload.batch": 3,
     "workload.output_tokens": 70,
+    "workload.warm_requests": 0,
     "search.sampled": 3,
     "search.hops": 30,
     "search.vertices": 800_000,

@@ -58,7 +58,7 @@ def test_a_figure_tells_its_deviation_and_whether_it_is_reproduced():
 def test_the_order_of_throughputs_of_one_request_is_the_papers_but_for_naive_hbm(monkeypatch):
     monkeypatch.setattr(paper, "RETRIEVE_EVERY", {"OR": 0})
     monkeypatch.setattr(paper, "ROUNDS", 1)
-    runs = paper._runs(1)
+    runs = paper._runs(paper.Case(1))
     for model in paper.MODELS:
         rates = {system: runs[system, model, "OR"].throughput_rps for system in paper.SYSTEMS}
         assert rates["cpu-gpu-v100"] < rates["only-dimm"] < rates["heterrag"]
