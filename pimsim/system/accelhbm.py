@@ -29,6 +29,7 @@ class AccelHbms:
     config: SystemConfig
     idle_w: float = 0.0
     bounds: list[Bound] = field(default_factory=list)
+    _all_matrices: dict[int, Cost] = field(default_factory=dict)
     _weights: dict[tuple[int, int], Cost] = field(default_factory=dict)
     _attention: dict[tuple[int, int], Cost] = field(default_factory=dict)
     _append: dict[int, Cost] = field(default_factory=dict)
@@ -134,10 +135,13 @@ class AccelHbms:
 
     def _matrices(self, rows: int) -> Cost:
         """All layers' products with weights, reductions among them."""
+        if rows in self._all_matrices:
+            return self._all_matrices[rows]
         layer = self._reduced(rows)
         for at, (outputs, inputs) in enumerate(self._model.products):
             layer = layer.plus(self._product(rows, *self._share(outputs, inputs, split_inputs=at % 2 == 1)))
-        return NOTHING.plus(layer, self._model.layers)
+        self._all_matrices[rows] = NOTHING.plus(layer, self._model.layers)
+        return self._all_matrices[rows]
 
     def _output(self, rows: int) -> Cost:
         return self._product(rows, *self._share(self._model.vocabulary, self._model.hidden, split_inputs=False))

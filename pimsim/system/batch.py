@@ -113,7 +113,7 @@ class Batch:
                 if request.retrievals == 1 or stated.context == "all":
                     before = len(request.documents) * stated.document_tokens
                     pieces.append(Piece(request.question + (request.made if request.retrievals > 1 else 0), before))
-                if self.tree is not None:
+                if self.tree is not None and request.changed:
                     self.tree.keep(request.documents)
                 ready.append(place)
         cost = self.generator.prefill(pieces)

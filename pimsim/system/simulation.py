@@ -317,16 +317,18 @@ def _ticks(
     nothing has entered ahead of it.
     """
     found: dict[int, list[tuple[Place, int, bool]]] = {}
+    drawn = iter(rng.random(sum(len(place.request.changed) for place in places)).tolist())
     for place, end in zip(places, ends, strict=True):
-        last = math.ceil((end - begin) / interval)
-        changed = len(place.request.changed)
-        when = np.maximum.accumulate(rng.random(changed) * config.search.found_by * (end - begin))
-        looks = np.ceil(when / interval).astype(int) + 1
-        for look in sorted(set(looks.tolist())):
+        last = -(-(end - begin) // interval)
+        at, known = 0, {}
+        for count in range(1, len(place.request.changed) + 1):
+            when = next(drawn) * config.search.found_by * (end - begin)
+            at = max(at, math.ceil(when / interval) + 1)
+            known[at] = count
+        for look, count in known.items():
             if look < last:
-                known = int((looks <= look).sum())
-                found.setdefault(begin + look * interval, []).append((place, known, False))
-        found.setdefault(begin + last * interval, []).append((place, changed, True))
+                found.setdefault(begin + look * interval, []).append((place, count, False))
+        found.setdefault(begin + last * interval, []).append((place, len(place.request.changed), True))
     return found
 
 

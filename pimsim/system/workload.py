@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,13 @@ class Documents:
     def __init__(self, stated: Stated) -> None:
         ranks = np.arange(1, stated.popular_documents + 1)
         weights = (ranks + stated.popularity_offset) ** -stated.popularity_exponent
-        self._sum = np.cumsum(weights / weights.sum())
+        self._sum: list[float] = np.cumsum(weights / weights.sum()).tolist()
         self._count = min(stated.documents, stated.popular_documents)
 
     def one(self, rng: np.random.Generator, other_than: list[int]) -> int:
         """A document that is not among these."""
         while True:
-            document = int(np.searchsorted(self._sum, rng.random(), side="right"))
-            document = min(document, len(self._sum) - 1)
+            document = min(bisect_right(self._sum, rng.random()), len(self._sum) - 1)
             if document not in other_than or len(other_than) >= len(self._sum):
                 return document
 
@@ -68,7 +68,9 @@ class Documents:
     def changed(self, request: Request, tokens: int, life: int) -> list[int]:
         """Positions at which other documents are found after so many tokens; they are put there."""
         kept = math.exp(-tokens / life)
-        positions = [at for at in range(len(request.documents)) if request.rng.random() >= kept]
+        positions = [
+            at for at, drawn in enumerate(request.rng.random(len(request.documents)).tolist()) if drawn >= kept
+        ]
         for at in positions:
             request.documents[at] = self.one(request.rng, request.documents)
         return positions
