@@ -44,13 +44,13 @@ class Retriever(Protocol):
         """So many searches at once; `again`: their requests have retrieved before."""
 
 
-def search(retriever: Retriever, config: SystemConfig, queries: int, again: bool, rng: np.random.Generator) -> Searches:
-    """So many searches at once, of the effort that the system's take."""
-    effort = config.search.effort
-    found = retriever.search(queries, again, rng)
-    if effort == 1:
-        return found
-    return Searches(found.done * effort, found.hop, {part: nj * effort for part, nj in found.energy.items()})
+def search(
+    retriever: Retriever, effort: float, queries: int, running: int, again: bool, rng: np.random.Generator
+) -> Searches:
+    """So many searches beside others that are `running`: each takes as long as in a batch of all of them."""
+    found = retriever.search(queries + running, again, rng)
+    share = effort * queries / (queries + running)
+    return Searches(found.done[:queries] * effort, found.hop, {part: nj * share for part, nj in found.energy.items()})
 
 
 def retriever(config: SystemConfig) -> Retriever:

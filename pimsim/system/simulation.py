@@ -59,7 +59,8 @@ class _Run:
         self.batch = Batch(config, self.generator, self.tree)
         self.arrived: deque[Request] = deque()
         self.to_be_searched: deque[Place] = deque()
-        self.searching = self.generating = False
+        self.generating = False
+        self.running = self.search_begun = 0  # searches, and since when there are any
         self.steps: Steps | None = None
         self.energy: dict[str, float] = {}
         self.counts: dict[str, float] = {
@@ -162,32 +163,38 @@ class _Run:
         self._search()
 
     def _search(self) -> None:
-        """All queries that wait, at once, when the devices are free."""
-        if self.searching or not self.to_be_searched:
+        """All queries that wait, at once: without `p` when no other runs, as the host sends batch after batch."""
+        if not self.to_be_searched or (self.running and not self.config.optimisations.p):
             return
         places = list(self.to_be_searched)
         self.to_be_searched.clear()
-        self.searching = True
         again = all(place.request.retrievals > 1 for place in places)
-        searches = search(self.retriever, self.config, len(places), again, self.rng)
+        effort = self.config.search.effort
+        searches = search(self.retriever, effort, len(places), self.running, again, self.rng)
         for part, nj in searches.energy.items():
             self._spend(f"retrieval_{part}", nj)
         begin = self.loop.now
+        if not self.running:
+            self.search_begun = begin
+        self.running += len(places)
         ends = [begin + picoseconds(float(time)) for time in searches.done]
         last = max(ends)
-        self.search.took("search", begin, last)
         if self.config.optimisations.p:
             interval = max(1, picoseconds(searches.hop * self.config.retrieval.interval_hops))
             for tick, news in _ticks(self.config, places, begin, ends, interval, self.rng).items():
                 self.loop.at(tick, TICK, partial(self._hand_on, news))
+            for end in ends:
+                self.loop.at(end, END, partial(self._searched, 1))
         else:
             everything = [(place, len(place.request.changed), True) for place in places]
             self.loop.at(last, END, partial(self._hand_on, everything))
-        self.loop.at(last, END, self._searched)
+            self.loop.at(last, END, partial(self._searched, len(places)))
 
-    def _searched(self) -> None:
-        self.searching = False
-        self._search()
+    def _searched(self, queries: int) -> None:
+        self.running -= queries
+        if not self.running:
+            self.search.took("search", self.search_begun, self.loop.now)
+            self._search()
 
     def _hand_on(self, news: list[tuple[Place, int, bool]]) -> None:
         """Results to the host, merged there, and the documents' tokens to the generation devices."""

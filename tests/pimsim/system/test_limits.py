@@ -6,7 +6,7 @@ import pytest
 from pimsim.system import run
 from pimsim.system.cost import Piece
 from pimsim.system.generation import generator
-from pimsim.system.retrieval import retriever
+from pimsim.system.retrieval import retriever, search
 from tests.pimsim.system.cases import config, result
 
 FREE = {"link__latency_ns": 0.0, "link__gbps": 1e12, "host__query_us": 0.0, "host__merge_ns": 0.0}
@@ -19,14 +19,14 @@ def test_one_request_without_links_takes_its_search_its_prefill_and_its_tokens(n
     stated = asked.workload
     prompt = stated.documents * stated.document_tokens + stated.question_tokens
     made = generator(asked)
-    search = retriever(asked).search(1, False, np.random.default_rng([stated.seed, 5])).done[0]
+    searched = retriever(asked).search(1, False, np.random.default_rng([stated.seed, 5])).done[0]
     pieces = [Piece(stated.document_tokens, at * stated.document_tokens) for at in range(stated.documents)]
     prefill = made.prefill([*pieces, Piece(stated.question_tokens, prompt - stated.question_tokens)]).seconds
     # token by token, where the run adds up from the first to the last
     tokens = sum(made.step(1, prompt + at).seconds for at in range(stated.output_tokens - 1))
     found = run(asked)
-    assert found.first_tokens[0] == pytest.approx(search + prefill, rel=1e-9)
-    assert found.latencies[0] == pytest.approx(search + prefill + tokens, rel=1e-3)
+    assert found.first_tokens[0] == pytest.approx(searched + prefill, rel=1e-9)
+    assert found.latencies[0] == pytest.approx(searched + prefill + tokens, rel=1e-3)
 
 
 def test_links_cost_their_latency_each_way():
@@ -117,6 +117,15 @@ def test_the_vertex_cache_hits_only_where_there_is_one():
 def test_seeding_with_the_last_results_shortens_the_next_search():
     found = result("heterrag", workload__retrieve_every=16, workload__document_life_tokens=10**9)
     assert found.counts["search_again_s"] < found.counts["search_first_s"]
+
+
+def test_searches_beside_others_take_as_long_as_all_of_them_and_cost_their_share():
+    asked = config("naive-hbm")
+    made = retriever(asked)
+    whole = search(made, 1.0, 8, 0, False, np.random.default_rng(3))
+    part = search(made, 2.0, 2, 6, False, np.random.default_rng(3))
+    assert part.done.tolist() == pytest.approx((2 * whole.done[:2]).tolist())
+    assert part.energy["dram_read"] == pytest.approx(2 * whole.energy["dram_read"] / 4)
 
 
 def test_pipelining_hands_results_on_before_the_last_search_has_ended():
