@@ -110,7 +110,7 @@ class Batch:
                 loaded += self._documents(request, positions, pieces)
                 place.filled = place.known
             if place.state == PREFILLING:
-                if request.retrievals == 1 or stated.context == "all":
+                if request.retrievals == 1 or (stated.context == "all" and request.changed):
                     before = len(request.documents) * stated.document_tokens
                     pieces.append(Piece(request.question + (request.made if request.retrievals > 1 else 0), before))
                 if self.tree is not None and request.changed:

@@ -128,6 +128,20 @@ def test_searches_beside_others_take_as_long_as_all_of_them_and_cost_their_share
     assert part.energy["dram_read"] == pytest.approx(2 * whole.energy["dram_read"] / 4)
 
 
+def test_more_queries_than_are_sampled_wait_for_those_before_them():
+    made = retriever(config("heterrag-base", search__sampled=2, workload__batch=6))
+    few, many = (made.search(count, False, np.random.default_rng(3)).done for count in (2, 6))
+    assert many.max() == pytest.approx(3 * few.max())
+
+
+def test_a_whole_new_context_is_prefilled_from_the_first_changed_document_on():
+    fresh = {"workload__retrieve_every": 35, "workload__document_life_tokens": 1, "optimisations__p": False}
+    changed, whole = (result("heterrag-base", **fresh, workload__context=kind) for kind in ("changed", "all"))
+    stated = whole.config.workload
+    more = stated.requests * (stated.question_tokens + 35)  # the question, and the tokens that were made by then
+    assert whole.counts["prefilled_tokens"] - changed.counts["prefilled_tokens"] == more
+
+
 def test_pipelining_hands_results_on_before_the_last_search_has_ended():
     slow = {"search__hops": 3000, "search__hops_spread": 0.8}
     base, pipelined = (result("heterrag-base", **slow, optimisations__p=p) for p in (False, True))
