@@ -186,6 +186,8 @@ class SearchResult:
         }
         if "refresh" in memory.terms:  # not every table tells
             parts["dram_refresh"] = memory["refresh"].nj(float(totals[:, REFRESHES].sum()))
+        if "background" in memory.terms:
+            parts["dram_background"] = memory["background"].nj(len(totals) * self.time_us * 1e3)
         return parts | {"total": sum(parts.values())}
 
     def _warnings(self) -> list[str]:

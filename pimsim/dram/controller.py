@@ -152,7 +152,7 @@ def simulate(
         totals,
         entered,
         done,
-        energy_nj(energy, standard, totals),
+        energy_nj(energy, standard, totals, by_bank=controller.refresh == "per-bank"),
         Provenance.of(
             configuration,
             clocks_mhz={"memory": 1e3 / standard.tck_ns},

@@ -1,4 +1,4 @@
-"""Energy of a simulated trace: activations and bursts by the terms of a table. Refresh and standby are not in them."""
+"""Energy of a simulated trace: activations, bursts, refreshes and standby, by the terms of a table."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from pimsim.standard import Standard
 ACTIVATION_PER_BIT = "activate"  # tables that spread an activation over the bits read
 
 
-def energy_nj(table: EnergyTable, standard: Standard, counts: Any) -> dict[str, float]:
-    """nJ by what it was spent for: activate_precharge, read, write, and their total.
+def energy_nj(table: EnergyTable, standard: Standard, counts: Any, *, by_bank: bool) -> dict[str, float]:
+    """nJ by what it was spent for: activate_precharge, read, write, refresh, background, and their total.
 
-    Terms per bit are paid for each bit that a burst moves; `read`, `write` and `activate_precharge` are of one command.
+    Terms per bit are paid for each bit that a burst moves; `read`, `write` and `activate_precharge` are of one command,
+    `refresh` is of all banks of a rank (a refresh of one bank, `by_bank`, costs its share), and `background` is what a
+    rank takes all the time, until the last burst is done. What a table leaves out is 0.
     """
+    organisation = standard.organisation
     bursts = {"read": int(counts[kernel.READS] - counts[kernel.FORWARDED]), "write": int(counts[kernel.WRITES])}
-    bits = 8 * standard.organisation.burst_bytes
+    bits = 8 * organisation.burst_bytes
     per_bit = [term for term in table.terms.values() if term.unit in ("pJ/bit", "pJ/64bit")]
     activation = table.get("activate_precharge").nj(int(counts[kernel.ACTIVATES]))
     spent = {"activate_precharge": activation}
@@ -26,4 +29,8 @@ def energy_nj(table: EnergyTable, standard: Standard, counts: Any) -> dict[str, 
         for term in per_bit:
             where = "activate_precharge" if term.name == ACTIVATION_PER_BIT else kind
             spent[where] += term.nj(count * bits)
+    refreshed = int(counts[kernel.REFRESHES]) / (organisation.banks_per_rank if by_bank else 1)
+    ranks = organisation.channels * organisation.pseudo_channels * organisation.ranks
+    spent["refresh"] = table.get("refresh").nj(refreshed)
+    spent["background"] = table.get("background").nj(ranks * standard.ns(int(counts[kernel.LAST_DATA])))
     return {**spent, "total": sum(spent.values())}

@@ -37,6 +37,7 @@ class MacTiming:
 
     activate_command: int
     mac_to_precharge: int
+    limits_activations: bool  # whether tRRD and tFAW hold where units address a bank each, as for ordinary ACTs
     mac_bank: int
     mac_bank_power_limit: int
     mac_bank_group: int
@@ -157,6 +158,7 @@ def _read(values: Fields) -> Device:
         timing=MacTiming(
             activate_command=timing.integer("activate_command", least=1),
             mac_to_precharge=timing.integer("mac_to_precharge"),
+            limits_activations=timing.flag("limits_activations"),
             mac_bank=timing.integer("mac_bank", least=1),
             mac_bank_power_limit=timing.integer("mac_bank_power_limit", least=1),
             mac_bank_group=timing.integer("mac_bank_group", least=1),

@@ -97,6 +97,7 @@ def rules(device: Device, level: str, *, power_limit: bool, refresh: bool, vecto
     organisation, timing = device.standard.organisation, device.standard.timing
     spread = Spread.of(device, level)
     per_bank = level == "buffer"  # the other two address banks together, whose only limit is the power limit
+    limited = per_bank and device.timing.limits_activations
     computing = device.unit_cycles(UNIT_OF[level], vectors)
     if level == "bank":
         mac = device.timing.mac_bank_power_limit if power_limit else device.timing.mac_bank
@@ -119,9 +120,9 @@ def rules(device: Device, level: str, *, power_limit: bool, refresh: bool, vecto
         mac=max(mac, computing),
         mac_stack_id=timing.tCCD_S if per_bank else 0,
         mac_group=timing.tCCD_L if per_bank else 0,
-        rrd_stack_id=timing.tRRD_S if per_bank else 0,
-        rrd_group=timing.tRRD_L if per_bank else 0,
-        faw=timing.tFAW if per_bank else 0,
+        rrd_stack_id=timing.tRRD_S if limited else 0,
+        rrd_group=timing.tRRD_L if limited else 0,
+        faw=timing.tFAW if limited else 0,
         move=timing.tBL,
         move_stack_id=timing.tCCD_S,
         move_group=timing.tCCD_L,

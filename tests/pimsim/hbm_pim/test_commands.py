@@ -102,9 +102,12 @@ def test_bank_groups_hide_the_next_row() -> None:
 
 
 def test_buffer_level_keeps_the_four_activate_window() -> None:
+    limited = rules(Device.load("hbm2-heterrag"), "buffer", power_limit=True, refresh=False)
+    assert (limited.rrd_stack_id, limited.rrd_group, limited.faw) == (2, 2, 16)
     timing = rules(Device.load("hbm3-attacc"), "buffer", power_limit=True, refresh=False)
-    assert (timing.rrd_stack_id, timing.rrd_group) == (2, 4)
-    _, log = run_logged(macs(*[(slot, 0) for slot in (0, 4, 8, 12, 1, 5)]), timing._replace(faw=40))
+    assert (timing.rrd_stack_id, timing.rrd_group, timing.faw) == (0, 0, 0)  # AttAcc's rules know of none
+    timing = timing._replace(rrd_stack_id=2, rrd_group=4, faw=40)
+    _, log = run_logged(macs(*[(slot, 0) for slot in (0, 4, 8, 12, 1, 5)]), timing)
     assert cycles_of(log, ACT) == [1, 3, 5, 7, 41, 43]
 
 
