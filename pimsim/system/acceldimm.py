@@ -20,6 +20,8 @@ from pimsim.system.searches import Point, moved, points, traversal
 
 LADDER = 4  # sizes of batches that are simulated differ by this factor
 KEPT = 256  # simulated batches that a process remembers: the runs of a sweep share them
+# sums and links are the system's; standby goes on between searches, too
+NOT_OF_A_SEARCH = ("total", "host_link", "dram_refresh", "dram_background")
 _kept: OrderedDict[str, _Simulated] = OrderedDict()
 
 
@@ -129,9 +131,7 @@ class AccelDimms:
             hop=float((first / hops).max()),
             distances=distances,
             energy={
-                part: nj / float(of_query.sum())
-                for part, nj in result.energy_nj.items()
-                if part not in ("total", "host_link")
+                part: nj / float(of_query.sum()) for part, nj in result.energy_nj.items() if part not in NOT_OF_A_SEARCH
             },
             bounds=tuple(bounds),
             counts={

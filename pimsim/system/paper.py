@@ -112,8 +112,8 @@ So what spares or hides searches (r, p) gains next to nothing, AccelDIMMs are ha
 the searches are slow, is not below CPU-GPU. Table 3 needs searches as much longer as the third column says: more
 distances than a shard has vertices, so that the paper's searches, batch or answers must be others than are stated here.
 g pays for room with room: beside a batch that fills memory, documents' KV leaves place for fewer requests in hand.
-More AccelDIMMs make shards smaller, and a graph search of a smaller shard is hardly shorter. No table tells the energy
-of refresh, background and control logic: it is missing in ours and makes HeterRAG's too small beside measured watts."""
+More AccelDIMMs make shards smaller, and a graph search of a smaller shard is hardly shorter. No table tells the
+energy of control logic: it is missing in ours, which makes HeterRAG's too small beside the watts of a CPU and a GPU."""
 
 
 def figures() -> tuple[list[Figure], list[dict[str, Any]]]:

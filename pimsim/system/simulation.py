@@ -25,6 +25,7 @@ from pimsim.system.generation import generator
 from pimsim.system.prefix_tree import PrefixTree
 from pimsim.system.report import UNITS, SystemResult
 from pimsim.system.retrieval import retriever, search
+from pimsim.system.standby import standby_w
 from pimsim.system.workload import Documents, Request, earlier_documents, requests
 
 TOKEN_BYTES = 4  # of an id on a link
@@ -88,6 +89,8 @@ class _Run:
         link = config.dimm.energy["link"]
         for name in ("retrieval_link", "generation_link"):
             self.energy[name] = link.nj(8 * self.counts[f"bytes_{name}"])
+        for name, watts in standby_w(config).items():
+            self.energy[f"{name}_standby"] = watts * makespan * 1e9
         for name, idle_w in (("retrieval", self.retriever.idle_w), ("generation", self.generator.idle_w)):
             if idle_w:
                 self.energy[f"{name}_idle"] = idle_w * (makespan - busy[name]) * 1e9
@@ -119,7 +122,7 @@ class _Run:
         if self.room < config.workload.batch:
             warnings.append(f"memory holds {self.room} requests' KV, not a batch of {config.workload.batch}")
         if config.generation.engine == "accelhbm":
-            warnings.append("no energy of refresh, background and control logic is known: it is not in the sums")
+            warnings.append("no energy of control logic is known: it is not in the sums")
         return Provenance.of(
             config.configuration,
             clocks_mhz=clocks,

@@ -65,3 +65,14 @@ def test_requests_that_come_apart_wait_only_for_those_before_them():
     found = result("cpu-gpu-v100", workload__rate_rps=0.01)
     alone = result("cpu-gpu-v100", workload__requests=1)
     assert found.latencies.min() == pytest.approx(float(alone.latencies[0]), rel=1e-3)
+
+
+def test_memory_takes_its_standby_power_whether_it_works_or_not():
+    found = result("heterrag-base")
+    ranks = 8 * found.config.dimm.organisation.all_ranks
+    table = found.config.dimm.memory_energy
+    refreshes = found.makespan / (12480 * 0.625e-9)  # tREFI
+    watts = ranks * table["background"].value
+    expected = watts * found.makespan * 1e9 + ranks * refreshes * table["refresh"].value
+    assert found.energy["retrieval_standby"] == pytest.approx(expected, rel=1e-9)
+    assert "retrieval_dram_background" not in found.energy  # it would be paid twice
