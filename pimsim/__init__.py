@@ -21,6 +21,8 @@ from pimsim.sweep.plot import plot_front, plot_tornado
 from pimsim.sweep.results import Results
 from pimsim.sweep.run import run_sweep
 from pimsim.sweep.sensitivity import assumed_spread, effects
+from pimsim.system import ModelShape, SystemConfig, SystemResult
+from pimsim.system import run as run_system
 
 __all__ = [
     "AddressMapping",
@@ -34,6 +36,7 @@ __all__ = [
     "FieldError",
     "Front",
     "HbmPim",
+    "ModelShape",
     "Objective",
     "Organisation",
     "PimsimError",
@@ -42,6 +45,8 @@ __all__ = [
     "SearchResult",
     "Standard",
     "Sweep",
+    "SystemConfig",
+    "SystemResult",
     "Timing",
     "Trace",
     "TraceError",
@@ -57,6 +62,7 @@ __all__ = [
     "plot_front",
     "plot_tornado",
     "run_sweep",
+    "run_system",
     "simulate",
     "simulate_search",
     "version",

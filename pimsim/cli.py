@@ -16,9 +16,11 @@ from pimsim.result import version
 from pimsim.sweep import command as sweep
 from pimsim.sweep import pareto_command as pareto
 from pimsim.sweep import sensitivity_command as sensitivity
+from pimsim.system import command as system
+from pimsim.system import paper
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
-COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, sweep, pareto, sensitivity, validation)
+COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, system, paper, sweep, pareto, sensitivity, validation)
 
 
 def parser() -> argparse.ArgumentParser:

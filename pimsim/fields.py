@@ -96,6 +96,14 @@ class Fields:
             self._refuse(name, value, "a list of names")
         return list(value)
 
+    def mapping(self, name: str) -> dict[str, Any]:
+        """A mapping as it stands, empty where the field is missing; what is in it is another's to check."""
+        self._taken.add(name)
+        value = self._values.get(name)
+        if not isinstance(value, Mapping | None):
+            self._refuse(name, value, "a mapping")
+        return dict(value or {})
+
     def source(self, name: str) -> Source:
         """The source that this field names."""
         return self._source(name, self.text(name))
