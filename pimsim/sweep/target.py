@@ -22,8 +22,12 @@ from pimsim.fields import Sourced, split
 from pimsim.hbm_pim.attention import Attention, attention
 from pimsim.hbm_pim.device import Device as HbmPim
 from pimsim.standard import Standard
+from pimsim.system.config import SystemConfig
+from pimsim.system.simulation import run as run_system
 
 Values = Mapping[str, Any]  # a point's fields by dotted name
+DEVICES = ("dimm.", "hbm.")
+SYSTEM_FILES = ("config", "model", "workload.documents_file", "workload.lengths_file", "workload.traversal_file")
 Simulate = Callable[[], Mapping[str, Any]]
 
 
@@ -150,26 +154,57 @@ def _traversal(path: str, changed: int, shard: int) -> Traversal:  # noqa: ARG00
     return Traversal.read(Path(path), shard or None)
 
 
+def _system(values: Values) -> Simulate:
+    config = _configured(values)
+    return lambda: run_system(config).as_dict()
+
+
+def _configured(values: Values) -> SystemConfig:
+    changes = dict(values)
+    name = changes.pop("config", "heterrag")
+    if not isinstance(name, str):
+        raise FieldError(f"config must be a text, not {name!r}")
+    return SystemConfig.load(name, changes)
+
+
 def _assumed_of_attention(values: Values) -> Iterable[tuple[str, Any]]:
     point = _Point(values, "device")
-    device = HbmPim.load(point.text("device", "hbm3-attacc"), point.inner["device"])
-    return _named(device.sourced, {"standard": device.standard.sourced, "energy": device.table.sourced})
+    return _of_hbm("device", HbmPim.load(point.text("device", "hbm3-attacc"), point.inner["device"]))
 
 
 def _assumed_of_search(values: Values) -> Iterable[tuple[str, Any]]:
-    _, device = _searched(values)
+    return _of_dimm("device", _searched(values)[1])
+
+
+def _of_dimm(under: str, device: DimmDevice) -> Iterable[tuple[str, Any]]:
     inner = {"standard": device.standard.sourced, "energy": device.energy.sourced}
-    return _named(device.sourced, inner | {"memory_energy": device.memory_energy.sourced})
+    return _named(under, device.sourced, inner | {"memory_energy": device.memory_energy.sourced})
 
 
-def _named(sourced: Iterable[Sourced], inner: Mapping[str, Iterable[Sourced]]) -> Iterable[tuple[str, Any]]:
+def _of_hbm(under: str, device: HbmPim) -> Iterable[tuple[str, Any]]:
+    return _named(under, device.sourced, {"standard": device.standard.sourced, "energy": device.table.sourced})
+
+
+def _assumed_of_system(values: Values) -> Iterable[tuple[str, Any]]:
+    config = _configured(values)
+    parts = {value.name.partition(".")[0] for value in config.sourced}  # a device that is not there assumes nothing
+    for value in config.sourced:
+        if value.source.assumed and not value.name.startswith(DEVICES):
+            yield value.name, value.value
+    if "dimm" in parts:
+        yield from _of_dimm("dimm", config.dimm)
+    if "hbm" in parts:
+        yield from _of_hbm("hbm", config.hbm)
+
+
+def _named(under: str, sourced: Iterable[Sourced], inner: Mapping[str, Iterable[Sourced]]) -> Iterable[tuple[str, Any]]:
     """Assumed fields of a device by the names that change them; `inner` are those of the files that it names."""
     part_of = {id(value): part for part, values in inner.items() for value in values}
     for value in sourced:
         if value.source.assumed:
             part = part_of.get(id(value))
             name, plain = (value.name, value.value) if part in (None, "standard") else _term(value)
-            yield f"device.{part}.{name}" if part else f"device.{name}", plain
+            yield f"{under}.{part}.{name}" if part else f"{under}.{name}", plain
 
 
 def _term(value: Sourced) -> tuple[str, Any]:
@@ -196,6 +231,7 @@ TARGETS: dict[str, Target] = {
     for target in (
         Target("attention", _attention, "time_us", ("device",), _assumed_of_attention),
         Target("search", _search, "queries_per_second", ("device", "traversal"), _assumed_of_search),
+        Target("system", _system, "throughput_rps", SYSTEM_FILES, _assumed_of_system),
         Target("dram", _dram, "time_ns", ("standard", "trace", "mapping", "energy"), _assumed_of_dram),
     )
 }
