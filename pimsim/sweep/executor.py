@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -62,7 +63,7 @@ def on_ray(chunks: Sequence[Chunk], workers: int) -> Rows:
     The cluster's nodes need pimsim, and files that the sweep names under the same paths.
     """
     try:
-        import ray  # it takes a second, and only some have it
+        ray = importlib.import_module("ray")  # it takes a second, and only some have it
     except ImportError as error:
         raise PimsimError("the executor ray needs Ray: pip install 'ragcache[ray]'") from error
     connected = ray.is_initialized()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from pimsim.errors import PimsimError
 from pimsim.sweep.pareto import Front
@@ -30,9 +32,7 @@ def plot_front(front: Front, file: str | Path, *, colour: str | None = None) -> 
     PimsimError if the file cannot be written, or there is no matplotlib.
     """
     check([Path(file)])
-    from pimsim.sweep import figure
-
-    figure.draw_front(front, Path(file), colour)
+    _figure().draw_front(front, Path(file), colour)
 
 
 def plot_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, file: str | Path) -> None:
@@ -41,6 +41,9 @@ def plot_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, 
     PimsimError if the file cannot be written, or there is no matplotlib.
     """
     check([Path(file)])
-    from pimsim.sweep import figure
+    _figure().draw_tornado(effects, spread, metric, Path(file))
 
-    figure.draw_tornado(effects, spread, metric, Path(file))
+
+def _figure() -> ModuleType:
+    """What draws, imported late: matplotlib takes half a second that no other command has to wait for."""
+    return importlib.import_module("pimsim.sweep.figure")
