@@ -14,10 +14,10 @@ from pimsim.errors import PimsimError
 from pimsim.hbm_pim import command as hbm_pim
 from pimsim.result import version
 from pimsim.system import command as system
-from pimsim.system import paper
+from pimsim.system import reproduction
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
-COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, system, paper, validation)
+COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, system, reproduction, validation)
 
 
 def parser() -> argparse.ArgumentParser:
