@@ -60,12 +60,15 @@ def draw(evaluations: Mapping[str, Evaluation], file: Path) -> None:
         }
         _bars(axes[3][column], list(RETRIEVE_EVERY), gains)
         axes[0][column].set_title(name, fontsize=9)
-        axes[3][column].set_ylim(bottom=0.8)
     for row, label in enumerate(("throughput", "latency (LLaMA2-7B)", "energy (LLaMA2-7B)")):
         axes[row][0].set_ylabel(f"{label} / CPU-GPU", fontsize=8)
     axes[3][0].set_ylabel("throughput / base (LLaMA2-7B)", fontsize=8)
-    axes[0][0].legend(fontsize=7, frameon=False)
-    axes[3][0].legend(fontsize=7, frameon=False)
+    most = max(gain for one in evaluations.values() for gains in one.gains.values() for gain in gains.values())
+    axes[3][0].set_ylim(0.8, 0.8 + 1.2 * (max(most, 1.0) - 0.8))  # room for what tells the colours
+    axes[3][0].legend(fontsize=7, frameon=False, ncols=3, loc="upper left")
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=4, loc="outside upper center"
+    )
     try:
         figure.savefig(file, dpi=200)
     except OSError as error:
