@@ -17,10 +17,10 @@ from pimsim.sweep import command as sweep
 from pimsim.sweep import pareto_command as pareto
 from pimsim.sweep import sensitivity_command as sensitivity
 from pimsim.system import command as system
-from pimsim.system import paper
+from pimsim.system import reproduction
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
-COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, system, paper, sweep, pareto, sensitivity, validation)
+COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, system, reproduction, sweep, pareto, sensitivity, validation)
 
 
 def parser() -> argparse.ArgumentParser:

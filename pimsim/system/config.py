@@ -7,7 +7,7 @@ A file that has a `base` is that file with its `changes`, by dotted name. Fields
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -244,9 +244,12 @@ def _read(values: Fields, devices: Mapping[str, dict[str, Any]]) -> SystemConfig
     unused = {part for part, (by, engine) in USED_BY.items() if parts[by].engine != engine}
     sourced = [value for value in values.sourced if value.name.partition(".")[0] not in unused]
     if parts["retrieval"].engine == "acceldimm":
-        sourced += [_under("dimm", value) for value in dimm.sourced]
+        files = {"standard": dimm.standard.sourced, "energy": dimm.energy.sourced}
+        files["memory_energy"] = dimm.memory_energy.sourced
+        sourced += [_under("dimm", value, files) for value in dimm.sourced]
     if parts["generation"].engine == "accelhbm":
-        sourced += [_under("hbm", value) for value in hbm.sourced]
+        files = {"standard": hbm.standard.sourced, "energy": hbm.table.sourced}
+        sourced += [_under("hbm", value, files) for value in hbm.sourced]
     return SystemConfig(name=title, model=model, dimm=dimm, hbm=hbm, sourced=tuple(sourced), **parts)
 
 
@@ -277,5 +280,7 @@ def _value(values: Fields, entry: dataclasses.Field[Any]) -> Any:
     return values.text(entry.name, one_of=told.get("one_of", ()))
 
 
-def _under(part: str, value: Sourced) -> Sourced:
-    return Sourced(f"{part}.{value.name}", value.value, value.source)
+def _under(device: str, value: Sourced, inner: Mapping[str, Iterable[Sourced]]) -> Sourced:
+    """By the device that it is of, and the file that the device names, if it stands in one."""
+    part = next((f"{part}." for part, values in inner.items() if any(value is other for other in values)), "")
+    return Sourced(f"{device}.{part}{value.name}", value.value, value.source)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pimsim.cli import main
-from pimsim.system import paper
+from pimsim.system import paper, reproduction
 from tests.pimsim.system.cases import SMALL
 
 SETTINGS = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
@@ -48,7 +48,7 @@ def test_what_cannot_be_is_one_line(words, said, capsys):
 
 
 def test_a_figure_tells_its_deviation_and_whether_it_is_reproduced():
-    figure = paper.Figure("gain", 2.0, 1.5, 2.5, {"small": 1.0, "large": 2.2})
+    figure = reproduction.Figure("gain", 2.0, 1.5, 2.5, {"small": 1.0, "large": 2.2})
     assert (figure.matched("small"), figure.matched("large")) == (False, True)
     assert figure.deviation("small") == -0.5
     assert figure.deviation("large") == pytest.approx(0.1)
@@ -62,3 +62,23 @@ def test_the_order_of_throughputs_of_one_request_is_the_papers_but_for_naive_hbm
     for model in paper.MODELS:
         rates = {system: runs[system, model, "OR"].throughput_rps for system in paper.SYSTEMS}
         assert rates["cpu-gpu-v100"] < rates["only-dimm"] < rates["heterrag"]
+
+
+def test_the_table_and_the_plot_show_every_case(monkeypatch, capsys, tmp_path):
+    case = paper.Case(1)
+    monkeypatch.setattr(paper, "ROUNDS", 1)
+    for mode in ("IR-64", "IR-32"):
+        monkeypatch.delitem(paper.RETRIEVE_EVERY, mode)
+    one = paper.evaluation(case)
+    monkeypatch.setattr(reproduction, "evaluations", lambda: {"one request": one})
+    plot = tmp_path / "figures.svg"
+    assert main(["reproduce", "--plot", str(plot)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert plot.read_text().startswith("<?xml")
+    shown = [line for line in lines if line.endswith((" in ", " OUT"))]
+    assert len(shown) == len(reproduction.figures({"one request": one}))
+    assert main(["reproduce", "--plot", str(tmp_path / "figures.txt")]) == 2
+    # what is printed is what the runs say
+    ratios = paper.ratios(one.runs, "only-dimm")
+    printed = next(line for line in shown if line.startswith("throughput, OnlyDIMM"))
+    assert f"{sum(ratios) / len(ratios):.4g}" in printed
