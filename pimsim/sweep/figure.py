@@ -48,6 +48,7 @@ BARS = 12
 TICKS = 6  # distinct values that each get theirs
 LETTER, SHARES = 0.024, 0.13  # of a tornado's width: a letter of a level's name, the column on the right
 ROUNDS = 20
+LINE, MARKER = 62, 4  # letters of a legend's line, and what a marker takes
 TIMES = "\N{MULTIPLICATION SIGN}"
 # by the ending of a name: what is written, and for seconds and joules the units of its kind
 UNITS = {
@@ -132,10 +133,11 @@ def draw_front(front: Front, file: Path, colour: str | None) -> None:
         panel.grid(True)
         if chosen is not None:
             handles.insert(0, Line2D([], [], ls="", label=f"{Quantity.of(chosen, []).label}:"))
+        columns = _columns([str(handle.get_label()) for handle in handles])
         figure.legend(
-            handles=handles,
+            handles=[handle for at in range(columns) for handle in handles[at::columns]],  # it fills column by column
             loc="outside upper center",
-            ncols=min(5, len(handles)),
+            ncols=columns,
             handletextpad=0.2,
             columnspacing=0.9,
             handlelength=1.2,
@@ -227,6 +229,15 @@ def _bars(panel: Any, names: Sequence[str]) -> None:
     panel.spines["left"].set_visible(False)
     panel.xaxis.set_major_formatter(FuncFormatter(_tick))
     panel.grid(True, axis="x")
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """Of a legend: as few rows as the width has room for."""
+    for rows in range(1, len(labels)):
+        columns = -(-len(labels) // rows)
+        if columns * MARKER + sum(max(map(len, labels[at::columns])) for at in range(columns)) <= LINE:
+            return columns
+    return 1
 
 
 def _colouring(front: Front) -> str | None:
