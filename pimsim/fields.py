@@ -17,8 +17,7 @@ import yaml
 
 from pimsim.errors import FieldError
 
-
-# libyaml's, where PyYAML was built with it, takes an eighth of the time, and a sweep reads files at every point
+# libyaml's, where PyYAML was built with it, takes a fifth of the time, and a sweep reads files at every point
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -99,11 +99,12 @@ def test_a_prompt_longer_than_the_context_fails_alone(engine):
 
 
 def test_clearing_leaves_nothing_to_be_found(engine):
-    all_of(submit(engine)[0])
-    engine.clear()
-    events, missing, _ = submit(engine)
-    all_of(events)
-    assert missing[0][1].sources == (0, 0, 0)
+    for _ in range(8):  # right after a request's end vLLM still has blocks in use
+        all_of(submit(engine)[0])
+        engine.clear()
+        events, missing, _ = submit(engine)
+        all_of(events)
+        assert missing[0][1].sources == (0, 0, 0)
 
 
 def test_a_job_without_a_question_is_refused(engine):

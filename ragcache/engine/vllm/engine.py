@@ -48,6 +48,7 @@ SHUT_DOWN = "the engine was shut down"
 CLOSING_SECONDS = 10.0
 STOPPING_SECONDS = 10.0  # for vLLM to stop a job: a step, usually
 ABORT_SECONDS = 0.05  # between two tries
+CLEARING_SECONDS = 2.0  # for vLLM to have freed what the last request used: a step, usually
 NULL_BLOCKS = 1  # that vLLM takes for itself
 
 
@@ -91,7 +92,8 @@ class VllmEngine:
         self._bulletins: list[tuple[int, Bulletin]] = []
         self._closed = False
         self._error: str | None = None
-        self._running: dict[str, _Running] = {}  # the loop's
+        self._running: dict[str, _Running] = {}  # the loop's, as is what follows
+        self._clearing: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
         self._thread.start()
@@ -160,10 +162,17 @@ class VllmEngine:
         return cancel
 
     def clear(self) -> None:
-        """What no request is using is given up soon: vLLM's prefix cache and what lies outside. A bulletin tells."""
+        """What no request is using is given up soon: vLLM's prefix cache and what lies outside. A bulletin tells.
+
+        Jobs that are submitted later wait for it.
+        """
+
+        def start() -> None:
+            self._clearing = self._loop.create_task(self._clear(idle=not self._running))
+
         with self._lock:
             if not self._closed:
-                asyncio.run_coroutine_threadsafe(self._llm.reset_prefix_cache(reset_connector=True), self._loop)
+                self._loop.call_soon_threadsafe(start)
 
     def take_bulletins(self) -> list[tuple[int, Bulletin]]:
         """What the connector has told since the last call, with the number of the engine's core that it is from."""
@@ -216,6 +225,14 @@ class VllmEngine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _clear(self, *, idle: bool) -> None:
+        """vLLM frees some blocks of a request a step after its end, and clears nothing of its own until then."""
+        latest = self._loop.time() + CLEARING_SECONDS
+        with contextlib.suppress(EngineDeadError):  # then jobs are told
+            while idle and not await self._llm.reset_prefix_cache() and self._loop.time() < latest:
+                await asyncio.sleep(ABORT_SECONDS)
+            await self._llm.reset_prefix_cache(reset_connector=True)
+
     async def _abort(self, name: str, running: _Running) -> None:
         """Has vLLM stop a request, which is so at its next step."""
         with contextlib.suppress(EngineDeadError):  # then the job is told
@@ -246,6 +263,8 @@ class VllmEngine:
 
     async def _generate(self, number: int, name: str, running: _Running) -> LastEvent:
         """A job's life, but for its last event."""
+        if self._clearing is not None:
+            await asyncio.wait([self._clearing])
         if running.cancelled.is_set():
             return Finished("cancelled", kept_tokens=0)
         running.deliver(Started())
