@@ -6,7 +6,6 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from pimsim.dimm_pim.traversal import Traversal
 from pimsim.result import Bound, configuration_hash
 from pimsim.system.config import SystemConfig
 from pimsim.system.retriever import Searches
-from pimsim.system.searches import Point, moved, points, traversal
+from pimsim.system.searches import Point, moved, points, recorded, traversal
 
 LADDER = 4  # sizes of batches that are simulated differ by this factor
 KEPT = 256  # simulated batches that a process remembers: the runs of a sweep share them
@@ -54,8 +53,7 @@ class AccelDimms:
     _sampled: dict[int, _Simulated] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        file = self.config.workload.traversal_file
-        self._recorded = Traversal.read(Path(file)) if file else None
+        self._recorded = recorded(self.config)
 
     @property
     def _remembers(self) -> bool:
@@ -149,10 +147,9 @@ class AccelDimms:
         """
         config, stated = self.config, self.config.workload
         iterative = self._remembers
-        recorded = self._recorded
-        if recorded is not None:
+        if self._recorded is not None:
             wanted = (3 if iterative else 2) * size
-            return recorded.first(wanted) if len(recorded.queries) >= wanted else _repeated(recorded, wanted)
+            return _repeated(self._recorded, wanted)
         warm, first = (points(config.search, stated, size, seed) for seed in (0, 10))
         queries: list[tuple[Point, Point | None]] = [(point, None) for point in (*warm, *first)]
         if iterative:
@@ -165,35 +162,35 @@ class AccelDimms:
         )
 
 
-def _fingerprint(recorded: Traversal | None) -> int:
+def _fingerprint(searches: Traversal | None) -> int:
     """Of all that the searches read."""
-    if recorded is None:
+    if searches is None:
         return 0
-    found = zlib.crc32(f"{recorded.shard} {recorded.dim} {recorded.neighbours}".encode())
+    found = zlib.crc32(f"{searches.shard} {searches.dim} {searches.neighbours}".encode())
     for part in (
-        recorded.first_hop,
-        recorded.list_vertex,
-        recorded.list_kind,
-        recorded.first_vector,
-        recorded.vertices,
+        searches.first_hop,
+        searches.list_vertex,
+        searches.list_kind,
+        searches.first_vector,
+        searches.vertices,
     ):
         found = zlib.crc32(np.ascontiguousarray(part).tobytes(), found)
     return found
 
 
-def _repeated(recorded: Traversal, queries: int) -> Traversal:
-    """The recorded searches over and over, until there are enough."""
-    times = -(-queries // len(recorded.queries))
-    whole, hops, vectors = len(recorded.queries) * times, len(recorded.list_vertex), len(recorded.vertices)
+def _repeated(searches: Traversal, queries: int) -> Traversal:
+    """The same searches over and over, until there are enough."""
+    times = -(-queries // len(searches.queries))
+    whole, hops, vectors = len(searches.queries) * times, len(searches.list_vertex), len(searches.vertices)
     offsets = np.arange(times)[:, None]
     return Traversal(
         np.arange(whole),
-        np.append((recorded.first_hop[:-1] + offsets * hops).ravel(), times * hops),
-        np.tile(recorded.list_vertex, times),
-        np.tile(recorded.list_kind, times),
-        np.append((recorded.first_vector[:-1] + offsets * vectors).ravel(), times * vectors),
-        np.tile(recorded.vertices, times),
-        recorded.shard,
-        recorded.dim,
-        recorded.neighbours,
+        np.append((searches.first_hop[:-1] + offsets * hops).ravel(), times * hops),
+        np.tile(searches.list_vertex, times),
+        np.tile(searches.list_kind, times),
+        np.append((searches.first_vector[:-1] + offsets * vectors).ravel(), times * vectors),
+        np.tile(searches.vertices, times),
+        searches.shard,
+        searches.dim,
+        searches.neighbours,
     ).first(queries)

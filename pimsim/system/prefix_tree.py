@@ -36,23 +36,25 @@ class PrefixTree:
         both: list[int] = []
         dense: list[int] = []
         neither: list[int] = []
-        whole = True
-        for at, document in enumerate(sequence):
-            whole = whole and tuple(sequence[: at + 1]) in self._entries
+        path, whole = tuple(sequence), True
+        for at, document in enumerate(path):
+            whole = whole and path[: at + 1] in self._entries
             kind = both if whole else dense if document in self._paths else neither
             kind.append(at)
         return Found(tuple(both), tuple(dense), tuple(neither))
 
     def keep(self, sequence: Sequence[int]) -> None:
         """Store what was computed of a sequence, and count its path as used now, the deepest node longest ago."""
-        for at in reversed(range(len(sequence))):
-            path = tuple(sequence[: at + 1])
-            if path not in self._entries:
+        path = tuple(sequence)
+        while path:
+            if path in self._entries:
+                self._entries.move_to_end(path)
+            else:
                 self._entries[path] = None
                 held = self._paths.get(path[-1], 0)
                 self._paths[path[-1]] = held + 1
                 self.used += self.sparse + (0 if held else self.dense)
-            self._entries.move_to_end(path)
+            path = path[:-1]
         while self.used > self.capacity and self._entries:
             self._evict()
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from pimsim.dimm_pim.traversal import Traversal
 from pimsim.result import Bound
 from pimsim.system.acceldimm import AccelDimms
 from pimsim.system.config import SystemConfig
 from pimsim.system.retriever import Retriever, Searches
-from pimsim.system.searches import points
+from pimsim.system.searches import points, recorded
 
 
 def search(
@@ -43,10 +41,10 @@ class _Whole:
 
     def __post_init__(self) -> None:
         stated = self.config.workload
-        if stated.traversal_file:
-            recorded = Traversal.read(Path(stated.traversal_file))
-            self._hops = np.diff(recorded.first_hop)
-            self._distances = np.diff(recorded.first_vector[recorded.first_hop])
+        found = recorded(self.config)
+        if found is not None:
+            self._hops = np.diff(found.first_hop)
+            self._distances = np.diff(found.first_vector[found.first_hop])
         else:
             drawn = points(self.config.search, stated, self.config.search.sampled, 10)
             self._hops = np.array([point.hops for point in drawn])

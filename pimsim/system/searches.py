@@ -1,4 +1,4 @@
-"""Searches: traversals drawn from the stated distribution, where no recorded ones are given.
+"""Searches: recorded traversals, or those drawn from the stated distribution.
 
 Vertices lie on a ring; a graph's level `l` holds every 32nd of the level below, as HNSW's do. A query has a point of
 the ring, that of a document drawn by popularity. On its way it compares vertices near the point on each upper level,
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pimsim.dimm_pim.traversal import LOWEST, NO_LIST, UPPER, Traversal
-from pimsim.system.config import Search, Workload
+from pimsim.errors import WorkloadError
+from pimsim.system.config import Search, SystemConfig, Workload
 
 WINDOW = 2  # vertices near the point, to those compared
 LEVEL_RATIO = 32  # HNSW's M: of a level's vertices, so many are not on the next
@@ -26,6 +28,21 @@ class Point:
 
     place: float
     hops: int
+
+
+def recorded(config: SystemConfig) -> Traversal | None:
+    """The workload's recorded searches, if it has any. TraceError for a file that cannot be read, WorkloadError for one
+    of other vectors than the device's."""
+    if not config.workload.traversal_file:
+        return None
+    found = Traversal.read(Path(config.workload.traversal_file))
+    dim = config.dimm.vectors.dim
+    if found.dim not in (None, dim):
+        raise WorkloadError(
+            f"{config.workload.traversal_file}: its vectors have {found.dim} elements, the device's {dim}: "
+            f"set dimm.vectors.dim to {found.dim}"
+        )
+    return found
 
 
 def points(search: Search, workload: Workload, count: int, seed: int) -> list[Point]:

@@ -61,7 +61,8 @@ class _Run:
         self.arrived: deque[Request] = deque()
         self.to_be_searched: deque[Place] = deque()
         self.generating = False
-        self.running = self.search_begun = 0  # searches, and since when there are any
+        self.ends: list[int] = []  # of the searches that run
+        self.searched_until = 0
         self.steps: Steps | None = None
         self.energy: dict[str, float] = {}
         self.counts: dict[str, float] = {
@@ -167,37 +168,31 @@ class _Run:
 
     def _search(self) -> None:
         """All queries that wait, at once: without `p` when no other runs, as the host sends batch after batch."""
-        if not self.to_be_searched or (self.running and not self.config.optimisations.p):
+        begin = self.loop.now
+        self.ends = [end for end in self.ends if end > begin]
+        if not self.to_be_searched or (self.ends and not self.config.optimisations.p):
             return
         places = list(self.to_be_searched)
         self.to_be_searched.clear()
         again = all(place.request.retrievals > 1 for place in places)
         effort = self.config.search.effort
-        searches = search(self.retriever, effort, len(places), self.running, again, self.rng)
+        searches = search(self.retriever, effort, len(places), len(self.ends), again, self.rng)
         for part, nj in searches.energy.items():
             self._spend(f"retrieval_{part}", nj)
-        begin = self.loop.now
-        if not self.running:
-            self.search_begun = begin
-        self.running += len(places)
         ends = [begin + picoseconds(float(time)) for time in searches.done]
         last = max(ends)
+        if last > self.searched_until:  # searches beside each other keep the devices busy once
+            self.search.took("search", max(begin, self.searched_until), last)
+            self.searched_until = last
+        self.ends += ends
         if self.config.optimisations.p:
             interval = max(1, picoseconds(searches.hop * self.config.retrieval.interval_hops))
             for tick, news in _ticks(self.config, places, begin, ends, interval, self.rng).items():
                 self.loop.at(tick, TICK, partial(self._hand_on, news))
-            for end in ends:
-                self.loop.at(end, END, partial(self._searched, 1))
         else:
             everything = [(place, len(place.request.changed), True) for place in places]
             self.loop.at(last, END, partial(self._hand_on, everything))
-            self.loop.at(last, END, partial(self._searched, len(places)))
-
-    def _searched(self, queries: int) -> None:
-        self.running -= queries
-        if not self.running:
-            self.search.took("search", self.search_begun, self.loop.now)
-            self._search()
+            self.loop.at(last, LOOK, self._search)
 
     def _hand_on(self, news: list[tuple[Place, int, bool]]) -> None:
         """Results to the host, merged there, and the documents' tokens to the generation devices."""

@@ -107,6 +107,8 @@ def test_recorded_searches_take_the_place_of_drawn_ones(tmp_path):
     for name in ("heterrag", "cpu-gpu-v100"):
         found = run(config(name, workload__traversal_file=str(file), workload__retrieve_every=16))
         assert found.counts["distances_a_search"] == 5
+        with pytest.raises(WorkloadError, match=r"set dimm\.vectors\.dim to 768"):
+            run(config(name, workload__traversal_file=str(file), dimm__vectors__dim=384))
     with pytest.raises(TraceError, match="no such file"):
         run(config(workload__traversal_file=str(tmp_path / "none.csv")))
 
