@@ -15,6 +15,14 @@ from pimsim.hbm_pim.device import Device as HbmPim
 from pimsim.hbm_pim.products import gemm, gemv, kv_append
 from pimsim.result import Bound, Provenance, version
 from pimsim.standard import Organisation, Standard, Timing
+from pimsim.sweep.design import Sweep
+from pimsim.sweep.pareto import Front, Objective, pareto
+from pimsim.sweep.plot import plot_front, plot_tornado
+from pimsim.sweep.results import Results
+from pimsim.sweep.run import run_sweep
+from pimsim.sweep.sensitivity import assumed_spread, effects
+from pimsim.system import ModelShape, SystemConfig, SystemResult
+from pimsim.system import run as run_system
 
 __all__ = [
     "AddressMapping",
@@ -26,21 +34,35 @@ __all__ = [
     "DramResult",
     "EnergyTable",
     "FieldError",
+    "Front",
     "HbmPim",
+    "ModelShape",
+    "Objective",
     "Organisation",
     "PimsimError",
     "Provenance",
+    "Results",
     "SearchResult",
     "Standard",
+    "Sweep",
+    "SystemConfig",
+    "SystemResult",
     "Timing",
     "Trace",
     "TraceError",
     "Traversal",
     "WorkloadError",
+    "assumed_spread",
     "attention",
+    "effects",
     "gemm",
     "gemv",
     "kv_append",
+    "pareto",
+    "plot_front",
+    "plot_tornado",
+    "run_sweep",
+    "run_system",
     "simulate",
     "simulate_search",
     "version",

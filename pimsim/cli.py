@@ -13,9 +13,14 @@ from pimsim.dram import command as dram
 from pimsim.errors import PimsimError
 from pimsim.hbm_pim import command as hbm_pim
 from pimsim.result import version
+from pimsim.sweep import command as sweep
+from pimsim.sweep import pareto_command as pareto
+from pimsim.sweep import sensitivity_command as sensitivity
+from pimsim.system import command as system
+from pimsim.system import reproduction
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
-COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, validation)
+COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, system, reproduction, sweep, pareto, sensitivity, validation)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -165,13 +165,15 @@ class DimmDevice:
     def load(cls, name: str = DEFAULT, changes: Mapping[str, Any] | None = None) -> DimmDevice:
         """The device of that name, or of a YAML file; `changes` by dotted name, as `rpm.cache_bytes`.
 
+        Those of the files that it names begin with `standard`, `energy` or `memory_energy`, as `standard.timing.tRCD`.
         FieldError says which field is wrong, WorkloadError what does not fit together.
         """
-        values = fields.load(FOLDER, name, changes)
+        own, inner = fields.split(changes, "standard", "energy", "memory_energy")
+        values = fields.load(FOLDER, name, own)
         values.text("kind", one_of=(KIND,))
-        standard = Standard.load(values.text("standard"))
-        energy = EnergyTable.load(values.text("energy"))
-        memory = EnergyTable.load(standard.energy)
+        standard = Standard.load(values.text("standard"), inner["standard"])
+        energy = EnergyTable.load(values.text("energy"), inner["energy"])
+        memory = EnergyTable.load(standard.energy, inner["memory_energy"])
         device = cls(
             name=values.text("name"),
             standard=standard,

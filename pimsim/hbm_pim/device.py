@@ -92,9 +92,13 @@ class Device:
 
     @classmethod
     def load(cls, name: str, changes: Mapping[str, Any] | None = None) -> Device:
-        """The device of that name, or of a YAML file; `changes` are values by dotted name. FieldError if wrong."""
+        """The device of that name, or of a YAML file; `changes` are values by dotted name. FieldError if wrong.
+
+        Fields of the files that it names change as `standard.timing.tRCD` and `energy.terms.cell.value`.
+        """
         if changes or "/" in name or name.endswith((".yaml", ".yml")):
-            return _read(fields.load(FOLDER, name, changes))
+            own, inner = fields.split(changes, "standard", "energy")
+            return _read(fields.load(FOLDER, name, own), **inner)
         return _shipped(name)
 
     @property
@@ -142,16 +146,17 @@ def _shipped(name: str) -> Device:
     return _read(fields.load(FOLDER, name))
 
 
-def _read(values: Fields) -> Device:
+def _read(values: Fields, standard: Mapping[str, Any] | None = None, energy: Mapping[str, Any] | None = None) -> Device:
+    """The device of these fields, on its standard and its table with these of their fields changed."""
     if values.text("kind") != KIND:
         raise FieldError(f"{values.where}: kind must be {KIND}: this is another device")
     organisation = {f"organisation.{name}": values.integer(name, least=1) for name in ("channels", "pseudo_channels")}
-    standard = Standard.load(values.text("standard"), organisation)
-    table = EnergyTable.load(values.text("energy"))
+    memory = Standard.load(values.text("standard"), {**organisation, **(standard or {})})
+    table = EnergyTable.load(values.text("energy"), energy)
     timing, units, softmax, paths = (values.inner(name) for name in ("timing", "units", "softmax", "paths"))
     found = Device(
         name=values.text("name"),
-        standard=standard,
+        standard=memory,
         table=table,
         stacks=values.integer("stacks", least=1),
         window=values.integer("window", least=2),
@@ -173,7 +178,7 @@ def _read(values: Fields) -> Device:
             compute=paths.text("compute", one_of=table.terms),
             **{name: _terms(paths, name, table) for name in (*LEVELS, "outside", "load", "move")},
         ),
-        sourced=(*standard.sourced, *table.sourced, *values.sourced),
+        sourced=(*memory.sourced, *table.sourced, *values.sourced),
     )
     for part in (timing, units, softmax, paths, values):
         part.end()

@@ -1,0 +1,120 @@
+"""Folder: where a sweep keeps its manifest, its parts and its results, so that a killed one goes on where it was.
+
+manifest.json     what was asked, and all that results depend on
+parts/00007.parquet   rows of one chunk; whole, or not there
+results.parquet   all rows, once all parts are there; then the parts go
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pimsim.errors import PimsimError
+from pimsim.sweep import table
+from pimsim.sweep.table import Row
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """One sweep's. Whoever writes has `claimed` it."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def parts(self) -> Path:
+        return self.path / "parts"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.parquet"
+
+    def part(self, chunk: int) -> Path:
+        return self.parts / f"{chunk:05}.parquet"
+
+    @contextmanager
+    def claimed(self, identity: Mapping[str, Any]) -> Iterator[None]:
+        """Nobody else writes here meanwhile. PimsimError if someone does, or if another sweep's results are here."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            others = {file.name for file in self.path.iterdir()} - {".lock", f"{self.manifest.name}.partial"}
+            if others and not self.manifest.exists():
+                raise PimsimError(f"{self.path} holds other files and no sweep: give an empty folder or a new one")
+            with (self.path / ".lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise PimsimError(
+                        f"{self.path}: another sweep writes there: wait, or take another folder"
+                    ) from error
+                self._agree(identity)
+                for left in (*self.parts.glob("*.partial"), *self.path.glob("*.partial")):
+                    left.unlink()  # of a sweep that was killed while it wrote
+                self.parts.mkdir(exist_ok=True)
+                yield
+        except OSError as error:
+            raise PimsimError(f"cannot write to {self.path}: {error.strerror or error}") from error
+
+    def ended(self, chunks: int) -> set[int]:
+        """Chunks of the first so many whose parts can be read; a damaged one is removed."""
+        found = set()
+        for number in range(chunks):
+            if self.part(number).exists():
+                try:
+                    table.read_table(self.part(number))
+                    found.add(number)
+                except (OSError, pa.ArrowException):
+                    self.part(number).unlink()
+        return found
+
+    def keep(self, chunk: int, rows: Sequence[Row]) -> None:
+        """Write a chunk's part."""
+        table.write(rows, self.part(chunk))
+
+    def finish(self, chunks: int, names: Sequence[str], identity: Mapping[str, Any]) -> None:
+        """Make one file of all parts, equal for equal rows."""
+        rows = table.merged((table.read(self.part(number)) for number in range(chunks)), names)
+        table.write(rows, self.results, {"pimsim.sweep": json.dumps(identity)})
+
+    def tidy(self) -> None:
+        """Remove the parts of a sweep whose results are there."""
+        shutil.rmtree(self.parts)
+
+    def identity(self) -> dict[str, Any]:
+        """What the manifest says. PimsimError if there is none that can be read."""
+        try:
+            found: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))["sweep"]
+        except FileNotFoundError as error:
+            raise PimsimError(f"{self.path} holds no sweep: there is no {self.manifest.name}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PimsimError(f"{self.manifest} cannot be read ({error}): remove the folder and sweep again") from error
+        return found
+
+    def _agree(self, identity: Mapping[str, Any]) -> None:
+        # as JSON has it: tuples and lists are the same there
+        asked = json.loads(json.dumps(identity))
+        if not self.manifest.exists():
+            text = json.dumps({"format": FORMAT, "sweep": asked}, indent=1)
+            table.whole(self.manifest, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+            return
+        found = self.identity()
+        others = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
+        if others:
+            raise PimsimError(
+                f"{self.path} holds another sweep's results; what differs: {', '.join(others)}. Take another --out, or"
+                " remove that folder"
+            )

@@ -1,0 +1,58 @@
+"""Point: one simulation of a sweep, and the chunks of them that are handed to workers and kept together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pimsim.errors import PimsimError
+from pimsim.sweep.design import Sweep
+from pimsim.sweep.table import ERROR, POINT, Row, flat
+from pimsim.sweep.target import Target, target
+
+LARGEST_CHUNK = 64
+CHUNKS = 128  # of a sweep, before they grow: what a kill loses is a chunk a worker
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Points that lie together in one part of the results. It travels to other processes."""
+
+    number: int
+    target: str
+    base: Mapping[str, Any]
+    names: tuple[str, ...]
+    first: int  # number of its first point
+    points: Sequence[tuple[Any, ...]]
+
+
+def chunks(sweep: Sweep) -> list[Chunk]:
+    """All points, in order; how they are cut depends on nothing but the sweep."""
+    points = sweep.points()
+    size = max(1, min(LARGEST_CHUNK, len(points) // CHUNKS))
+    return [
+        Chunk(at // size, sweep.target, sweep.base, sweep.names, at, points[at : at + size])
+        for at in range(0, len(points), size)
+    ]
+
+
+def simulate_chunk(chunk: Chunk) -> tuple[int, list[Row]]:
+    """The chunk's number and a row for each of its points; a point that fails has the error in its row."""
+    found = target(chunk.target)
+    return chunk.number, [
+        row(found, at, chunk.base, dict(zip(chunk.names, values, strict=True)))
+        for at, values in enumerate(chunk.points, chunk.first)
+    ]
+
+
+def row(target: Target, number: int, base: Mapping[str, Any], values: Mapping[str, Any]) -> Row:
+    """The point's number, the axes' values, the error or None, and the result; one named as an axis gets `result.`."""
+    found: Row = {POINT: number, **values, ERROR: None}
+    try:
+        result = target.prepare({**base, **values})()
+        return found | {f"result.{name}" if name in found else name: value for name, value in flat(result)}
+    except PimsimError as error:
+        return found | {ERROR: str(error)}
+    except Exception as error:  # a defect at one point must not cost the others
+        return found | {ERROR: f"{type(error).__name__}: {error}"}

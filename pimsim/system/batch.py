@@ -1,0 +1,156 @@
+"""Batch: what is in hand of a batch: which requests wait for what, the pieces that can be prefilled, the next steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pimsim.system.config import SystemConfig
+from pimsim.system.cost import Cost, Generator, Piece
+from pimsim.system.event_loop import picoseconds
+from pimsim.system.prefix_tree import PrefixTree
+from pimsim.system.workload import Request
+
+SEARCHING, PREFILLING, DECODING, DONE = range(4)
+
+
+@dataclass(slots=True)
+class Place:
+    """A request in hand. Of the documents that its retrieval changed, the first `sent` are on their way to the devices
+    that generate, the first `known` are there, the first `filled` prefilled."""
+
+    request: Request
+    state: int = SEARCHING
+    sent: int = 0
+    known: int = 0
+    filled: int = 0
+
+
+@dataclass(slots=True)
+class Prefill:
+    """What is prefilled at once, for whom; `ready` can be decoded after it."""
+
+    cost: Cost
+    ready: list[Place]
+    tokens: int  # computed
+    loaded: float  # tokens whose KV was there
+
+
+@dataclass(slots=True)
+class Steps:
+    """`count` tokens for each of `places`: the first takes `first` s, each further one `slope` longer."""
+
+    places: list[Place]
+    count: int
+    first: float
+    slope: float
+    one: Cost
+    last: Cost
+    begin: int = 0
+
+    def ends(self, count: int) -> int:
+        """ps from the beginning to the end of so many tokens."""
+        return picoseconds(count * self.first + self.slope * count * (count - 1) / 2)
+
+    def cut(self, now: int) -> bool:
+        """Stop with the token that is being made, if there are more; True if there were."""
+        low, high = 1, self.count
+        while low < high:
+            middle = (low + high) // 2
+            if self.begin + self.ends(middle) >= now:
+                high = middle
+            else:
+                low = middle + 1
+        shorter, self.count = low < self.count, low
+        return shorter
+
+    def cost(self) -> Cost:
+        """Of `count` tokens; energy, like time, is linear between the first and the last."""
+        middle = (self.count - 1) / 2
+        parts = {}
+        for part, nj in self.one.energy.items():
+            parts[part] = self.count * (nj + middle * (self.last.energy.get(part, 0.0) - nj))
+        return Cost(self.ends(self.count) * 1e-12, parts, self.count * self.one.link_bytes)
+
+
+class Batch:
+    """Requests in hand, with what the prefix tree remembers of earlier ones (`tree` is None without `g`)."""
+
+    def __init__(self, config: SystemConfig, generator: Generator, tree: PrefixTree | None) -> None:
+        self.config, self.generator, self.tree = config, generator, tree
+        self.places: list[Place] = []
+
+    def take(self, requests: list[Request]) -> list[Place]:
+        self.places = [Place(request) for request in requests]
+        return self.places
+
+    @property
+    def searching(self) -> bool:
+        return any(place.state == SEARCHING for place in self.places)
+
+    @property
+    def finished(self) -> bool:
+        return all(place.state == DONE for place in self.places)
+
+    def waits(self) -> bool:
+        """Whether a prefill is worth its while: somebody could decode after it, or it fills the arrays."""
+        if any(place.state == PREFILLING for place in self.places):
+            return True
+        tokens = sum(place.known - place.filled for place in self.places) * self.config.workload.document_tokens
+        return tokens >= max(1, self.generator.smallest_piece)
+
+    def prefill(self) -> Prefill:
+        """All that is known and not prefilled yet, in the order of the requests."""
+        stated = self.config.workload
+        pieces: list[Piece] = []
+        ready, loaded = [], 0.0
+        for place in self.places:
+            request = place.request
+            positions = request.changed[place.filled : place.known]
+            if positions:
+                loaded += self._documents(request, positions, pieces)
+                place.filled = place.known
+            if place.state == PREFILLING:
+                if request.retrievals == 1 or (stated.context == "all" and request.changed):
+                    before = len(request.documents) * stated.document_tokens
+                    pieces.append(Piece(request.question + (request.made if request.retrievals > 1 else 0), before))
+                if self.tree is not None and request.changed:
+                    self.tree.keep(request.documents)
+                ready.append(place)
+        cost = self.generator.prefill(pieces)
+        if loaded:
+            cost = cost.plus(self.generator.load(loaded))
+        return Prefill(cost, ready, sum(piece.tokens for piece in pieces), loaded)
+
+    def _documents(self, request: Request, positions: list[int], pieces: list[Piece]) -> float:
+        """Add what must be computed of these documents to `pieces`; tokens that are loaded."""
+        tokens = self.config.workload.document_tokens
+        if self.tree is None:
+            pieces += [Piece(tokens, at * tokens) for at in positions]
+            return 0.0
+        found = self.tree.find(request.documents)
+        important = max(1, round(tokens * self.config.generation.important_tokens))
+        loaded = 0.0
+        for at in positions:
+            if at in found.neither:
+                pieces.append(Piece(tokens, at * tokens))
+            else:
+                loaded += tokens
+                if at in found.dense:
+                    pieces.append(Piece(important, at * tokens))
+        return loaded
+
+    def steps(self) -> Steps | None:
+        """The next tokens of all that can be decoded, up to the first that retrieves or is done; None if none can."""
+        places = [place for place in self.places if place.state == DECODING]
+        if not places:
+            return None
+        every = self.config.workload.retrieve_every
+        count = min(place.request.next_retrieval(every) for place in places)
+        context = sum(place.request.context for place in places)
+        first = self.generator.step(len(places), context)
+        last = self.generator.step(len(places), context + len(places) * (count - 1)) if count > 1 else first
+        steps = max(1, count - 1)
+        slope = (last.seconds - first.seconds) / steps
+        # energy is kept as that of the first token, and of the one after it
+        energy = {part: nj + (last.energy.get(part, 0.0) - nj) / steps for part, nj in first.energy.items()}
+        return Steps(places, count, first.seconds, slope, first, Cost(first.seconds + slope, energy))

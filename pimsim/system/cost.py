@@ -1,0 +1,59 @@
+"""Cost: seconds, energy and bytes of a piece of generation, and what every generator promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pimsim.result import Bound
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds, nJ by part, and bytes over each device's link."""
+
+    seconds: float
+    energy: Mapping[str, float]
+    link_bytes: float = 0.0
+
+    def plus(self, other: Cost, times: float = 1.0) -> Cost:
+        """This and `times` the other, one after the other."""
+        parts = dict(self.energy)
+        for part, nj in other.energy.items():
+            parts[part] = parts.get(part, 0.0) + times * nj
+        return Cost(self.seconds + times * other.seconds, parts, self.link_bytes + times * other.link_bytes)
+
+
+NOTHING = Cost(0.0, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of one request that are prefilled together, behind `before` tokens whose KV is there."""
+
+    tokens: int
+    before: int
+
+    @property
+    def pairs(self) -> float:
+        """Of a token and one it attends to."""
+        return self.tokens * (self.before + (self.tokens + 1) / 2)
+
+
+class Generator(Protocol):
+    """What generates. Memory is that of all devices, in bytes."""
+
+    memory_bytes: float
+    idle_w: float
+    bounds: list[Bound]
+    smallest_piece: int  # tokens below which a prefill costs as much as with them
+
+    def prefill(self, pieces: list[Piece]) -> Cost:
+        """All of them together."""
+
+    def step(self, requests: int, context: float) -> Cost:
+        """One token of each of them; `context` is the sum of their tokens whose KV is read."""
+
+    def load(self, tokens: float) -> Cost:
+        """Put together the KV of so many tokens out of what is stored."""

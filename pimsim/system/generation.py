@@ -1,0 +1,67 @@
+"""Generation: the generator of a system: HBM-PIM devices, or a GPU by its roofline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pimsim.errors import WorkloadError
+from pimsim.result import Bound
+from pimsim.system.accelhbm import AccelHbms
+from pimsim.system.config import SystemConfig
+from pimsim.system.cost import NOTHING, Cost, Generator, Piece
+
+
+def generator(config: SystemConfig) -> Generator:
+    """Of the system. WorkloadError if the model does not fit."""
+    made: Generator = Gpu(config) if config.generation.engine == "gpu" else AccelHbms(config)
+    if config.model.weight_bytes >= made.memory_bytes:
+        raise WorkloadError(
+            f"{config.model.name} has {config.model.weight_bytes / 1e9:.1f} GB of weights, and the generation devices "
+            f"{made.memory_bytes / 1e9:.1f} GB of memory: take more devices (generation.devices), or larger ones"
+        )
+    return made
+
+
+@dataclass
+class Gpu:
+    """A roofline: bytes at a share of the bandwidth, operations at a share of the peak, and kernels to launch."""
+
+    config: SystemConfig
+    bounds: list[Bound] = field(default_factory=list)
+    smallest_piece: int = 1
+
+    def __post_init__(self) -> None:
+        gpu, model = self.config.gpu, self.config.model
+        count = self.config.generation.devices
+        self.memory_bytes = gpu.memory_gb * 1e9 * count
+        self.idle_w = gpu.idle_w * count
+        self._bandwidth = gpu.peak_gbps * gpu.bandwidth_share * 1e9 * count
+        self._rate = gpu.peak_tflops * gpu.compute_share * 1e12 * count
+        self._launches = model.layers * gpu.kernels_a_layer * gpu.launch_us * 1e-6
+        floor = model.read_weights * model.bytes / (gpu.peak_gbps * 1e9 * count)
+        self.bounds = [Bound("weights at peak bandwidth, once a step", floor, self.step(1, 1).seconds, "s", True)]
+
+    def prefill(self, pieces: list[Piece]) -> Cost:
+        model = self.config.model
+        rows, pairs = sum(piece.tokens for piece in pieces), sum(piece.pairs for piece in pieces)
+        if not rows:
+            return NOTHING
+        macs = float(rows * model.layers * model.layer_weights) + len(pieces) * model.vocabulary * model.hidden
+        macs += 2 * pairs * model.heads * model.head_dim * model.layers
+        return self._cost(macs, sum(piece.before for piece in pieces))
+
+    def step(self, requests: int, context: float) -> Cost:
+        model = self.config.model
+        macs = requests * model.read_weights + 2 * context * model.heads * model.head_dim * model.layers
+        return self._cost(macs, context) if requests else NOTHING
+
+    def load(self, tokens: float) -> Cost:
+        gpu = self.config.gpu
+        seconds = 2 * tokens * self.config.model.kv_token_bytes / self._bandwidth
+        return Cost(seconds, {"gpu": gpu.watts * self.config.generation.devices * seconds * 1e9})
+
+    def _cost(self, macs: float, tokens: float) -> Cost:
+        model, gpu = self.config.model, self.config.gpu
+        moved = model.read_weights * model.bytes + tokens * model.kv_token_bytes
+        seconds = max(moved / self._bandwidth, 2 * macs / self._rate, self._launches)
+        return Cost(seconds, {"gpu": gpu.watts * self.config.generation.devices * seconds * 1e9})

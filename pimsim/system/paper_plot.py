@@ -1,0 +1,86 @@
+"""PaperPlot: the paper's figures 12 to 15 in our form: throughput, latency, energy and the gains of the switches."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pimsim.errors import PimsimError
+from pimsim.system.paper import MODELS, RETRIEVE_EVERY, SWITCHES, SYSTEMS, Evaluation, energy, latency, throughput
+
+FORMATS = (".png", ".svg", ".pdf")
+NAMES = {"heterrag": "HeterRAG", "cpu-gpu-v100": "CPU-GPU", "naive-hbm": "NaiveHBM", "only-dimm": "OnlyDIMM"}
+# Okabe and Ito's, which can be told apart with any eyes
+COLOURS = {"cpu-gpu-v100": "#999999", "naive-hbm": "#E69F00", "only-dimm": "#56B4E9", "heterrag": "#009E73"}
+SWITCH_COLOURS = {"r": "#0072B2", "g": "#D55E00", "p": "#CC79A7"}
+MODEL = "llama2-7b"  # of figures 13 to 15
+
+
+def check_plot(file: Path) -> None:
+    """PimsimError if a plot could not be written there."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise PimsimError("--plot needs matplotlib: pip install 'ragcache[plot]'")
+    if file.suffix.lower() not in FORMATS:
+        raise PimsimError(f"{file}: a plot's file ends in one of {', '.join(FORMATS)}")
+    if not file.absolute().parent.is_dir():
+        raise PimsimError(f"{file}: there is no folder {file.parent}")
+
+
+def draw(evaluations: Mapping[str, Evaluation], file: Path) -> None:
+    """A column a case, a row a figure; all but the switches are normalised to CPU-GPU."""
+    figure = importlib.import_module("matplotlib.figure").Figure(
+        figsize=(3.6 * len(evaluations), 8.4), layout="constrained"
+    )
+    axes = figure.subplots(4, len(evaluations), squeeze=False, sharey="row")
+    for column, (name, one) in enumerate(evaluations.items()):
+        groups = [(model, mode) for model in MODELS for mode in RETRIEVE_EVERY]
+        labels = [f"{'GPT-2' if model.startswith('gpt2') else 'LLaMA'}\n{mode}" for model, mode in groups]
+        rows = {
+            system: [
+                throughput(one.runs[system, model, mode]) / throughput(one.runs["cpu-gpu-v100", model, mode])
+                for model, mode in groups
+            ]
+            for system in SYSTEMS
+        }
+        _bars(axes[0][column], labels, {NAMES[name]: (COLOURS[name], rows[name]) for name in COLOURS})
+        for row, of in ((1, latency), (2, energy)):
+            found = {
+                NAMES[system]: (
+                    COLOURS[system],
+                    [of(one.runs[system, MODEL, m]) / of(one.runs["cpu-gpu-v100", MODEL, m]) for m in RETRIEVE_EVERY],
+                )
+                for system in COLOURS
+            }
+            _bars(axes[row][column], list(RETRIEVE_EVERY), found)
+        gains = {
+            switch: (SWITCH_COLOURS[switch], [one.gains[switch][m] for m in RETRIEVE_EVERY]) for switch in SWITCHES
+        }
+        _bars(axes[3][column], list(RETRIEVE_EVERY), gains)
+        axes[0][column].set_title(name, fontsize=9)
+    for row, label in enumerate(("throughput", "latency (LLaMA2-7B)", "energy (LLaMA2-7B)")):
+        axes[row][0].set_ylabel(f"{label} / CPU-GPU", fontsize=8)
+    axes[3][0].set_ylabel("throughput / base (LLaMA2-7B)", fontsize=8)
+    most = max(gain for one in evaluations.values() for gains in one.gains.values() for gain in gains.values())
+    axes[3][0].set_ylim(0.8, 0.8 + 1.2 * (max(most, 1.0) - 0.8))  # room for what tells the colours
+    axes[3][0].legend(fontsize=7, frameon=False, ncols=3, loc="upper left")
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=4, loc="outside upper center"
+    )
+    try:
+        figure.savefig(file, dpi=200)
+    except OSError as error:
+        raise PimsimError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _bars(axis: Any, labels: list[str], groups: Mapping[str, tuple[str, list[float]]]) -> None:
+    width = 0.8 / len(groups)
+    for at, (name, (colour, values)) in enumerate(groups.items()):
+        places = [place + (at - (len(groups) - 1) / 2) * width for place in range(len(values))]
+        axis.bar(places, values, width, label=name, color=colour)
+    axis.axhline(1, color="black", linewidth=0.6)
+    axis.set_xticks(range(len(labels)), labels, fontsize=6)
+    axis.tick_params(axis="y", labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,353 @@
+"""Simulation: a system's run over its workload, event by event.
+
+Without `p` a batch goes through retrieval, prefill and decoding together, and retrieves again together. With `p` each
+of its requests goes on as soon as it can: the host looks at running searches at fixed intervals and hands on what is
+sure, which is prefilled while the search goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from pimsim.errors import WorkloadError
+from pimsim.result import Provenance
+from pimsim.system.batch import DECODING, DONE, PREFILLING, SEARCHING, Batch, Place, Steps
+from pimsim.system.bill import area_mm2, cost_usd
+from pimsim.system.config import SystemConfig
+from pimsim.system.cost import Cost
+from pimsim.system.event_loop import ARRIVE, END, LOOK, PS, TICK, EventLoop, Server, picoseconds
+from pimsim.system.generation import generator
+from pimsim.system.prefix_tree import PrefixTree
+from pimsim.system.report import UNITS, SystemResult
+from pimsim.system.retrieval import retriever, search
+from pimsim.system.standby import standby_w
+from pimsim.system.workload import Documents, Request, earlier_documents, requests
+
+TOKEN_BYTES = 4  # of an id on a link
+
+
+def run(config: SystemConfig, *, timeline: bool = False) -> SystemResult:
+    """Run the workload; `timeline` keeps what each unit did when. PimsimError for what cannot be."""
+    return _Run(config, timeline).result()
+
+
+class _Run:
+    def __init__(self, config: SystemConfig, timeline: bool) -> None:
+        self.config = config
+        self.requests = requests(config)
+        self.generator = generator(config)
+        self.retriever = retriever(config)
+        self.documents = Documents(config.workload)
+        self.rng = np.random.default_rng([config.workload.seed, 5])
+        self.loop = EventLoop()
+        self.spans: list[tuple[str, str, int, int]] | None = [] if timeline else None
+        self.host, self.to_search, self.search, self.to_generation, self.generation = (
+            Server(self.loop, unit, self.spans) for unit in UNITS
+        )
+        self.room, cache = in_hand(config, self.requests, self.generator.memory_bytes)
+        self.tree = None
+        if config.optimisations.g:
+            document = config.workload.document_tokens * config.model.kv_token_bytes
+            self.tree = PrefixTree(cache, document, document * config.generation.important_tokens)
+            for documents in earlier_documents(config):
+                self.tree.keep(documents)
+            self.tree.evicted = 0
+        self.batch = Batch(config, self.generator, self.tree)
+        self.arrived: deque[Request] = deque()
+        self.to_be_searched: deque[Place] = deque()
+        self.generating = False
+        self.ends: list[int] = []  # of the searches that run
+        self.searched_until = 0
+        self.steps: Steps | None = None
+        self.energy: dict[str, float] = {}
+        self.counts: dict[str, float] = {
+            "retrievals": 0,
+            "prefilled_tokens": 0,
+            "loaded_tokens": 0,
+            "prefills": 0,
+            "decode_steps": 0,
+            "bytes_retrieval_link": 0,
+            "bytes_generation_link": 0,
+        }
+        self.latency = picoseconds(config.link.latency_ns * 1e-9)
+
+    def result(self) -> SystemResult:
+        config = self.config
+        for request in self.requests:
+            self.loop.at(request.arrival, ARRIVE, partial(self._arrives, request))
+        self.loop.run()
+        begin = 0 if not config.workload.rate_rps else self.requests[0].arrival
+        makespan = (max(request.done for request in self.requests) - begin) / PS
+        servers = (self.host, self.to_search, self.search, self.to_generation, self.generation)
+        busy = {server.name: server.busy / PS for server in servers}
+        host = config.host
+        self.energy["host"] = (host.idle_w * makespan + (host.active_w - host.idle_w) * busy["host"]) * 1e9
+        link = config.dimm.energy["link"]
+        for name in ("retrieval_link", "generation_link"):
+            self.energy[name] = link.nj(8 * self.counts[f"bytes_{name}"])
+        for name, watts in standby_w(config).items():
+            self.energy[f"{name}_standby"] = watts * makespan * 1e9
+        for name, idle_w in (("retrieval", self.retriever.idle_w), ("generation", self.generator.idle_w)):
+            if idle_w:
+                self.energy[f"{name}_idle"] = idle_w * (makespan - busy[name]) * 1e9
+        counts = {**self.counts, **self.retriever.counts, "batch_in_hand": self.room, "events": self.loop.events}
+        if self.tree is not None:
+            counts["evicted_entries"] = self.tree.evicted
+        return SystemResult(
+            config=config,
+            latencies=np.array([(one.done - one.begun) / PS for one in self.requests]),
+            first_tokens=np.array([(one.first_token - one.begun) / PS for one in self.requests]),
+            makespan=makespan,
+            tokens=sum(request.output for request in self.requests),
+            busy=busy,
+            energy=self.energy,
+            counts=counts,
+            area_mm2=area_mm2(config),
+            cost_usd=cost_usd(config),
+            provenance=self._provenance(),
+            spans=tuple((unit, what, begin / PS, end / PS) for unit, what, begin, end in self.spans or ()),
+        )
+
+    def _provenance(self) -> Provenance:
+        config = self.config
+        clocks = {"DIMM": 1e3 / config.dimm.standard.tck_ns, "RPM": config.dimm.rpm.clock_mhz}
+        if config.generation.engine == "accelhbm":
+            clocks["generation memory"] = 1e3 / config.hbm.standard.tck_ns
+            clocks["BPM"] = config.hbm.units["bank"].clock_mhz
+        warnings = []
+        if self.room < config.workload.batch:
+            warnings.append(f"memory holds {self.room} requests' KV, not a batch of {config.workload.batch}")
+        if config.generation.engine == "accelhbm":
+            warnings.append("no energy of control logic is known: it is not in the sums")
+        return Provenance.of(
+            config.configuration,
+            clocks_mhz=clocks,
+            sourced=config.sourced,
+            bounds=[*self.generator.bounds, *self.retriever.bounds],
+            warnings=warnings,
+        )
+
+    def _arrives(self, request: Request) -> None:
+        request.begun = self.loop.now
+        self.arrived.append(request)
+        self.loop.at(self.loop.now, LOOK, self._look)
+
+    # retrieval
+
+    def _retrieve(self, places: list[Place]) -> None:
+        """Send the queries of these to all devices; each request's documents are settled now."""
+        config, stated = self.config, self.config.workload
+        for place in places:
+            request = place.request
+            request.retrievals += 1
+            if request.retrievals == 1:
+                request.changed = list(range(len(request.documents)))
+            else:
+                request.changed = self.documents.changed(request, stated.retrieve_every, stated.document_life_tokens)
+                if stated.context == "all" and request.changed:
+                    request.changed = list(range(request.changed[0], len(request.documents)))
+            place.state, place.sent, place.known, place.filled = SEARCHING, 0, 0, 0
+        self.counts["retrievals"] += len(places)
+        query = config.dimm.vectors.bytes
+        time = picoseconds(len(places) * config.host.query_us * 1e-6)
+        self.host.do(time, "queries", lambda: self._over_link(len(places) * query, partial(self._found_by, places)))
+
+    def _over_link(self, size: int, then: Callable[[], None]) -> None:
+        """To or from every retrieval device at once."""
+        self.counts["bytes_retrieval_link"] += size * self.config.retrieval.devices
+        self.to_search.do(picoseconds(size / (self.config.link.gbps * 1e9)), "queries", then, later=self.latency)
+
+    def _found_by(self, places: list[Place]) -> None:
+        self.to_be_searched.extend(places)
+        self._search()
+
+    def _search(self) -> None:
+        """All queries that wait, at once: without `p` when no other runs, as the host sends batch after batch."""
+        begin = self.loop.now
+        self.ends = [end for end in self.ends if end > begin]
+        if not self.to_be_searched or (self.ends and not self.config.optimisations.p):
+            return
+        places = list(self.to_be_searched)
+        self.to_be_searched.clear()
+        again = all(place.request.retrievals > 1 for place in places)
+        effort = self.config.search.effort
+        searches = search(self.retriever, effort, len(places), len(self.ends), again, self.rng)
+        for part, nj in searches.energy.items():
+            self._spend(f"retrieval_{part}", nj)
+        ends = [begin + picoseconds(float(time)) for time in searches.done]
+        last = max(ends)
+        if last > self.searched_until:  # searches beside each other keep the devices busy once
+            self.search.took("search", max(begin, self.searched_until), last)
+            self.searched_until = last
+        self.ends += ends
+        if self.config.optimisations.p:
+            interval = max(1, picoseconds(searches.hop * self.config.retrieval.interval_hops))
+            for tick, news in _ticks(self.config, places, begin, ends, interval, self.rng).items():
+                self.loop.at(tick, TICK, partial(self._hand_on, news))
+        else:
+            everything = [(place, len(place.request.changed), True) for place in places]
+            self.loop.at(last, END, partial(self._hand_on, everything))
+            self.loop.at(last, LOOK, self._search)
+
+    def _hand_on(self, news: list[tuple[Place, int, bool]]) -> None:
+        """Results to the host, merged there, and the documents' tokens to the generation devices."""
+        config = self.config
+        dimm = config.dimm
+        complete = sum(1 for _, _, whole in news if whole)
+        results = complete * dimm.graph.k * dimm.dpm.result_bytes
+        merging = picoseconds(complete * config.retrieval.devices * dimm.graph.k * config.host.merge_ns * 1e-9)
+        documents = sum(known - place.sent for place, known, _ in news)
+        questions = sum(place.request.question for place, _, whole in news if whole and place.request.retrievals == 1)
+        for place, known, _ in news:
+            place.sent = known
+        tokens = documents * config.workload.document_tokens + questions
+        self._over_link(
+            results, lambda: self.host.do(merging, "merge", lambda: self._tokens(tokens, partial(self._known, news)))
+        )
+
+    def _tokens(self, tokens: int, then: Callable[[], None]) -> None:
+        """Between the host and the generation devices."""
+        size = tokens * TOKEN_BYTES
+        self.counts["bytes_generation_link"] += size
+        self.to_generation.do(picoseconds(size / (self.config.link.gbps * 1e9)), "tokens", then, later=self.latency)
+
+    def _known(self, news: list[tuple[Place, int, bool]]) -> None:
+        for place, known, whole in news:
+            place.known = known
+            if whole:
+                place.state = PREFILLING
+        if self.steps is not None and self.batch.waits() and self.steps.cut(self.loop.now):
+            steps = self.steps
+            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._made, steps, steps.count))
+        self.loop.at(self.loop.now, LOOK, self._look)
+
+    # generation
+
+    def _look(self) -> None:
+        """Begin what can be begun: a prefill before tokens, and a new batch when the last one has ended."""
+        if self.generating:
+            return
+        if self.batch.finished:
+            if self.arrived:
+                count = min(self.room, len(self.arrived))
+                taken = [self.arrived.popleft() for _ in range(count)]
+                if not self.config.workload.rate_rps:
+                    for request in taken:
+                        request.begun = self.loop.now
+                self._retrieve(self.batch.take(taken))
+            return
+        if not self.config.optimisations.p and self.batch.searching:
+            return
+        if self.batch.waits():
+            prefill = self.batch.prefill()
+            self.counts["prefills"] += 1
+            self.counts["prefilled_tokens"] += prefill.tokens
+            self.counts["loaded_tokens"] += prefill.loaded
+            self._generate(prefill.cost, "prefill", partial(self._prefilled, prefill.ready))
+            return
+        steps = self.batch.steps()
+        if steps is not None:
+            self.steps, self.generating = steps, True
+            steps.begin = self.loop.now
+            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._made, steps, steps.count))
+
+    def _generate(self, cost: Cost, what: str, then: Callable[[], None]) -> None:
+        self.generating = True
+        self._pay(cost)
+        self.generation.do(picoseconds(cost.seconds), what, then)
+
+    def _pay(self, cost: Cost) -> None:
+        for part, nj in cost.energy.items():
+            self._spend(f"generation_{part}", nj)
+        if cost.link_bytes:  # each device's, while it generates
+            self.counts["bytes_generation_link"] += cost.link_bytes * self.config.generation.devices
+            self.to_generation.busy += picoseconds(cost.link_bytes / (self.config.link.gbps * 1e9))
+
+    def _spend(self, part: str, nj: float) -> None:
+        self.energy[part] = self.energy.get(part, 0.0) + nj
+
+    def _prefilled(self, ready: list[Place]) -> None:
+        self.generating = False
+        for place in ready:
+            request = place.request
+            place.state = DECODING
+            if request.retrievals == 1:
+                request.first_token = self.loop.now
+                request.made = 1
+                request.context = len(request.documents) * self.config.workload.document_tokens + request.question
+        self._turn(ready, made=False)
+
+    def _made(self, steps: Steps, count: int) -> None:
+        if steps is not self.steps or count != steps.count:
+            return  # cut since
+        self.steps, self.generating = None, False
+        self.generation.took("decode", steps.begin, self.loop.now)
+        self._pay(steps.cost())
+        self.counts["decode_steps"] += steps.count
+        for place in steps.places:
+            place.request.made += steps.count
+            place.request.context += steps.count
+        self._turn(steps.places, made=True)
+
+    def _turn(self, places: list[Place], *, made: bool) -> None:
+        """Who of these is done, and who retrieves: what has `made` a token since it last did."""
+        every = self.config.workload.retrieve_every
+        retrieving = []
+        for place in places:
+            request = place.request
+            if request.made >= request.output:
+                place.state = DONE
+                self._tokens(request.output, partial(self._answered, request))
+            elif made and every and request.made % every == 0:
+                retrieving.append(place)
+        if retrieving:
+            self._retrieve(retrieving)
+        self.loop.at(self.loop.now, LOOK, self._look)
+
+    def _answered(self, request: Request) -> None:
+        request.done = self.loop.now
+
+
+def _ticks(
+    config: SystemConfig, places: list[Place], begin: int, ends: list[int], interval: int, rng: np.random.Generator
+) -> dict[int, list[tuple[Place, int, bool]]]:
+    """By the time of each look of the host: which requests it hands on, how many of their documents, and whether all.
+
+    A result is sure when it and all that are nearer were found before the last look but one: in a whole interval
+    nothing has entered ahead of it.
+    """
+    found: dict[int, list[tuple[Place, int, bool]]] = {}
+    drawn = iter(rng.random(sum(len(place.request.changed) for place in places)).tolist())
+    for place, end in zip(places, ends, strict=True):
+        last = -(-(end - begin) // interval)
+        at, known = 0, {}
+        for count in range(1, len(place.request.changed) + 1):
+            when = next(drawn) * config.search.found_by * (end - begin)
+            at = max(at, math.ceil(when / interval) + 1)
+            known[at] = count
+        for look, count in known.items():
+            if look < last:
+                found.setdefault(begin + look * interval, []).append((place, count, False))
+        found.setdefault(begin + last * interval, []).append((place, len(place.request.changed), True))
+    return found
+
+
+def in_hand(config: SystemConfig, found: list[Request], memory: float) -> tuple[int, float]:
+    """How many requests can be in hand, and the bytes that are left for documents' KV."""
+    model, stated = config.model, config.workload
+    free = memory - model.weight_bytes
+    tokens = max(one.question + one.output + len(one.documents) * stated.document_tokens for one in found)
+    need = tokens * model.kv_token_bytes
+    share = 1 - config.generation.cache_share if config.optimisations.g else 1.0
+    room = min(stated.batch, int(free * share / need))
+    if room < 1:
+        raise WorkloadError(
+            f"a request of {tokens} tokens needs {need / 1e9:.2f} GB of KV, and {free * share / 1e9:.2f} GB are left: "
+            "shorten the prompt or the answer, or take more devices (generation.devices)"
+        )
+    return room, free - room * need

@@ -1,0 +1,32 @@
+"""Standby: what memory takes all the time, whatever it does: its background power and its refreshes."""
+
+from __future__ import annotations
+
+from pimsim.energy import EnergyTable
+from pimsim.standard import Standard
+from pimsim.system.config import SystemConfig
+
+
+def standby_w(config: SystemConfig) -> dict[str, float]:
+    """Watts of the memory of each unit. A GPU's is in its own; a table that does not tell counts as 0."""
+    dimm = config.dimm
+    rank = _of_rank(dimm.standard, dimm.memory_energy)
+    if config.retrieval.engine == "acceldimm":
+        found = {"retrieval": rank * dimm.organisation.all_ranks * config.retrieval.devices}
+    else:  # ordinary DIMMs, as many as hold the vectors
+        ranks = -(-config.search.vertices * dimm.vectors.bytes // dimm.standard.organisation.rank_bytes)
+        found = {"retrieval": rank * ranks}
+    if config.generation.engine == "accelhbm":
+        hbm = config.hbm
+        organisation = hbm.standard.organisation
+        # tables of stacked memory tell of a pseudo channel, those of DIMMs of a rank
+        parts = organisation.channels * organisation.pseudo_channels * hbm.stacks
+        if not hbm.standard.kind.startswith("HBM"):
+            parts *= organisation.ranks
+        found["generation"] = _of_rank(hbm.standard, hbm.table) * parts * config.generation.devices
+    return found
+
+
+def _of_rank(standard: Standard, table: EnergyTable) -> float:
+    refreshes = table.get("refresh").nj(1) / standard.ns(standard.timing.tREFI)  # nJ a ns
+    return table.get("background").nj(1) + refreshes

@@ -1,0 +1,78 @@
+"""What is asked is moved, time is busy or idle, energy is the sum of its parts, and equal runs are equal."""
+
+import itertools
+
+import pytest
+
+from pimsim import fields
+from pimsim.system import run
+from pimsim.system.report import UNITS
+from tests.pimsim.system.cases import config, result
+
+SYSTEMS = fields.shipped("systems")
+MODES = (0, 16)
+
+
+@pytest.mark.parametrize("every", MODES)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_bytes_times_and_energy_are_conserved(name, every):
+    found = result(name, workload__retrieve_every=every)
+    told, asked = found.as_dict(), found.config
+    for unit in UNITS:
+        assert told[f"busy_{unit}_s"] + told[f"idle_{unit}_s"] == pytest.approx(told["makespan_s"], rel=1e-12)
+        assert 0 < told[f"busy_{unit}_s"] <= told["makespan_s"]
+    parts = [nj for key, nj in told.items() if key.startswith("energy_nj_") and key != "energy_nj_total"]
+    assert told["energy_nj_total"] == pytest.approx(sum(parts), rel=1e-12)
+    assert min(parts) >= 0
+    of_each = asked.dimm.vectors.bytes + asked.dimm.graph.k * asked.dimm.dpm.result_bytes
+    assert told["bytes_retrieval_link"] == told["retrievals"] * of_each * asked.retrieval.devices
+    # the first token comes with the prefill
+    assert told["tokens"] == asked.workload.requests * asked.workload.output_tokens
+    rounds = 1 + (asked.workload.output_tokens - 1) // every if every else 1
+    assert told["retrievals"] == asked.workload.requests * rounds
+
+
+@pytest.mark.parametrize("p", [False, True])
+def test_every_token_is_prefilled_and_sent_once(p):
+    found = result("heterrag-base", optimisations__p=p)
+    stated = found.config.workload
+    prompt = stated.documents * stated.document_tokens + stated.question_tokens
+    assert found.counts["prefilled_tokens"] == stated.requests * prompt
+    assert found.counts["loaded_tokens"] == 0
+    assert found.counts["bytes_generation_link"] == stated.requests * (prompt + stated.output_tokens) * 4
+
+
+@pytest.mark.parametrize("every", MODES)
+@pytest.mark.parametrize("name", ["heterrag", "heterrag-base", "cpu-gpu-v100"])
+def test_a_unit_does_one_thing_at_a_time(name, every):
+    found = result(name, workload__retrieve_every=every)
+    for unit in UNITS:
+        spans = sorted((begin, end) for on, _, begin, end in found.spans if on == unit)
+        assert spans
+        assert all(before[1] <= after[0] + 1e-12 for before, after in itertools.pairwise(spans))
+        assert sum(end - begin for begin, end in spans) == pytest.approx(found.busy[unit], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["heterrag", "cpu-gpu-v100"])
+def test_equal_configurations_give_equal_results(name):
+    asked = config(name, workload__retrieve_every=16, workload__length_spread=0.5)
+    assert run(asked).as_dict() == run(asked).as_dict()
+    other = config(name, workload__retrieve_every=16, workload__length_spread=0.5, workload__seed=2)
+    assert run(other).makespan != run(asked).makespan
+
+
+def test_requests_that_come_apart_wait_only_for_those_before_them():
+    found = result("cpu-gpu-v100", workload__rate_rps=0.01)
+    alone = result("cpu-gpu-v100", workload__requests=1)
+    assert found.latencies.min() == pytest.approx(float(alone.latencies[0]), rel=1e-3)
+
+
+def test_memory_takes_its_standby_power_whether_it_works_or_not():
+    found = result("heterrag-base")
+    ranks = 8 * found.config.dimm.organisation.all_ranks
+    table = found.config.dimm.memory_energy
+    refreshes = found.makespan / (12480 * 0.625e-9)  # tREFI
+    watts = ranks * table["background"].value
+    expected = watts * found.makespan * 1e9 + ranks * refreshes * table["refresh"].value
+    assert found.energy["retrieval_standby"] == pytest.approx(expected, rel=1e-9)
+    assert "retrieval_dram_background" not in found.energy  # it would be paid twice
