@@ -41,7 +41,6 @@ class _Run:
         self.config = config
         self.requests = requests(config)
         self.generator = generator(config)
-        self.retriever = retriever(config)
         self.documents = Documents(config.workload)
         self.rng = np.random.default_rng([config.workload.seed, 5])
         self.loop = EventLoop()
@@ -50,6 +49,7 @@ class _Run:
             Server(self.loop, unit, self.spans) for unit in UNITS
         )
         self.room, cache = in_hand(config, self.requests, self.generator.memory_bytes)
+        self.retriever = retriever(config, self.room)
         self.tree = None
         if config.optimisations.g:
             document = config.workload.document_tokens * config.model.kv_token_bytes
@@ -124,6 +124,8 @@ class _Run:
             warnings.append(f"memory holds {self.room} requests' KV, not a batch of {config.workload.batch}")
         if config.generation.engine == "accelhbm":
             warnings.append("no energy of control logic is known: it is not in the sums")
+        if config.retrieval.engine == "upmem":
+            warnings.append("no price of DIMMs with DPUs is known: theirs is that of ordinary ones")
         return Provenance.of(
             config.configuration,
             clocks_mhz=clocks,

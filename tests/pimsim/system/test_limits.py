@@ -92,6 +92,25 @@ def test_decoding_reads_the_weights_once_a_step_and_the_kv_of_all():
     assert made.step(1, 1).seconds == pytest.approx(17.3e-3, rel=0.02)  # 13.2 GB at 765 GB/s
 
 
+def test_a_gpu_driven_from_python_decodes_no_faster_than_it_is_told_to():
+    asked = config("cpu-gpu-v100-eager", model="gpt2-xl")
+    made = generator(asked)
+    assert made.step(1, 1).seconds == pytest.approx(48 * 1.016e-3)
+    assert made.step(8, 8).seconds == made.step(1, 1).seconds
+    # prefill of many tokens hides what the host takes
+    few, many = (made.prefill([Piece(tokens, 0)]).seconds for tokens in (16, 4096))
+    assert few == made.step(1, 1).seconds < many
+
+
+def test_a_gpu_draws_less_where_its_memory_holds_it():
+    asked = config("cpu-gpu-v100", model="llama2-7b")
+    made, gpu = generator(asked), asked.gpu
+    step, prefill = made.step(1, 1), made.prefill([Piece(1024, 0)])
+    assert prefill.energy["gpu"] == pytest.approx(gpu.watts * prefill.seconds * 1e9)
+    assert step.energy["gpu"] == pytest.approx(gpu.decode_share * gpu.watts * step.seconds * 1e9)
+    assert gpu.idle_w < gpu.decode_share * gpu.watts < gpu.watts
+
+
 def test_accelhbm_decodes_near_its_bound():
     made = generator(config("heterrag", model="llama2-7b"))
     bound = made.bounds[0]
