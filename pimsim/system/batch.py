@@ -16,10 +16,11 @@ SEARCHING, PREFILLING, DECODING, DONE = range(4)
 @dataclass(slots=True)
 class Place:
     """A request in hand. Of the documents that its retrieval changed, the first `sent` are on their way to the devices
-    that generate, the first `known` are there, the first `filled` prefilled."""
+    that generate, the first `known` are there, the first `filled` prefilled; it was `asked` at that time, in ps."""
 
     request: Request
     state: int = SEARCHING
+    asked: int = 0
     sent: int = 0
     known: int = 0
     filled: int = 0

@@ -64,6 +64,7 @@ class _Run:
         self.ends: list[int] = []  # of the searches that run
         self.searched_until = 0
         self.steps: Steps | None = None
+        self.retrievals: list[float] = []
         self.energy: dict[str, float] = {}
         self.counts: dict[str, float] = {
             "retrievals": 0,
@@ -102,6 +103,7 @@ class _Run:
             config=config,
             latencies=np.array([(one.done - one.begun) / PS for one in self.requests]),
             first_tokens=np.array([(one.first_token - one.begun) / PS for one in self.requests]),
+            retrievals=np.array(self.retrievals),
             makespan=makespan,
             tokens=sum(request.output for request in self.requests),
             busy=busy,
@@ -154,6 +156,7 @@ class _Run:
                 if stated.context == "all" and request.changed:
                     request.changed = list(range(request.changed[0], len(request.documents)))
             place.state, place.sent, place.known, place.filled = SEARCHING, 0, 0, 0
+            place.asked = self.loop.now
         self.counts["retrievals"] += len(places)
         query = config.dimm.vectors.bytes
         time = picoseconds(len(places) * config.host.query_us * 1e-6)
@@ -223,6 +226,7 @@ class _Run:
             place.known = known
             if whole:
                 place.state = PREFILLING
+                self.retrievals.append((self.loop.now - place.asked) / PS)
         if self.steps is not None and self.batch.waits() and self.steps.cut(self.loop.now):
             steps = self.steps
             self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._made, steps, steps.count))

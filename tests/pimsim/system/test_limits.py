@@ -25,6 +25,7 @@ def test_one_request_without_links_takes_its_search_its_prefill_and_its_tokens(n
     # token by token, where the run adds up from the first to the last
     tokens = sum(made.step(1, prompt + at).seconds for at in range(stated.output_tokens - 1))
     found = run(asked)
+    assert found.retrievals == pytest.approx([searched], rel=1e-9)
     assert found.first_tokens[0] == pytest.approx(searched + prefill, rel=1e-9)
     assert found.latencies[0] == pytest.approx(searched + prefill + tokens, rel=1e-3)
 
