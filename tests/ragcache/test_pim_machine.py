@@ -199,12 +199,14 @@ def test_without_pipelining_a_batch_ends_with_its_slowest():
 
 def test_a_file_of_ones_own_and_another_model(tmp_path):
     file = tmp_path / "ours.yaml"
-    file.write_text("name: ours\nbase: cpu-gpu-v100\nchanges:\n  gpu.memory_gb: 48.0\n  link.gbps: 16.0\n")
+    file.write_text(
+        "name: ours\nbase: cpu-gpu-v100\nchanges: {gpu.memory_gb: 24.0, link.gbps: 16.0, generation.devices: 2}\n"
+    )
     on = PimMachine.load(str(file), model="mistral-7b")
     assert on.described["hardware"] == "ours.yaml"
     assert on.described["model"] == "mistral-7b"
     assert on.bytes_per_token == 131072
-    assert on.host_rate == 16e9
+    assert on.host_rate == 2 * 16e9
     assert on.kv_capacity() == int(48e9) - on.config.model.weight_bytes
     system = on.described["system"]
     assert system["configuration"] == on.config.configuration
