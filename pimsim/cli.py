@@ -31,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
     commands = found.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
         module.add_parser(commands)
+    for command in commands.choices.values():
+        text = (command.description or "").partition(": ")[2] or command.description or ""
+        command.description = text[:1].upper() + text[1:]  # its module says before what it is
     return found
 
 

@@ -1,4 +1,4 @@
-"""Running: the command `pimsim run`, a whole system over its workload, and how far its answer can be trusted."""
+"""Running: a whole system over its workload, and how far its answer can be trusted (`pimsim run`)."""
 
 from __future__ import annotations
 
