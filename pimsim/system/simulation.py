@@ -268,8 +268,10 @@ class _Run:
         self.generation.do(picoseconds(cost.seconds), what, then)
 
     def _pay(self, cost: Cost) -> None:
+        spent = self.energy
         for part, nj in cost.energy.items():
-            self._spend(f"generation_{part}", nj)
+            name = f"generation_{part}"
+            spent[name] = spent.get(name, 0.0) + nj
         if cost.link_bytes:  # each device's, while it generates
             self.counts["bytes_generation_link"] += cost.link_bytes * self.config.generation.devices
             self.to_generation.busy += picoseconds(cost.link_bytes / (self.config.link.gbps * 1e9))
