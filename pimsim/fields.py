@@ -167,8 +167,12 @@ def shipped(folder: str) -> list[str]:
 def load(folder: str, name: str, changes: Mapping[str, Any] | None = None) -> Fields:
     """Fields of a file that pimsim brings, by its name, or of a user's, by its path (with a slash or `.yaml`).
 
+    Where there is no file `heterrag.yaml`, that is the one that pimsim brings.
     `changes` are values by dotted name that replace the file's; FieldError for a name that the file has not.
     """
+    stem = name.removesuffix(".yaml")
+    if stem in shipped(folder) and not Path(name).is_file():
+        name = stem
     if "/" in name or name.endswith((".yaml", ".yml")):
         file: Any = Path(name)
         where = name
