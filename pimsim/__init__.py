@@ -17,12 +17,13 @@ from pimsim.result import Bound, Provenance, version
 from pimsim.standard import Organisation, Standard, Timing
 from pimsim.sweep.design import Sweep
 from pimsim.sweep.pareto import Front, Objective, pareto
-from pimsim.sweep.plot import plot_front, plot_tornado
+from pimsim.sweep.plot import plot_front, plot_lines, plot_tornado
 from pimsim.sweep.results import Results
 from pimsim.sweep.run import run_sweep
 from pimsim.sweep.sensitivity import assumed_spread, effects
 from pimsim.system import ModelShape, SystemConfig, SystemResult
 from pimsim.system import run as run_system
+from pimsim.system.bill import cost_usd as system_cost_usd
 
 __all__ = [
     "AddressMapping",
@@ -60,10 +61,12 @@ __all__ = [
     "kv_append",
     "pareto",
     "plot_front",
+    "plot_lines",
     "plot_tornado",
     "run_sweep",
     "run_system",
     "simulate",
     "simulate_search",
+    "system_cost_usd",
     "version",
 ]

@@ -15,12 +15,14 @@ from pimsim.hbm_pim import command as hbm_pim
 from pimsim.result import version
 from pimsim.sweep import command as sweep
 from pimsim.sweep import pareto_command as pareto
+from pimsim.sweep import plot_command as plot
 from pimsim.sweep import sensitivity_command as sensitivity
 from pimsim.system import command as system
 from pimsim.system import reproduction
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
-COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, system, reproduction, sweep, pareto, sensitivity, validation)
+SWEEPS: tuple[ModuleType, ...] = (sweep, pareto, plot, sensitivity)
+COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, system, reproduction, *SWEEPS, validation)
 
 
 def parser() -> argparse.ArgumentParser:

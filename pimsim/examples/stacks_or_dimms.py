@@ -1,20 +1,39 @@
-"""Stacks or DIMMs: what a given sum buys most throughput with, HBM stacks or AccelDIMMs."""
+"""Stacks or DIMMs: what a fixed sum buys most throughput with, HBM stacks or AccelDIMMs."""
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from pimsim import Front, Objective, Sweep, pareto, plot_front, run_sweep
+from pimsim import Results, Sweep, SystemConfig, plot_lines, run_sweep, system_cost_usd
+
+BUDGETS = (20_000, 30_000, 45_000, 60_000)  # USD
 
 
-def study(out: Path, requests: int = 256, workers: int | None = None) -> Front:
-    """HeterRAG with retrieval every 64 tokens; of each sum, the front has the best that costs no more."""
-    base = {"config": "heterrag", "workload.requests": requests, "workload.retrieve_every": 64}
-    axes = {"retrieval.devices": [4, 6, 8, 12, 16, 32], "hbm.stacks": [4, 6, 8, 12, 16]}
-    results = run_sweep(Sweep.of("system", base=base, axes=axes), out / "sweep", workers=workers, progress=True)
-    front = pareto(results, Objective("cost", "min"), Objective("throughput", "max"))
-    plot_front(front, out / "stacks_or_dimms.svg", colour="hbm.stacks")
-    plot_front(front, out / "stacks_or_dimms.png", colour="hbm.stacks")
-    return front
+def mixes(budget: int) -> Iterator[dict[str, Any]]:
+    """Of each number of AccelDIMMs the most stacks that the rest of the sum buys; the first two fit no 7B model."""
+    stacks, dimms = 3, 1
+    while True:
+        mix = {"name": f"{budget // 1000}k$", "retrieval.devices": dimms, "hbm.stacks": stacks}
+        if system_cost_usd(SystemConfig.load("heterrag", mix)) <= budget:
+            stacks += 1
+        elif stacks == 3:
+            return
+        else:
+            yield {**mix, "hbm.stacks": stacks - 1}
+            stacks, dimms = 3, dimms + 1
+
+
+def study(out: Path, requests: int = 256, budgets: Sequence[int] = BUDGETS, workers: int | None = None) -> Results:
+    """HeterRAG that retrieves every 16 tokens, where searches matter most."""
+    base = {"config": "heterrag", "workload.requests": requests, "workload.retrieve_every": 16}
+    points = [mix for budget in budgets for mix in mixes(budget)]
+    results = run_sweep(
+        Sweep.of("system", base=base, sample="list", points=points), out / "sweep", workers=workers, progress=True
+    )
+    for ending in ("svg", "png"):
+        plot_lines(results, "retrieval.devices", "throughput", out / f"stacks_or_dimms.{ending}", by="name")
+    return results
 
 
 if __name__ == "__main__":

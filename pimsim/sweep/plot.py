@@ -1,4 +1,4 @@
-"""Plot: files of Pareto fronts and tornados. matplotlib, the extra `plot`, is imported when one is drawn."""
+"""Plot: files of Pareto fronts, lines and tornados. matplotlib, the extra `plot`, is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import ModuleType
 
 from pimsim.errors import PimsimError
 from pimsim.sweep.pareto import Front
+from pimsim.sweep.results import Results
 from pimsim.sweep.sensitivity import Effect, Spread
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -32,7 +33,16 @@ def plot_front(front: Front, file: str | Path, *, colour: str | None = None) -> 
     PimsimError if the file cannot be written, or there is no matplotlib.
     """
     check([Path(file)])
-    _figure().draw_front(front, Path(file), colour)
+    _module("figure").draw_front(front, Path(file), colour)
+
+
+def plot_lines(results: Results, x: str, y: str, file: str | Path, *, by: str | None = None) -> None:
+    """`y` over `x`, a line for each value of `by`, through the mean of the points that share both.
+
+    PimsimError if the file cannot be written, a name is none of a column, or there is no matplotlib.
+    """
+    check([Path(file)])
+    _module("figure").draw_lines(results, x, y, by, Path(file))
 
 
 def plot_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, file: str | Path) -> None:
@@ -41,9 +51,9 @@ def plot_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, 
     PimsimError if the file cannot be written, or there is no matplotlib.
     """
     check([Path(file)])
-    _figure().draw_tornado(effects, spread, metric, Path(file))
+    _module("tornado").draw_tornado(effects, spread, metric, Path(file))
 
 
-def _figure() -> ModuleType:
+def _module(name: str) -> ModuleType:
     """What draws, imported late: matplotlib takes half a second that no other command has to wait for."""
-    return importlib.import_module("pimsim.sweep.figure")
+    return importlib.import_module(f"pimsim.sweep.{name}")

@@ -47,6 +47,7 @@ class AccelDimms:
     """
 
     config: SystemConfig
+    most: int  # queries that can be in hand
     idle_w: float = 0.0
     bounds: list[Bound] = field(default_factory=list)
     counts: dict[str, float] = field(default_factory=dict)
@@ -73,8 +74,7 @@ class AccelDimms:
         return Searches(done, sampled.hop, {part: nj * distances for part, nj in sampled.energy.items()})
 
     def _of_size(self, queries: int) -> _Simulated:
-        most = min(self.config.search.sampled, self.config.workload.batch)
-        size = most
+        size = min(self.config.search.sampled, self.most)
         while size > 1 and -(-size // LADDER) >= queries:
             size = -(-size // LADDER)
         if size not in self._sampled:
@@ -109,7 +109,7 @@ class AccelDimms:
             while len(_kept) > KEPT:
                 _kept.popitem(last=False)
         found = _kept[key]
-        if not self.counts or size == min(config.search.sampled, stated.batch):
+        if not self.counts or size == min(config.search.sampled, self.most):
             self.bounds, self.counts = list(found.bounds), dict(found.counts)
         return found
 

@@ -16,10 +16,11 @@ SEARCHING, PREFILLING, DECODING, DONE = range(4)
 @dataclass(slots=True)
 class Place:
     """A request in hand. Of the documents that its retrieval changed, the first `sent` are on their way to the devices
-    that generate, the first `known` are there, the first `filled` prefilled."""
+    that generate, the first `known` are there, the first `filled` prefilled; it was `asked` at that time, in ps."""
 
     request: Request
     state: int = SEARCHING
+    asked: int = 0
     sent: int = 0
     known: int = 0
     filled: int = 0
@@ -93,10 +94,12 @@ class Batch:
 
     def waits(self) -> bool:
         """Whether a prefill is worth its while: somebody could decode after it, or it fills the arrays."""
-        if any(place.state == PREFILLING for place in self.places):
-            return True
-        tokens = sum(place.known - place.filled for place in self.places) * self.config.workload.document_tokens
-        return tokens >= max(1, self.generator.smallest_piece)
+        documents = 0
+        for place in self.places:
+            if place.state == PREFILLING:
+                return True
+            documents += place.known - place.filled
+        return documents * self.config.workload.document_tokens >= max(1, self.generator.smallest_piece)
 
     def prefill(self) -> Prefill:
         """All that is known and not prefilled yet, in the order of the requests."""

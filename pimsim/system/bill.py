@@ -17,22 +17,19 @@ def area_mm2(config: SystemConfig) -> float:
 
 def cost_usd(config: SystemConfig) -> float:
     """Memory by the GB, added logic by the mm2, the host; a GPU by its price."""
-    price, gigabyte = config.price, 1e9
-    found = price.host_usd
-    if config.retrieval.engine == "acceldimm":
-        dimm = config.dimm
-        memory = dimm.standard.organisation.rank_bytes * dimm.organisation.all_ranks * config.retrieval.devices
-        logic = dimm.organisation.all_dimms * config.retrieval.devices * config.area.dimm_module_mm2
-        found += logic * price.logic_usd_a_mm2
-    else:
-        memory = config.search.vertices * config.dimm.vectors.bytes
-    found += memory / gigabyte * price.dimm_usd_a_gb
+    price, dimm, hbm, gigabyte = config.price, config.dimm, config.hbm, 1e9
+    devices, engine = config.retrieval.devices, config.retrieval.engine
+    ranks = dimm.organisation.all_ranks * devices if engine == "acceldimm" else config.retrieval.plain_ranks
+    found = price.host_usd + ranks * dimm.standard.organisation.rank_bytes / gigabyte * price.dimm_usd_a_gb
+    a_gb = price.hbm_usd_a_gb if hbm.standard.kind.startswith("HBM") else price.dimm_usd_a_gb
+    stacks = hbm.standard.organisation.bytes * hbm.stacks / gigabyte * a_gb
+    if engine == "acceldimm":
+        found += dimm.organisation.all_dimms * devices * config.area.dimm_module_mm2 * price.logic_usd_a_mm2
+    elif engine == "hbm":  # its own stacks, which the vectors come to
+        found += stacks * devices
     if config.generation.engine == "gpu":
         return found + config.gpu.price_usd * config.generation.devices
-    hbm = config.hbm
-    capacity = hbm.standard.organisation.bytes * hbm.stacks * config.generation.devices
-    a_gb = price.hbm_usd_a_gb if hbm.standard.kind.startswith("HBM") else price.dimm_usd_a_gb
-    return found + capacity / gigabyte * a_gb + _stack_modules(config) * price.logic_usd_a_mm2
+    return found + stacks * config.generation.devices + _stack_modules(config) * price.logic_usd_a_mm2
 
 
 def _stack_modules(config: SystemConfig) -> float:

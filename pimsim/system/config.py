@@ -105,6 +105,7 @@ class Retrieval:
     engine: str = _one_of(*RETRIEVAL_ENGINES)
     device: str = _one_of()
     devices: int = _limits(1, 4096)
+    plain_ranks: int = _limits(1, 1 << 20)
     interval_hops: int = _limits(1)
 
 
@@ -139,9 +140,9 @@ class Gpu:
     bandwidth_share: float = _limits(1e-3, 1)
     peak_tflops: float = _limits(1e-3)
     compute_share: float = _limits(1e-3, 1)
-    launch_us: float = _limits()
-    kernels_a_layer: int = _limits()
+    host_us_a_layer: float = _limits()
     watts: float = _limits()
+    decode_share: float = _limits(0, 1)
     idle_w: float = _limits()
     area_mm2: float = _limits()
     price_usd: float = _limits()

@@ -24,7 +24,7 @@ def generator(config: SystemConfig) -> Generator:
 
 @dataclass
 class Gpu:
-    """A roofline: bytes at a share of the bandwidth, operations at a share of the peak, and kernels to launch."""
+    """A roofline: bytes at a share of the bandwidth, operations at a share of the peak, a host that launches."""
 
     config: SystemConfig
     bounds: list[Bound] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Gpu:
         self.idle_w = gpu.idle_w * count
         self._bandwidth = gpu.peak_gbps * gpu.bandwidth_share * 1e9 * count
         self._rate = gpu.peak_tflops * gpu.compute_share * 1e12 * count
-        self._launches = model.layers * gpu.kernels_a_layer * gpu.launch_us * 1e-6
+        self._launches = model.layers * gpu.host_us_a_layer * 1e-6
         floor = model.read_weights * model.bytes / (gpu.peak_gbps * 1e9 * count)
         self.bounds = [Bound("weights at peak bandwidth, once a step", floor, self.step(1, 1).seconds, "s", True)]
 
@@ -48,20 +48,23 @@ class Gpu:
             return NOTHING
         macs = float(rows * model.layers * model.layer_weights) + len(pieces) * model.vocabulary * model.hidden
         macs += 2 * pairs * model.heads * model.head_dim * model.layers
-        return self._cost(macs, sum(piece.before for piece in pieces))
+        return self._cost(macs, sum(piece.before for piece in pieces), 1.0)
 
     def step(self, requests: int, context: float) -> Cost:
         model = self.config.model
         macs = requests * model.read_weights + 2 * context * model.heads * model.head_dim * model.layers
-        return self._cost(macs, context) if requests else NOTHING
+        return self._cost(macs, context, self.config.gpu.decode_share) if requests else NOTHING
 
     def load(self, tokens: float) -> Cost:
-        gpu = self.config.gpu
         seconds = 2 * tokens * self.config.model.kv_token_bytes / self._bandwidth
-        return Cost(seconds, {"gpu": gpu.watts * self.config.generation.devices * seconds * 1e9})
+        return self._drawn(seconds, self.config.gpu.decode_share)
 
-    def _cost(self, macs: float, tokens: float) -> Cost:
-        model, gpu = self.config.model, self.config.gpu
+    def _cost(self, macs: float, tokens: float, share: float) -> Cost:
+        model = self.config.model
         moved = model.read_weights * model.bytes + tokens * model.kv_token_bytes
-        seconds = max(moved / self._bandwidth, 2 * macs / self._rate, self._launches)
-        return Cost(seconds, {"gpu": gpu.watts * self.config.generation.devices * seconds * 1e9})
+        return self._drawn(max(moved / self._bandwidth, 2 * macs / self._rate, self._launches), share)
+
+    def _drawn(self, seconds: float, share: float) -> Cost:
+        """At a share of the board's power."""
+        watts = self.config.gpu.watts * share * self.config.generation.devices
+        return Cost(seconds, {"gpu": watts * seconds * 1e9})

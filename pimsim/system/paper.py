@@ -27,6 +27,10 @@ SWITCHES = ("r", "g", "p")
 LARGE = {"model": "llama2-70b", "hbm.stacks": 10, "optimisations.r": False, "optimisations.g": False}
 LARGE |= {"optimisations.p": False}  # each AccelHBM has 80 GB
 ROUNDS = 4  # batches of a run
+IN_HAND = (1, 2, 4, 8, 16, 32)
+# the GPU as its memory allows, and as Python drives it kernel by kernel
+GPUS = {"roofline": "cpu-gpu-v100", "eager": "cpu-gpu-v100-eager"}
+PARTS = ("retrieval", "generation", "transfer", "host")
 
 TABLE_3 = 0.378 / (0.378 + 0.31)  # the share of the base's busy time that AccelDIMMs have
 
@@ -59,6 +63,18 @@ def evaluations() -> dict[str, Evaluation]:
     heavy = Case(32, effort=_effort(32))
     cases[f"searches x {heavy.effort:.0f}"] = heavy
     return {name: evaluation(case) for name, case in cases.items()}
+
+
+def gains_in_hand() -> dict[str, dict[str, dict[int, float]]]:
+    """HeterRAG's throughput to CPU-GPU's in one-pass RAG, by GPU, model and requests in hand."""
+    found: dict[str, dict[str, dict[int, float]]] = {gpu: {model: {} for model in MODELS} for gpu in GPUS}
+    for model in MODELS:
+        for batch in IN_HAND:
+            changes = _changes(Case(batch), "OR", model)
+            ours = _simulated("heterrag", changes).throughput_rps
+            for gpu, system in GPUS.items():
+                found[gpu][model][batch] = ours / _simulated(system, changes).throughput_rps
+    return found
 
 
 def evaluation(case: Case) -> Evaluation:
@@ -145,6 +161,15 @@ def latency(result: SystemResult) -> float:
 
 def energy(result: SystemResult) -> float:
     return sum(result.energy.values()) / len(result.latencies)
+
+
+def energy_parts(result: SystemResult) -> dict[str, float]:
+    """nJ a request, by PARTS."""
+    found = dict.fromkeys(PARTS, 0.0)
+    for name, nj in result.energy.items():
+        part = "transfer" if name.endswith("_link") else name.partition("_")[0]
+        found[part] += nj / len(result.latencies)
+    return found
 
 
 def ratios(

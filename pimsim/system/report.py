@@ -4,7 +4,8 @@ Time symbols: a request arrives (its query reaches the host, or a place among th
 first retrieval ends when the host has merged the last device's results, its first token is there when the prefill of
 its whole prompt has ended, it is done with its last token at the host.
 
-`latency_*_s` arrival to done, `ttft_*_s` arrival to first token, `makespan_s` first arrival to last done;
+`latency_*_s` arrival to done, `ttft_*_s` arrival to first token, `retrieval_*_s` from when a request wants documents to
+when the generation devices have the last of them, `makespan_s` first arrival to last done;
 `throughput_rps` and `tokens_per_s` are requests and output tokens over the makespan. `utilisation_*` are busy shares of
 the makespan, of a kind's devices together; `busy_*_s` and `idle_*_s` sum to it. `energy_nj_*` are nJ, of which
 `energy_nj_total` is the sum; `bytes_*` cross a link or memory.
@@ -32,6 +33,7 @@ class SystemResult:
     config: SystemConfig = field(repr=False)
     latencies: np.ndarray
     first_tokens: np.ndarray
+    retrievals: np.ndarray  # s of each retrieval, from the query at the host to its documents at the generation devices
     makespan: float
     tokens: int
     busy: Mapping[str, float]  # s, by unit
@@ -63,7 +65,11 @@ class SystemResult:
             "throughput_rps": self.throughput_rps,
             "tokens_per_s": self.tokens / self.makespan,
         }
-        for name, values in (("latency", self.latencies), ("ttft", self.first_tokens)):
+        for name, values in (
+            ("latency", self.latencies),
+            ("ttft", self.first_tokens),
+            ("retrieval", self.retrievals),
+        ):
             found[f"{name}_mean_s"] = float(values.mean())
             for at in PERCENTILES:
                 found[f"{name}_p{at}_s"] = float(np.percentile(values, at))

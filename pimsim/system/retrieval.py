@@ -23,9 +23,11 @@ def search(
     return Searches(found.done[:queries] * effort, found.hop, {part: nj * share for part, nj in found.energy.items()})
 
 
-def retriever(config: SystemConfig) -> Retriever:
-    """Of the system. PimsimError for a traversal that cannot be."""
-    kinds = {"acceldimm": AccelDimms, "cpu": Cpu, "hbm": HbmBehindLink, "upmem": Dpus}
+def retriever(config: SystemConfig, in_hand: int | None = None) -> Retriever:
+    """Of the system, for up to `in_hand` queries at once, or else a batch. PimsimError for what cannot be."""
+    if config.retrieval.engine == "acceldimm":
+        return AccelDimms(config, in_hand or config.workload.batch)
+    kinds: dict[str, type[Cpu] | type[HbmBehindLink] | type[Dpus]] = {"cpu": Cpu, "hbm": HbmBehindLink, "upmem": Dpus}
     made: Retriever = kinds[config.retrieval.engine](config)
     return made
 

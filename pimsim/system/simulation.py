@@ -41,7 +41,6 @@ class _Run:
         self.config = config
         self.requests = requests(config)
         self.generator = generator(config)
-        self.retriever = retriever(config)
         self.documents = Documents(config.workload)
         self.rng = np.random.default_rng([config.workload.seed, 5])
         self.loop = EventLoop()
@@ -50,6 +49,7 @@ class _Run:
             Server(self.loop, unit, self.spans) for unit in UNITS
         )
         self.room, cache = in_hand(config, self.requests, self.generator.memory_bytes)
+        self.retriever = retriever(config, self.room)
         self.tree = None
         if config.optimisations.g:
             document = config.workload.document_tokens * config.model.kv_token_bytes
@@ -64,6 +64,7 @@ class _Run:
         self.ends: list[int] = []  # of the searches that run
         self.searched_until = 0
         self.steps: Steps | None = None
+        self.retrievals: list[float] = []
         self.energy: dict[str, float] = {}
         self.counts: dict[str, float] = {
             "retrievals": 0,
@@ -102,6 +103,7 @@ class _Run:
             config=config,
             latencies=np.array([(one.done - one.begun) / PS for one in self.requests]),
             first_tokens=np.array([(one.first_token - one.begun) / PS for one in self.requests]),
+            retrievals=np.array(self.retrievals),
             makespan=makespan,
             tokens=sum(request.output for request in self.requests),
             busy=busy,
@@ -124,6 +126,8 @@ class _Run:
             warnings.append(f"memory holds {self.room} requests' KV, not a batch of {config.workload.batch}")
         if config.generation.engine == "accelhbm":
             warnings.append("no energy of control logic is known: it is not in the sums")
+        if config.retrieval.engine == "upmem":
+            warnings.append("no price of DIMMs with DPUs is known: theirs is that of ordinary ones")
         return Provenance.of(
             config.configuration,
             clocks_mhz=clocks,
@@ -152,6 +156,7 @@ class _Run:
                 if stated.context == "all" and request.changed:
                     request.changed = list(range(request.changed[0], len(request.documents)))
             place.state, place.sent, place.known, place.filled = SEARCHING, 0, 0, 0
+            place.asked = self.loop.now
         self.counts["retrievals"] += len(places)
         query = config.dimm.vectors.bytes
         time = picoseconds(len(places) * config.host.query_us * 1e-6)
@@ -221,6 +226,7 @@ class _Run:
             place.known = known
             if whole:
                 place.state = PREFILLING
+                self.retrievals.append((self.loop.now - place.asked) / PS)
         if self.steps is not None and self.batch.waits() and self.steps.cut(self.loop.now):
             steps = self.steps
             self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._made, steps, steps.count))

@@ -13,18 +13,24 @@ def standby_w(config: SystemConfig) -> dict[str, float]:
     rank = _of_rank(dimm.standard, dimm.memory_energy)
     if config.retrieval.engine == "acceldimm":
         found = {"retrieval": rank * dimm.organisation.all_ranks * config.retrieval.devices}
-    else:  # ordinary DIMMs, as many as hold the vectors
-        ranks = -(-config.search.vertices * dimm.vectors.bytes // dimm.standard.organisation.rank_bytes)
-        found = {"retrieval": rank * ranks}
+    else:
+        found = {"retrieval": rank * config.retrieval.plain_ranks}
+    if config.retrieval.engine == "hbm":
+        found["retrieval"] += _of_stacks(config) * config.retrieval.devices
     if config.generation.engine == "accelhbm":
-        hbm = config.hbm
-        organisation = hbm.standard.organisation
-        # tables of stacked memory tell of a pseudo channel, those of DIMMs of a rank
-        parts = organisation.channels * organisation.pseudo_channels * hbm.stacks
-        if not hbm.standard.kind.startswith("HBM"):
-            parts *= organisation.ranks
-        found["generation"] = _of_rank(hbm.standard, hbm.table) * parts * config.generation.devices
+        found["generation"] = _of_stacks(config) * config.generation.devices
     return found
+
+
+def _of_stacks(config: SystemConfig) -> float:
+    """Of one HBM device."""
+    hbm = config.hbm
+    organisation = hbm.standard.organisation
+    # tables of stacked memory tell of a pseudo channel, those of DIMMs of a rank
+    parts = organisation.channels * organisation.pseudo_channels * hbm.stacks
+    if not hbm.standard.kind.startswith("HBM"):
+        parts *= organisation.ranks
+    return _of_rank(hbm.standard, hbm.table) * parts
 
 
 def _of_rank(standard: Standard, table: EnergyTable) -> float:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import random
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ class Request:
     question: int  # tokens
     output: int  # tokens
     documents: list[int]
-    rng: np.random.Generator = field(repr=False)
+    rng: random.Random = field(repr=False)
     begun: int = 0
     first_token: int = 0
     done: int = 0
@@ -52,14 +53,14 @@ class Documents:
         self._sum: list[float] = np.cumsum(weights / weights.sum()).tolist()
         self._count = min(stated.documents, stated.popular_documents)
 
-    def one(self, rng: np.random.Generator, other_than: list[int]) -> int:
+    def one(self, rng: random.Random, other_than: list[int]) -> int:
         """A document that is not among these."""
         while True:
             document = min(bisect_right(self._sum, rng.random()), len(self._sum) - 1)
             if document not in other_than or len(other_than) >= len(self._sum):
                 return document
 
-    def some(self, rng: np.random.Generator) -> list[int]:
+    def some(self, rng: random.Random) -> list[int]:
         found: list[int] = []
         while len(found) < self._count:
             found.append(self.one(rng, found))
@@ -68,11 +69,10 @@ class Documents:
     def changed(self, request: Request, tokens: int, life: int) -> list[int]:
         """Positions at which other documents are found after so many tokens; they are put there."""
         kept = math.exp(-tokens / life)
-        positions = [
-            at for at, drawn in enumerate(request.rng.random(len(request.documents)).tolist()) if drawn >= kept
-        ]
+        draw, documents = request.rng.random, request.documents
+        positions = [at for at in range(len(documents)) if draw() >= kept]
         for at in positions:
-            request.documents[at] = self.one(request.rng, request.documents)
+            documents[at] = self.one(request.rng, documents)
         return positions
 
 
@@ -82,7 +82,7 @@ def earlier_documents(config: SystemConfig) -> list[list[int]]:
     if stated.documents_file:
         lists = _document_lists(stated.documents_file)
         return [lists[number % len(lists)] for number in range(stated.warm_requests)]
-    popularity, rng = Documents(stated), np.random.default_rng([stated.seed, 6])
+    popularity, rng = Documents(stated), random.Random(f"{stated.seed} earlier")
     return [popularity.some(rng) for _ in range(stated.warm_requests)]
 
 
@@ -98,7 +98,7 @@ def requests(config: SystemConfig) -> list[Request]:
     factors = np.exp(rng.normal(0, stated.length_spread, (stated.requests, 2))) if stated.length_spread else None
     found = []
     for number in range(stated.requests):
-        own = np.random.default_rng([stated.seed, 1, number])
+        own = random.Random(f"{stated.seed} {number}")
         documents = list(lists[(stated.warm_requests + number) % len(lists)]) if lists else popularity.some(own)
         question, output = float(stated.question_tokens), float(stated.output_tokens)
         if lengths:

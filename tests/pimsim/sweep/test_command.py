@@ -6,8 +6,10 @@ import json
 import pytest
 import yaml
 
+from pimsim import Results, plot_lines
 from pimsim.cli import main
 from pimsim.dram.trace import Trace
+from pimsim.sweep import figure
 from tests.pimsim.dimm_pim.cases import drawn
 
 ATTENTION = {
@@ -73,15 +75,30 @@ def test_the_length_matters_most_to_attention(capsys, folder):
 def test_plots_are_drawn_and_equal_plots_are_equal_files(capsys, folder, tmp_path, ending):
     found = []
     for name in ("one", "two"):
-        front, tornado = tmp_path / f"{name}-front.{ending}", tmp_path / f"{name}-tornado.{ending}"
+        front, tornado, lines = (tmp_path / f"{name}-{kind}.{ending}" for kind in ("front", "tornado", "lines"))
         told(capsys, "pareto", folder, "--x", "time_us", "--y", "effective_tbps", "--plot", front)
         told(capsys, "sensitivity", folder, "--samples", "4", "--workers", "1", "--plot", tornado)
-        found.append((front.read_bytes(), tornado.read_bytes()))
+        assert main(["plot", str(folder), str(lines), "--x", "length", "--y", "time_us", "--by", "level"]) == 0
+        found.append((front.read_bytes(), tornado.read_bytes(), lines.read_bytes()))
     assert found[0] == found[1]
     begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending]
     assert all(len(data) > 2000 and data.startswith(begins) for data in found[0])
     if ending == "svg":
         assert b"time" in found[0][0]
+
+
+def test_lines_stand_at_their_numbers_and_names_at_even_distances(folder, tmp_path):
+    results = Results.open(folder)
+    for x, shown in (("length", ("256", "1024")), ("level", ("bank", "bg", "buffer")), ("device.stacks", ("1", "2"))):
+        plot_lines(results, x, "time_us", tmp_path / "lines.svg")
+        # text is drawn as paths, each with the text beside it
+        told = (tmp_path / "lines.svg").read_text()
+        assert all(f"<!-- {name} -->" in told for name in shown)
+    assert figure._evenly(["bank", "bg"])
+    assert figure._evenly([0, 1024, 65536])
+    assert not figure._evenly([1, 1024, 65536])
+    assert not figure._evenly([0, 1, 2, 3])
+    assert [figure._named(value, 1.0) for value in (0, 1024, 1 << 20, 3, "bank")] == ["0", "1Ki", "1Mi", "3", "bank"]
 
 
 def test_what_cannot_be_plotted_is_said_before_anything_is_done(capsys, folder, tmp_path, monkeypatch):
@@ -108,6 +125,9 @@ def test_what_cannot_be_plotted_is_said_before_anything_is_done(capsys, folder, 
             "x can be --min or --max, not both",
         ),
         (["pareto", "--x", "time_us", "--y", "length", "--min", "x"], "no result is called 'x'"),
+        (["plot", "lines.png", "--x", "length", "--y", "level"], "'level' is not a number"),
+        (["plot", "lines.png", "--x", "length", "--y", "time_us", "--by", "lvl"], "no result is called 'lvl'"),
+        (["plot", "lines.gif", "--x", "length", "--y", "time_us"], "ends in one of"),
         (["sensitivity", "--metric", "speed"], "no result is called 'speed'"),
         (["sensitivity", "--factor", "0.5"], "the factor must be above 1"),
         (["sensitivity", "--point", "12", "--workers", "1"], "there is no point 12"),

@@ -71,6 +71,8 @@ def test_the_table_and_the_plot_show_every_case(monkeypatch, capsys, tmp_path):
         monkeypatch.delitem(paper.RETRIEVE_EVERY, mode)
     one = paper.evaluation(case)
     monkeypatch.setattr(reproduction, "evaluations", lambda: {"one request": one})
+    monkeypatch.setattr(paper, "IN_HAND", (1, 2))
+    monkeypatch.setattr(reproduction, "IN_HAND", (1, 2))
     plot = tmp_path / "figures.svg"
     assert main(["reproduce", "--plot", str(plot)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -79,6 +81,8 @@ def test_the_table_and_the_plot_show_every_case(monkeypatch, capsys, tmp_path):
     assert len(shown) == len(reproduction.figures({"one request": one}))
     assert main(["reproduce", "--plot", str(tmp_path / "figures.txt")]) == 2
     # what is printed is what the runs say
+    eager = next(line for line in lines if "llama2-7b, V100 from Python" in line).split()
+    assert float(eager[-2]) > float(eager[-1]) > 1
     ratios = paper.ratios(one.runs, "only-dimm")
     printed = next(line for line in shown if line.startswith("throughput, OnlyDIMM"))
     assert f"{sum(ratios) / len(ratios):.4g}" in printed

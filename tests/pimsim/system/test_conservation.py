@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from pimsim import fields
-from pimsim.system import run
+from pimsim.system import paper, run
 from pimsim.system.report import UNITS
 from tests.pimsim.system.cases import config, result
 
@@ -29,7 +29,7 @@ def test_bytes_times_and_energy_are_conserved(name, every):
     # the first token comes with the prefill
     assert told["tokens"] == asked.workload.requests * asked.workload.output_tokens
     rounds = 1 + (asked.workload.output_tokens - 1) // every if every else 1
-    assert told["retrievals"] == asked.workload.requests * rounds
+    assert told["retrievals"] == asked.workload.requests * rounds == len(found.retrievals)
 
 
 @pytest.mark.parametrize("p", [False, True])
@@ -76,3 +76,26 @@ def test_memory_takes_its_standby_power_whether_it_works_or_not():
     expected = watts * found.makespan * 1e9 + ranks * refreshes * table["refresh"].value
     assert found.energy["retrieval_standby"] == pytest.approx(expected, rel=1e-9)
     assert "retrieval_dram_background" not in found.energy  # it would be paid twice
+
+
+def test_baselines_have_as_much_memory_of_each_kind():
+    """HeterRAG, section 5.1. The CPU of the real system has 256 GB."""
+    ours, naive, cpu = (result(name) for name in ("heterrag-base", "naive-hbm", "cpu-gpu-v100"))
+    ranks = ours.config.dimm.organisation.all_ranks * ours.config.retrieval.devices
+    assert naive.config.retrieval.plain_ranks == ranks
+    rank = ours.energy["retrieval_standby"] / ours.makespan / ranks
+    stacks = naive.energy["generation_standby"] / naive.makespan
+    assert naive.energy["retrieval_standby"] / naive.makespan == pytest.approx(ranks * rank + stacks)
+    assert cpu.energy["retrieval_standby"] / cpu.makespan == pytest.approx(16 * rank)
+    # logic beside HeterRAG's DIMMs, more HBM in place of it
+    logic = (ours.area_mm2 - naive.area_mm2) * ours.config.price.logic_usd_a_mm2
+    hbm = ours.config.hbm
+    stack = hbm.standard.organisation.bytes * hbm.stacks / 1e9 * ours.config.price.hbm_usd_a_gb
+    assert naive.cost_usd - ours.cost_usd == pytest.approx(stack - logic)
+
+
+def test_energy_is_told_by_four_parts():
+    for name in ("heterrag", "cpu-gpu-v100", "naive-hbm", "upmem-like"):
+        found = result(name)
+        assert sum(paper.energy_parts(found).values()) == pytest.approx(paper.energy(found), rel=1e-12)
+        assert min(paper.energy_parts(found).values()) > 0

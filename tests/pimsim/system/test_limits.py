@@ -25,6 +25,7 @@ def test_one_request_without_links_takes_its_search_its_prefill_and_its_tokens(n
     # token by token, where the run adds up from the first to the last
     tokens = sum(made.step(1, prompt + at).seconds for at in range(stated.output_tokens - 1))
     found = run(asked)
+    assert found.retrievals == pytest.approx([searched], rel=1e-9)
     assert found.first_tokens[0] == pytest.approx(searched + prefill, rel=1e-9)
     assert found.latencies[0] == pytest.approx(searched + prefill + tokens, rel=1e-3)
 
@@ -90,6 +91,25 @@ def test_decoding_reads_the_weights_once_a_step_and_the_kv_of_all():
     more = made.step(8, 8 * 2048).seconds - made.step(8, 8 * 1024).seconds
     assert more == pytest.approx(8 * 1024 * shape.kv_token_bytes / bandwidth)
     assert made.step(1, 1).seconds == pytest.approx(17.3e-3, rel=0.02)  # 13.2 GB at 765 GB/s
+
+
+def test_a_gpu_driven_from_python_decodes_no_faster_than_it_is_told_to():
+    asked = config("cpu-gpu-v100-eager", model="gpt2-xl")
+    made = generator(asked)
+    assert made.step(1, 1).seconds == pytest.approx(48 * 1.016e-3)
+    assert made.step(8, 8).seconds == made.step(1, 1).seconds
+    # prefill of many tokens hides what the host takes
+    few, many = (made.prefill([Piece(tokens, 0)]).seconds for tokens in (16, 4096))
+    assert few == made.step(1, 1).seconds < many
+
+
+def test_a_gpu_draws_less_where_its_memory_holds_it():
+    asked = config("cpu-gpu-v100", model="llama2-7b")
+    made, gpu = generator(asked), asked.gpu
+    step, prefill = made.step(1, 1), made.prefill([Piece(1024, 0)])
+    assert prefill.energy["gpu"] == pytest.approx(gpu.watts * prefill.seconds * 1e9)
+    assert step.energy["gpu"] == pytest.approx(gpu.decode_share * gpu.watts * step.seconds * 1e9)
+    assert gpu.idle_w < gpu.decode_share * gpu.watts < gpu.watts
 
 
 def test_accelhbm_decodes_near_its_bound():
