@@ -87,7 +87,7 @@ def _handed_on(
         times[2 * vertex] = seen[vertex]
         left = seen[vertex] + 1
         while left < last:
-            longer = seen[vertex] + max(1, int(math.floor(newest_share * left)))
+            longer = seen[vertex] + max(1, math.floor(newest_share * left))
             if longer <= left:
                 break
             left = longer
@@ -101,7 +101,7 @@ def _handed_on(
         if time == before:
             continue
         before = time
-        new = max(1, int(math.floor(newest_share * time)))
+        new = max(1, math.floor(newest_share * time))
         filled, first = 0, buffer
         for vertex in range(vertices):
             if seen[vertex] > time:

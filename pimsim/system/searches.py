@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from pimsim.dimm_pim.traversal import LOWEST, NO_LIST, UPPER, Traversal
 from pimsim.errors import WorkloadError
+from pimsim.system.confidence import first_met
 from pimsim.system.config import Search, SystemConfig, Workload
 
 WINDOW = 2  # vertices near the point, to those compared
@@ -35,7 +37,13 @@ def recorded(config: SystemConfig) -> Traversal | None:
     of other vectors than the device's."""
     if not config.workload.traversal_file:
         return None
-    found = Traversal.read(Path(config.workload.traversal_file))
+    file = Path(config.workload.traversal_file)
+    try:
+        told = file.stat()
+    except OSError:
+        found = Traversal.read(file)  # says what is wrong
+    else:
+        found = _read(file, told.st_mtime_ns, told.st_size)
     dim = config.dimm.vectors.dim
     if found.dim not in (None, dim):
         raise WorkloadError(
@@ -43,6 +51,41 @@ def recorded(config: SystemConfig) -> Traversal | None:
             f"set dimm.vectors.dim to {found.dim}"
         )
     return found
+
+
+@lru_cache(maxsize=4)
+def _read(file: Path, *_version: int) -> Traversal:
+    """A file that the runs of a sweep share; another version of it is read anew."""
+    return Traversal.read(file)
+
+
+class Met:
+    """When searches meet their nearest vertices: as recorded where the recording tells their ranks, else drawn."""
+
+    def __init__(self, config: SystemConfig, documents: int) -> None:
+        """`documents`: the most that a request asks for."""
+        self._search = config.search
+        self._buffer = max(config.dimm.graph.k, documents)
+        self._vertices = max(config.dimm.graph.ef, self._buffer)
+        found = recorded(config)
+        self._recorded = None if found is None or found.ranks is None else found.met(self._vertices)
+
+    def drawn(self, searches: int, rng: np.random.Generator) -> np.ndarray:
+        """Shares of a search after which it meets each vertex, the nearest first, float64 [searches, vertices].
+
+        Shares above 1 stand for what is never met.
+        """
+        if self._recorded is not None:
+            return np.asarray(self._recorded[rng.integers(len(self._recorded), size=searches)])
+        stated = self._search
+        return first_met(
+            searches,
+            self._vertices,
+            buffer=self._buffer,
+            approach=stated.approach,
+            found_by=stated.found_by,
+            rng=rng,
+        )
 
 
 def points(search: Search, workload: Workload, count: int, seed: int) -> list[Point]:
