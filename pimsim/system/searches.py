@@ -19,6 +19,7 @@ from pimsim.dimm_pim.traversal import LOWEST, NO_LIST, UPPER, Traversal
 from pimsim.errors import WorkloadError
 from pimsim.system.confidence import first_met
 from pimsim.system.config import Search, SystemConfig, Workload
+from pimsim.system.popularity import popularity
 
 WINDOW = 2  # vertices near the point, to those compared
 LEVEL_RATIO = 32  # HNSW's M: of a level's vertices, so many are not on the next
@@ -91,9 +92,8 @@ class Met:
 def points(search: Search, workload: Workload, count: int, seed: int) -> list[Point]:
     """Of `count` queries, drawn by the documents' popularity."""
     rng = np.random.default_rng([workload.seed, 2, seed])
-    ranks = np.arange(1, workload.popular_documents + 1)
-    weights = (ranks + workload.popularity_offset) ** -workload.popularity_exponent
-    documents = rng.choice(len(ranks), count, p=weights / weights.sum())
+    shares = popularity(workload).shares
+    documents = rng.choice(len(shares), count, p=shares)
     factors = np.exp(rng.normal(0, search.hops_spread, count) - search.hops_spread**2 / 2)
     golden = (math.sqrt(5) - 1) / 2  # scatters the documents evenly
     return [

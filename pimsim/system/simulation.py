@@ -133,6 +133,9 @@ class _Run:
         warnings = []
         if self.room < config.workload.batch:
             warnings.append(f"memory holds {self.room} requests' KV, not a batch of {config.workload.batch}")
+        short = sum(1 for request in self.requests if request.short)
+        if short:
+            warnings.append(f"{short} prompts of the trace are shorter than their documents: those are their prompts")
         if config.generation.engine == "accelhbm":
             warnings.append("no energy of control logic is known: it is not in the sums")
         if config.retrieval.engine == "upmem":
@@ -350,13 +353,16 @@ def in_hand(config: SystemConfig, found: list[Request], memory: float) -> tuple[
     """How many requests can be in hand, and the bytes that are left for documents' KV."""
     model, stated = config.model, config.workload
     free = memory - model.weight_bytes
-    tokens = max(one.question + one.output + len(one.documents) * stated.document_tokens for one in found)
+    tokens, number = max(
+        (one.question + one.output + len(one.documents) * stated.document_tokens, -one.number) for one in found
+    )
     need = tokens * model.kv_token_bytes
     share = 1 - config.generation.cache_share if config.optimisations.g else 1.0
     room = min(stated.batch, int(free * share / need))
     if room < 1:
         raise WorkloadError(
-            f"a request of {tokens} tokens needs {need / 1e9:.2f} GB of KV, and {free * share / 1e9:.2f} GB are left: "
-            "shorten the prompt or the answer, or take more devices (generation.devices)"
+            f"request {1 - number} has {tokens} tokens and needs {need / 1e9:.2f} GB of KV, and "
+            f"{free * share / 1e9:.2f} GB are left: shorten the prompt or the answer, or take more devices "
+            "(generation.devices)"
         )
     return room, free - room * need
