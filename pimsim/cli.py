@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from pimsim import validation
+from pimsim import running, validation
 from pimsim.dimm_pim import command as search
 from pimsim.dram import command as dram
 from pimsim.errors import PimsimError
@@ -17,12 +17,11 @@ from pimsim.sweep import command as sweep
 from pimsim.sweep import pareto_command as pareto
 from pimsim.sweep import plot_command as plot
 from pimsim.sweep import sensitivity_command as sensitivity
-from pimsim.system import command as system
 from pimsim.system import reproduction
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
 SWEEPS: tuple[ModuleType, ...] = (sweep, pareto, plot, sensitivity)
-COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, system, reproduction, *SWEEPS, validation)
+COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, running, reproduction, *SWEEPS, validation)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
     commands = found.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
         module.add_parser(commands)
+    for command in commands.choices.values():
+        text = (command.description or "").partition(": ")[2] or command.description or ""
+        command.description = text[:1].upper() + text[1:]  # its module says before what it is
     return found
 
 

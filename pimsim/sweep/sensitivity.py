@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,13 @@ from pimsim.sweep.design import LISTED, Sweep
 from pimsim.sweep.results import Results
 from pimsim.sweep.run import run_sweep
 from pimsim.sweep.sampling import latin_hypercube
+from pimsim.sweep.target import Target
 
 MOST_LEVELS = 12  # distinct values of an axis that are levels of their own
 LEAST_SIZE = 64  # powers of two from here on are sizes of memories, and stay powers of two
 BINS, LEAST_IN_BIN = 8, 4
 BAND = (5, 50, 95)  # percentiles of a spread
+ROUNDS = 50  # in which points that cannot be are drawn again
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Swing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parameter:
+class Parameter:
     """An assumed number, and the range in which it varies."""
 
     value: float
@@ -162,16 +164,16 @@ def assumed_spread(
     base = {**sweep.base, **_values(results, point)} if point is not None else sweep.baseline()
     try:
         sweep.simulator.prepare(base)
-        parameters, fixed = _parameters(sweep, base, factor)
+        varying, fixed = parameters(sweep.simulator, base, factor)
     except PimsimError as error:
         raise WorkloadError(f"the point cannot be simulated as it is: {error}; choose another with --point") from error
-    axes, defaults = [each.axis for each in parameters], tuple(each.value for each in parameters)
+    axes, defaults = [each.axis for each in varying], tuple(each.value for each in varying)
     if not axes:
         raise WorkloadError(f"{sweep.target}: no number is assumed that the sweep leaves as it is")
     points = [defaults]
     for at, axis in enumerate(axes):
         points += [(*defaults[:at], end, *defaults[at + 1 :]) for end in (axis.ends()[0], axis.ends()[-1])]
-    points += latin_hypercube(axes, samples, 0) if samples else []
+    points += possible(sweep.simulator, base, axes, samples)
     names = [axis.name for axis in axes]
     listed = [dict(zip(names, values, strict=True)) for values in points]
     varied = Sweep.of(sweep.target, base=base, sample=LISTED, points=listed, where="assumed parameters")
@@ -198,6 +200,22 @@ def assumed_spread(
     )
 
 
+def possible(simulator: Target, base: Mapping[str, Any], axes: Sequence[Axis], samples: int) -> list[tuple[Any, ...]]:
+    """So many points of a Latin hypercube that can be prepared; those that cannot, as a short time above the long one,
+    are drawn again. Fewer if hardly any can."""
+    found: list[tuple[Any, ...]] = []
+    for seed in range(ROUNDS if samples else 0):
+        for values in latin_hypercube(axes, samples, seed):
+            try:
+                simulator.prepare({**base, **{axis.name: value for axis, value in zip(axes, values, strict=True)}})
+            except PimsimError:
+                continue
+            found.append(values)
+            if len(found) == samples:
+                return found
+    return found
+
+
 def _effect(name: str, labels: Sequence[str], level: np.ndarray, values: np.ndarray) -> Effect:
     counts = np.bincount(level, minlength=len(labels))
     means = np.bincount(level, values, len(labels)) / counts
@@ -208,22 +226,22 @@ def _effect(name: str, labels: Sequence[str], level: np.ndarray, values: np.ndar
     return Effect(name, labels[least], float(means[least]), labels[most], float(means[most]), share)
 
 
-def _parameters(sweep: Sweep, base: dict[str, Any], factor: float) -> tuple[list[_Parameter], tuple[str, ...]]:
+def parameters(simulator: Target, base: dict[str, Any], factor: float) -> tuple[list[Parameter], tuple[str, ...]]:
     """Assumed numbers that `base` does not set, and the names of what else is assumed."""
     found, fixed = [], []
-    for name, value in dict(sweep.simulator.assumed(base)).items():
+    for name, value in dict(simulator.assumed(base)).items():
         if name in base:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             fixed.append(name)
         elif isinstance(value, int) and value >= LEAST_SIZE and not value & (value - 1):
             shifts = range(-int(math.log2(factor)), int(math.log2(factor)) + 1)
-            found.append(_Parameter(value, Axis(name, tuple(round(value * 2.0**shift) for shift in shifts))))
+            found.append(Parameter(value, Axis(name, tuple(round(value * 2.0**shift) for shift in shifts))))
         elif isinstance(value, int):
             low, high = max(1, round(value / factor)), max(1, round(value * factor))
-            found.append(_Parameter(value, Axis(name, low=low, high=high, scale="log", whole=True)))
+            found.append(Parameter(value, Axis(name, low=low, high=high, scale="log", whole=True)))
         else:
-            found.append(_Parameter(value, Axis(name, low=value / factor, high=value * factor, scale="log")))
+            found.append(Parameter(value, Axis(name, low=value / factor, high=value * factor, scale="log")))
     return found, tuple(fixed)
 
 

@@ -67,13 +67,16 @@ class AccelDimms:
         sampled = self._of_size(queries)
         times = sampled.again if again else sampled.first
         devices = self.config.retrieval.devices
+        distances = sampled.distances[again] * queries * devices
         # each query of the batch is one of the sample, on each device another
+        if queries == 1:
+            done = times[rng.integers(len(times), size=devices)].max(keepdims=True)
+            return Searches(done, sampled.hop, sampled.energy, distances)
         order = rng.permuted(np.broadcast_to(np.arange(len(times)), (devices, len(times))), axis=1)
         repeats = -(-queries // len(times))
         waits = np.repeat(np.arange(repeats) * float(times.max()), len(times))
         done = (np.tile(times[order], repeats) + waits)[:, :queries].max(axis=0)
-        distances = sampled.distances[again] * queries * devices
-        return Searches(done, sampled.hop, {part: nj * distances for part, nj in sampled.energy.items()})
+        return Searches(done, sampled.hop, sampled.energy, distances)
 
     def _of_size(self, queries: int) -> _Simulated:
         size = min(self.config.search.sampled, self.most)

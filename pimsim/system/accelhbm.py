@@ -31,7 +31,8 @@ class AccelHbms:
     bounds: list[Bound] = field(default_factory=list)
     _all_matrices: dict[int, Cost] = field(default_factory=dict)
     _weights: dict[tuple[int, int], Cost] = field(default_factory=dict)
-    _attention: dict[tuple[int, int], Cost] = field(default_factory=dict)
+    _tokens: dict[tuple[int, int], Cost] = field(default_factory=dict)
+    _outputs: dict[int, Cost] = field(default_factory=dict)
     _append: dict[int, Cost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -41,6 +42,8 @@ class AccelHbms:
         self._stages = min(count, self._model.layers) if pipeline else 1
         self._shares = 1 if pipeline else count
         self.smallest_piece = device.tpm.array_rows if device.tpm else 1
+        self._outside = device.external_tbps * 1e12 * self.config.generation.external_share
+        self._outside_byte_nj = self._moved_nj()
         floor = self._model.read_weights * self._model.bytes / (device.internal_tbps * 1e12) / count
         self.bounds = [Bound("weights out of all banks, once a step", floor, self.step(1, 1).seconds, "s", True)]
 
@@ -78,19 +81,15 @@ class AccelHbms:
     def load(self, tokens: float) -> Cost:
         moved = 2 * tokens * self._model.kv_token_bytes  # read, and written where it is used
         seconds = moved / (self._outside * self.config.generation.devices)
-        return Cost(seconds, {"substitution": self._outside_nj(moved)})
+        return Cost(seconds, {"substitution": self._outside_byte_nj * moved})
 
-    @property
-    def _outside(self) -> float:
-        """B/s that leave a device's memory."""
-        return self._device.external_tbps * 1e12 * self.config.generation.external_share
-
-    def _outside_nj(self, size: float) -> float:
+    def _moved_nj(self) -> float:
+        """nJ of a byte that leaves a device's memory; `_outside` are the B/s at which they do."""
         device = self._device
         term = device.table[device.paths.activate]
         row_bits = device.standard.organisation.row_bytes * 8
         opening = term.nj(1) if term.unit == "pJ/bit" else term.nj(1) / row_bits
-        return 8 * size * (opening + sum(device.table[name].nj(1) for name in device.paths.outside))
+        return 8 * (opening + sum(device.table[name].nj(1) for name in device.paths.outside))
 
     def _handed(self, rows: int) -> Cost:
         """From stage to stage."""
@@ -144,7 +143,10 @@ class AccelHbms:
         return self._all_matrices[rows]
 
     def _output(self, rows: int) -> Cost:
-        return self._product(rows, *self._share(self._model.vocabulary, self._model.hidden, split_inputs=False))
+        if rows not in self._outputs:
+            share = self._share(self._model.vocabulary, self._model.hidden, split_inputs=False)
+            self._outputs[rows] = self._product(rows, *share)
+        return self._outputs[rows]
 
     @property
     def _heads(self) -> tuple[int, int]:
@@ -165,22 +167,27 @@ class AccelHbms:
         softmax = pairs * heads * device.softmax_operations / (device.softmax_gflops * device.stacks * 1e9)
         kv = sum(piece.tokens + piece.before for piece in pieces) * model.kv_token_bytes / model.layers
         seconds = max(arrays, softmax, kv / self._shares / self._outside)
-        energy = {
-            "attention_prefill": macs * self._shares * self.config.generation.mac_pj * 1e-3 + self._outside_nj(kv)
-        }
-        attended = NOTHING.plus(Cost(seconds, energy), model.layers)
+        nj = macs * self._shares * self.config.generation.mac_pj * 1e-3 + self._outside_byte_nj * kv
+        attended = Cost(seconds * model.layers, {"attention_prefill": nj * model.layers})
         return self._matrices(rows).plus(attended).plus(self._output(len(pieces)))
 
     def _token(self, requests: int, context: float) -> Cost:
-        model = self._model
-        attended = NOTHING.plus(self._attended(requests, context / requests), model.layers)
-        return self._matrices_of(requests).plus(attended).plus(NOTHING.plus(self._appended(requests), model.layers))
+        """Attention is linear in the context between the lengths at which it is computed."""
+        length = context / requests
+        low = SHORTEST
+        while low * GRID <= length:
+            low *= GRID
+        below, above = self._token_at(requests, low), self._token_at(requests, low * GRID)
+        return below.between(above, (length - low) / (low * GRID - low))
 
-    def _matrices_of(self, requests: int) -> Cost:
-        key = (0, requests)
-        if key not in self._attention:
-            self._attention[key] = self._matrices(requests).plus(self._output(requests))
-        return self._attention[key]
+    def _token_at(self, requests: int, length: int) -> Cost:
+        """All layers, for requests of so many tokens each."""
+        key = (requests, length)
+        if key not in self._tokens:
+            layer = self._attended(requests, length).plus(self._appended(requests))
+            matrices = self._matrices(requests).plus(self._output(requests))
+            self._tokens[key] = matrices.plus(layer, self._model.layers)
+        return self._tokens[key]
 
     def _appended(self, requests: int) -> Cost:
         """K and V of the new tokens, one layer; where they stand in the row matters little."""
@@ -190,30 +197,17 @@ class AccelHbms:
             self._append[requests] = Cost(work.time_us * 1e-6, {"kv_append": work.energy_nj["total"] * self._shares})
         return self._append[requests]
 
-    def _attended(self, requests: int, length: float) -> Cost:
+    def _attended(self, requests: int, length: int) -> Cost:
         """One layer of decoding over so many tokens of each request."""
-        low = SHORTEST
-        while low * GRID <= length:
-            low = int(low * GRID)
-        below, above = self._attended_at(requests, low), self._attended_at(requests, int(low * GRID))
-        share = (length - low) / (low * GRID - low)
-        return NOTHING.plus(below, 1 - share).plus(above, share)
-
-    def _attended_at(self, requests: int, length: int) -> Cost:
-        key = (requests, length)
-        if key not in self._attention:
-            heads, kv = self._heads
-            asked = Attention(
-                length=length,
-                heads=heads,
-                kv_heads=kv,
-                head_dim=self._model.head_dim,
-                width=self._model.bytes,
-                batch=requests,
-                fidelity="closed",
-            )
-            result = attention(self._device, asked)
-            self._attention[key] = Cost(
-                result.time_us * 1e-6, {"attention_in_memory": result.energy_nj["total"] * self._shares}
-            )
-        return self._attention[key]
+        heads, kv = self._heads
+        asked = Attention(
+            length=length,
+            heads=heads,
+            kv_heads=kv,
+            head_dim=self._model.head_dim,
+            width=self._model.bytes,
+            batch=requests,
+            fidelity="closed",
+        )
+        result = attention(self._device, asked)
+        return Cost(result.time_us * 1e-6, {"attention_in_memory": result.energy_nj["total"] * self._shares})

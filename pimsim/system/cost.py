@@ -25,6 +25,14 @@ class Cost:
         return Cost(self.seconds + times * other.seconds, parts, self.link_bytes + times * other.link_bytes)
 
 
+    def between(self, other: Cost, share: float) -> Cost:
+        """The part `share` of the way from this to the other, which has the same parts."""
+        mine, its = self.energy, other.energy
+        parts = {part: nj + (its[part] - nj) * share for part, nj in mine.items()}
+        moved = self.link_bytes + (other.link_bytes - self.link_bytes) * share
+        return Cost(self.seconds + (other.seconds - self.seconds) * share, parts, moved)
+
+
 NOTHING = Cost(0.0, {})
 
 

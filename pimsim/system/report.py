@@ -22,8 +22,24 @@ import numpy as np
 from pimsim.result import Provenance
 from pimsim.system.config import SystemConfig
 
+KINDS = ("time", "energy", "cost", "area")
+NUMBERS = ("devices", "stacks", "channels", "dimms", "ranks")  # how much there is of something
+WATTS = ("watts", "_w", "_pj", "decode_share")
 UNITS = ("host", "retrieval_link", "retrieval", "generation_link", "generation")
 PERCENTILES = (50, 95, 99)
+
+
+def kinds(name: str) -> tuple[str, ...]:
+    """Of figures that a parameter of that name has an effect on."""
+    if name.startswith("price.") or name.endswith("price_usd"):
+        return ("cost",)
+    if name.startswith("area.") or name.endswith("area_mm2"):
+        return ("cost", "area")
+    if ".energy." in name or ".memory_energy." in name or name.endswith(WATTS):
+        return ("energy",)
+    if name.endswith(NUMBERS):
+        return KINDS
+    return ("time", "energy")  # what takes longer draws its standby power longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +68,14 @@ class SystemResult:
     def bottleneck(self) -> str:
         """The unit that is busy longest; of equal ones the first of UNITS."""
         return max(UNITS, key=lambda unit: self.busy[unit])
+
+    def leans_on(self) -> dict[str, list[str]]:
+        """The assumed parameters that each kind of figure leans on, by name; `time` is all but the other three."""
+        found: dict[str, list[str]] = {kind: [] for kind in KINDS}
+        for value in self.provenance.assumed:
+            for kind in kinds(value.name):
+                found[kind].append(value.name)
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """Flat, as JSON has it; `provenance` alone is a mapping."""
@@ -84,7 +108,7 @@ class SystemResult:
         found |= dict(self.counts)
         found["area_mm2"] = self.area_mm2
         found["cost_usd"] = self.cost_usd
-        found["provenance"] = self.provenance.as_dict()
+        found["provenance"] = {**self.provenance.as_dict(), "leans_on": self.leans_on()}
         return found
 
     def in_words(self) -> str:

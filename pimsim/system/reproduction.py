@@ -1,4 +1,4 @@
-"""Reproduction: HeterRAG's results beside ours, each with its deviation, and the command `pimsim reproduce`."""
+"""Reproduction: HeterRAG's results beside ours, each with its deviation (`pimsim reproduce`)."""
 
 from __future__ import annotations
 
@@ -120,6 +120,8 @@ takes about a millisecond on AccelDIMMs and some on a CPU, beside tokens of 2 to
 So what spares or hides searches (r, p) gains next to nothing, AccelDIMMs are hardly used, and NaiveHBM, of which only
 the searches are slow, is not below CPU-GPU. Table 3 needs searches as much longer as the third column says: more
 distances than a shard has vertices, so that the paper's searches, batch or answers must be others than are stated here.
+Even where searches hold, r gains little: with ef 128 a search reads the lists of at least 128 vertices wherever it
+begins, so that a seed spares the way there alone, and the 128 KB of a rank hold 42 vectors of 3 KB.
 The gain over CPU-GPU hangs on two things the paper does not tell: how many requests are in hand, as weights are read
 once for all of them outside the memory, and what drives the V100: by its roofline, or by Python at a millisecond a
 layer, as was measured with GPT-2. The paper's 6.62 to 26.53 lie between the two for up to eight requests.

@@ -20,7 +20,7 @@ def search(
     """So many searches beside others that are `running`: each takes as long as in a batch of all of them."""
     found = retriever.search(queries + running, again, rng)
     share = effort * queries / (queries + running)
-    return Searches(found.done[:queries] * effort, found.hop, {part: nj * share for part, nj in found.energy.items()})
+    return Searches(found.done[:queries] * effort, found.hop, found.energy, found.times * share)
 
 
 def retriever(config: SystemConfig, in_hand: int | None = None) -> Retriever:

@@ -17,7 +17,8 @@ class Searches:
 
     done: np.ndarray  # s from when the queries are there, float64 [queries]; of the slowest device
     hop: float  # s of one hop
-    energy: Mapping[str, float]  # nJ by part
+    energy: Mapping[str, float]  # nJ by part, to be taken `times`
+    times: float = 1.0
 
 
 class Retriever(Protocol):

@@ -68,6 +68,7 @@ class _Run:
         self.arrived: deque[Request] = deque()
         self.to_be_searched: deque[Place] = deque()
         self.generating = False
+        self.looks = False  # whether it will, at this time
         self.ends: list[int] = []  # of the searches that run
         self.searched_until = 0
         self.steps: Steps | None = None
@@ -151,7 +152,7 @@ class _Run:
     def _arrives(self, request: Request) -> None:
         request.begun = self.loop.now
         self.arrived.append(request)
-        self.loop.at(self.loop.now, LOOK, self._look)
+        self._look_soon()
 
     # retrieval
 
@@ -195,8 +196,8 @@ class _Run:
         effort = self.config.search.effort
         searches = search(self.retriever, effort, len(places), len(self.ends), again, self.rng)
         for part, nj in searches.energy.items():
-            self._spend(f"retrieval_{part}", nj)
-        ends = [begin + picoseconds(float(time)) for time in searches.done]
+            self._spend(f"retrieval_{part}", nj * searches.times)
+        ends = [begin + picoseconds(time) for time in searches.done.tolist()]
         last = max(ends)
         if last > self.searched_until:  # searches beside each other keep the devices busy once
             self.search.took("search", max(begin, self.searched_until), last)
@@ -259,12 +260,19 @@ class _Run:
         if self.steps is not None and self.batch.waits() and self.steps.cut(self.loop.now):
             steps = self.steps
             self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._made, steps, steps.count))
-        self.loop.at(self.loop.now, LOOK, self._look)
+        self._look_soon()
 
     # generation
 
+    def _look_soon(self) -> None:
+        """When all that ends or arrives at this time has; while something is generated its end will."""
+        if not self.generating and not self.looks:
+            self.looks = True
+            self.loop.at(self.loop.now, LOOK, self._look)
+
     def _look(self) -> None:
         """Begin what can be begun: a prefill before tokens, and a new batch when the last one has ended."""
+        self.looks = False
         if self.generating:
             return
         if self.batch.finished:
@@ -298,8 +306,10 @@ class _Run:
         self.generation.do(picoseconds(cost.seconds), what, then)
 
     def _pay(self, cost: Cost) -> None:
+        spent = self.energy
         for part, nj in cost.energy.items():
-            self._spend(f"generation_{part}", nj)
+            name = f"generation_{part}"
+            spent[name] = spent.get(name, 0.0) + nj
         if cost.link_bytes:  # each device's, while it generates
             self.counts["bytes_generation_link"] += cost.link_bytes * self.config.generation.devices
             self.to_generation.busy += picoseconds(cost.link_bytes / (self.config.link.gbps * 1e9))
@@ -343,7 +353,7 @@ class _Run:
                 retrieving.append(place)
         if retrieving:
             self._retrieve(retrieving)
-        self.loop.at(self.loop.now, LOOK, self._look)
+        self._look_soon()
 
     def _answered(self, request: Request) -> None:
         request.done = self.loop.now

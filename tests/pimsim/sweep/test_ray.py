@@ -1,11 +1,13 @@
 """Sweeps on Ray: the same results as with processes, and a clear word where Ray is missing."""
 
-import importlib.util
+import json
 import sys
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
+from pimsim.cli import main
 from pimsim.errors import PimsimError
 from pimsim.sweep.design import Sweep
 from pimsim.sweep.run import run_sweep
@@ -77,12 +79,14 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
         run_sweep(SWEEP, tmp_path / "ray", workers=3, executed_by="ray")
 
 
-def test_ray_itself_gives_the_same_results_where_it_is_installed(tmp_path, monkeypatch):
+def test_ray_itself_gives_the_same_results(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     alone = run_sweep(SWEEP, tmp_path / "alone", workers=1)
-    if importlib.util.find_spec("ray") is None:
-        with pytest.raises(PimsimError, match="needs Ray"):
-            run_sweep(SWEEP, tmp_path / "ray", workers=2, executed_by="ray")
-        return
     found = run_sweep(SWEEP, tmp_path / "ray", workers=2, executed_by="ray")
     assert found.folder.results.read_bytes() == alone.folder.results.read_bytes()
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump({"target": SWEEP.target, "axes": {"x": list(range(23))}}))
+    command = ["sweep", str(file), "--out", str(tmp_path / "told"), "--executor", "ray", "--workers", "2", "--quiet"]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["points"] == 23
+    assert (tmp_path / "told" / "results.parquet").read_bytes() == alone.folder.results.read_bytes()

@@ -8,6 +8,7 @@ from pimsim.sweep.design import Sweep
 from pimsim.sweep.run import run_sweep
 from pimsim.sweep.sensitivity import assumed_spread, effects, levels
 from pimsim.sweep.target import TARGETS, Target
+from pimsim.sweep.uncertainty import uncertainty
 
 MODELS = "tests.pimsim.sweep.models"
 
@@ -81,12 +82,34 @@ def test_each_assumed_number_swings_alone_and_all_spread_together(tmp_path):
     assert (size.name, size.low_value, size.high_value) == ("size", 32, 128)
     assert (share.name, share.at_low, share.at_high) == ("share", 224, None)
     assert spread.fixed == ("word", "zero")
-    assert len(spread.samples) + spread.failed == 40
-    assert (
-        5 < spread.failed < 20
-    )  # a share of up to 1.2 on a log scale from 0.3 is above 1 in 13 % … and its points fail
+    # a share from 0.3 to 1.2 is above 1 in 13 % of the draws, which are drawn again
+    assert (len(spread.samples), spread.failed) == (40, 0)
     around = spread.percentiles()
     assert 211 < around["p5"] < around["p50"] < around["p95"] < 251
+
+
+@pytest.mark.usefixtures("_leaning")
+def test_one_points_uncertainty_is_that_of_its_assumptions():
+    found = uncertainty("leaning", {"x": 100}, ["cost"], samples=200, workers=1)
+    assert (found.factor, found.samples, found.failed) == (2.0, 200, 0)
+    told = found.percentiles["cost"]
+    # 10 times a number around 2, log-uniform, beside a whole number around 3 and a size
+    assert told["p50"] == pytest.approx(100 + 20 + 3 + 1, abs=2)
+    assert 111 < told["p5"] < 116
+    assert 140 < told["p95"] < 148
+    kept = uncertainty("leaning", {"x": 100, "n": 3}, ["cost"], samples=50, kept=("a", "si"), workers=1)
+    assert set(kept.percentiles["cost"].values()) == {124.0}
+    assert "cost" in found.in_words()
+    with pytest.raises(WorkloadError, match="samples must be from 1"):
+        uncertainty("leaning", {"x": 100}, ["cost"], samples=0)
+    with pytest.raises(WorkloadError, match="no number is assumed"):
+        uncertainty("leaning", {"x": 100}, ["cost"], kept=("a", "n", "s"), workers=1)
+
+
+@pytest.mark.usefixtures("_leaning")
+def test_what_can_never_be_is_not_drawn_for_ever():
+    with pytest.raises(WorkloadError, match="cannot be other than it is"):
+        uncertainty("leaning", {"x": 100, "share": 2.0}, ["cost"], samples=8, workers=1)
 
 
 @pytest.mark.usefixtures("_leaning")

@@ -30,6 +30,21 @@ def test_run_in_words_names_what_holds_and_what_is_assumed(capsys):
     assert "assumed: " in told
 
 
+def test_run_tells_how_uncertain_its_answer_is(capsys):
+    words = ["run", "heterrag", *SETTINGS, "--spread", "8", "--workers", "1", "--quiet"]
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    around = told["uncertainty"]
+    assert (around["samples"], around["failed"]) == (8, 0)
+    for metric in ("throughput_rps", "latency_mean_s", "energy_j_a_request", "cost_usd"):
+        bounds = around["percentiles"][metric]
+        assert bounds["p5"] < bounds["p50"] < bounds["p95"]
+        assert 0.5 * bounds["p5"] < told[metric] < 2 * bounds["p95"]
+    assert set(around["percentiles"]["area_mm2"].values()) == {told["area_mm2"]}  # nothing is assumed of it
+    assert main(words) == 0
+    assert "8 samples" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -145,7 +145,7 @@ def test_searches_beside_others_take_as_long_as_all_of_them_and_cost_their_share
     whole = search(made, 1.0, 8, 0, False, np.random.default_rng(3))
     part = search(made, 2.0, 2, 6, False, np.random.default_rng(3))
     assert part.done.tolist() == pytest.approx((2 * whole.done[:2]).tolist())
-    assert part.energy["dram_read"] == pytest.approx(2 * whole.energy["dram_read"] / 4)
+    assert part.times * part.energy["dram_read"] == pytest.approx(2 * whole.energy["dram_read"] / 4)
 
 
 def test_more_queries_than_are_sampled_wait_for_those_before_them():

@@ -1,4 +1,4 @@
-"""The command `pimsim run`: a whole system over its workload."""
+"""Running: a whole system over its workload, and how far its answer can be trusted (`pimsim run`)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,25 @@ import yaml
 
 from pimsim import fields
 from pimsim.errors import FieldError, PimsimError
+from pimsim.sweep.executor import cores
+from pimsim.sweep.uncertainty import Uncertainty, uncertainty
 from pimsim.system.config import FOLDER, SystemConfig
 from pimsim.system.simulation import run as simulate
+
+# of which the uncertainty is told
+METRICS = ("throughput_rps", "latency_mean_s", "ttft_mean_s", "energy_j_a_request", "cost_usd", "area_mm2")
+# what a run is asked, and so stays when what is assumed varies: the workload, and how much there is of each part
+ASKED = (
+    "workload.",
+    "search.sampled",
+    "retrieval.devices",
+    "generation.devices",
+    "hbm.stacks",
+    "hbm.channels",
+    "dimm.organisation.",
+    "dimm.workload.",
+    "dimm.vectors.dim",
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -24,20 +41,46 @@ def add_parser(commands: Any) -> None:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field, as workload.batch=8"
     )
     parser.add_argument("--timeline", type=Path, metavar="FILE", help="write what each unit did as a Chrome trace")
+    parser.add_argument(
+        "--spread", type=int, default=0, metavar="N", help="run N times more, with what is assumed 0.5 to 2 times"
+    )
+    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help="processes of --spread (%(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar of --spread")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run and print. PimsimError for what cannot be."""
-    result = simulate(SystemConfig.load(options.config, settings(options.set)), timeline=options.timeline is not None)
+    changes = settings(options.set)
+    result = simulate(SystemConfig.load(options.config, changes), timeline=options.timeline is not None)
     if options.timeline is not None:
         try:
             options.timeline.write_text(json.dumps(result.trace()), encoding="utf-8")
         except OSError as error:
             raise PimsimError(f"cannot write {options.timeline}: {error.strerror}") from error
-    print(json.dumps(result.as_dict(), indent=2) if options.json else result.in_words())
+    around = _around(options, changes) if options.spread else None
+    if options.json:
+        told = result.as_dict()
+        print(json.dumps(told | {"uncertainty": around.as_dict()} if around else told, indent=2))
+        return 0
+    print(result.in_words())
+    if around:
+        print(around.in_words())
     return 0
+
+
+def _around(options: argparse.Namespace, changes: dict[str, Any]) -> Uncertainty:
+    base = {"config": options.config, **changes}
+    return uncertainty(
+        "system",
+        base,
+        METRICS,
+        samples=options.spread,
+        kept=ASKED,
+        workers=options.workers,
+        progress=not options.quiet,
+    )
 
 
 def settings(pairs: Sequence[str]) -> dict[str, Any]:
