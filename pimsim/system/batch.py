@@ -107,7 +107,8 @@ class Batch:
         ready, loaded, wasted = [], 0.0, 0
         for place in self.places:
             request = place.request
-            if place.state in (SEARCHING, PREFILLING):
+            # where only the order has changed, it may change again
+            if place.state == PREFILLING or (place.state == SEARCHING and place.draft.waiting):
                 before = place.draft.wasted
                 loaded += self._documents(place, pieces)
                 wasted += place.draft.wasted - before

@@ -45,14 +45,15 @@ class Rule:
             yield int(looks[at]), tuple(orders[at, : counts[at]].tolist())
 
 
-def looks_that_see(shares: np.ndarray, duration: int, interval: int) -> tuple[np.ndarray, int]:
-    """The look, counted from 1, that first sees what is met after these shares of a search, int64; and its last look.
+def looks_that_see(shares: np.ndarray, durations: np.ndarray, interval: int) -> tuple[np.ndarray, list[int]]:
+    """The looks, counted from 1, that first see what is met after these shares of searches, int64 [searches, vertices];
+    and the last look of each search.
 
-    `duration` and `interval` in ps. A share above 1 is never met.
+    `durations` [searches] and `interval` in ps. A share above 1 is never met.
     """
-    last = max(1, -(-duration // interval))
-    seen = np.ceil(np.minimum(shares, 2.0) * (duration / interval))
-    return np.maximum(seen, 1).astype(np.int64), last
+    last = np.maximum(1, -(-durations // interval))
+    seen = np.ceil(np.minimum(shares, 2.0) * (durations / interval)[:, None])
+    return np.maximum(seen, 1).astype(np.int64), last.tolist()
 
 
 def first_met(

@@ -24,7 +24,6 @@ class Cost:
             parts[part] = parts.get(part, 0.0) + times * nj
         return Cost(self.seconds + times * other.seconds, parts, self.link_bytes + times * other.link_bytes)
 
-
     def between(self, other: Cost, share: float) -> Cost:
         """The part `share` of the way from this to the other, which has the same parts."""
         mine, its = self.energy, other.energy

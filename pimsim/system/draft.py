@@ -43,13 +43,15 @@ class Draft:
     @property
     def sequence(self) -> list[int]:
         """The prompt's documents, as the devices know it."""
+        if not self.strangers:
+            return [self.documents[place] for place in self.order]
         count = len(self.documents)
         return [self.documents[place] if place < count else self.strangers[place] for place in self.order]
 
     @property
     def sent_in_vain(self) -> int:
         """Documents."""
-        return sum(1 for place in self.sent if place >= len(self.documents))
+        return len(self.sent.intersection(self.strangers)) if self.strangers else 0
 
     def send(self, order: tuple[int, ...]) -> int:
         """How many documents' tokens must be sent for this order; then they are."""
@@ -60,7 +62,10 @@ class Draft:
     def know(self, order: tuple[int, ...]) -> None:
         """The devices have these documents' tokens, and put them into this order."""
         self.order = order
-        self.waiting = sum(1 for place in order if place not in self.computed and place not in self.there)
+        self.waiting = 0
+        for place in order:
+            if place not in self.computed and place not in self.there:
+                self.waiting += 1
 
     def missing(self, kept: Kept, important: int, *, last: bool) -> list[int]:
         """Indices of the order at which KV must be computed; what the order made useless is wasted.
@@ -77,8 +82,8 @@ class Draft:
                 if place in self.computed:
                     self._displace(place, kept, important)
         if last:
-            for place in [place for place in self.computed if place >= len(self.documents)]:
-                self.wasted += self.computed.pop(place)
+            for place in self.strangers:
+                self.wasted += self.computed.pop(place, 0)
         self._behind, self.waiting = self.order, 0
         return [
             at

@@ -215,13 +215,16 @@ class _Run:
     def _ticks(self, places: list[Place], begin: int, ends: list[int], interval: int) -> dict[int, list[News]]:
         """What the host hands on, by the time of the look at which it does."""
         found: dict[int, list[News]] = {}
-        for place, end, shares in zip(places, ends, self.met.drawn(len(places), self.rng), strict=True):
+        shares = self.met.drawn(len(places), self.rng)
+        if self.config.optimisations.r:  # the search begins with the last result; its others are not new
+            for place, own in zip(places, shares, strict=True):
+                if place.draft.there:
+                    own[list(place.draft.there)] = 0.0
+        seen, lasts = looks_that_see(shares, np.array(ends) - begin, interval)
+        for place, own, last in zip(places, seen, lasts, strict=True):
             draft = place.draft
             count = len(draft.documents)
-            if self.config.optimisations.r:
-                shares[list(draft.there)] = 0.0  # of the last result, with which the search begins
-            seen, last = looks_that_see(shares, end - begin, interval)
-            for look, order in self.rule.handed_on(seen, last, count, max(self.config.dimm.graph.k, count)):
+            for look, order in self.rule.handed_on(own, last, count, max(self.config.dimm.graph.k, count)):
                 for at in order:
                     if at >= count and at not in draft.strangers:
                         others = [*draft.documents, *draft.strangers.values()]

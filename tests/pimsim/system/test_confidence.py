@@ -98,7 +98,9 @@ def test_a_buffer_that_is_not_full_hands_nothing_on():
 @pytest.mark.parametrize(("duration", "interval"), [(1000, 10), (1001, 10), (7, 10), (10**12, 3)])
 def test_a_look_sees_what_was_met_since_the_one_before(duration, interval):
     shares = np.array([0.0, 0.3, 1.0, 2.0, math.inf])
-    seen, last = looks_that_see(shares, duration, interval)
+    several, lasts = looks_that_see(np.stack([shares, shares]), np.array([duration, 3 * duration]), interval)
+    assert lasts[1] == -(-3 * duration // interval)
+    seen, last = several[0], lasts[0]
     assert (last - 1) * interval < duration <= last * interval
     for share, look in zip(shares[:3], seen[:3].tolist(), strict=True):
         assert look * interval >= share * duration * (1 - 1e-12)
