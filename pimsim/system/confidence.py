@@ -76,6 +76,16 @@ def window(look: int, newest_share: float) -> int:
 
 
 @kernel
+def _sorted_below(times: Any, last: Any) -> Any:
+    """Those of the times that are below the last, each once: faster than sorting where there are few looks."""
+    marked = np.zeros(last, np.bool_)
+    for time in times:
+        if time < last:
+            marked[time] = True
+    return np.flatnonzero(marked)
+
+
+@kernel
 def _handed_on(
     seen: Any, last: Any, documents: Any, buffer: Any, tail_from: Any, newest_share: Any, looks: Any, counts: Any,
     orders: Any,
@@ -93,7 +103,10 @@ def _handed_on(
                 break
             left = longer
         times[2 * vertex + 1] = left
-    times.sort()
+    if last <= 2 * vertices:
+        times = _sorted_below(times, last)
+    else:
+        times.sort()
     order = np.empty(buffer, np.int64)
     held, found, before = 0, 0, 0
     for time in times:
@@ -109,6 +122,8 @@ def _handed_on(
                 continue
             if time - seen[vertex] < new and first == buffer:
                 first = filled
+                if first < tail_from * buffer:
+                    break
             order[filled] = vertex
             filled += 1
             if filled == buffer:
