@@ -13,8 +13,11 @@ from typing import Any
 
 from ragcache.admission import AdmissionQueue
 from ragcache.cache import KnowledgeCache
+from ragcache.engine.hardware import HARDWARE
+from ragcache.pim_machine import PimMachine
 from ragcache.replaying import replay_service
 from ragcache.search_profile import SearchProfile
+from ragcache.searching import Together
 from ragcache.simulated_finder import SimulatedFinder
 from ragcache.simulated_service import SimulatedService, SimulatedSettings
 from ragcache.virtual_time import run_virtual
@@ -87,12 +90,15 @@ _SCHEDULING = (
 )  # fmt: skip
 
 
-def replayed(load: str, requests: int, *, timed: bool) -> dict[str, Any]:
+def replayed(load: str, requests: int, hardware: str, *, timed: bool) -> dict[str, Any]:
     """One replay; `timed` adds what its queue and cache took, and takes longer for it."""
     asked = workload(requests, LOADS[load])
-    finder = SimulatedFinder(asked, system_tokens=SYSTEM_TOKENS, searches=_SEARCHES)
-    settings = SimulatedSettings(speculate=True, host_cache=64 * 2**30)
-    simulated = SimulatedService(settings, finder, longest_answer=max(each.output for each in asked.requests))
+    machine = None if hardware in HARDWARE else PimMachine.load(hardware)
+    searches = _SEARCHES if machine is None else Together(machine)
+    finder = SimulatedFinder(asked, system_tokens=SYSTEM_TOKENS, searches=searches)
+    settings = SimulatedSettings(hardware=hardware, speculate=True, host_cache=64 * 2**30)
+    longest = max(each.output for each in asked.requests)
+    simulated = SimulatedService(settings, finder, longest_answer=longest, machine=machine)
     stopwatch = _Stopwatch()
     restore = [stopwatch.on(owner, name) for owner, name in _SCHEDULING] if timed else []
     begin = time.process_time()
@@ -115,17 +121,17 @@ def replayed(load: str, requests: int, *, timed: bool) -> dict[str, Any]:
     }
 
 
-def measure(load: str, requests: int) -> dict[str, Any]:
+def measure(load: str, requests: int, hardware: str) -> dict[str, Any]:
     """The speed as it is, and the share of scheduling from a second replay, which is disturbed by timing it."""
-    row = replayed(load, requests, timed=False)
-    row["scheduling_us"] = replayed(load, requests, timed=True)["scheduling_us"]
+    row = replayed(load, requests, hardware, timed=False)
+    row["scheduling_us"] = replayed(load, requests, hardware, timed=True)["scheduling_us"]
     row["ok"] = row["requests_per_second"] >= LEAST and row["scheduling_us"] <= MOST_SCHEDULING * 1e6
     return row
 
 
 def _in_words(report: dict[str, Any]) -> str:
     lines = [
-        f"replays of {report['requests']:,} requests, a10g with mistral-7b, host cache, searches and speculation",
+        f"replays of {report['requests']:,} requests on {report['hardware']}, host cache, searches and speculation",
         f"  at least {LEAST:,.0f} a second of process time, scheduling at most {MOST_SCHEDULING * 1e6:,.0f} µs of each",
     ]
     lines += [
@@ -141,13 +147,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.bench_replay", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--requests", type=int, default=20_000, metavar="N", help="a replay (default: %(default)s)")
+    parser.add_argument("--hardware", default="a10g", metavar="NAME", help="as `ragcache replay` takes it")
     arguments = parser.parse_args(argv)
     if arguments.requests < 2 * WAITING:
         parser.error(f"--requests must be at least {2 * WAITING}, so that {WAITING} can wait")
     report = {
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "requests": arguments.requests,
-        "rows": [measure(load, arguments.requests) for load in LOADS],
+        "hardware": arguments.hardware,
+        "rows": [measure(load, arguments.requests, arguments.hardware) for load in LOADS],
     }
     print(json.dumps(report, indent=2) if arguments.json else _in_words(report))
     return 0 if all(row["ok"] for row in report["rows"]) else 1

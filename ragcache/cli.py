@@ -206,6 +206,9 @@ def _replay(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if options.hardware is not None and (options.url is not None or options.engine == "torch"):
+        other = "--url" if options.url is not None else "--engine torch"
+        raise ConfigError(f"--hardware describes what is to be simulated, and {other} asks the real: leave out either")
     if options.trace is not None:
         check_writable(options.trace)
     workload = Workload.read(options.workload)
@@ -232,7 +235,7 @@ def _replay_settings(options: argparse.Namespace, **changes: Any) -> Any:
     from ragcache.simulated_service import SimulatedSettings
 
     given = {
-        "hardware": options.hardware,
+        "hardware": options.hardware or "a10g",
         "model": options.model or "mistral-7b",
         "device_cache": parse_size(options.device_cache),
         "host_cache": parse_size(options.host_cache),
@@ -252,18 +255,49 @@ def _replay_simulated(options: argparse.Namespace, workload: Any, about: dict[st
     from ragcache.cost import PrefillProfile
     from ragcache.replaying import simulate
     from ragcache.search_profile import SearchProfile
+    from ragcache.searching import Together
 
+    settings = _replay_settings(options)
+    machine = _pim_machine(options)
+    searches: Any = None
+    if machine is not None:
+        searches = Together(machine)
+    elif options.search is not None:
+        searches = SearchProfile.load(options.search)
     return simulate(
         workload,
-        _replay_settings(options),
+        settings,
         system_tokens=options.system_tokens,
-        searches=None if options.search is None else SearchProfile.load(options.search),
+        searches=searches,
         prefill=None if options.prefill_times is None else PrefillProfile.load(options.prefill_times),
+        machine=machine,
         seed=options.seed,
         timeout_ms=options.timeout_ms,
         about={"engine": "simulated", **about},
         on_progress=on_progress,
     )
+
+
+def _pim_machine(options: argparse.Namespace) -> Any:
+    """The system of pimsim that `--hardware` names, or None where it names a machine of our table."""
+    from ragcache.engine.hardware import HARDWARE
+    from ragcache.errors import ConfigError
+
+    if options.hardware is None or options.hardware in HARDWARE:
+        return None
+    from ragcache.pim_machine import PimMachine
+
+    machine = PimMachine.load(
+        options.hardware, model=options.model, prefill_chunk=options.prefill_chunk, seed=options.seed
+    )
+    for option, what in (("search", "searches"), ("prefill_times", "prefills")):
+        if getattr(options, option) is not None:
+            name = option.replace("_", "-")
+            raise ConfigError(
+                f"--{name} and --hardware {options.hardware} both say how long {what} take: leave out --{name}, or "
+                f"take one of {', '.join(HARDWARE)}"
+            )
+    return machine
 
 
 def _replay_here(options: argparse.Namespace, workload: Any, about: dict[str, Any], on_progress: Any) -> Any:

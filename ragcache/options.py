@@ -154,12 +154,18 @@ def _add_replay(commands: Any) -> None:
     )
     where.add_argument("--url", help="a running server, which finds documents of its own")
     machine = replay.add_argument_group("the machine and the model")
-    machine.add_argument("--hardware", default="a10g", metavar="NAME", help="a10g, h100, 2xh800 or this-cpu")
+    machine.add_argument(
+        "--hardware",
+        metavar="NAME",
+        help="a10g (default), h100, 2xh800 or this-cpu; or a system as `pimsim run` takes it, such as heterrag, "
+        "cpu-gpu-v100 or a YAML file, which brings its own times of searches",
+    )
     machine.add_argument(
         "--model",
         metavar="NAME",
-        help="mistral-7b (default), llama2-7b, mixtral-8x7b, llama2-70b, llama-3.1-8b or smollm2-135m; with --engine "
-        "torch a folder, GGUF file or Hugging Face id",
+        help="mistral-7b (default), llama2-7b, mixtral-8x7b, llama2-70b, llama-3.1-8b or smollm2-135m; with a system "
+        "of pimsim one of pimsim's instead of the system's own; with --engine torch a folder, GGUF file or Hugging "
+        "Face id",
     )
     machine.add_argument("--prefill-times", type=Path, metavar="FILE", help="as measured by `ragcache profile`")
     machine.add_argument("--search", type=Path, metavar="FILE", help="searches recorded by `ragcache profile-search`")

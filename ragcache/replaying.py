@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ragcache.cost import PrefillCost, PrefillProfile
+from ragcache.engine.machine import Machine
 from ragcache.replay import Asker, Replay, ServiceAsker
 from ragcache.replay_report import ReplayReport
 from ragcache.search_profile import SearchProfile
+from ragcache.searching import Searching
 from ragcache.service import RagService
 from ragcache.simulated_finder import SimulatedFinder
 from ragcache.simulated_service import SimulatedService, SimulatedSettings
@@ -25,8 +27,9 @@ def simulate(
     settings: SimulatedSettings,
     *,
     system_tokens: int,
-    searches: SearchProfile | None = None,
+    searches: Searching | SearchProfile | None = None,
     prefill: PrefillProfile | None = None,
+    machine: Machine | None = None,
     seed: int = 0,
     timeout_ms: int | None = None,
     about: dict[str, Any] | None = None,
@@ -34,11 +37,13 @@ def simulate(
 ) -> ReplayReport:
     """Replays the workload in virtual time; equal arguments give equal reports. `about` is added to its config.
 
+    `machine` stands in for that of the settings, and must have their chunks. Give each replay `searches` of its own.
+
     Raises IntegrityError if the cache's books do not balance in the end.
     """
     finder = SimulatedFinder(workload, system_tokens=system_tokens, searches=searches, seed=seed)
     longest = max(request.output for request in workload.requests)
-    simulated = SimulatedService(settings, finder, longest_answer=longest, prefill=prefill)
+    simulated = SimulatedService(settings, finder, longest_answer=longest, prefill=prefill, machine=machine)
 
     async def main() -> ReplayReport:
         config = {**simulated.described, "system_tokens": system_tokens, "seed": seed, **(about or {})}

@@ -1,11 +1,12 @@
-"""SimulatedFinder: finds what a workload says, in the time that recorded searches took."""
+"""SimulatedFinder: finds what a workload says, in the time that searches take."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import hashlib
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from itertools import count
 from typing import Protocol
 
 from tokenizers import Tokenizer, models
@@ -15,11 +16,11 @@ from ragcache.errors import BadQuery
 from ragcache.finder import Found
 from ragcache.prompt import Prompt
 from ragcache.search_profile import SearchProfile
+from ragcache.searching import Documents, InTurn, Outsider, Searching
 from ragcache.segment import Segment
 from ragcache.workload import TimedRequest, Workload
 
 TOKENS_PER_WORD = 4 / 3  # of a question that is text: what English takes with most tokenizers
-Documents = Sequence[tuple[str, int]]  # ids and tokens
 
 
 class Tokens(Protocol):
@@ -46,9 +47,9 @@ def made_up(vocab: int) -> Tokens:
 class SimulatedFinder:
     """The finder of a replay. A question is the number of its request in the workload.
 
-    Searches run one after the other, as a live service's do, and take the times of `searches` on the loop's clock;
-    without it they take none and have one stage. Documents that a search shows and that are not its request's are
-    those of other requests, drawn with `seed`, so that popular ones show more often.
+    Searches take the times of `searches` on the loop's clock, those of a profile one after the other, as a live
+    service's do; without any they take none and have one stage. Documents that a search shows and that are not its
+    request's are those of other requests, drawn with `seed`, so that popular ones show more often.
     """
 
     def __init__(
@@ -56,20 +57,19 @@ class SimulatedFinder:
         workload: Workload,
         *,
         system_tokens: int,
-        searches: SearchProfile | None = None,
+        searches: Searching | SearchProfile | None = None,
         seed: int = 0,
         tokens: Tokens = lengths_alone,
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self._requests = workload.requests
-        self._searches = searches
+        self._searching = InTurn(searches) if isinstance(searches, SearchProfile | None) else searches
         self._seed = seed
         self._tokens = tokens
         self._tokenizer = tokenizer or Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
         self._encode = None if tokenizer is None else tokenizer.encode
         self._segments: dict[tuple[str, int], Segment] = {}
         self._system = self._segment("system prompt\0", system_tokens)
-        self._turn = asyncio.Lock()
         self._most = max(1, max(len(request.documents) for request in workload.requests))
 
     @property
@@ -94,22 +94,16 @@ class SimulatedFinder:
         del top_k  # a request has the documents it has
         number = int(question)
         request = self._requests[number]
-        stages = self._stages(number, request)
         ending = self._question(number)
-        async with self._turn:
-            spent = 0.0
-            for seconds, documents in stages[:-1]:
-                spent += seconds
-                if staged:
-                    await asyncio.sleep(spent)
-                    spent = 0.0
-                    if len(documents) == len(request.documents):
-                        prompt = self._prompt(documents, ending)
-                        if len(prompt) <= room:
-                            yield Found(_used(documents), prompt, False)
-            spent += stages[-1][0]
-            if spent:
-                await asyncio.sleep(spent)
+        stages = self._searching.stages(number, request.documents, self._outsider(number, request), staged=staged)
+        async with contextlib.aclosing(stages):
+            async for documents in stages:
+                if documents is request.documents:
+                    break
+                if len(documents) == len(request.documents):
+                    prompt = self._prompt(documents, ending)
+                    if len(prompt) <= room:
+                        yield Found(_used(documents), prompt, False)
         prompt = self._prompt(request.documents, ending)
         if len(prompt) > room:
             raise BadQuery(
@@ -123,21 +117,21 @@ class SimulatedFinder:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _stages(self, number: int, request: TimedRequest) -> Sequence[tuple[float, Documents]]:
-        if self._searches is None:
-            return [(0.0, request.documents)]
-        return self._searches.search(number, request.documents, self._outsider(number, request))
-
-    def _outsider(self, number: int, request: TimedRequest) -> Callable[[int], tuple[str, int]]:
-        draw = random.Random(f"{self._seed}:{number}")
-        taken = {name for name, _ in request.documents}
+    def _outsider(self, number: int, request: TimedRequest) -> Outsider:
+        others = self._others(number, request)
         drawn: list[tuple[str, int]] = []
 
         def outsider(which: int) -> tuple[str, int]:
             while len(drawn) < which:  # in one order, whichever is asked for first
-                drawn.append(another(len(drawn) + 1))
-                taken.add(drawn[-1][0])
+                drawn.append(next(others))
             return drawn[which - 1]
+
+        return outsider
+
+    def _others(self, number: int, request: TimedRequest) -> Iterator[tuple[str, int]]:
+        """Documents that the request does not have, each once."""
+        draw = random.Random(f"{self._seed}:{number}")
+        taken = {name for name, _ in request.documents}
 
         def another(which: int) -> tuple[str, int]:
             for _ in range(100):
@@ -148,7 +142,10 @@ class SimulatedFinder:
                         return found
             return (f"outsider {which} of request {number}", request.documents[0][1])  # the workload has few others
 
-        return outsider
+        for which in count(1):
+            found = another(which)
+            taken.add(found[0])
+            yield found
 
     def _prompt(self, documents: Documents, question: Sequence[int]) -> Prompt:
         segments = [self._system, *(self._segment(name, size) for name, size in documents)]

@@ -7,8 +7,7 @@ from typing import Any
 
 from ragcache.cache import ADMISSIONS, KnowledgeCache
 from ragcache.cost import PrefillCost, PrefillProfile
-from ragcache.engine.hardware import HARDWARE
-from ragcache.engine.model_shape import MODELS
+from ragcache.engine.machine import Machine
 from ragcache.engine.roofline import Roofline
 from ragcache.engine.simulated_engine import SimulatedEngine
 from ragcache.engine.step_cost import MeasuredCost, StepCost
@@ -24,7 +23,8 @@ from ragcache.virtual_mover import SimulatedHost, VirtualMover
 class SimulatedSettings:
     """A machine, a model, and how the service is set up. Sizes are bytes; `device_cache` 0 is what the model leaves.
 
-    `policy` none keeps no KV between requests.
+    `hardware` and `model` are names of the roofline's tables, where the service is given no other machine. `policy`
+    none keeps no KV between requests.
     """
 
     hardware: str = "a10g"
@@ -41,9 +41,8 @@ class SimulatedSettings:
     speculate: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("hardware", HARDWARE), ("model", MODELS), ("policy", (*POLICIES, "none"))):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"there is no {name} {getattr(self, name)!r}; known are {', '.join(known)}")
+        if self.policy not in (*POLICIES, "none"):
+            raise ConfigError(f"there is no policy {self.policy!r}; known are {', '.join((*POLICIES, 'none'))}")
         if self.admission not in ADMISSIONS:
             raise ConfigError(f"admission is one of {', '.join(ADMISSIONS)}, not {self.admission!r}")
         for name in ("prefill_chunk", "max_batch", "max_prefill_batch"):
@@ -77,28 +76,36 @@ class SimulatedService:
         *,
         longest_answer: int,
         prefill: PrefillProfile | None = None,
+        machine: Machine | None = None,
     ) -> None:
-        """`prefill` are measured times, to be used instead of the machine's description."""
-        roofline = Roofline(HARDWARE[settings.hardware], MODELS[settings.model], prefill_chunk=settings.prefill_chunk)
-        self.cost: PrefillCost = _Remembered(roofline) if prefill is None else prefill
-        step: StepCost = roofline if prefill is None else _measured(prefill, roofline)
-        token = roofline.model.kv_bytes_per_token
-        capacity = settings.device_cache or roofline.kv_capacity()
+        """`prefill` are measured times, to be used instead of the machine's; `machine` stands in for that of the
+        settings, whose chunks it must have."""
+        if machine is None:
+            machine = Roofline.named(settings.hardware, settings.model, prefill_chunk=settings.prefill_chunk)
+        self.cost: PrefillCost = _Remembered(machine) if prefill is None else prefill
+        step: StepCost = machine if prefill is None else _measured(prefill, machine)
+        token, model = machine.bytes_per_token, machine.described["model"]
+        capacity = settings.device_cache or machine.kv_capacity()
+        if prefill is None and capacity > machine.kv_capacity():  # measured times are of a machine of unknown memory
+            raise ConfigError(
+                f"device_cache is {capacity} bytes; {machine.described['hardware']} has {machine.kv_capacity()} left "
+                f"beside the weights of {model}"
+            )
         if capacity < token:
-            raise ConfigError(f"device_cache is {capacity} bytes; one token of {settings.model} takes {token}")
+            raise ConfigError(f"device_cache is {capacity} bytes; one token of {model} takes {token}")
         engine = SimulatedEngine(
             step,
             bytes_per_token=token,
             # what a workload asks is computed, though the model may be made for shorter prompts
-            context_length=max(roofline.model.context_length, finder.longest() + 1),
+            context_length=max(machine.context_length, finder.longest() + 1),
             prefill_chunk=settings.prefill_chunk,
-            vocab=roofline.model.vocab,
+            vocab=machine.vocab,
         )
         make = POLICIES["lru" if settings.policy == "none" else settings.policy]
         movers: dict[str, Any] = {}
         if settings.host_cache:
             mover = VirtualMover()
-            store = SimulatedHost(mover, token, roofline.hardware.host_rate)
+            store = SimulatedHost(mover, token, machine.host_rate)
             capacity_below = settings.host_cache
             movers = {
                 "copies": mover,
@@ -116,8 +123,8 @@ class SimulatedService:
             **movers,
         )
         limits = settings.limits(longest_answer, finder.corpus_size)
-        self.service = RagService(finder, cache, engine, limits, model_name=settings.model)
-        self.described = {**asdict(settings), "device_cache": capacity}
+        self.service = RagService(finder, cache, engine, limits, model_name=model)
+        self.described = {**asdict(settings), **machine.described, "device_cache": capacity}
 
 
 class _Remembered:
@@ -135,12 +142,12 @@ class _Remembered:
         return found
 
 
-def _measured(prefill: PrefillProfile, roofline: Roofline) -> MeasuredCost:
-    """Measured prefills; decodes, of which the profile says nothing, as the machine's description has them."""
-    one, context = roofline.decode(1, 0), 1024
+def _measured(prefill: PrefillProfile, machine: Machine) -> MeasuredCost:
+    """Measured prefills; decodes, of which the profile says nothing, as the machine has them."""
+    one, context = machine.step((), [0]), 1024
     return MeasuredCost(
         prefill,
         step_seconds=one,
-        sequence_seconds=max(0.0, roofline.decode(2, 0) - one),
-        token_seconds=max(0.0, (roofline.decode(1, context) - one) / context),
+        sequence_seconds=max(0.0, machine.step((), [0, 0]) - one),
+        token_seconds=max(0.0, (machine.step((), [context]) - one) / context),
     )

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# each package may import those below it; pimsim stands alone
+# each package may import those below it; pimsim stands alone, and one module replays on its systems
 LAYERS = ["eval", "server", "ragcache", "retrieval"]
 PACKAGES = [*LAYERS, "pimsim"]
 COMPOSITION_ROOT = "ragcache.cli"
+KNOWS_PIMSIM = "ragcache.pim_machine"
 LONGEST_MODULE = 500
 # of ragcache, what decides and counts: values in, values out
 WITHOUT_TORCH = ["tree", "cache", "policy", "policy.lru", "segment", "admission", "config", "errors", "cli"]
@@ -73,7 +74,7 @@ def test_there_is_something_to_check():
 def test_imports_point_down(name):
     package = name.split(".")[0]
     allowed = {package} if package == "pimsim" else set(LAYERS[LAYERS.index(package) :])
-    if package == "eval":
+    if package == "eval" or name == KNOWS_PIMSIM:
         allowed.add("pimsim")
     ours = {imported for imported, _ in imports(name) if imported.split(".")[0] in {*PACKAGES, "tests"}}
     assert {imported for imported in ours if imported.split(".")[0] not in allowed} == set()
@@ -83,6 +84,15 @@ def test_the_composition_root_imports_the_others_only_when_a_command_runs():
     at_once = {imported for imported, outermost in imports(COMPOSITION_ROOT) if outermost and imported in MODULES}
     assert at_once == {"ragcache.config", "ragcache.errors", "ragcache.options", "retrieval.errors"}
     assert COMPOSITION_ROOT not in {imported for name in MODULES for imported, _ in imports(name)}
+
+
+def test_a_system_of_pimsim_is_imported_when_somebody_asks_for_it():
+    """Compiled kernels and a few hundred milliseconds that no other command should wait for."""
+    knowing = {name for name in MODULES if KNOWS_PIMSIM in {imported for imported, _ in imports(name)}}
+    assert {name for name in knowing if not name.startswith("eval.")} == {COMPOSITION_ROOT}
+    code = "import sys, ragcache.replaying, ragcache.searching, ragcache.cli; print('pimsim' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
 
 
 def test_there_are_no_cycles():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ragcache.engine.hardware import Hardware
-from ragcache.engine.model_shape import ModelShape
+from ragcache.engine.hardware import HARDWARE, Hardware
+from ragcache.engine.model_shape import MODELS, ModelShape
+from ragcache.engine.step_cost import chunked
 from ragcache.errors import ConfigError
 
 
@@ -41,6 +42,34 @@ class Roofline:
         self._kv_seconds = model.kv_bytes_per_token / memory  # a token of B_s
         self._weight_seconds = model.itemsize / memory  # a weight of B_w
 
+    @classmethod
+    def named(cls, hardware: str, model: str, *, prefill_chunk: int = 512) -> Roofline:
+        """Of what stands in the tables under these names; ConfigError lists them."""
+        for what, name, known in (("hardware", hardware, HARDWARE), ("model", model, MODELS)):
+            if name not in known:
+                raise ConfigError(f"there is no {what} {name!r}; known are {', '.join(known)}")
+        return cls(HARDWARE[hardware], MODELS[model], prefill_chunk=prefill_chunk)
+
+    @property
+    def described(self) -> Mapping[str, str]:
+        return {"hardware": self.hardware.name, "model": self.model.name}
+
+    @property
+    def bytes_per_token(self) -> int:
+        return self.model.kv_bytes_per_token
+
+    @property
+    def context_length(self) -> int:
+        return self.model.context_length
+
+    @property
+    def vocab(self) -> int:
+        return self.model.vocab
+
+    @property
+    def host_rate(self) -> float:
+        return self.hardware.host_rate
+
     def step(self, chunks: Sequence[tuple[int, int]], decodes: Sequence[int]) -> float:
         """As StepCost promises."""
         tokens = len(decodes)
@@ -62,9 +91,7 @@ class Roofline:
         return seconds
 
     def __call__(self, cached_tokens: int, new_tokens: int) -> float:
-        end = cached_tokens + new_tokens
-        starts = range(cached_tokens, end, self.prefill_chunk)
-        return sum(self.step([(start, min(self.prefill_chunk, end - start))], ()) for start in starts)
+        return chunked(self, cached_tokens, new_tokens, self.prefill_chunk)
 
     def decode(self, batch: int, context: int) -> float:
         """A step in which `batch` sequences of `context` tokens decode one more each."""

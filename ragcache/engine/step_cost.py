@@ -19,6 +19,12 @@ class StepCost(Protocol):
         decodes, the tokens before the one it computes. Finite and never negative."""
 
 
+def chunked(cost: StepCost, cached_tokens: int, new_tokens: int, chunk: int) -> float:
+    """Seconds of the prefill of a prompt that runs alone, in steps of up to `chunk` tokens."""
+    end = cached_tokens + new_tokens
+    return sum(cost.step([(start, min(chunk, end - start))], ()) for start in range(cached_tokens, end, chunk))
+
+
 @dataclass(frozen=True, slots=True)
 class MeasuredCost:
     """A step as it was measured: prefills by a PrefillCost, such as a PrefillProfile, and decodes by a line.

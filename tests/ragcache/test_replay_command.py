@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from ragcache.cli import main
+from ragcache.pim_machine import PimMachine
 from ragcache.replaying import simulate
+from ragcache.searching import Together
 from ragcache.simulated_service import SimulatedSettings
 from ragcache.workload import TimedRequest, Workload
-from tests.ragcache.small_replays import searches, workload
+from tests.ragcache.small_replays import searches as recorded
+from tests.ragcache.small_replays import workload
 
 FAST = 1000  # requests a second of one core
 
@@ -49,23 +52,28 @@ def report(capsys: pytest.CaptureFixture[str], *arguments: Any) -> dict[str, Any
     return found
 
 
+def in_a_process(folder: Path, hash_seed: str, *arguments: str) -> tuple[bytes, bytes]:
+    """Report and trace of `w.jsonl` in this folder."""
+    command = ["-m", "ragcache.cli", "replay", "--workload", "w.jsonl", "--json", "--trace", "t.json", *arguments]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout, (folder / "t.json").read_bytes()
+
+
 def test_two_processes_with_one_seed_give_equal_bytes_and_another_seed_does_not(tmp_path):
     traffic(250, per_second=3).write(tmp_path / "w.jsonl")
-    profile = searches((0.02, 0.03, 0.02), ((0, 1),) * 3, ((-1, 0), (1, 0), (0, 1)), ((-1, -2), (0, -1), (0, 1)))
+    profile = recorded((0.02, 0.03, 0.02), ((0, 1),) * 3, ((-1, 0), (1, 0), (0, 1)), ((-1, -2), (0, -1), (0, 1)))
     profile.save(tmp_path / "s.json")
     caches = ["--device-cache", "512MiB", "--host-cache", "1GiB", "--speculate", "dynamic"]
 
     def run(seed: int, hash_seed: str) -> tuple[bytes, bytes]:
-        arguments = ["--workload", "w.jsonl", "--search", "s.json", "--rate", "4", "--seed", str(seed), *caches]
-        done = subprocess.run(
-            [sys.executable, "-m", "ragcache.cli", "replay", *arguments, "--json", "--trace", "t.json"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            timeout=120,
-            check=True,
-        )
-        return done.stdout, (tmp_path / "t.json").read_bytes()
+        return in_a_process(tmp_path, hash_seed, "--search", "s.json", "--rate", "4", "--seed", str(seed), *caches)
 
     first, again, other = run(1, "1"), run(1, "2"), run(2, "1")
     assert first == again
@@ -78,13 +86,39 @@ def test_two_processes_with_one_seed_give_equal_bytes_and_another_seed_does_not(
     assert 0 < found["speculation"]["used"] < found["speculation"]["started"]
 
 
+def test_two_processes_replay_a_system_of_pimsim_alike(tmp_path):
+    traffic(150, per_second=3).write(tmp_path / "w.jsonl")
+    (tmp_path / "ours.yaml").write_text("name: ours\nbase: heterrag\nchanges: {retrieval.devices: 4}\n")
+    options = ["--hardware", "ours.yaml", "--speculate", "dynamic", "--host-cache", "8GiB", "--device-cache", "2GiB"]
+    first, again = (in_a_process(tmp_path, seed, *options, "--seed", "5") for seed in ("1", "2"))
+    assert first == again
+    assert in_a_process(tmp_path, "1", *options, "--seed", "6")[0] != first[0]
+    found = json.loads(first[0])
+    assert found["outcomes"] == {"answered": 150}
+    assert (found["config"]["hardware"], found["config"]["model"]) == ("ours.yaml", "llama2-7b")
+    assert min(found["tokens"]["host"], found["speculation"]["started"]) > 0
+
+
+def test_a_system_of_pimsim_is_a_machine_by_its_name(file, capsys):
+    slow, fast = (report(capsys, "--workload", file, "--hardware", name) for name in ("cpu-gpu-v100", "heterrag"))
+    assert fast["ttft"]["mean"] < slow["ttft"]["mean"]
+    assert 0 < fast["search"]["mean"] < slow["search"]["mean"]
+    assert slow["config"]["system"]["configuration"] != fast["config"]["system"]["configuration"]
+    other = report(capsys, "--workload", file, "--hardware", "cpu-gpu-v100", "--model", "mistral-7b")
+    assert other["config"]["model"] == "mistral-7b"
+    assert other["config"]["device_cache"] != slow["config"]["device_cache"]
+
+
+@pytest.mark.parametrize("hardware", ["a10g", "heterrag"])
 @pytest.mark.parametrize("per_second", [1.0, 1000.0])  # hardly anybody waits; nearly all do
-def test_a_thousand_requests_a_second_are_replayed_on_one_core(per_second):
+def test_a_thousand_requests_a_second_are_replayed_on_one_core(per_second, hardware):
     requests = traffic(3000, per_second=per_second)
     speeds = []
     for _ in range(3):  # the best of a few: others may use the core's caches
+        machine = None if hardware == "a10g" else PimMachine.load(hardware)
+        searches = None if machine is None else Together(machine)
         begin = time.process_time()
-        found = simulate(requests, SimulatedSettings(), system_tokens=50)
+        found = simulate(requests, SimulatedSettings(), system_tokens=50, searches=searches, machine=machine)
         speeds.append(len(requests) / (time.process_time() - begin))
         assert found.as_dict()["outcomes"] == {"answered": 3000}
         if speeds[-1] >= FAST:
@@ -153,6 +187,14 @@ def refusal(capsys: pytest.CaptureFixture[str], arguments: Sequence[Any]) -> str
     ("arguments", "says"),
     [
         (["--hardware", "b200"], "there is no hardware 'b200'; known are a10g, h100, 2xh800, this-cpu"),
+        (["--hardware", "b200"], "this-cpu, systems of pimsim: cpu-gpu-a100, "),
+        (["--hardware", "b200.yaml"], "hardware b200.yaml: cannot read b200.yaml"),
+        (["--hardware", "heterrag", "--model", "mixtral-8x7b"], "unknown name 'mixtral-8x7b' of models"),
+        (["--hardware", "heterrag", "--search", "s.json"], "both say how long searches take: leave out --search"),
+        (["--hardware", "heterrag", "--prefill-times", "p.json"], "prefills take: leave out --prefill-times"),
+        (["--hardware", "heterrag", "--device-cache", "64GiB"], "device_cache is 68719476736 bytes; heterrag has 20"),
+        (["--hardware", "heterrag", "--engine", "torch"], "and --engine torch asks the real: leave out either"),
+        (["--hardware", "a10g", "--url", "http://127.0.0.1:1"], "and --url asks the real: leave out either"),
         (["--model", "gpt"], "there is no model 'gpt'; known are mistral-7b"),
         (["--policy", "best"], "there is no policy 'best'; known are lru"),
         (["--admission", "never"], "admission is one of always, competes, not 'never'"),
@@ -258,7 +300,7 @@ class TestTorch:
 
     def test_searches_take_their_time_and_are_speculated_on(self, tmp_path, tiny_folder, capsys):
         workload((0.0, "ab"), (0.5, "cd"), output=2).write(tmp_path / "w.jsonl")
-        searches((0.01, 0.3), ((0, 1), (0, 1))).save(tmp_path / "s.json")
+        recorded((0.01, 0.3), ((0, 1), (0, 1))).save(tmp_path / "s.json")
         more = ["--search", str(tmp_path / "s.json"), "--speculate", "dynamic", "--host-cache", "64MiB"]
         found = report(capsys, *self.arguments(tmp_path / "w.jsonl", tiny_folder, *more))
         assert found["outcomes"] == {"answered": 2}
