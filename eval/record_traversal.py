@@ -51,6 +51,7 @@ def record(index: Any, queries: np.ndarray, ef: int = EF, k: int = K) -> Recordi
     list_kind: list[Any] = []
     vectors: list[Any] = []
     vertices: list[Any] = []
+    ranks: list[Any] = []
     hops: list[int] = []
     agreed = 0
     for query, ids in zip(queries, expected, strict=True):
@@ -62,6 +63,7 @@ def record(index: Any, queries: np.ndarray, ef: int = EF, k: int = K) -> Recordi
         list_kind += [[NO_LIST], np.where(visits.hop_levels == 0, LOWEST, UPPER)]
         vectors += [[1], np.diff(visits.ends, prepend=1)]
         vertices.append(visits.vertices)
+        ranks.append(_ranks(index, query, visits.vertices, max(ef, k)))
         hops.append(1 + len(visits.hops))
     traversal = Traversal(
         queries=np.arange(len(queries)),
@@ -73,8 +75,24 @@ def record(index: Any, queries: np.ndarray, ef: int = EF, k: int = K) -> Recordi
         shard=index.ntotal,
         dim=index.d,
         neighbours=int(index.hnsw.nb_neighbors(1)),
+        ranks=np.concatenate(ranks),
     )
     return Recording(traversal, agreed)
+
+
+def _ranks(index: Any, query: np.ndarray, vertices: np.ndarray, most: int) -> np.ndarray:
+    """Of each vertex where the search first compares it, how many of all are nearer; -1 elsewhere, and from `most` on.
+
+    Of equal distances the smaller vertex is nearer.
+    """
+    distinct, first = np.unique(vertices, return_index=True)
+    vectors = index.reconstruct_batch(distinct).astype(np.float64)
+    inner = index.metric_type == faiss.METRIC_INNER_PRODUCT
+    distances = -(vectors @ query) if inner else ((vectors - query) ** 2).sum(axis=1)
+    nearest = first[np.argsort(distances, kind="stable")][:most]
+    found = np.full(len(vertices), -1, np.int64)
+    found[nearest] = np.arange(len(nearest))
+    return found
 
 
 def _medrag(options: argparse.Namespace) -> tuple[Any, np.ndarray]:

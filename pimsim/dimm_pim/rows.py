@@ -9,11 +9,12 @@ from pimsim.compiled import kernel
 
 LIMIT = 1 << 31  # of every number
 _KIND = 3  # the column with a word
+_RANK = 4  # the one that may be empty
 _FINE, _FIELDS, _NOT_A_NUMBER, _NEGATIVE, _TOO_LARGE, _NO_KIND = range(6)
 _WHAT = {
     _FIELDS: "has {found} fields, the header {expected}",
     _NOT_A_NUMBER: "{text!r} is not a whole number",
-    _NEGATIVE: "{text!r} is negative; queries, hops and vertices count from 0",
+    _NEGATIVE: "{text!r} is negative; queries, hops, vertices and ranks count from 0",
     _TOO_LARGE: "{text!r} is too large; numbers stay below 2^31",
     _NO_KIND: "kind {text!r} is unknown; it is vector, list or upper",
 }
@@ -28,14 +29,16 @@ class Problem:
 
 
 def parse(text: bytes, start: int, line: int, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, Problem | None]:
-    """Query, hop, vertex and kind of each row, int64 [4, rows]; the line of each, [rows]; or what is wrong.
+    """Query, hop, vertex, kind and rank of each row, int64 [5, rows]; the line of each, [rows]; or what is wrong.
 
-    Rows begin at byte `start`, which is line `line`; `columns` says which of the four each field is. Blank lines count
+    Rows begin at byte `start`, which is line `line`; `columns` says which of the five each field is. A rank that is
+    empty, or has no column, is -1. Blank lines count
     as lines only.
     """
     data = np.frombuffer(text, np.uint8)
     most = int(np.count_nonzero(data[start:] == ord("\n"))) + 1
-    table, lines = np.zeros((4, most), np.int64), np.empty(most, np.int64)
+    table, lines = np.zeros((5, most), np.int64), np.empty(most, np.int64)
+    table[_RANK] = -1
     count, code, wrong, first, last, found = _parse(data, start, line, columns, table, lines)
     problem = None
     if code != _FINE:
@@ -61,7 +64,7 @@ def _parse(text: Any, at: Any, line: Any, columns: Any, table: Any, lines: Any) 
             for place in range(at, last + 1):
                 if place < last and text[place] != 44:
                     continue
-                if field < columns.shape[0]:
+                if field < columns.shape[0] and (columns[field] != 4 or place > first):
                     code, value = _number(text, first, place) if columns[field] != 3 else _kind(text, first, place)
                     if code != 0:
                         return count, code, line, first, place, field

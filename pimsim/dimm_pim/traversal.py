@@ -9,7 +9,9 @@
 
 `list` is a list of the graph's lowest level, `upper` one of a level above, `vector` a distance computed. Rows are
 sorted by query and by hop; numbers may be left out. A hop has at most one list, which comes first; without the column
-`kind` all rows are vectors. Columns stand in any order. The line with `#` is optional and may give `vertices` (how many
+`kind` all rows are vectors. The column `rank`, which may be missing, says of a vector how many that the query compares
+are nearer: 0 is the nearest; it stays empty behind the ranks that are recorded, and where a vertex is compared again.
+Columns stand in any order. The line with `#` is optional and may give `vertices` (how many
 the shard holds: rows name 0 … vertices − 1), `dim` (elements a vector has) and `neighbours` (of a list, upper levels;
 the lowest has twice as many). Files are plain or gzipped.
 """
@@ -25,7 +27,7 @@ import numpy as np
 from pimsim.dimm_pim import rows
 from pimsim.errors import TraceError
 
-COLUMNS = ("query", "hop", "vertex", "kind")
+COLUMNS = ("query", "hop", "vertex", "kind", "rank")
 KINDS = ("vector", "list", "upper")
 NO_LIST, LOWEST, UPPER = 0, 1, 2  # what a hop reads before it compares
 NOTES = ("vertices", "dim", "neighbours")
@@ -46,6 +48,7 @@ class Traversal:
     shard: int  # vertices that the shard holds
     dim: int | None = None  # elements of a vector, where the file says so
     neighbours: int | None = None  # of a list on upper levels, where the file says so
+    ranks: np.ndarray | None = None  # int64 [vectors], -1: not told; None: the file has none
 
     def first(self, count: int) -> "Traversal":
         """The first `count` queries, or all if there are no more."""
@@ -61,7 +64,23 @@ class Traversal:
             self.shard,
             self.dim,
             self.neighbours,
+            None if self.ranks is None else self.ranks[: int(self.first_vector[hops])],
         )
+
+    def met(self, vertices: int) -> np.ndarray:
+        """Shares of each query's hops after which it has met its nearest, by rank, float64 [queries, vertices].
+
+        2 where no rank is told. Only of a traversal that has ranks.
+        """
+        shares = np.full((len(self.queries), vertices), 2.0)
+        if self.ranks is not None:
+            of_hop = np.diff(self.first_vector)
+            hops = np.diff(self.first_hop)
+            query = np.repeat(np.repeat(np.arange(len(hops)), hops), of_hop)
+            hop = np.repeat(np.arange(len(of_hop)) - np.repeat(self.first_hop[:-1], hops), of_hop)
+            told = (self.ranks >= 0) & (self.ranks < vertices)
+            shares[query[told], self.ranks[told]] = (hop[told] + 1) / hops[query[told]]
+        return shares
 
     @classmethod
     def read(cls, path: Path, shard: int | None = None) -> "Traversal":
@@ -79,8 +98,11 @@ class Traversal:
             raise TraceError(f"{path}, line {problem.line}: {problem.what}")
         if not len(lines):
             raise TraceError(f"{path}: no rows after the header; a traversal has a row for each list and vector")
-        query, hop, vertex, kind = table
+        query, hop, vertex, kind, rank = table
         _require_order(path, query, hop, kind, lines)
+        ranked = COLUMNS.index("rank") in columns
+        if ranked:
+            _require_ranks(path, query, kind, rank, lines)
         shard = shard or notes.get("vertices") or int(vertex.max()) + 1
         if vertex.max() >= shard:
             row = int(np.flatnonzero(vertex >= shard)[0])
@@ -88,7 +110,8 @@ class Traversal:
                 f"{path}, line {lines[row]}: vertex {vertex[row]} is outside the shard, which holds {shard} (0 to "
                 f"{shard - 1}); correct the row, or say how many vertices there are"
             )
-        return cls._of_rows(query, hop, vertex, kind, shard, notes.get("dim"), notes.get("neighbours"))
+        ranks = rank[kind == NO_LIST] if ranked else None
+        return cls._of_rows(query, hop, vertex, kind, shard, notes.get("dim"), notes.get("neighbours"), ranks)
 
     @classmethod
     def _of_rows(
@@ -100,6 +123,7 @@ class Traversal:
         shard: int,
         dim: int | None,
         neighbours: int | None,
+        ranks: np.ndarray | None,
     ) -> "Traversal":
         new_query = _changes(query)
         new_hop = new_query | _changes(hop)
@@ -117,26 +141,32 @@ class Traversal:
             shard=shard,
             dim=dim,
             neighbours=neighbours,
+            ranks=ranks,
         )
 
     def write(self, path: Path) -> None:
         """Write the file that `read` reads; gzipped if its name ends with .gz, and the same bytes every time."""
         notes = {"vertices": self.shard, "dim": self.dim, "neighbours": self.neighbours}
         text = "# " + " ".join(f"{name}={value}" for name, value in notes.items() if value is not None) + "\n"
-        text += ",".join(COLUMNS) + "\n" + "".join(self._lines())
+        columns = COLUMNS[:-1] if self.ranks is None else COLUMNS
+        text += ",".join(columns) + "\n" + "".join(self._lines())
         data = text.encode()
         path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
     def _lines(self) -> Iterable[str]:
         first_vector, vertices = self.first_vector.tolist(), self.vertices.tolist()
         list_vertex, list_kind = self.list_vertex.tolist(), self.list_kind.tolist()
+        ends = [""] * len(vertices)
+        if self.ranks is not None:
+            ends = [f",{rank}" if rank >= 0 else "," for rank in self.ranks.tolist()]
+        of_list = "" if self.ranks is None else ","
         for at, query in enumerate(self.queries.tolist()):
             first = int(self.first_hop[at])
             for hop in range(first, int(self.first_hop[at + 1])):
                 if list_kind[hop]:
-                    yield f"{query},{hop - first},{list_vertex[hop]},{KINDS[list_kind[hop]]}\n"
-                for vertex in vertices[first_vector[hop] : first_vector[hop + 1]]:
-                    yield f"{query},{hop - first},{vertex},vector\n"
+                    yield f"{query},{hop - first},{list_vertex[hop]},{KINDS[list_kind[hop]]}{of_list}\n"
+                for vector in range(first_vector[hop], first_vector[hop + 1]):
+                    yield f"{query},{hop - first},{vertices[vector]},vector{ends[vector]}\n"
 
 
 def _changes(values: np.ndarray) -> np.ndarray:
@@ -190,7 +220,7 @@ def _columns(path: Path, header: str, line: int) -> np.ndarray:
     if len(set(names)) < len(names) or not {"query", "hop", "vertex"} <= set(names) <= set(COLUMNS):
         raise TraceError(
             f"{path}, line {line}: the header is {header[:80]!r}; it must name query, hop, vertex and, unless all "
-            "rows are vectors, kind"
+            "rows are vectors, kind; and may name rank"
         )
     return np.array([COLUMNS.index(name) for name in names], np.int64)
 
@@ -205,3 +235,15 @@ def _require_order(path: Path, query: np.ndarray, hop: np.ndarray, kind: np.ndar
     ):
         if wrong.any():
             raise TraceError(f"{path}, line {lines[int(np.flatnonzero(wrong)[0]) + 1]}: {what}")
+
+
+def _require_ranks(path: Path, query: np.ndarray, kind: np.ndarray, rank: np.ndarray, lines: np.ndarray) -> None:
+    of_list = np.flatnonzero((rank >= 0) & (kind != NO_LIST))
+    if len(of_list):
+        raise TraceError(f"{path}, line {lines[of_list[0]]}: a list has a rank; only vectors have one")
+    told = np.flatnonzero(rank >= 0)
+    order = told[np.lexsort((told, rank[told], query[told]))]
+    twice = (query[order][1:] == query[order][:-1]) & (rank[order][1:] == rank[order][:-1])
+    if twice.any():
+        row = int(order[1:][twice].min())
+        raise TraceError(f"{path}, line {lines[row]}: query {query[row]} has the rank {rank[row]} twice")

@@ -14,6 +14,7 @@ from pimsim.dimm_pim.search import simulate_search
 from pimsim.dimm_pim.traversal import Traversal
 from pimsim.result import Bound, configuration_hash
 from pimsim.system.config import SystemConfig
+from pimsim.system.popularity import popularity
 from pimsim.system.retriever import Searches
 from pimsim.system.searches import Point, moved, points, recorded, traversal
 
@@ -55,6 +56,7 @@ class AccelDimms:
 
     def __post_init__(self) -> None:
         self._recorded = recorded(self.config)
+        self._popularity = popularity(self.config.workload).fingerprint
 
     @property
     def _remembers(self) -> bool:
@@ -94,7 +96,7 @@ class AccelDimms:
             link=Link(gbps=1e9, latency_ns=0.0),  # the system has its own
             workload=replace(own.workload, batch=size, admission="batch"),
         )
-        drawn = (stated.popular_documents, stated.popularity_offset, stated.popularity_exponent, stated.seed)
+        drawn = (self._popularity, stated.seed)
         iterated = (stated.retrieve_every, stated.document_life_tokens) if self._remembers else ()
         key = configuration_hash(
             [

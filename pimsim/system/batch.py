@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pimsim.system.config import SystemConfig
 from pimsim.system.cost import Cost, Generator, Piece
+from pimsim.system.draft import Draft, Kept
 from pimsim.system.event_loop import picoseconds
 from pimsim.system.prefix_tree import PrefixTree
 from pimsim.system.workload import Request
@@ -15,15 +16,12 @@ SEARCHING, PREFILLING, DECODING, DONE = range(4)
 
 @dataclass(slots=True)
 class Place:
-    """A request in hand. Of the documents that its retrieval changed, the first `sent` are on their way to the devices
-    that generate, the first `known` are there, the first `filled` prefilled; it was `asked` at that time, in ps."""
+    """A request in hand, with the draft of its last retrieval, which was `asked` at that time, in ps."""
 
     request: Request
     state: int = SEARCHING
     asked: int = 0
-    sent: int = 0
-    known: int = 0
-    filled: int = 0
+    draft: Draft = field(default_factory=lambda: Draft(()))
 
 
 @dataclass(slots=True)
@@ -34,6 +32,7 @@ class Prefill:
     ready: list[Place]
     tokens: int  # computed
     loaded: float  # tokens whose KV was there
+    wasted: int  # tokens that were computed earlier, and are of no use
 
 
 @dataclass(slots=True)
@@ -98,20 +97,21 @@ class Batch:
         for place in self.places:
             if place.state == PREFILLING:
                 return True
-            documents += place.known - place.filled
+            documents += place.draft.waiting
         return documents * self.config.workload.document_tokens >= max(1, self.generator.smallest_piece)
 
     def prefill(self) -> Prefill:
         """All that is known and not prefilled yet, in the order of the requests."""
         stated = self.config.workload
         pieces: list[Piece] = []
-        ready, loaded = [], 0.0
+        ready, loaded, wasted = [], 0.0, 0
         for place in self.places:
             request = place.request
-            positions = request.changed[place.filled : place.known]
-            if positions:
-                loaded += self._documents(request, positions, pieces)
-                place.filled = place.known
+            # where only the order has changed, it may change again
+            if place.state == PREFILLING or (place.state == SEARCHING and place.draft.waiting):
+                before = place.draft.wasted
+                loaded += self._documents(place, pieces)
+                wasted += place.draft.wasted - before
             if place.state == PREFILLING:
                 if request.retrievals == 1 or (stated.context == "all" and request.changed):
                     before = len(request.documents) * stated.document_tokens
@@ -122,24 +122,32 @@ class Batch:
         cost = self.generator.prefill(pieces)
         if loaded:
             cost = cost.plus(self.generator.load(loaded))
-        return Prefill(cost, ready, sum(piece.tokens for piece in pieces), loaded)
+        return Prefill(cost, ready, sum(piece.tokens for piece in pieces), loaded, wasted)
 
-    def _documents(self, request: Request, positions: list[int], pieces: list[Piece]) -> float:
-        """Add what must be computed of these documents to `pieces`; tokens that are loaded."""
-        tokens = self.config.workload.document_tokens
-        if self.tree is None:
-            pieces += [Piece(tokens, at * tokens) for at in positions]
-            return 0.0
-        found = self.tree.find(request.documents)
+    def _documents(self, place: Place, pieces: list[Piece]) -> float:
+        """Add what must be computed of the documents that are known to `pieces`; tokens that are loaded."""
+        stated, draft = self.config.workload, place.draft
+        tokens = stated.document_tokens
         important = max(1, round(tokens * self.config.generation.important_tokens))
+        kept = Kept.DENSE if self.tree is not None else Kept.NOTHING
+        if self.tree is None and stated.context == "changed" and place.request.retrievals > 1:
+            kept = Kept.ALL
+        missing = draft.missing(kept, important, last=place.state == PREFILLING)
+        if not missing:
+            return 0.0
+        found = None if self.tree is None else self.tree.find(draft.sequence)
         loaded = 0.0
-        for at in positions:
-            if at in found.neither:
-                pieces.append(Piece(tokens, at * tokens))
-            else:
+        for at in missing:
+            computed = tokens
+            if found is not None and at in found.both:
+                computed = 0
+            elif found is not None and (at in found.dense or draft.has_dense(at)):
+                computed = important
+            if computed < tokens:
                 loaded += tokens
-                if at in found.dense:
-                    pieces.append(Piece(important, at * tokens))
+            if computed:
+                pieces.append(Piece(computed, at * tokens))
+            draft.compute(at, computed)
         return loaded
 
     def steps(self) -> Steps | None:

@@ -107,6 +107,8 @@ class Retrieval:
     devices: int = _limits(1, 4096)
     plain_ranks: int = _limits(1, 1 << 20)
     interval_hops: int = _limits(1)
+    tail_from: float = _limits(0, 1)
+    newest_share: float = _limits(0, 0.99)
 
 
 @dataclass(frozen=True, slots=True)

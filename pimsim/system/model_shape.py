@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from pimsim import fields
 from pimsim.errors import FieldError
 from pimsim.fields import Fields
+from pimsim.system import hugging_face
 
 FOLDER = "models"
-# by the name that a config.json gives
-RENAMED = {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class ModelShape:
     def load(cls, name: str) -> ModelShape:
         """By name, or from a file. FieldError says which field is wrong."""
         if name.endswith(".json"):
-            return cls._of_hugging_face(Path(name))
+            return cls._read(Fields(hugging_face.sizes(Path(name)), name))
         return cls._read(fields.load(FOLDER, name))
 
     @classmethod
@@ -55,41 +53,6 @@ class ModelShape:
         if found.bytes == 3:
             raise FieldError(f"{values.where}: bytes must be 1, 2 or 4, not 3")
         return found
-
-    @classmethod
-    def _of_hugging_face(cls, file: Path) -> ModelShape:
-        try:
-            told = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise FieldError(f"cannot read {file}: {error}") from error
-        except ValueError as error:
-            raise FieldError(f"{file} is no JSON: {error}") from error
-        if not isinstance(told, dict):
-            raise FieldError(f"{file}: a config.json is an object")
-        told = {RENAMED.get(name, name): value for name, value in told.items()}
-        for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
-            if not isinstance(told.get(name), int) or isinstance(told[name], bool) or told[name] < 1:
-                raise FieldError(f"{file}: {name} must be a whole number of at least 1, not {told.get(name)!r}")
-        gpt2 = told.get("model_type") == "gpt2"
-        heads, hidden = told["num_attention_heads"], told["hidden_size"]
-        return cls._read(
-            Fields(
-                {
-                    "name": str(told.get("_name_or_path") or told.get("model_type") or file.parent.name),
-                    "layers": told["num_hidden_layers"],
-                    "heads": heads,
-                    "kv_heads": told.get("num_key_value_heads") or heads,
-                    "head_dim": told.get("head_dim") or hidden // heads,
-                    "hidden": hidden,
-                    "intermediate": told.get("intermediate_size") or told.get("n_inner") or 4 * hidden,
-                    "gated": not gpt2,
-                    "vocabulary": told["vocab_size"],
-                    "tied": bool(told.get("tie_word_embeddings", gpt2)),
-                    "bytes": 2,
-                },
-                str(file),
-            )
-        )
 
     # of one layer, and of all
 

@@ -8,7 +8,9 @@ its whole prompt has ended, it is done with its last token at the host.
 when the generation devices have the last of them, `makespan_s` first arrival to last done;
 `throughput_rps` and `tokens_per_s` are requests and output tokens over the makespan. `utilisation_*` are busy shares of
 the makespan, of a kind's devices together; `busy_*_s` and `idle_*_s` sum to it. `energy_nj_*` are nJ, of which
-`energy_nj_total` is the sum; `bytes_*` cross a link or memory.
+`energy_nj_total` is the sum; `bytes_*` cross a link or memory. Of the `prefilled_tokens`, `wasted_tokens` were computed
+for documents, or behind documents, that a search had found and then displaced; `wasted_documents` is how many that did
+not stay went over the link.
 """
 
 from __future__ import annotations

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from pimsim.dimm_pim.traversal import LOWEST, NO_LIST, UPPER, Traversal
 from pimsim.errors import WorkloadError
+from pimsim.system.confidence import first_met
 from pimsim.system.config import Search, SystemConfig, Workload
+from pimsim.system.popularity import popularity
 
 WINDOW = 2  # vertices near the point, to those compared
 LEVEL_RATIO = 32  # HNSW's M: of a level's vertices, so many are not on the next
@@ -35,7 +38,13 @@ def recorded(config: SystemConfig) -> Traversal | None:
     of other vectors than the device's."""
     if not config.workload.traversal_file:
         return None
-    found = Traversal.read(Path(config.workload.traversal_file))
+    file = Path(config.workload.traversal_file)
+    try:
+        told = file.stat()
+    except OSError:
+        found = Traversal.read(file)  # says what is wrong
+    else:
+        found = _read(file, told.st_mtime_ns, told.st_size)
     dim = config.dimm.vectors.dim
     if found.dim not in (None, dim):
         raise WorkloadError(
@@ -45,12 +54,46 @@ def recorded(config: SystemConfig) -> Traversal | None:
     return found
 
 
+@lru_cache(maxsize=4)
+def _read(file: Path, *_version: int) -> Traversal:
+    """A file that the runs of a sweep share; another version of it is read anew."""
+    return Traversal.read(file)
+
+
+class Met:
+    """When searches meet their nearest vertices: as recorded where the recording tells their ranks, else drawn."""
+
+    def __init__(self, config: SystemConfig, documents: int) -> None:
+        """`documents`: the most that a request asks for."""
+        self._search = config.search
+        self._buffer = max(config.dimm.graph.k, documents)
+        self._vertices = max(config.dimm.graph.ef, self._buffer)
+        found = recorded(config)
+        self._recorded = None if found is None or found.ranks is None else found.met(self._vertices)
+
+    def drawn(self, searches: int, rng: np.random.Generator) -> np.ndarray:
+        """Shares of a search after which it meets each vertex, the nearest first, float64 [searches, vertices].
+
+        Shares above 1 stand for what is never met.
+        """
+        if self._recorded is not None:
+            return np.asarray(self._recorded[rng.integers(len(self._recorded), size=searches)])
+        stated = self._search
+        return first_met(
+            searches,
+            self._vertices,
+            buffer=self._buffer,
+            approach=stated.approach,
+            found_by=stated.found_by,
+            rng=rng,
+        )
+
+
 def points(search: Search, workload: Workload, count: int, seed: int) -> list[Point]:
     """Of `count` queries, drawn by the documents' popularity."""
     rng = np.random.default_rng([workload.seed, 2, seed])
-    ranks = np.arange(1, workload.popular_documents + 1)
-    weights = (ranks + workload.popularity_offset) ** -workload.popularity_exponent
-    documents = rng.choice(len(ranks), count, p=weights / weights.sum())
+    shares = popularity(workload).shares
+    documents = rng.choice(len(shares), count, p=shares)
     factors = np.exp(rng.normal(0, search.hops_spread, count) - search.hops_spread**2 / 2)
     golden = (math.sqrt(5) - 1) / 2  # scatters the documents evenly
     return [

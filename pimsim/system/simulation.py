@@ -7,7 +7,7 @@ sure, which is prefilled while the search goes on.
 
 from __future__ import annotations
 
-import math
+import random
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -18,17 +18,21 @@ from pimsim.errors import WorkloadError
 from pimsim.result import Provenance
 from pimsim.system.batch import DECODING, DONE, PREFILLING, SEARCHING, Batch, Place, Steps
 from pimsim.system.bill import area_mm2, cost_usd
+from pimsim.system.confidence import Rule, looks_that_see
 from pimsim.system.config import SystemConfig
 from pimsim.system.cost import Cost
+from pimsim.system.draft import Draft
 from pimsim.system.event_loop import ARRIVE, END, LOOK, PS, TICK, EventLoop, Server, picoseconds
 from pimsim.system.generation import generator
 from pimsim.system.prefix_tree import PrefixTree
 from pimsim.system.report import UNITS, SystemResult
 from pimsim.system.retrieval import retriever, search
+from pimsim.system.searches import Met
 from pimsim.system.standby import standby_w
 from pimsim.system.workload import Documents, Request, earlier_documents, requests
 
 TOKEN_BYTES = 4  # of an id on a link
+News = tuple[Place, tuple[int, ...], bool]  # documents handed on, in order, and whether they are all
 
 
 def run(config: SystemConfig, *, timeline: bool = False) -> SystemResult:
@@ -57,6 +61,9 @@ class _Run:
             for documents in earlier_documents(config):
                 self.tree.keep(documents)
             self.tree.evicted = 0
+        self.rule = Rule(config.retrieval.tail_from, config.retrieval.newest_share)
+        self.met = Met(config, max(len(request.documents) for request in self.requests))
+        self.strange = random.Random(f"{config.workload.seed} strangers")
         self.batch = Batch(config, self.generator, self.tree)
         self.arrived: deque[Request] = deque()
         self.to_be_searched: deque[Place] = deque()
@@ -71,6 +78,8 @@ class _Run:
             "retrievals": 0,
             "prefilled_tokens": 0,
             "loaded_tokens": 0,
+            "wasted_tokens": 0,
+            "wasted_documents": 0,
             "prefills": 0,
             "decode_steps": 0,
             "bytes_retrieval_link": 0,
@@ -125,6 +134,9 @@ class _Run:
         warnings = []
         if self.room < config.workload.batch:
             warnings.append(f"memory holds {self.room} requests' KV, not a batch of {config.workload.batch}")
+        short = sum(1 for request in self.requests if request.short)
+        if short:
+            warnings.append(f"{short} prompts of the trace are shorter than their documents: those are their prompts")
         if config.generation.engine == "accelhbm":
             warnings.append("no energy of control logic is known: it is not in the sums")
         if config.retrieval.engine == "upmem":
@@ -156,8 +168,8 @@ class _Run:
                 request.changed = self.documents.changed(request, stated.retrieve_every, stated.document_life_tokens)
                 if stated.context == "all" and request.changed:
                     request.changed = list(range(request.changed[0], len(request.documents)))
-            place.state, place.sent, place.known, place.filled = SEARCHING, 0, 0, 0
-            place.asked = self.loop.now
+            there = set(range(len(request.documents))).difference(request.changed)
+            place.state, place.asked, place.draft = SEARCHING, self.loop.now, Draft(request.documents, there)
         self.counts["retrievals"] += len(places)
         query = config.dimm.vectors.bytes
         time = picoseconds(len(places) * config.host.query_us * 1e-6)
@@ -193,24 +205,44 @@ class _Run:
         self.ends += ends
         if self.config.optimisations.p:
             interval = max(1, picoseconds(searches.hop * self.config.retrieval.interval_hops))
-            for tick, news in _ticks(self.config, places, begin, ends, interval, self.rng).items():
+            for tick, news in self._ticks(places, begin, ends, interval).items():
                 self.loop.at(tick, TICK, partial(self._hand_on, news))
         else:
-            everything = [(place, len(place.request.changed), True) for place in places]
+            everything = [(place, place.draft.whole, True) for place in places]
             self.loop.at(last, END, partial(self._hand_on, everything))
             self.loop.at(last, LOOK, self._search)
 
-    def _hand_on(self, news: list[tuple[Place, int, bool]]) -> None:
+    def _ticks(self, places: list[Place], begin: int, ends: list[int], interval: int) -> dict[int, list[News]]:
+        """What the host hands on, by the time of the look at which it does."""
+        found: dict[int, list[News]] = {}
+        shares = self.met.drawn(len(places), self.rng)
+        if self.config.optimisations.r:  # the search begins with the last result; its others are not new
+            for place, own in zip(places, shares, strict=True):
+                if place.draft.there:
+                    own[list(place.draft.there)] = 0.0
+        seen, lasts = looks_that_see(shares, np.array(ends) - begin, interval)
+        for place, own, last in zip(places, seen, lasts, strict=True):
+            draft = place.draft
+            count = len(draft.documents)
+            for look, order in self.rule.handed_on(own, last, count, max(self.config.dimm.graph.k, count)):
+                for at in order:
+                    if at >= count and at not in draft.strangers:
+                        others = [*draft.documents, *draft.strangers.values()]
+                        draft.strangers[at] = self.documents.one(self.strange, others)
+                found.setdefault(begin + look * interval, []).append((place, order, False))
+            found.setdefault(begin + last * interval, []).append((place, draft.whole, True))
+        return found
+
+    def _hand_on(self, news: list[News]) -> None:
         """Results to the host, merged there, and the documents' tokens to the generation devices."""
         config = self.config
         dimm = config.dimm
         complete = sum(1 for _, _, whole in news if whole)
         results = complete * dimm.graph.k * dimm.dpm.result_bytes
         merging = picoseconds(complete * config.retrieval.devices * dimm.graph.k * config.host.merge_ns * 1e-9)
-        documents = sum(known - place.sent for place, known, _ in news)
+        documents = sum(place.draft.send(order) for place, order, _ in news)
         questions = sum(place.request.question for place, _, whole in news if whole and place.request.retrievals == 1)
-        for place, known, _ in news:
-            place.sent = known
+        self.counts["wasted_documents"] += sum(place.draft.sent_in_vain for place, _, whole in news if whole)
         tokens = documents * config.workload.document_tokens + questions
         self._over_link(
             results, lambda: self.host.do(merging, "merge", lambda: self._tokens(tokens, partial(self._known, news)))
@@ -222,9 +254,9 @@ class _Run:
         self.counts["bytes_generation_link"] += size
         self.to_generation.do(picoseconds(size / (self.config.link.gbps * 1e9)), "tokens", then, later=self.latency)
 
-    def _known(self, news: list[tuple[Place, int, bool]]) -> None:
-        for place, known, whole in news:
-            place.known = known
+    def _known(self, news: list[News]) -> None:
+        for place, order, whole in news:
+            place.draft.know(order)
             if whole:
                 place.state = PREFILLING
                 self.retrievals.append((self.loop.now - place.asked) / PS)
@@ -262,6 +294,7 @@ class _Run:
             self.counts["prefills"] += 1
             self.counts["prefilled_tokens"] += prefill.tokens
             self.counts["loaded_tokens"] += prefill.loaded
+            self.counts["wasted_tokens"] += prefill.wasted
             self._generate(prefill.cost, "prefill", partial(self._prefilled, prefill.ready))
             return
         steps = self.batch.steps()
@@ -329,41 +362,20 @@ class _Run:
         request.done = self.loop.now
 
 
-def _ticks(
-    config: SystemConfig, places: list[Place], begin: int, ends: list[int], interval: int, rng: np.random.Generator
-) -> dict[int, list[tuple[Place, int, bool]]]:
-    """By the time of each look of the host: which requests it hands on, how many of their documents, and whether all.
-
-    A result is sure when it and all that are nearer were found before the last look but one: in a whole interval
-    nothing has entered ahead of it.
-    """
-    found: dict[int, list[tuple[Place, int, bool]]] = {}
-    drawn = iter(rng.random(sum(len(place.request.changed) for place in places)).tolist())
-    for place, end in zip(places, ends, strict=True):
-        last = -(-(end - begin) // interval)
-        at, known = 0, {}
-        for count in range(1, len(place.request.changed) + 1):
-            when = next(drawn) * config.search.found_by * (end - begin)
-            at = max(at, math.ceil(when / interval) + 1)
-            known[at] = count
-        for look, count in known.items():
-            if look < last:
-                found.setdefault(begin + look * interval, []).append((place, count, False))
-        found.setdefault(begin + last * interval, []).append((place, len(place.request.changed), True))
-    return found
-
-
 def in_hand(config: SystemConfig, found: list[Request], memory: float) -> tuple[int, float]:
     """How many requests can be in hand, and the bytes that are left for documents' KV."""
     model, stated = config.model, config.workload
     free = memory - model.weight_bytes
-    tokens = max(one.question + one.output + len(one.documents) * stated.document_tokens for one in found)
+    tokens, number = max(
+        (one.question + one.output + len(one.documents) * stated.document_tokens, -one.number) for one in found
+    )
     need = tokens * model.kv_token_bytes
     share = 1 - config.generation.cache_share if config.optimisations.g else 1.0
     room = min(stated.batch, int(free * share / need))
     if room < 1:
         raise WorkloadError(
-            f"a request of {tokens} tokens needs {need / 1e9:.2f} GB of KV, and {free * share / 1e9:.2f} GB are left: "
-            "shorten the prompt or the answer, or take more devices (generation.devices)"
+            f"request {1 - number} has {tokens} tokens and needs {need / 1e9:.2f} GB of KV, and "
+            f"{free * share / 1e9:.2f} GB are left: shorten the prompt or the answer, or take more devices "
+            "(generation.devices)"
         )
     return room, free - room * need

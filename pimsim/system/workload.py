@@ -1,22 +1,23 @@
-"""Workload: the requests of a run: when each comes, what it asks, which documents it gets, how long its answer is."""
+"""Workload: the requests of a run: when each comes, what it asks, which documents it gets, how long its answer is.
+
+A trace that has fewer requests than the run begins again. The first `warm_requests` of a documents' file come before
+the run. A prompt of a lengths' file is the documents and a question; one that is too short for its documents asks a
+question of one token behind them.
+"""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
 import math
 import random
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pimsim.errors import TraceError
 from pimsim.system.config import SystemConfig
 from pimsim.system.config import Workload as Stated
+from pimsim.system.popularity import counted_lists, popularity
+from pimsim.system.traces import lengths
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class Request:
     changed: list[int] = field(default_factory=list)  # positions of documents that wait for their prefill
     sure: int = 0  # of `changed`, how many are known to stay
     retrievals: int = 0
+    short: bool = False  # its prompt was to be shorter than its documents
 
     def next_retrieval(self, every: int) -> int:
         """Output tokens until it retrieves again or is done."""
@@ -45,18 +47,18 @@ class Request:
 
 
 class Documents:
-    """Draws documents by their popularity, (rank + offset)^-exponent, or from a file."""
+    """Draws documents by their popularity."""
 
     def __init__(self, stated: Stated) -> None:
-        ranks = np.arange(1, stated.popular_documents + 1)
-        weights = (ranks + stated.popularity_offset) ** -stated.popularity_exponent
-        self._sum: list[float] = np.cumsum(weights / weights.sum()).tolist()
-        self._count = min(stated.documents, stated.popular_documents)
+        found = popularity(stated)
+        self._documents: list[int] = found.documents.tolist()
+        self._sum: list[float] = np.cumsum(found.shares).tolist()
+        self._count = min(stated.documents, len(self._documents))
 
     def one(self, rng: random.Random, other_than: list[int]) -> int:
-        """A document that is not among these."""
+        """A document that is not among these, if there is one."""
         while True:
-            document = min(bisect_right(self._sum, rng.random()), len(self._sum) - 1)
+            document = self._documents[min(bisect_right(self._sum, rng.random()), len(self._sum) - 1)]
             if document not in other_than or len(other_than) >= len(self._sum):
                 return document
 
@@ -80,32 +82,33 @@ def earlier_documents(config: SystemConfig) -> list[list[int]]:
     """Documents of the requests that came before the first. TraceError for a file that cannot be read."""
     stated = config.workload
     if stated.documents_file:
-        lists = _document_lists(stated.documents_file)
-        return [lists[number % len(lists)] for number in range(stated.warm_requests)]
-    popularity, rng = Documents(stated), random.Random(f"{stated.seed} earlier")
-    return [popularity.some(rng) for _ in range(stated.warm_requests)]
+        lists = counted_lists(stated)
+        return [list(lists[number % len(lists)]) for number in range(stated.warm_requests)]
+    drawn, rng = Documents(stated), random.Random(f"{stated.seed} earlier")
+    return [drawn.some(rng) for _ in range(stated.warm_requests)]
 
 
 def requests(config: SystemConfig) -> list[Request]:
     """All requests of the workload. TraceError for a file that cannot be read or has too little in it."""
     stated = config.workload
     rng = np.random.default_rng([stated.seed, 0])
-    popularity = Documents(stated)
-    lists = _document_lists(stated.documents_file) if stated.documents_file else []
-    lengths = _lengths(stated.lengths_file) if stated.lengths_file else []
+    drawn = Documents(stated)
+    lists = counted_lists(stated) if stated.documents_file else []
+    told = lengths(stated.lengths_file, stated.requests) if stated.lengths_file else []
     gaps = rng.exponential(1 / stated.rate_rps, stated.requests) if stated.rate_rps else np.zeros(stated.requests)
     arrivals = np.cumsum(gaps)
     factors = np.exp(rng.normal(0, stated.length_spread, (stated.requests, 2))) if stated.length_spread else None
     found = []
     for number in range(stated.requests):
         own = random.Random(f"{stated.seed} {number}")
-        documents = list(lists[(stated.warm_requests + number) % len(lists)]) if lists else popularity.some(own)
+        documents = list(lists[(stated.warm_requests + number) % len(lists)]) if lists else drawn.some(own)
         question, output = float(stated.question_tokens), float(stated.output_tokens)
-        if lengths:
-            asked, output = lengths[number % len(lengths)]
-            question = max(1.0, asked - len(documents) * stated.document_tokens)
+        if told:
+            asked, output = told[number % len(told)]
+            question = asked - len(documents) * stated.document_tokens
+        short = question < 1
         if factors is not None:
-            question, output = question * factors[number, 0], output * factors[number, 1]
+            question, output = max(1.0, question) * factors[number, 0], output * factors[number, 1]
         found.append(
             Request(
                 number=number,
@@ -114,52 +117,7 @@ def requests(config: SystemConfig) -> list[Request]:
                 output=max(1, round(output)),
                 documents=documents,
                 rng=own,
+                short=short,
             )
         )
-    return found
-
-
-def _text(path: str) -> str:
-    try:
-        data = Path(path).read_bytes()
-        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise TraceError(f"{path}: cannot be read ({error}); give a text file, plain or gzipped") from error
-
-
-def _document_lists(path: str) -> list[list[int]]:
-    """Of JSON lines: lists of numbers, or RAGPulse's `hash_ids.passages_ids`; a line without any is skipped."""
-    found = []
-    for line, text in enumerate(_text(path).splitlines(), 1):
-        try:
-            told: Any = json.loads(text) if text.strip() else []
-        except ValueError as error:
-            raise TraceError(f"{path}, line {line}: no JSON ({error})") from error
-        if isinstance(told, dict):
-            hashes = told.get("hash_ids")
-            told = hashes.get("passages_ids", []) if isinstance(hashes, dict) else told.get("documents", [])
-        if not isinstance(told, list) or not all(isinstance(entry, int) for entry in told):
-            raise TraceError(f"{path}, line {line}: documents must be a list of whole numbers")
-        if told:
-            found.append(list(dict.fromkeys(told)))
-    if not found:
-        raise TraceError(f"{path}: no line names documents")
-    return found
-
-
-def _lengths(path: str) -> list[tuple[int, int]]:
-    rows = csv.DictReader(_text(path).splitlines())
-    if not {"ContextTokens", "GeneratedTokens"} <= set(rows.fieldnames or ()):
-        raise TraceError(f"{path}: the header must name ContextTokens and GeneratedTokens")
-    found = []
-    for line, row in enumerate(rows, 2):
-        try:
-            prompt, output = int(row["ContextTokens"]), int(row["GeneratedTokens"])
-        except (TypeError, ValueError) as error:
-            raise TraceError(f"{path}, line {line}: lengths must be whole numbers") from error
-        if prompt < 1 or output < 1:
-            raise TraceError(f"{path}, line {line}: lengths must be 1 at least")
-        found.append((prompt, output))
-    if not found:
-        raise TraceError(f"{path}: no rows")
     return found

@@ -60,6 +60,27 @@ def test_each_hop_reads_a_list_and_then_its_new_vertices():
         assert len(on_lowest) == len(set(on_lowest)) > 64
 
 
+def test_ranks_tell_the_results_and_when_each_was_met():
+    index, queries = material()
+    path = recording().traversal
+    met = path.met(64)
+    assert met.shape == (40, 64)
+    results = index.search(queries, 10, params=faiss.SearchParametersHNSW(efSearch=64))[1]
+    agree = 0
+    for query in range(len(queries)):
+        first, end = path.first_vector[path.first_hop[[query, query + 1]]]
+        ranks, vertices = path.ranks[first:end], path.vertices[first:end]
+        assert sorted(ranks[ranks >= 0].tolist()) == list(range(64))
+        by_rank = vertices[ranks >= 0][np.argsort(ranks[ranks >= 0])]
+        agree += by_rank[:10].tolist() == results[query].tolist()
+        at = first + int(np.flatnonzero(ranks == 3)[0])
+        hops = path.first_hop[query + 1] - path.first_hop[query]
+        hop = np.searchsorted(path.first_vector, at, side="right") - path.first_hop[query]
+        assert met[query, 3] == hop / hops
+    assert agree >= 38
+    assert met.max() <= 1
+
+
 def test_more_effort_reads_more():
     few = record(*material(), ef=16, k=4).traversal
     assert len(few.vertices) < len(recording().traversal.vertices)
@@ -70,6 +91,7 @@ def test_it_survives_its_file_and_runs(tmp_path):
     recording().traversal.write(path)
     again = Traversal.read(path)
     assert np.array_equal(again.vertices, recording().traversal.vertices)
+    assert np.array_equal(again.ranks, recording().traversal.ranks)
     result = simulate_search(again, DimmDevice.load(changes={"vectors.dim": DIM}))
     assert result.as_dict()["distances"] == len(again.vertices)
     assert result.queries_per_second > 0

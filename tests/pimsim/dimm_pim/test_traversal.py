@@ -51,6 +51,34 @@ def test_what_is_written_is_read_again(tmp_path, name):
     assert path.read_bytes() == written_once
 
 
+def test_ranks_are_read_where_there_are_any_and_written_again(tmp_path):
+    rows = "0,0,7,vector,1\n0,1,7,list,\n0,1,8,vector,0\n0,1,9,vector,\n3,0,7,vector,0\n"
+    path = written(tmp_path, "# vertices=10\n" + HEADER.strip() + ",rank\n" + rows)
+    found = Traversal.read(path)
+    assert found.ranks.tolist() == [1, 0, -1, 0]
+    assert found.met(3).tolist() == [[1.0, 0.5, 2.0], [1.0, 2.0, 2.0]]
+    again = tmp_path / "again.csv"
+    found.write(again)
+    assert again.read_bytes() == path.read_bytes()
+    assert found.first(1).ranks.tolist() == [1, 0, -1]
+    assert Traversal.read(written(tmp_path, "rank,query,hop,vertex\n,0,0,1\n0,0,0,2\n")).ranks.tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("0,0,1,vector,0\n0,0,2,vector,0\n", "line 3: query 0 has the rank 0 twice"),
+        ("0,0,1,vector,0\n0,1,1,list,1\n", "line 3: a list has a rank"),
+        ("0,0,1,vector,-1\n", "line 2: '-1' is negative"),
+        ("0,0,1,vector,x\n", "line 2: 'x' is not a whole number"),
+        ("0,0,1,vector\n", "line 2: has 4 fields, the header 5"),
+    ],
+)
+def test_a_wrong_rank_is_named_with_its_line(tmp_path, rows, says):
+    with pytest.raises(TraceError, match=says):
+        Traversal.read(written(tmp_path, HEADER.strip() + ",rank\n" + rows))
+
+
 def test_the_first_queries_alone():
     path = drawn(1, queries=6)
     part = path.first(4)

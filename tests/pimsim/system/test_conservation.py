@@ -33,13 +33,32 @@ def test_bytes_times_and_energy_are_conserved(name, every):
 
 
 @pytest.mark.parametrize("p", [False, True])
-def test_every_token_is_prefilled_and_sent_once(p):
-    found = result("heterrag-base", optimisations__p=p)
-    stated = found.config.workload
+@pytest.mark.parametrize("effort", [1.0, 3000.0])
+def test_every_token_is_prefilled_and_sent_once_but_for_what_is_handed_on_in_vain(p, effort):
+    found = result("heterrag-base", optimisations__p=p, search__effort=effort, search__hops=160)
+    stated, counts = found.config.workload, found.counts
     prompt = stated.documents * stated.document_tokens + stated.question_tokens
-    assert found.counts["prefilled_tokens"] == stated.requests * prompt
-    assert found.counts["loaded_tokens"] == 0
-    assert found.counts["bytes_generation_link"] == stated.requests * (prompt + stated.output_tokens) * 4
+    assert counts["prefilled_tokens"] == stated.requests * prompt + counts["wasted_tokens"]
+    assert counts["loaded_tokens"] == 0
+    sent = stated.requests * (prompt + stated.output_tokens) + counts["wasted_documents"] * stated.document_tokens
+    assert counts["bytes_generation_link"] == sent * 4
+    assert (counts["wasted_documents"] > 0) is (counts["wasted_tokens"] > 0) is p
+
+
+@pytest.mark.parametrize("context", ["changed", "all"])
+@pytest.mark.parametrize("g", [False, True])
+def test_what_p_computes_beyond_what_is_needed_is_wasted(g, context):
+    # one request at a time, so that the tree is the same whenever it is asked
+    alone = {"workload__batch": 1, "optimisations__g": g, "workload__context": context, "search__effort": 3000.0}
+    base, pipelined = (
+        result("heterrag", **alone, workload__retrieve_every=16, optimisations__p=p) for p in (False, True)
+    )
+    assert base.counts["wasted_tokens"] == base.counts["wasted_documents"] == 0
+    assert pipelined.counts["wasted_tokens"] > 0
+    needed = pipelined.counts["prefilled_tokens"] - pipelined.counts["wasted_tokens"]
+    assert needed == base.counts["prefilled_tokens"]
+    in_vain = pipelined.counts["wasted_documents"] * pipelined.config.workload.document_tokens * 4
+    assert pipelined.counts["bytes_generation_link"] - in_vain == base.counts["bytes_generation_link"]
 
 
 @pytest.mark.parametrize("every", MODES)
