@@ -44,8 +44,29 @@ class Rule:
         for at in range(found):
             yield int(looks[at]), tuple(orders[at, : counts[at]].tolist())
 
+    def of_batch(
+        self, seen: np.ndarray, lasts: np.ndarray, documents: np.ndarray, there: np.ndarray, least_buffer: int
+    ) -> list[tuple[int, int, tuple[int, ...]]]:
+        """What is handed on of several searches: the search, the look, and the order; only where it has a document that
+        has not been handed on before, and is not `there` anyway.
 
-def looks_that_see(shares: np.ndarray, durations: np.ndarray, interval: int) -> tuple[np.ndarray, list[int]]:
+        `seen` [searches, vertices], `lasts` and `documents` [searches], `there` [searches, most documents]; a buffer
+        has `least_buffer` entries, or as many as documents are wanted.
+        """
+        searches, vertices = seen.shape
+        rows = searches * vertices  # each has a new document
+        found, looks, counts = (np.empty(rows, np.int64) for _ in range(3))
+        orders = np.empty((rows, there.shape[1]), np.int64)
+        rule = (least_buffer, self.tail_from, self.newest_share)
+        used = _of_batch(seen, lasts, documents, there, *rule, found, looks, counts, orders)
+        told = zip(found[:used].tolist(), looks[:used].tolist(), counts[:used].tolist(), strict=True)
+        return [
+            (search, look, tuple(order[:count]))
+            for (search, look, count), order in zip(told, orders[:used].tolist(), strict=True)
+        ]
+
+
+def looks_that_see(shares: np.ndarray, durations: np.ndarray, interval: int) -> tuple[np.ndarray, np.ndarray]:
     """The looks, counted from 1, that first see what is met after these shares of searches, int64 [searches, vertices];
     and the last look of each search.
 
@@ -53,7 +74,7 @@ def looks_that_see(shares: np.ndarray, durations: np.ndarray, interval: int) -> 
     """
     last = np.maximum(1, -(-durations // interval))
     seen = np.ceil(np.minimum(shares, 2.0) * (durations / interval)[:, None])
-    return np.maximum(seen, 1).astype(np.int64), last.tolist()
+    return np.maximum(seen, 1).astype(np.int64), last
 
 
 def first_met(
@@ -141,3 +162,37 @@ def _handed_on(
         held = sure
         found += 1
     return found
+
+
+@kernel
+def _of_batch(
+    seen: Any, lasts: Any, documents: Any, there: Any, least_buffer: Any, tail_from: Any, newest_share: Any, found: Any,
+    looks: Any, counts: Any, orders: Any,
+) -> Any:  # fmt: skip
+    """Returns how many rows there are."""
+    vertices = seen.shape[1]
+    most = 2 * vertices + 1
+    own_looks, own_counts = np.empty(most, np.int64), np.empty(most, np.int64)
+    own_orders = np.empty((most, orders.shape[1]), np.int64)
+    used = 0
+    for search in range(seen.shape[0]):
+        count = documents[search]
+        if there[search, :count].all():
+            continue  # all of it stands in the buffer from the start
+        sent = np.zeros(vertices, np.bool_)
+        for at in range(count):
+            sent[at] = there[search, at]
+        changes = _handed_on(
+            seen[search], lasts[search], count, max(least_buffer, count), tail_from, newest_share, own_looks,
+            own_counts, own_orders,
+        )  # fmt: skip
+        for change in range(changes):
+            new = False
+            for at in own_orders[change, : own_counts[change]]:
+                new = new or not sent[at]
+                sent[at] = True
+            if new:
+                found[used], looks[used], counts[used] = search, own_looks[change], own_counts[change]
+                orders[used] = own_orders[change]
+                used += 1
+    return used

@@ -216,21 +216,23 @@ class _Run:
         """What the host hands on, by the time of the look at which it does."""
         found: dict[int, list[News]] = {}
         shares = self.met.drawn(len(places), self.rng)
+        counts = np.array([len(place.draft.documents) for place in places])
+        there = np.zeros((len(places), int(counts.max())), np.bool_)
+        for place, row in zip(places, there, strict=True):
+            if place.draft.there:
+                row[list(place.draft.there)] = True
         if self.config.optimisations.r:  # the search begins with the last result; its others are not new
-            for place, own in zip(places, shares, strict=True):
-                if place.draft.there:
-                    own[list(place.draft.there)] = 0.0
+            shares[:, : there.shape[1]][there] = 0.0
         seen, lasts = looks_that_see(shares, np.array(ends) - begin, interval)
-        for place, own, last in zip(places, seen, lasts, strict=True):
-            draft = place.draft
-            count = len(draft.documents)
-            for look, order in self.rule.handed_on(own, last, count, max(self.config.dimm.graph.k, count)):
-                for at in order:
-                    if at >= count and at not in draft.strangers:
-                        others = [*draft.documents, *draft.strangers.values()]
-                        draft.strangers[at] = self.documents.one(self.strange, others)
-                found.setdefault(begin + look * interval, []).append((place, order, False))
-            found.setdefault(begin + last * interval, []).append((place, draft.whole, True))
+        for at, look, order in self.rule.of_batch(seen, lasts, counts, there, self.config.dimm.graph.k):
+            draft = places[at].draft
+            for document in order:
+                if document >= len(draft.documents) and document not in draft.strangers:
+                    others = [*draft.documents, *draft.strangers.values()]
+                    draft.strangers[document] = self.documents.one(self.strange, others)
+            found.setdefault(begin + look * interval, []).append((places[at], order, False))
+        for place, last in zip(places, lasts.tolist(), strict=True):
+            found.setdefault(begin + last * interval, []).append((place, place.draft.whole, True))
         return found
 
     def _hand_on(self, news: list[News]) -> None:

@@ -48,6 +48,28 @@ def test_it_is_the_rule_look_by_look():
     assert changes > 200
 
 
+def test_of_several_searches_only_what_has_something_new_is_handed_on():
+    rng, some = np.random.default_rng(5), 0
+    for _ in range(60):
+        searches, vertices, last = int(rng.integers(1, 6)), int(rng.integers(12, 40)), int(rng.integers(2, 60))
+        seen, lasts = rng.integers(1, last + 10, (searches, vertices)), rng.integers(1, last + 1, searches)
+        documents = rng.integers(1, 12, searches)
+        there = rng.random((searches, int(documents.max()))) < rng.choice([0.0, 0.5, 1.0])
+        rule = Rule(0.5, float(rng.choice([0.0, 0.2])))
+        expected = []
+        for search, (own, end, count) in enumerate(zip(seen, lasts.tolist(), documents.tolist(), strict=True)):
+            sent = set(np.flatnonzero(there[search, :count]).tolist())
+            if len(sent) == count:
+                continue
+            for look, order in rule.handed_on(own, end, count, max(10, count)):
+                if not sent.issuperset(order):
+                    expected.append((search, look, order))
+                sent.update(order)
+        assert rule.of_batch(seen, lasts, documents, there, 10) == expected
+        some += len(expected)
+    assert some > 50
+
+
 def test_what_is_handed_on_is_sorted_of_the_buffer_and_before_the_end():
     for rule, seen, last, documents, buffer in cases(200):
         before = 0
