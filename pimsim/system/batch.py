@@ -8,7 +8,7 @@ from pimsim.system.config import SystemConfig
 from pimsim.system.cost import Cost, Generator, Piece
 from pimsim.system.draft import Draft, Kept
 from pimsim.system.event_loop import picoseconds
-from pimsim.system.prefix_tree import PrefixTree
+from pimsim.system.prefix_tree import BOTH, DENSE, NEITHER, PrefixTree
 from pimsim.system.workload import Request
 
 SEARCHING, PREFILLING, DECODING, DONE = range(4)
@@ -78,6 +78,9 @@ class Batch:
     def __init__(self, config: SystemConfig, generator: Generator, tree: PrefixTree | None) -> None:
         self.config, self.generator, self.tree = config, generator, tree
         self.places: list[Place] = []
+        self._tokens = config.workload.document_tokens
+        self._important = max(1, round(self._tokens * config.generation.important_tokens))
+        self._least = max(1, generator.smallest_piece)
 
     def take(self, requests: list[Request]) -> list[Place]:
         self.places = [Place(request) for request in requests]
@@ -98,7 +101,7 @@ class Batch:
             if place.state == PREFILLING:
                 return True
             documents += place.draft.waiting
-        return documents * self.config.workload.document_tokens >= max(1, self.generator.smallest_piece)
+        return documents * self._tokens >= self._least
 
     def prefill(self) -> Prefill:
         """All that is known and not prefilled yet, in the order of the requests."""
@@ -126,11 +129,9 @@ class Batch:
 
     def _documents(self, place: Place, pieces: list[Piece]) -> float:
         """Add what must be computed of the documents that are known to `pieces`; tokens that are loaded."""
-        stated, draft = self.config.workload, place.draft
-        tokens = stated.document_tokens
-        important = max(1, round(tokens * self.config.generation.important_tokens))
+        draft, tokens, important = place.draft, self._tokens, self._important
         kept = Kept.DENSE if self.tree is not None else Kept.NOTHING
-        if self.tree is None and stated.context == "changed" and place.request.retrievals > 1:
+        if self.tree is None and place.request.retrievals > 1 and self.config.workload.context == "changed":
             kept = Kept.ALL
         missing = draft.missing(kept, important, last=place.state == PREFILLING)
         if not missing:
@@ -138,11 +139,13 @@ class Batch:
         found = None if self.tree is None else self.tree.find(draft.sequence)
         loaded = 0.0
         for at in missing:
-            computed = tokens
-            if found is not None and at in found.both:
+            kind = NEITHER if found is None else found[at]
+            if kind == BOTH:
                 computed = 0
-            elif found is not None and (at in found.dense or draft.has_dense(at)):
+            elif kind == DENSE or (found is not None and draft.has_dense(at)):
                 computed = important
+            else:
+                computed = tokens
             if computed < tokens:
                 loaded += tokens
             if computed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pimsim.result import Bound
 
@@ -35,8 +35,7 @@ class Cost:
 NOTHING = Cost(0.0, {})
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Tokens of one request that are prefilled together, behind `before` tokens whose KV is there."""
 
     tokens: int

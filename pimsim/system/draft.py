@@ -41,11 +41,11 @@ class Draft:
         return tuple(range(len(self.documents)))
 
     @property
-    def sequence(self) -> list[int]:
+    def sequence(self) -> Sequence[int]:
         """The prompt's documents, as the devices know it."""
-        if not self.strangers:
-            return [self.documents[place] for place in self.order]
         count = len(self.documents)
+        if not self.strangers:
+            return self.documents if len(self.order) == count else [self.documents[place] for place in self.order]
         return [self.documents[place] if place < count else self.strangers[place] for place in self.order]
 
     @property
@@ -55,17 +55,21 @@ class Draft:
 
     def send(self, order: tuple[int, ...]) -> int:
         """How many documents' tokens must be sent for this order; then they are."""
-        new = [place for place in order if place not in self.sent and place not in self.there]
-        self.sent.update(new)
-        return len(new)
+        sent, there, new = self.sent, self.there, 0
+        for place in order:
+            if place not in sent and place not in there:
+                sent.add(place)
+                new += 1
+        return new
 
     def know(self, order: tuple[int, ...]) -> None:
         """The devices have these documents' tokens, and put them into this order."""
         self.order = order
-        self.waiting = 0
+        computed, there, waiting = self.computed, self.there, 0
         for place in order:
-            if place not in self.computed and place not in self.there:
-                self.waiting += 1
+            if place not in computed and place not in there:
+                waiting += 1
+        self.waiting = waiting
 
     def missing(self, kept: Kept, important: int, *, last: bool) -> list[int]:
         """Indices of the order at which KV must be computed; what the order made useless is wasted.
@@ -85,10 +89,11 @@ class Draft:
             for place in self.strangers:
                 self.wasted += self.computed.pop(place, 0)
         self._behind, self.waiting = self.order, 0
+        there, computed, dense = self.there, self.computed, self._dense
         return [
             at
             for at, place in enumerate(self.order)
-            if place not in self.there and (place not in self.computed or place in self._dense)
+            if place not in there and (place not in computed or place in dense)
         ]
 
     def _displace(self, place: int, kept: Kept, important: int) -> None:

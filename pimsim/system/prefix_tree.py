@@ -9,18 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 ROOT = 0  # before the first document
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Documents of a sequence, by what the tree had of them: positions in the sequence."""
-
-    both: tuple[int, ...]
-    dense: tuple[int, ...]
-    neither: tuple[int, ...]
+NEITHER, DENSE, BOTH = range(3)  # parts of a document's KV
 
 
 class PrefixTree:
@@ -36,17 +27,17 @@ class PrefixTree:
         self._paths: dict[int, int] = {}  # sparse entries of each document
         self._next = ROOT + 1
 
-    def find(self, sequence: Sequence[int]) -> Found:
-        """What is there, changing nothing. Once a path breaks, all behind have at best their dense part."""
-        both: list[int] = []
-        dense: list[int] = []
-        neither: list[int] = []
+    def find(self, sequence: Sequence[int]) -> list[int]:
+        """What is there of each document, changing nothing: NEITHER, DENSE or BOTH. Once a path breaks, all behind
+        have at best their dense part."""
+        nodes, paths = self._nodes, self._paths
+        found: list[int] = []
         node: int | None = ROOT
-        for at, document in enumerate(sequence):
-            node = None if node is None else self._nodes.get((node, document))
-            kind = both if node is not None else dense if document in self._paths else neither
-            kind.append(at)
-        return Found(tuple(both), tuple(dense), tuple(neither))
+        for document in sequence:
+            if node is not None:
+                node = nodes.get((node, document))
+            found.append(BOTH if node is not None else DENSE if document in paths else NEITHER)
+        return found
 
     def keep(self, sequence: Sequence[int]) -> None:
         """Store what was computed of a sequence, and count its path as used now, the deepest node longest ago."""
@@ -54,18 +45,21 @@ class PrefixTree:
         node, path = ROOT, []
         for document in sequence:
             key = (node, document)
-            found = nodes.get(key)
-            if found is None:
-                found = nodes[key] = self._next
+            known = nodes.get(key)
+            if known is None:
+                node = nodes[key] = self._next
                 self._next += 1
-                entries[found] = key
                 held = paths.get(document, 0)
                 paths[document] = held + 1
-                self.used += self.sparse + (0 if held else self.dense)
-            path.append(found)
-            node = found
-        for found in reversed(path):
-            entries.move_to_end(found)
+                self.used += self.sparse if held else self.sparse + self.dense
+            else:
+                node = known
+            path.append((node, key))
+        for node, key in reversed(path):
+            if node in entries:
+                entries.move_to_end(node)
+            else:
+                entries[node] = key
         used = self.used
         while used > self.capacity and entries:
             _, key = entries.popitem(last=False)

@@ -226,10 +226,11 @@ class _Run:
         seen, lasts = looks_that_see(shares, np.array(ends) - begin, interval)
         for at, look, order in self.rule.of_batch(seen, lasts, counts, there, self.config.dimm.graph.k):
             draft = places[at].draft
-            for document in order:
-                if document >= len(draft.documents) and document not in draft.strangers:
-                    others = [*draft.documents, *draft.strangers.values()]
-                    draft.strangers[document] = self.documents.one(self.strange, others)
+            if order[-1] >= len(draft.documents):  # the farthest comes last
+                for document in order:
+                    if document >= len(draft.documents) and document not in draft.strangers:
+                        others = [*draft.documents, *draft.strangers.values()]
+                        draft.strangers[document] = self.documents.one(self.strange, others)
             found.setdefault(begin + look * interval, []).append((places[at], order, False))
         for place, last in zip(places, lasts.tolist(), strict=True):
             found.setdefault(begin + last * interval, []).append((place, place.draft.whole, True))
@@ -239,12 +240,16 @@ class _Run:
         """Results to the host, merged there, and the documents' tokens to the generation devices."""
         config = self.config
         dimm = config.dimm
-        complete = sum(1 for _, _, whole in news if whole)
+        complete, documents, questions = 0, 0, 0
+        for place, order, whole in news:
+            documents += place.draft.send(order)
+            if whole:
+                complete += 1
+                self.counts["wasted_documents"] += place.draft.sent_in_vain
+                if place.request.retrievals == 1:
+                    questions += place.request.question
         results = complete * dimm.graph.k * dimm.dpm.result_bytes
         merging = picoseconds(complete * config.retrieval.devices * dimm.graph.k * config.host.merge_ns * 1e-9)
-        documents = sum(place.draft.send(order) for place, order, _ in news)
-        questions = sum(place.request.question for place, _, whole in news if whole and place.request.retrievals == 1)
-        self.counts["wasted_documents"] += sum(place.draft.sent_in_vain for place, _, whole in news if whole)
         tokens = documents * config.workload.document_tokens + questions
         self._over_link(
             results, lambda: self.host.do(merging, "merge", lambda: self._tokens(tokens, partial(self._known, news)))
