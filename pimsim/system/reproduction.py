@@ -117,14 +117,16 @@ MARGIN = 0.01  # growth or loss below it is none
 EXPLANATION = """\
 No constant of the first two columns is fitted. With the stated searches (ef 128, about 3,700 distances) a retrieval
 takes about a millisecond on AccelDIMMs and some on a CPU, beside tokens of 2 to 60 ms: generation holds every system.
-So what spares or hides searches (r, p) gains next to nothing, AccelDIMMs are hardly used, and NaiveHBM, of which only
-the searches are slow, is not below CPU-GPU. Table 3 needs searches as much longer as the third column says: more
-distances than a shard has vertices, so that the paper's searches, batch or answers must be others than are stated here.
-Even where searches hold, r gains little: with ef 128 a search reads the lists of at least 128 vertices wherever it
-begins, so that a seed spares the way there alone, and the 128 KB of a rank hold 42 vectors of 3 KB.
+So what spares or hides searches (r, p) gains nothing, AccelDIMMs are hardly used, and NaiveHBM, of which only the
+searches are slow, is not below CPU-GPU. p costs there: a prefill takes a hundred times as long as the search that it
+would overlap, and one that began with documents that do not stay is done again.
+Table 3 needs searches as much longer as the third column says: more distances than a shard has vertices, so that the
+paper's searches, batch or answers must be others than are stated here. Even there r gains little: with ef 128 a search
+reads the lists of at least 128 vertices wherever it begins, so that a seed spares the way there alone, and the 128 KB
+of a rank hold 42 vectors of 3 KB.
 The gain over CPU-GPU hangs on two things the paper does not tell: how many requests are in hand, as weights are read
-once for all of them outside the memory, and what drives the V100: by its roofline, or by Python at a millisecond a
-layer, as was measured with GPT-2. The paper's 6.62 to 26.53 lie between the two for up to eight requests.
+once for all of them outside the memory, and what drives the V100: its roofline, or Python at a millisecond a layer, as
+was measured with GPT-2. With one or two requests in hand the paper's 6.62 to 26.53 lie between the two.
 g pays for room with room: beside a batch that fills memory, documents' KV leaves place for fewer requests in hand.
 More AccelDIMMs make shards smaller, and a graph search of a smaller shard is hardly shorter. No table tells the
 energy of control logic: it is missing in ours."""

@@ -1,15 +1,18 @@
 """The vertex cache: equal to ordered dictionaries, one for each rank's local part and one for its global."""
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pimsim.dimm_pim.device import DimmDevice
+from pimsim.dimm_pim.search import simulate_search
 from pimsim.dimm_pim.state import GLOBAL, LOCAL, MISS
 from pimsim.dimm_pim.vertex_cache import look_up, merge
-from tests.pimsim.dimm_pim.cases import device, ran, traversal
+from tests.pimsim.dimm_pim.cases import device, drawn, ran, traversal
 
 SHARD, RANKS = 24, 2
 
@@ -93,3 +96,14 @@ def test_the_parts_share_the_bytes():
     assert device(rpm__local_share=0.25).cached_vectors == (10, 32)
     assert device(rpm__cache_bytes=3071).cached_vectors == (0, 0)
     assert device(vectors__dim=384).cached_vectors == (42, 43)
+
+
+def test_a_cache_that_holds_everything_misses_each_vertex_once():
+    """Queries one at a time: else a vertex may be asked for again while its first read is on its way."""
+    searched = drawn(7, queries=40)
+    own = DimmDevice.load("acceldimm")
+    huge, one = replace(own.rpm, cache_bytes=1 << 30), replace(own.workload, batch=1)
+    told = simulate_search(searched, replace(own, rpm=huge, workload=one)).cache()
+    assert told["lookups"] == len(searched.vertices)
+    assert told["misses"] == len(np.unique(searched.vertices))
+    assert told["hit_ratio"] > 0.3
