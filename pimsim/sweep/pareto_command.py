@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pimsim.plot_file import check
 from pimsim.sweep.pareto import Front, objectives, pareto
-from pimsim.sweep.plot import check, plot_front
+from pimsim.sweep.plot import plot_front
 from pimsim.sweep.results import Results
 from pimsim.sweep.table import POINT
 

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from pimsim.errors import PimsimError
+from pimsim.plot_file import check
 from pimsim.sweep.pareto import Front
 from pimsim.sweep.results import Results
 from pimsim.sweep.sensitivity import Effect, Spread
-
-FORMATS = (".png", ".svg", ".pdf")
-
-
-def check(files: Sequence[Path]) -> None:
-    """PimsimError if a plot could not be written to one of them."""
-    for file in files:
-        if importlib.util.find_spec("matplotlib") is None:
-            raise PimsimError("--plot needs matplotlib: pip install 'ragcache[plot]'")
-        if file.suffix.lower() not in FORMATS:
-            raise PimsimError(f"{file}: a plot's file ends in one of {', '.join(FORMATS)}")
-        if not file.absolute().parent.is_dir():
-            raise PimsimError(f"{file}: there is no folder {file.parent}")
 
 
 def plot_front(front: Front, file: str | Path, *, colour: str | None = None) -> None:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pimsim.sweep.plot import check, plot_lines
+from pimsim.plot_file import check
+from pimsim.sweep.plot import plot_lines
 from pimsim.sweep.results import Results
 
 

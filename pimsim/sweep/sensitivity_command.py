@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pimsim.errors import WorkloadError
+from pimsim.plot_file import check
 from pimsim.sweep.executor import cores
-from pimsim.sweep.plot import check, plot_tornado
+from pimsim.sweep.plot import plot_tornado
 from pimsim.sweep.results import Results
 from pimsim.sweep.sensitivity import Effect, Spread, assumed_spread, effects
 

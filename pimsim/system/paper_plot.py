@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,23 +21,12 @@ from pimsim.system.paper import (
     throughput,
 )
 
-FORMATS = (".png", ".svg", ".pdf")
 NAMES = {"heterrag": "HeterRAG", "cpu-gpu-v100": "CPU-GPU", "naive-hbm": "NaiveHBM", "only-dimm": "OnlyDIMM"}
 # Okabe and Ito's, which can be told apart with any eyes
 COLOURS = {"cpu-gpu-v100": "#999999", "naive-hbm": "#E69F00", "only-dimm": "#56B4E9", "heterrag": "#009E73"}
 SWITCH_COLOURS = {"r": "#0072B2", "g": "#D55E00", "p": "#CC79A7"}
 HATCHES = dict(zip(PARTS, ("////", "", "xxxx", "...."), strict=True))
 MODEL = "llama2-7b"  # of figures 13 to 15
-
-
-def check_plot(file: Path) -> None:
-    """PimsimError if a plot could not be written there."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise PimsimError("--plot needs matplotlib: pip install 'ragcache[plot]'")
-    if file.suffix.lower() not in FORMATS:
-        raise PimsimError(f"{file}: a plot's file ends in one of {', '.join(FORMATS)}")
-    if not file.absolute().parent.is_dir():
-        raise PimsimError(f"{file}: there is no folder {file.parent}")
 
 
 def draw(evaluations: Mapping[str, Evaluation], file: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pimsim.plot_file import check
 from pimsim.system.paper import (
     GPUS,
     IN_HAND,
@@ -25,7 +26,7 @@ from pimsim.system.paper import (
     mean,
     ratios,
 )
-from pimsim.system.paper_plot import check_plot, draw
+from pimsim.system.paper_plot import draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table. The status is 0 whatever is matched: it tells how far the paper can be followed."""
     if options.plot is not None:
-        check_plot(options.plot)
+        check([options.plot])
     evaluated = evaluations()
     found, in_hand = figures(evaluated), gains_in_hand()
     if options.plot is not None:
