@@ -61,10 +61,14 @@ def write(rows: Sequence[Row], path: Path, metadata: Mapping[str, str] | None = 
 def whole(path: Path, write: Any) -> None:
     """Let `write` write a file beside `path` that then takes its place at once."""
     partial = path.with_name(f"{path.name}.partial")
-    write(partial)
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:  # interrupted, too
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read(path: Path) -> list[Row]:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from pimsim.errors import PimsimError, WorkloadError
+from pimsim.sweep import table
 from pimsim.sweep.design import Sweep
 from pimsim.sweep.folder import Folder
 from pimsim.sweep.point import CHUNKS, LARGEST_CHUNK, chunks
@@ -156,6 +157,23 @@ def test_what_a_kill_left_half_written_is_removed_and_what_is_damaged_is_simulat
     (out.path / "results.parquet.partial").write_bytes(b"PAR1")
     assert swept(out.path).folder.results.read_bytes() == whole
     assert files(out.path) == ["manifest.json", "results.parquet"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError])
+@pytest.mark.parametrize("at", ["written", "synced"])
+def test_what_ends_in_the_middle_of_a_file_leaves_nothing_of_it(tmp_path, monkeypatch, error, at):
+    def write(partial):
+        partial.write_bytes(b"PAR1")
+        if at == "written":
+            raise error
+
+    def fsync(_):
+        raise error
+
+    monkeypatch.setattr(table.os, "fsync", fsync)
+    with pytest.raises(error):
+        table.whole(tmp_path / "00001.parquet", write)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_worker_that_is_killed_ends_the_sweep_and_what_had_ended_is_kept(tmp_path):
