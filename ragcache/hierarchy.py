@@ -359,7 +359,10 @@ class Hierarchy:
             self._loaded(node, place, source, origin, held, moved)
 
         def read(moved: Moved) -> None:
-            self.count("from_disk", source, node, moved)
+            given_up = node.places[DISK] is not origin
+            # that a record is not there once the cache removed it, while its read waited, is no failure of the disk
+            if moved.error is None or not given_up or reason_of(moved.error) != "missing":
+                self.count("from_disk", source, node, moved)
             if moved.error is not None:
                 self._loaded(node, place, source, origin, held, moved)
                 return

@@ -138,6 +138,40 @@ def test_a_record_that_cannot_be_read_is_a_miss_and_is_removed(reason):
     assert tiered.use([SYSTEM, D1]) == (5, 0, 0)
 
 
+def test_a_record_that_is_removed_before_its_read_begins_is_no_failure_of_the_disk():
+    """A damaged record takes what stands on it along, though reads of that wait; the disk has failed once."""
+    tiered = Tiered(9, disk=100, by_hand=True)
+    tiered.use([SYSTEM, D1, D0])
+    tiered.use([Segment.of("large", [92] * 9)])
+    hierarchy, told = tiered.cache.hierarchy, []
+    hierarchy.on_moved = lambda what, _, error: told.append((what, getattr(error, "reason", None)))
+    lease = tiered.cache.lease([SYSTEM, D1, D0], 0)
+    tiered.box.reasons.append("checksum")  # the system prompt's
+    tiered.reads.work()
+    tiered.reads.tell()
+    while tiered.writes.pending:
+        tiered.writes.work()
+        tiered.writes.tell()
+    assert len(tiered.box.records) == 1
+    assert tiered.reads.pending == 2
+    tiered.settle()
+    assert lease.broken
+    lease.release()
+    assert hierarchy.disk.counts.failures == {"checksum": 1}
+    assert [event for event in told if event[1]] == [("from_disk", "checksum")]
+    assert tiered.use([SYSTEM, D1, D0]) == (0, 0, 0)
+    assert tiered.use([SYSTEM, D1, D0]) == (6, 0, 0)
+
+
+def test_a_record_that_went_missing_by_itself_is_a_failure_of_the_disk():
+    tiered = Tiered(9, disk=100, by_hand=True)
+    tiered.use([SYSTEM, D1])
+    tiered.use([Segment.of("large", [92] * 9)])
+    tiered.box.records.clear()
+    assert tiered.use([SYSTEM, D1]) == (0, 0, 0)
+    assert tiered.cache.hierarchy.disk.counts.failures == {"missing": 1}
+
+
 def test_where_the_host_fails_the_disk_serves():
     tiered = Tiered(9, host=50, disk=100)
     tiered.use([SYSTEM, D1])

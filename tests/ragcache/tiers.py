@@ -103,6 +103,8 @@ class Box(Store):
 
     def read(self, key: bytes, tokens: int) -> Any:
         self._maybe_fail()
+        if key not in self.records:
+            raise StoreFailure("missing")
         content = self.records[key]
         assert len(content[-1]) == tokens
         return ["staged", content]
