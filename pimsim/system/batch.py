@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pimsim.system.config import SystemConfig
-from pimsim.system.cost import Cost, Generator, Piece
-from pimsim.system.draft import Draft, Kept
+from pimsim.system.cost import Cost, Generator
+from pimsim.system.drafts import Asked, Drafts, Kept
 from pimsim.system.event_loop import picoseconds
-from pimsim.system.prefix_tree import BOTH, DENSE, NEITHER, PrefixTree
 from pimsim.system.workload import Request
 
 SEARCHING, PREFILLING, DECODING, DONE = range(4)
@@ -16,12 +15,12 @@ SEARCHING, PREFILLING, DECODING, DONE = range(4)
 
 @dataclass(slots=True)
 class Place:
-    """A request in hand, with the draft of its last retrieval, which was `asked` at that time, in ps."""
+    """A request in hand, and the number of its draft; its last retrieval was `asked` at that time, in ps."""
 
+    number: int
     request: Request
     state: int = SEARCHING
     asked: int = 0
-    draft: Draft = field(default_factory=lambda: Draft(()))
 
 
 @dataclass(slots=True)
@@ -73,17 +72,15 @@ class Steps:
 
 
 class Batch:
-    """Requests in hand, with what the prefix tree remembers of earlier ones (`tree` is None without `g`)."""
+    """Requests in hand, each with a draft of its last retrieval's documents."""
 
-    def __init__(self, config: SystemConfig, generator: Generator, tree: PrefixTree | None) -> None:
-        self.config, self.generator, self.tree = config, generator, tree
+    def __init__(self, config: SystemConfig, generator: Generator, drafts: Drafts) -> None:
+        self.config, self.generator, self.drafts = config, generator, drafts
         self.places: list[Place] = []
-        self._tokens = config.workload.document_tokens
-        self._important = max(1, round(self._tokens * config.generation.important_tokens))
         self._least = max(1, generator.smallest_piece)
 
     def take(self, requests: list[Request]) -> list[Place]:
-        self.places = [Place(request) for request in requests]
+        self.places = [Place(number, request) for number, request in enumerate(requests)]
         return self.places
 
     @property
@@ -96,62 +93,36 @@ class Batch:
 
     def waits(self) -> bool:
         """Whether a prefill is worth its while: somebody could decode after it, or it fills the arrays."""
-        documents = 0
-        for place in self.places:
-            if place.state == PREFILLING:
-                return True
-            documents += place.draft.waiting
-        return documents * self._tokens >= self._least
+        if self.drafts.waiting * self.config.workload.document_tokens >= self._least:
+            return True
+        return any(place.state == PREFILLING for place in self.places)
 
     def prefill(self) -> Prefill:
         """All that is known and not prefilled yet, in the order of the requests."""
-        stated = self.config.workload
-        pieces: list[Piece] = []
-        ready, loaded, wasted = [], 0.0, 0
+        again_all = self.config.workload.context == "all"
+        first_right = Kept.DENSE if self.drafts.tree is not None else Kept.NOTHING
+        later_right = Kept.ALL if self.drafts.tree is None and not again_all else first_right
+        waiting = self.drafts.waits
+        asked, ready = [], []
         for place in self.places:
-            request = place.request
-            # where only the order has changed, it may change again
-            if place.state == PREFILLING or (place.state == SEARCHING and place.draft.waiting):
-                before = place.draft.wasted
-                loaded += self._documents(place, pieces)
-                wasted += place.draft.wasted - before
+            request, first = place.request, place.request.retrievals == 1
+            right = first_right if first else later_right
             if place.state == PREFILLING:
-                if request.retrievals == 1 or (stated.context == "all" and request.changed):
-                    before = len(request.documents) * stated.document_tokens
-                    pieces.append(Piece(request.question + (request.made if request.retrievals > 1 else 0), before))
-                if self.tree is not None and request.changed:
-                    self.tree.keep(request.documents)
+                question = 0
+                if first:
+                    question = request.question
+                elif again_all and request.changed:
+                    question = request.question + request.made
+                asked.append(Asked(place.number, True, right, question, bool(request.changed)))
                 ready.append(place)
-        cost = self.generator.prefill(pieces)
-        if loaded:
-            cost = cost.plus(self.generator.load(loaded))
-        return Prefill(cost, ready, sum(piece.tokens for piece in pieces), loaded, wasted)
-
-    def _documents(self, place: Place, pieces: list[Piece]) -> float:
-        """Add what must be computed of the documents that are known to `pieces`; tokens that are loaded."""
-        draft, tokens, important = place.draft, self._tokens, self._important
-        kept = Kept.DENSE if self.tree is not None else Kept.NOTHING
-        if self.tree is None and place.request.retrievals > 1 and self.config.workload.context == "changed":
-            kept = Kept.ALL
-        missing = draft.missing(kept, important, last=place.state == PREFILLING)
-        if not missing:
-            return 0.0
-        found = None if self.tree is None else self.tree.find(draft.sequence)
-        loaded = 0.0
-        for at in missing:
-            kind = NEITHER if found is None else found[at]
-            if kind == BOTH:
-                computed = 0
-            elif kind == DENSE or (found is not None and draft.has_dense(at)):
-                computed = important
-            else:
-                computed = tokens
-            if computed < tokens:
-                loaded += tokens
-            if computed:
-                pieces.append(Piece(computed, at * tokens))
-            draft.compute(at, computed)
-        return loaded
+            elif place.state == SEARCHING and waiting[place.number]:
+                # where only the order has changed, it may change again
+                asked.append(Asked(place.number, False, right, 0, False))
+        filled = self.drafts.prefill(asked)
+        cost = self.generator.prefill(filled.pieces)
+        if filled.loaded:
+            cost = cost.plus(self.generator.load(filled.loaded))
+        return Prefill(cost, ready, sum(piece.tokens for piece in filled.pieces), filled.loaded, filled.wasted)
 
     def steps(self) -> Steps | None:
         """The next tokens of all that can be decoded, up to the first that retrieves or is done; None if none can."""

@@ -8,13 +8,31 @@ in front of the first of them is. What was handed on can be wrong: a vertex met 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pimsim.compiled import kernel
+
+
+class HandedOn(NamedTuple):
+    """What the host hands on of a batch of searches, look by look; int64 arrays.
+
+    A row is an order of the nearest vertices of a search, from its look on; the last of each search is its result.
+    Rows stand in the order of their looks, and among those of a look results come last. Vertices are named by their
+    place among all that the search ever meets, the nearest 0.
+    """
+
+    search: np.ndarray  # [rows]
+    order: np.ndarray  # [rows, most documents]: vertices
+    counts: np.ndarray  # [rows]: how many of them there are
+    look: np.ndarray  # [looks at which something is handed on]
+    first: np.ndarray  # [looks + 1]: its first row
+    documents: np.ndarray  # [looks]: vertices in its rows that were in none before, and are not there anyway
+    results: np.ndarray  # [looks]: how many of its rows are results
+    in_vain: np.ndarray  # [searches]: vertices that were handed on and are not in the result
+    strangers: np.ndarray  # [vertices in vain, 2]: each of them, its search and its name, as it was first handed on
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,41 +47,16 @@ class Rule:
     newest_share: float
 
     def handed_on(
-        self, seen: np.ndarray, last: int, documents: int, buffer: int
-    ) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Looks before the `last` at which what is handed on changes, and all that is handed on from then on.
-
-        Vertices are named by their place among all that the search ever meets, the nearest 0; `seen` is the look that
-        first sees each, int64 [vertices]. The search has ended at the `last` look. `documents` of the `buffer`'s
-        entries are wanted, and it hands on no more; the result is 0 … documents − 1.
-        """
-        most = 2 * len(seen) + 1
-        looks, counts = np.empty(most, np.int64), np.empty(most, np.int64)
-        orders = np.empty((most, documents), np.int64)
-        found = _handed_on(seen, last, documents, buffer, self.tail_from, self.newest_share, looks, counts, orders)
-        for at in range(found):
-            yield int(looks[at]), tuple(orders[at, : counts[at]].tolist())
-
-    def of_batch(
         self, seen: np.ndarray, lasts: np.ndarray, documents: np.ndarray, there: np.ndarray, least_buffer: int
-    ) -> list[tuple[int, int, tuple[int, ...]]]:
-        """What is handed on of several searches: the search, the look, and the order; only where it has a document that
-        has not been handed on before, and is not `there` anyway.
+    ) -> HandedOn:
+        """Of these searches; before the result only what has a vertex that has not been handed on before, and is not
+        `there` anyway.
 
-        `seen` [searches, vertices], `lasts` and `documents` [searches], `there` [searches, most documents]; a buffer
-        has `least_buffer` entries, or as many as documents are wanted.
+        `seen` is the look that first sees each vertex, int64 [searches, vertices]; a search has ended at its look of
+        `lasts`, int64 [searches], and its result is 0 … `documents` − 1, int64 [searches]; `there` bool [searches, most
+        documents]. A buffer has `least_buffer` entries, or as many as documents are wanted.
         """
-        searches, vertices = seen.shape
-        rows = searches * vertices  # each has a new document
-        found, looks, counts = (np.empty(rows, np.int64) for _ in range(3))
-        orders = np.empty((rows, there.shape[1]), np.int64)
-        rule = (least_buffer, self.tail_from, self.newest_share)
-        used = _of_batch(seen, lasts, documents, there, *rule, found, looks, counts, orders)
-        told = zip(found[:used].tolist(), looks[:used].tolist(), counts[:used].tolist(), strict=True)
-        return [
-            (search, look, tuple(order[:count]))
-            for (search, look, count), order in zip(told, orders[:used].tolist(), strict=True)
-        ]
+        return HandedOn(*_handed_on(seen, lasts, documents, there, least_buffer, self.tail_from, self.newest_share))
 
 
 def looks_that_see(shares: np.ndarray, durations: np.ndarray, interval: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,11 +84,6 @@ def first_met(
     return np.asarray(begin + (until - begin) * rng.random((searches, vertices)))
 
 
-def window(look: int, newest_share: float) -> int:
-    """Looks, this one included, in which a vertex that is seen for the first time counts as new."""
-    return max(1, math.floor(newest_share * look))
-
-
 @kernel
 def _sorted_below(times: Any, last: Any) -> Any:
     """Those of the times that are below the last, each once: faster than sorting where there are few looks."""
@@ -107,11 +95,11 @@ def _sorted_below(times: Any, last: Any) -> Any:
 
 
 @kernel
-def _handed_on(
+def _changes(
     seen: Any, last: Any, documents: Any, buffer: Any, tail_from: Any, newest_share: Any, looks: Any, counts: Any,
     orders: Any,
 ) -> Any:  # fmt: skip
-    """Returns how many changes there are."""
+    """Looks before the last at which what is handed on changes, and all that is from then on; returns how many."""
     vertices = seen.shape[0]
     # something can only change when a vertex comes, or is new no longer
     times = np.empty(2 * vertices, np.int64)
@@ -165,34 +153,66 @@ def _handed_on(
 
 
 @kernel
-def _of_batch(
-    seen: Any, lasts: Any, documents: Any, there: Any, least_buffer: Any, tail_from: Any, newest_share: Any, found: Any,
-    looks: Any, counts: Any, orders: Any,
-) -> Any:  # fmt: skip
-    """Returns how many rows there are."""
-    vertices = seen.shape[1]
-    most = 2 * vertices + 1
+def _handed_on(
+    seen: Any, lasts: Any, documents: Any, there: Any, least_buffer: Any, tail_from: Any, newest_share: Any
+) -> Any:
+    """Fields of HandedOn."""
+    searches, vertices = seen.shape
+    widest, most = there.shape[1], 2 * vertices + 1
     own_looks, own_counts = np.empty(most, np.int64), np.empty(most, np.int64)
-    own_orders = np.empty((most, orders.shape[1]), np.int64)
-    used = 0
-    for search in range(seen.shape[0]):
-        count = documents[search]
-        if there[search, :count].all():
+    own_orders = np.empty((most, widest), np.int64)
+    rows = searches * (vertices + 1)  # each but the results has a new vertex
+    search, look, count, new = (np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows, np.int64),
+                                np.empty(rows, np.int64))  # fmt: skip
+    order = np.empty((rows, widest), np.int64)
+    results, in_vain = np.zeros(searches, np.int64), np.zeros(searches, np.int64)
+    strangers = np.empty((searches * vertices, 2), np.int64)
+    used, strange = 0, 0
+    sent = np.empty(vertices, np.bool_)
+    for one in range(searches):
+        wanted = documents[one]
+        sent[:] = False
+        sent[:wanted] = there[one, :wanted]
+        results[one] = wanted - sent[:wanted].sum()
+        if not results[one]:
             continue  # all of it stands in the buffer from the start
-        sent = np.zeros(vertices, np.bool_)
-        for at in range(count):
-            sent[at] = there[search, at]
-        changes = _handed_on(
-            seen[search], lasts[search], count, max(least_buffer, count), tail_from, newest_share, own_looks,
-            own_counts, own_orders,
+        changes = _changes(
+            seen[one], lasts[one], wanted, max(least_buffer, wanted), tail_from, newest_share, own_looks, own_counts,
+            own_orders,
         )  # fmt: skip
         for change in range(changes):
-            new = False
-            for at in own_orders[change, : own_counts[change]]:
-                new = new or not sent[at]
-                sent[at] = True
-            if new:
-                found[used], looks[used], counts[used] = search, own_looks[change], own_counts[change]
-                orders[used] = own_orders[change]
+            fresh = 0
+            for vertex in own_orders[change, : own_counts[change]]:
+                if sent[vertex]:
+                    continue
+                sent[vertex] = True
+                fresh += 1
+                if vertex < wanted:
+                    results[one] -= 1
+                else:
+                    in_vain[one] += 1
+                    strangers[strange, 0], strangers[strange, 1] = one, vertex
+                    strange += 1
+            if fresh:
+                search[used], look[used], count[used], new[used] = one, own_looks[change], own_counts[change], fresh
+                order[used] = own_orders[change]
                 used += 1
-    return used
+    before = used
+    for one in range(searches):
+        search[used], look[used], count[used], new[used] = one, lasts[one], documents[one], results[one]
+        order[used] = np.arange(widest)
+        used += 1
+    sorted_rows = np.argsort(look[:used], kind="mergesort")
+    looks, first = np.empty(used, np.int64), np.empty(used + 1, np.int64)
+    sums = np.zeros((2, used), np.int64)
+    groups = 0
+    for at in range(used):
+        row = sorted_rows[at]
+        if not groups or look[row] != looks[groups - 1]:
+            looks[groups], first[groups] = look[row], at
+            groups += 1
+        sums[0, groups - 1] += new[row]
+        sums[1, groups - 1] += row >= before
+    first[groups] = used
+    return (search[sorted_rows], order[sorted_rows], count[sorted_rows], looks[:groups], first[: groups + 1],
+            sums[0, :groups], sums[1, :groups], in_vain, strangers[:strange])  # fmt: skip

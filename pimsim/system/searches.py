@@ -67,9 +67,9 @@ class Met:
         """`documents`: the most that a request asks for."""
         self._search = config.search
         self._buffer = max(config.dimm.graph.k, documents)
-        self._vertices = max(config.dimm.graph.ef, self._buffer)
+        self.vertices = max(config.dimm.graph.ef, self._buffer)
         found = recorded(config)
-        self._recorded = None if found is None or found.ranks is None else found.met(self._vertices)
+        self._recorded = None if found is None or found.ranks is None else found.met(self.vertices)
 
     def drawn(self, searches: int, rng: np.random.Generator) -> np.ndarray:
         """Shares of a search after which it meets each vertex, the nearest first, float64 [searches, vertices].
@@ -81,7 +81,7 @@ class Met:
         stated = self._search
         return first_met(
             searches,
-            self._vertices,
+            self.vertices,
             buffer=self._buffer,
             approach=stated.approach,
             found_by=stated.found_by,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,10 +19,10 @@ from pimsim.errors import WorkloadError
 from pimsim.result import Provenance
 from pimsim.system.batch import DECODING, DONE, PREFILLING, SEARCHING, Batch, Place, Steps
 from pimsim.system.bill import area_mm2, cost_usd
-from pimsim.system.confidence import Rule, looks_that_see
+from pimsim.system.confidence import HandedOn, Rule, looks_that_see
 from pimsim.system.config import SystemConfig
 from pimsim.system.cost import Cost
-from pimsim.system.draft import Draft
+from pimsim.system.drafts import Drafts
 from pimsim.system.event_loop import ARRIVE, END, LOOK, PS, TICK, EventLoop, Server, picoseconds
 from pimsim.system.generation import generator
 from pimsim.system.prefix_tree import PrefixTree
@@ -32,7 +33,18 @@ from pimsim.system.standby import standby_w
 from pimsim.system.workload import Documents, Request, earlier_documents, requests
 
 TOKEN_BYTES = 4  # of an id on a link
-News = tuple[Place, tuple[int, ...], bool]  # documents handed on, in order, and whether they are all
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What the host hands on at one look: rows `first` to `last`, of searches for these places."""
+
+    places: np.ndarray
+    handed_on: HandedOn
+    first: int
+    last: int
+    documents: int  # that the generation devices do not have
+    complete: list[Place]  # whose results are among it
 
 
 def run(config: SystemConfig, *, timeline: bool = False) -> SystemResult:
@@ -54,17 +66,17 @@ class _Run:
         )
         self.room, cache = in_hand(config, self.requests, self.generator.memory_bytes)
         self.retriever = retriever(config, self.room)
-        self.tree = None
-        if config.optimisations.g:
-            document = config.workload.document_tokens * config.model.kv_token_bytes
-            self.tree = PrefixTree(cache, document, document * config.generation.important_tokens)
-            for documents in earlier_documents(config):
-                self.tree.keep(documents)
-            self.tree.evicted = 0
+        self.numbers = {document: number for number, document in enumerate(self.documents.known)}
+        self.tree = self._warm_tree(cache) if config.optimisations.g else None
+        self.evicted_before = self.tree.evicted if self.tree is not None else 0
         self.rule = Rule(config.retrieval.tail_from, config.retrieval.newest_share)
-        self.met = Met(config, max(len(request.documents) for request in self.requests))
+        most = max(len(request.documents) for request in self.requests)
+        self.met = Met(config, most)
         self.strange = random.Random(f"{config.workload.seed} strangers")
-        self.batch = Batch(config, self.generator, self.tree)
+        tokens = config.workload.document_tokens
+        important = max(1, round(tokens * config.generation.important_tokens))
+        drafts = Drafts(self.room, most, self.met.vertices, tokens, important, self.tree)
+        self.batch = Batch(config, self.generator, drafts)
         self.arrived: deque[Request] = deque()
         self.to_be_searched: deque[Place] = deque()
         self.generating = False
@@ -87,6 +99,15 @@ class _Run:
         }
         self.latency = picoseconds(config.link.latency_ns * 1e-9)
 
+    def _warm_tree(self, capacity: float) -> PrefixTree:
+        """With the documents of earlier requests."""
+        config, numbers = self.config, self.numbers
+        dense = config.workload.document_tokens * config.model.kv_token_bytes
+        tree = PrefixTree(capacity, dense, dense * config.generation.important_tokens, len(numbers))
+        for documents in earlier_documents(config):
+            tree.keep([numbers[document] for document in documents])
+        return tree
+
     def result(self) -> SystemResult:
         config = self.config
         for request in self.requests:
@@ -108,7 +129,7 @@ class _Run:
                 self.energy[f"{name}_idle"] = idle_w * (makespan - busy[name]) * 1e9
         counts = {**self.counts, **self.retriever.counts, "batch_in_hand": self.room, "events": self.loop.events}
         if self.tree is not None:
-            counts["evicted_entries"] = self.tree.evicted
+            counts["evicted_entries"] = self.tree.evicted - self.evicted_before
         return SystemResult(
             config=config,
             latencies=np.array([(one.done - one.begun) / PS for one in self.requests]),
@@ -158,18 +179,25 @@ class _Run:
 
     def _retrieve(self, places: list[Place]) -> None:
         """Send the queries of these to all devices; each request's documents are settled now."""
-        config, stated = self.config, self.config.workload
+        config, stated, numbers = self.config, self.config.workload, self.numbers
+        results, there = [], []
         for place in places:
             request = place.request
+            documents = request.documents
             request.retrievals += 1
             if request.retrievals == 1:
-                request.changed = list(range(len(request.documents)))
+                request.changed = list(range(len(documents)))
             else:
                 request.changed = self.documents.changed(request, stated.retrieve_every, stated.document_life_tokens)
                 if stated.context == "all" and request.changed:
-                    request.changed = list(range(request.changed[0], len(request.documents)))
-            there = set(range(len(request.documents))).difference(request.changed)
-            place.state, place.asked, place.draft = SEARCHING, self.loop.now, Draft(request.documents, there)
+                    request.changed = list(range(request.changed[0], len(documents)))
+            kept = [True] * len(documents)
+            for at in request.changed:
+                kept[at] = False
+            results.append([numbers[document] for document in documents])
+            there.append(kept)
+            place.state, place.asked = SEARCHING, self.loop.now
+        self.batch.drafts.begin(np.array([place.number for place in places]), results, there)
         self.counts["retrievals"] += len(places)
         query = config.dimm.vectors.bytes
         time = picoseconds(len(places) * config.host.query_us * 1e-6)
@@ -205,52 +233,56 @@ class _Run:
         self.ends += ends
         if self.config.optimisations.p:
             interval = max(1, picoseconds(searches.hop * self.config.retrieval.interval_hops))
-            for tick, news in self._ticks(places, begin, ends, interval).items():
-                self.loop.at(tick, TICK, partial(self._hand_on, news))
+            for look, news in self._looks(places, np.array(ends) - begin, interval):
+                self.loop.at(begin + look * interval, TICK, partial(self._hand_on, news))
         else:
-            everything = [(place, place.draft.whole, True) for place in places]
-            self.loop.at(last, END, partial(self._hand_on, everything))
+            for _, news in self._looks(places):
+                self.loop.at(last, END, partial(self._hand_on, news))
             self.loop.at(last, LOOK, self._search)
 
-    def _ticks(self, places: list[Place], begin: int, ends: list[int], interval: int) -> dict[int, list[News]]:
-        """What the host hands on, by the time of the look at which it does."""
-        found: dict[int, list[News]] = {}
-        shares = self.met.drawn(len(places), self.rng)
-        counts = np.array([len(place.draft.documents) for place in places])
-        there = np.zeros((len(places), int(counts.max())), np.bool_)
-        for place, row in zip(places, there, strict=True):
-            if place.draft.there:
-                row[list(place.draft.there)] = True
-        if self.config.optimisations.r:  # the search begins with the last result; its others are not new
-            shares[:, : there.shape[1]][there] = 0.0
-        seen, lasts = looks_that_see(shares, np.array(ends) - begin, interval)
-        for at, look, order in self.rule.of_batch(seen, lasts, counts, there, self.config.dimm.graph.k):
-            draft = places[at].draft
-            if order[-1] >= len(draft.documents):  # the farthest comes last
-                for document in order:
-                    if document >= len(draft.documents) and document not in draft.strangers:
-                        others = [*draft.documents, *draft.strangers.values()]
-                        draft.strangers[document] = self.documents.one(self.strange, others)
-            found.setdefault(begin + look * interval, []).append((places[at], order, False))
-        for place, last in zip(places, lasts.tolist(), strict=True):
-            found.setdefault(begin + last * interval, []).append((place, place.draft.whole, True))
-        return found
+    def _looks(
+        self, places: list[Place], durations: np.ndarray | None = None, interval: int = 1
+    ) -> Iterator[tuple[int, News]]:
+        """What the host hands on of searches that take so many ps, by the look, one every `interval` ps, at which it
+        does; if nothing is said of that, all at the first."""
+        numbers = np.array([place.number for place in places])
+        counts, there = self.batch.drafts.of(numbers)
+        if durations is None:
+            seen, lasts = np.ones((len(places), self.met.vertices), np.int64), np.ones(len(places), np.int64)
+        else:
+            shares = self.met.drawn(len(places), self.rng)
+            if self.config.optimisations.r:  # the search begins with the last result; its others are not new
+                shares[:, : there.shape[1]][there] = 0.0
+            seen, lasts = looks_that_see(shares, durations, interval)
+        found = self.rule.handed_on(seen, lasts, counts, there, self.config.dimm.graph.k)
+        if len(found.strangers):
+            self._name(places, numbers, found.strangers)
+        searches, first = found.search.tolist(), found.first.tolist()
+        for at, look in enumerate(found.look.tolist()):
+            complete = [places[one] for one in searches[first[at + 1] - int(found.results[at]) : first[at + 1]]]
+            yield look, News(numbers, found, first[at], first[at + 1], int(found.documents[at]), complete)
+        self.counts["wasted_documents"] += int(found.in_vain.sum())
 
-    def _hand_on(self, news: list[News]) -> None:
+    def _name(self, places: list[Place], numbers: np.ndarray, strangers: np.ndarray) -> None:
+        """Which documents those are that do not stay: any that the request has not."""
+        documents: list[int] = []
+        before, others = -1, []
+        for at in strangers[:, 0].tolist():
+            if at != before:
+                before, others = at, list(places[at].request.documents)
+            others.append(self.documents.one(self.strange, others))
+            documents.append(self.numbers[others[-1]])
+        self.batch.drafts.name(numbers[strangers[:, 0]], strangers[:, 1], documents)
+
+    def _hand_on(self, news: News) -> None:
         """Results to the host, merged there, and the documents' tokens to the generation devices."""
         config = self.config
         dimm = config.dimm
-        complete, documents, questions = 0, 0, 0
-        for place, order, whole in news:
-            documents += place.draft.send(order)
-            if whole:
-                complete += 1
-                self.counts["wasted_documents"] += place.draft.sent_in_vain
-                if place.request.retrievals == 1:
-                    questions += place.request.question
+        complete = len(news.complete)
+        questions = sum(place.request.question for place in news.complete if place.request.retrievals == 1)
         results = complete * dimm.graph.k * dimm.dpm.result_bytes
         merging = picoseconds(complete * config.retrieval.devices * dimm.graph.k * config.host.merge_ns * 1e-9)
-        tokens = documents * config.workload.document_tokens + questions
+        tokens = news.documents * config.workload.document_tokens + questions
         self._over_link(
             results, lambda: self.host.do(merging, "merge", lambda: self._tokens(tokens, partial(self._known, news)))
         )
@@ -261,12 +293,11 @@ class _Run:
         self.counts["bytes_generation_link"] += size
         self.to_generation.do(picoseconds(size / (self.config.link.gbps * 1e9)), "tokens", then, later=self.latency)
 
-    def _known(self, news: list[News]) -> None:
-        for place, order, whole in news:
-            place.draft.know(order)
-            if whole:
-                place.state = PREFILLING
-                self.retrievals.append((self.loop.now - place.asked) / PS)
+    def _known(self, news: News) -> None:
+        self.batch.drafts.know(news.places, news.handed_on, news.first, news.last)
+        for place in news.complete:
+            place.state = PREFILLING
+            self.retrievals.append((self.loop.now - place.asked) / PS)
         if self.steps is not None and self.batch.waits() and self.steps.cut(self.loop.now):
             steps = self.steps
             self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._made, steps, steps.count))

@@ -36,7 +36,6 @@ class Request:
     made: int = 0  # output tokens
     context: int = 0  # tokens whose KV is there
     changed: list[int] = field(default_factory=list)  # positions of documents that wait for their prefill
-    sure: int = 0  # of `changed`, how many are known to stay
     retrievals: int = 0
     short: bool = False  # its prompt was to be shorter than its documents
 
@@ -51,14 +50,14 @@ class Documents:
 
     def __init__(self, stated: Stated) -> None:
         found = popularity(stated)
-        self._documents: list[int] = found.documents.tolist()
+        self.known: list[int] = found.documents.tolist()
         self._sum: list[float] = np.cumsum(found.shares).tolist()
-        self._count = min(stated.documents, len(self._documents))
+        self._count = min(stated.documents, len(self.known))
 
     def one(self, rng: random.Random, other_than: list[int]) -> int:
         """A document that is not among these, if there is one."""
         while True:
-            document = self._documents[min(bisect_right(self._sum, rng.random()), len(self._sum) - 1)]
+            document = self.known[min(bisect_right(self._sum, rng.random()), len(self._sum) - 1)]
             if document not in other_than or len(other_than) >= len(self._sum):
                 return document
 
