@@ -13,7 +13,7 @@ import numpy as np
 from pimsim import PimsimError, SystemConfig, version
 from pimsim.fields import shipped
 from pimsim.system.config import FOLDER
-from pimsim.system.cost import Piece
+from pimsim.system.cost import Piece, Pieces
 from pimsim.system.generation import generator
 from pimsim.system.retrieval import retriever, search
 from ragcache.engine.hardware import HARDWARE
@@ -110,7 +110,7 @@ class PimMachine:
         return chunked(self, cached_tokens, new_tokens, self.prefill_chunk)
 
     def _prefill_seconds(self, chunks: tuple[tuple[int, int], ...]) -> float:
-        return self._generator.prefill([Piece(new, before) for before, new in chunks]).seconds
+        return self._generator.prefill(Pieces.of(Piece(new, before) for before, new in chunks)).seconds
 
     def _decode_seconds(self, requests: int, context: int) -> float:
         return self._generator.step(requests, context).seconds

@@ -10,7 +10,7 @@ from pimsim.hbm_pim.device import Device
 from pimsim.hbm_pim.products import gemm, gemv, kv_append
 from pimsim.result import Bound
 from pimsim.system.config import SystemConfig
-from pimsim.system.cost import NOTHING, Cost, Piece
+from pimsim.system.cost import NOTHING, Cost, Pieces
 from pimsim.system.model_shape import ModelShape
 
 GRID = 2  # lengths at which attention is computed differ by this factor; between them it is linear
@@ -55,13 +55,13 @@ class AccelHbms:
     def _device(self) -> Device:
         return self.config.hbm
 
-    def prefill(self, pieces: list[Piece]) -> Cost:
-        rows = sum(piece.tokens for piece in pieces)
+    def prefill(self, pieces: Pieces) -> Cost:
+        rows = pieces.tokens
         if not rows:
             return NOTHING
         if self._stages > 1:  # groups follow each other through the stages
             filled = self._layers(rows, pieces)
-            passes = len(pieces)
+            passes = pieces.number
             return Cost(filled.seconds * (1 + (self._stages - 1) / passes) / self._stages, filled.energy).plus(
                 self._handed(rows)
             )
@@ -154,22 +154,21 @@ class AccelHbms:
         kv = -(-self._model.kv_heads // self._shares)
         return kv * (self._model.heads // self._model.kv_heads), kv
 
-    def _layers(self, rows: int, pieces: list[Piece]) -> Cost:
+    def _layers(self, rows: int, pieces: Pieces) -> Cost:
         """Prefill of all layers as if on one stage; only the last token of each piece meets the output matrix."""
         model, device = self._model, self._device
         heads, _ = self._heads
-        pairs = sum(piece.pairs for piece in pieces)
-        macs = 2 * pairs * heads * model.head_dim
+        macs = 2 * pieces.pairs * heads * model.head_dim
         tpm = device.tpm
         if tpm is None:
             raise WorkloadError(f"{device.name} has no systolic arrays: prefill needs its file to have a tpm")
         arrays = macs * 2 / (tpm.peak_tflops * 1e12)
-        softmax = pairs * heads * device.softmax_operations / (device.softmax_gflops * device.stacks * 1e9)
-        kv = sum(piece.tokens + piece.before for piece in pieces) * model.kv_token_bytes / model.layers
+        softmax = pieces.pairs * heads * device.softmax_operations / (device.softmax_gflops * device.stacks * 1e9)
+        kv = (pieces.tokens + pieces.before) * model.kv_token_bytes / model.layers
         seconds = max(arrays, softmax, kv / self._shares / self._outside)
         nj = macs * self._shares * self.config.generation.mac_pj * 1e-3 + self._outside_byte_nj * kv
         attended = Cost(seconds * model.layers, {"attention_prefill": nj * model.layers})
-        return self._matrices(rows).plus(attended).plus(self._output(len(pieces)))
+        return self._matrices(rows).plus(attended).plus(self._output(pieces.number))
 
     def _token(self, requests: int, context: float) -> Cost:
         """Attention is linear in the context between the lengths at which it is computed."""

@@ -15,12 +15,15 @@ SEARCHING, PREFILLING, DECODING, DONE = range(4)
 
 @dataclass(slots=True)
 class Place:
-    """A request in hand, and the number of its draft; its last retrieval was `asked` at that time, in ps."""
+    """A request in hand, and the number of its draft; its last retrieval was `asked` at that time, in ps, and has
+    `changed` the documents or not."""
 
     number: int
     request: Request
     state: int = SEARCHING
     asked: int = 0
+    retrieval: int = 0  # its row in Retrievals
+    changed: bool = True
 
 
 @dataclass(slots=True)
@@ -111,9 +114,9 @@ class Batch:
                 question = 0
                 if first:
                     question = request.question
-                elif again_all and request.changed:
+                elif again_all and place.changed:
                     question = request.question + request.made
-                asked.append(Asked(place.number, True, right, question, bool(request.changed)))
+                asked.append(Asked(place.number, True, right, question, place.changed))
                 ready.append(place)
             elif place.state == SEARCHING and waiting[place.number]:
                 # where only the order has changed, it may change again
@@ -122,7 +125,7 @@ class Batch:
         cost = self.generator.prefill(filled.pieces)
         if filled.loaded:
             cost = cost.plus(self.generator.load(filled.loaded))
-        return Prefill(cost, ready, sum(piece.tokens for piece in filled.pieces), filled.loaded, filled.wasted)
+        return Prefill(cost, ready, filled.pieces.tokens, filled.loaded, filled.wasted)
 
     def steps(self) -> Steps | None:
         """The next tokens of all that can be decoded, up to the first that retrieves or is done; None if none can."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,9 +66,8 @@ def looks_that_see(shares: np.ndarray, durations: np.ndarray, interval: int) -> 
 
     `durations` [searches] and `interval` in ps. A share above 1 is never met.
     """
-    last = np.maximum(1, -(-durations // interval))
-    seen = np.ceil(np.minimum(shares, 2.0) * (durations / interval)[:, None])
-    return np.maximum(seen, 1).astype(np.int64), last
+    found: tuple[np.ndarray, np.ndarray] = _looks_that_see(shares, durations, interval)
+    return found
 
 
 def first_met(
@@ -78,10 +78,28 @@ def first_met(
     Uniform from the `approach` on; to `found_by` for what ends in the buffer, and later the farther a vertex is, up to
     the search's end for the last of them.
     """
+    begin, length = _meetings(vertices, buffer, approach, found_by)
+    return np.asarray(begin + length * rng.random((searches, vertices)))
+
+
+@lru_cache(maxsize=4)
+def _meetings(vertices: int, buffer: int, approach: float, found_by: float) -> tuple[np.ndarray, np.ndarray]:
+    """When each vertex can be met first, and for how long, as shares of a search, float64 [vertices]."""
     behind = np.maximum(np.arange(vertices) - (buffer - 1), 0) / max(1, vertices - buffer)
     until = found_by + (1 - found_by) * behind
     begin = np.minimum(approach, until)
-    return np.asarray(begin + (until - begin) * rng.random((searches, vertices)))
+    return begin, until - begin
+
+
+@kernel
+def _looks_that_see(shares: Any, durations: Any, interval: Any) -> Any:
+    seen, last = np.empty(shares.shape, np.int64), np.empty(durations.shape, np.int64)
+    for search in range(shares.shape[0]):
+        last[search] = max(1, -(-durations[search] // interval))
+        looks = durations[search] / interval
+        for vertex in range(shares.shape[1]):
+            seen[search, vertex] = max(1, math.ceil(min(shares[search, vertex], 2.0) * looks))
+    return seen, last
 
 
 @kernel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -47,6 +47,21 @@ class Piece(NamedTuple):
         return self.tokens * (self.before + (self.tokens + 1) / 2)
 
 
+class Pieces(NamedTuple):
+    """Several pieces, by what a prefill's cost depends on; each field but `number` is a sum over them."""
+
+    number: int
+    tokens: int
+    before: int
+    pairs: float
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece]) -> Pieces:
+        found = list(pieces)
+        sums = (sum(piece.tokens for piece in found), sum(piece.before for piece in found))
+        return cls(len(found), *sums, sum(piece.pairs for piece in found))
+
+
 class Generator(Protocol):
     """What generates. Memory is that of all devices, in bytes."""
 
@@ -55,7 +70,7 @@ class Generator(Protocol):
     bounds: list[Bound]
     smallest_piece: int  # tokens below which a prefill costs as much as with them
 
-    def prefill(self, pieces: list[Piece]) -> Cost:
+    def prefill(self, pieces: Pieces) -> Cost:
         """All of them together."""
 
     def step(self, requests: int, context: float) -> Cost:

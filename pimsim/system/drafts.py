@@ -17,7 +17,7 @@ import numpy as np
 from pimsim.compiled import fingerprint, kernel
 from pimsim.system import prefix_tree
 from pimsim.system.confidence import HandedOn
-from pimsim.system.cost import Piece
+from pimsim.system.cost import Pieces
 from pimsim.system.prefix_tree import BOTH, DENSE, NEITHER, PrefixTree, find, keep
 
 UNKNOWN = -1
@@ -60,7 +60,7 @@ class Asked(NamedTuple):
 class Prefilled:
     """What drafts lack, as it is computed now."""
 
-    pieces: list[Piece]
+    pieces: Pieces
     loaded: float  # tokens whose KV was there
     wasted: int  # tokens that were computed earlier, and are of no use
 
@@ -97,22 +97,15 @@ class Drafts:
         """Of each draft, documents of its order that have no KV."""
         return self._tables.waiting.tolist()
 
-    def begin(self, places: np.ndarray, results: Sequence[Sequence[int]], there: Sequence[Sequence[bool]]) -> None:
-        """New drafts at these places; of each the documents of the result, and which of them have their KV."""
-        widest = self._widest
-        self.waiting = _begin(
-            self._tables,
-            places,
-            np.array([len(result) for result in results]),
-            np.array([[*result, *[0] * (widest - len(result))] for result in results], np.int64),
-            np.array([[*flags, *[False] * (widest - len(flags))] for flags in there], np.bool_),
-        )
+    def begin(self, places: np.ndarray, documents: np.ndarray, counts: np.ndarray, there: np.ndarray) -> None:
+        """New drafts at these places; rows of the result's documents, how many they are, and which have their KV."""
+        self.waiting = _begin(self._tables, places, documents, counts, there)
 
     def of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Documents of their results, int64 [places], and whose KV is there, bool [places, most documents]."""
         return self._tables.counts[places], self._tables.there[places]
 
-    def name(self, places: np.ndarray, vertices: np.ndarray, documents: Sequence[int]) -> None:
+    def name(self, places: np.ndarray, vertices: np.ndarray, documents: np.ndarray) -> None:
         """The documents of vertices that are not in the results, a vertex of each of these places."""
         self._tables.documents[places, vertices] = documents
 
@@ -125,23 +118,22 @@ class Drafts:
         """All that these lack of what is known, one after the other."""
         if self.tree is not None:
             self.tree.reserve(len(asked) * self._widest)
-        most = len(asked) * (self._widest + 1)
-        tokens, before = np.empty(most, np.int64), np.empty(most, np.int64)
         tree = (self.tree or self._no_tree).tables
-        whole = (np.array(asked, np.int64), self._tokens, self._important, tokens, before)
-        count, loaded, wasted, answered = _prefill(self._tables, tree, self.tree is not None, *whole)
+        found = _prefill(
+            self._tables, tree, self.tree is not None, np.array(asked, np.int64), self._tokens, self._important
+        )
+        count, tokens, before, pairs, loaded, wasted, answered = found
         self.waiting -= answered
-        pieces = [Piece(*piece) for piece in zip(tokens[:count].tolist(), before[:count].tolist(), strict=True)]
-        return Prefilled(pieces, float(loaded), wasted)
+        return Prefilled(Pieces(count, tokens, before, pairs), float(loaded), wasted)
 
 
 @kernel
-def _begin(tables: Any, places: Any, counts: Any, results: Any, there: Any) -> Any:
+def _begin(tables: Any, places: Any, documents: Any, counts: Any, there: Any) -> Any:
     """Returns how many documents have no KV now, of all."""
     for at in range(places.shape[0]):
-        place, count = places[at], counts[at]
-        tables.documents[place, : results.shape[1]] = results[at]
-        tables.counts[place] = count
+        place = places[at]
+        tables.documents[place, : documents.shape[1]] = documents[at]
+        tables.counts[place] = counts[at]
         tables.there[place] = there[at]
         tables.ordered[place] = tables.passed[place] = tables.waiting[place] = 0
         tables.computed[place] = UNKNOWN
@@ -208,13 +200,11 @@ def _prefilling(sources: int) -> Any:
     """The kernel; it is compiled anew when `sources` changes, which its code on disk is kept by."""
 
     @kernel
-    def run(
-        tables: Any, tree: Any, with_tree: Any, asked: Any, tokens: Any, important: Any, pieces: Any, before: Any
-    ) -> Any:
-        """Returns pieces, tokens loaded and wasted, and documents that waited."""
-        count, loaded, wasted, answered = 0, 0, 0, 0
+    def run(tables: Any, tree: Any, with_tree: Any, asked: Any, tokens: Any, important: Any) -> Any:
+        """Returns the fields of Pieces, tokens loaded and wasted, and documents that waited."""
+        count, rows, behind, pairs, loaded, wasted, answered = 0, 0, 0, 0.0, 0, 0, 0
         if sources < 0:
-            return count, loaded, wasted, answered
+            return count, rows, behind, pairs, loaded, wasted, answered
         widest = tables.order.shape[1]
         sequence, found = np.empty(widest, np.int64), np.empty(widest, np.int64)
         for row in range(asked.shape[0]):
@@ -248,16 +238,21 @@ def _prefilling(sources: int) -> Any:
                 if computed < tokens:
                     loaded += tokens
                 if computed:
-                    pieces[count], before[count] = computed, at * tokens
                     count += 1
+                    rows += computed
+                    behind += at * tokens
+                    pairs += computed * (at * tokens + (computed + 1) / 2)
                 tables.computed[place, vertex] = max(has, 0) + computed
                 tables.dense[place, vertex] = False
             if question:
-                pieces[count], before[count] = question, tables.counts[place] * tokens
+                before = tables.counts[place] * tokens
                 count += 1
+                rows += question
+                behind += before
+                pairs += question * (before + (question + 1) / 2)
             if keeps and with_tree:  # the result
                 keep(tree, tables.documents[place], tables.counts[place])
-        return count, loaded, wasted, answered
+        return count, rows, behind, pairs, loaded, wasted, answered
 
     return run
 

@@ -8,7 +8,7 @@ from pimsim.errors import WorkloadError
 from pimsim.result import Bound
 from pimsim.system.accelhbm import AccelHbms
 from pimsim.system.config import SystemConfig
-from pimsim.system.cost import NOTHING, Cost, Generator, Piece
+from pimsim.system.cost import NOTHING, Cost, Generator, Pieces
 
 
 def generator(config: SystemConfig) -> Generator:
@@ -41,14 +41,14 @@ class Gpu:
         floor = model.read_weights * model.bytes / (gpu.peak_gbps * 1e9 * count)
         self.bounds = [Bound("weights at peak bandwidth, once a step", floor, self.step(1, 1).seconds, "s", True)]
 
-    def prefill(self, pieces: list[Piece]) -> Cost:
+    def prefill(self, pieces: Pieces) -> Cost:
         model = self.config.model
-        rows, pairs = sum(piece.tokens for piece in pieces), sum(piece.pairs for piece in pieces)
+        rows = pieces.tokens
         if not rows:
             return NOTHING
-        macs = float(rows * model.layers * model.layer_weights) + len(pieces) * model.vocabulary * model.hidden
-        macs += 2 * pairs * model.heads * model.head_dim * model.layers
-        return self._cost(macs, sum(piece.before for piece in pieces), 1.0)
+        macs = float(rows * model.layers * model.layer_weights) + pieces.number * model.vocabulary * model.hidden
+        macs += 2 * pieces.pairs * model.heads * model.head_dim * model.layers
+        return self._cost(macs, pieces.before, 1.0)
 
     def step(self, requests: int, context: float) -> Cost:
         model = self.config.model

@@ -7,7 +7,6 @@ sure, which is prefilled while the search goes on.
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from pimsim.system.generation import generator
 from pimsim.system.prefix_tree import PrefixTree
 from pimsim.system.report import UNITS, SystemResult
 from pimsim.system.retrieval import retriever, search
+from pimsim.system.retrievals import retrievals
 from pimsim.system.searches import Met
 from pimsim.system.standby import standby_w
 from pimsim.system.workload import Documents, Request, earlier_documents, requests
@@ -57,7 +57,7 @@ class _Run:
         self.config = config
         self.requests = requests(config)
         self.generator = generator(config)
-        self.documents = Documents(config.workload)
+        documents = Documents(config.workload)
         self.rng = np.random.default_rng([config.workload.seed, 5])
         self.loop = EventLoop()
         self.spans: list[tuple[str, str, int, int]] | None = [] if timeline else None
@@ -66,13 +66,13 @@ class _Run:
         )
         self.room, cache = in_hand(config, self.requests, self.generator.memory_bytes)
         self.retriever = retriever(config, self.room)
-        self.numbers = {document: number for number, document in enumerate(self.documents.known)}
-        self.tree = self._warm_tree(cache) if config.optimisations.g else None
+        self.found = retrievals(config.workload, documents, self.requests)
+        self.tree = self._warm_tree(cache, documents) if config.optimisations.g else None
         self.evicted_before = self.tree.evicted if self.tree is not None else 0
         self.rule = Rule(config.retrieval.tail_from, config.retrieval.newest_share)
-        most = max(len(request.documents) for request in self.requests)
+        most = self.found.documents.shape[1]
         self.met = Met(config, most)
-        self.strange = random.Random(f"{config.workload.seed} strangers")
+        self.strange = np.random.default_rng([config.workload.seed, 7])
         tokens = config.workload.document_tokens
         important = max(1, round(tokens * config.generation.important_tokens))
         drafts = Drafts(self.room, most, self.met.vertices, tokens, important, self.tree)
@@ -99,9 +99,10 @@ class _Run:
         }
         self.latency = picoseconds(config.link.latency_ns * 1e-9)
 
-    def _warm_tree(self, capacity: float) -> PrefixTree:
+    def _warm_tree(self, capacity: float, drawn: Documents) -> PrefixTree:
         """With the documents of earlier requests."""
-        config, numbers = self.config, self.numbers
+        config = self.config
+        numbers = {document: number for number, document in enumerate(drawn.known)}
         dense = config.workload.document_tokens * config.model.kv_token_bytes
         tree = PrefixTree(capacity, dense, dense * config.generation.important_tokens, len(numbers))
         for documents in earlier_documents(config):
@@ -179,25 +180,16 @@ class _Run:
 
     def _retrieve(self, places: list[Place]) -> None:
         """Send the queries of these to all devices; each request's documents are settled now."""
-        config, stated, numbers = self.config, self.config.workload, self.numbers
-        results, there = [], []
+        config, found = self.config, self.found
+        rows = []
         for place in places:
             request = place.request
-            documents = request.documents
+            row = found.first[request.number] + request.retrievals
             request.retrievals += 1
-            if request.retrievals == 1:
-                request.changed = list(range(len(documents)))
-            else:
-                request.changed = self.documents.changed(request, stated.retrieve_every, stated.document_life_tokens)
-                if stated.context == "all" and request.changed:
-                    request.changed = list(range(request.changed[0], len(documents)))
-            kept = [True] * len(documents)
-            for at in request.changed:
-                kept[at] = False
-            results.append([numbers[document] for document in documents])
-            there.append(kept)
-            place.state, place.asked = SEARCHING, self.loop.now
-        self.batch.drafts.begin(np.array([place.number for place in places]), results, there)
+            place.state, place.asked, place.retrieval, place.changed = SEARCHING, self.loop.now, row, found.changed[row]
+            rows.append(row)
+        numbers = np.array([place.number for place in places])
+        self.batch.drafts.begin(numbers, found.documents[rows], found.counts[rows], found.there[rows])
         self.counts["retrievals"] += len(places)
         query = config.dimm.vectors.bytes
         time = picoseconds(len(places) * config.host.query_us * 1e-6)
@@ -256,23 +248,14 @@ class _Run:
             seen, lasts = looks_that_see(shares, durations, interval)
         found = self.rule.handed_on(seen, lasts, counts, there, self.config.dimm.graph.k)
         if len(found.strangers):
-            self._name(places, numbers, found.strangers)
+            searched, vertices = found.strangers.T
+            rows = np.array([place.retrieval for place in places])[searched]
+            self.batch.drafts.name(numbers[searched], vertices, self.found.strangers(rows, self.strange))
         searches, first = found.search.tolist(), found.first.tolist()
         for at, look in enumerate(found.look.tolist()):
             complete = [places[one] for one in searches[first[at + 1] - int(found.results[at]) : first[at + 1]]]
             yield look, News(numbers, found, first[at], first[at + 1], int(found.documents[at]), complete)
         self.counts["wasted_documents"] += int(found.in_vain.sum())
-
-    def _name(self, places: list[Place], numbers: np.ndarray, strangers: np.ndarray) -> None:
-        """Which documents those are that do not stay: any that the request has not."""
-        documents: list[int] = []
-        before, others = -1, []
-        for at in strangers[:, 0].tolist():
-            if at != before:
-                before, others = at, list(places[at].request.documents)
-            others.append(self.documents.one(self.strange, others))
-            documents.append(self.numbers[others[-1]])
-        self.batch.drafts.name(numbers[strangers[:, 0]], strangers[:, 1], documents)
 
     def _hand_on(self, news: News) -> None:
         """Results to the host, merged there, and the documents' tokens to the generation devices."""

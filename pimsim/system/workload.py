@@ -7,10 +7,9 @@ question of one token behind them.
 
 from __future__ import annotations
 
-import math
 import random
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,14 +27,12 @@ class Request:
     arrival: int
     question: int  # tokens
     output: int  # tokens
-    documents: list[int]
-    rng: random.Random = field(repr=False)
+    documents: list[int]  # that its first retrieval finds
     begun: int = 0
     first_token: int = 0
     done: int = 0
     made: int = 0  # output tokens
     context: int = 0  # tokens whose KV is there
-    changed: list[int] = field(default_factory=list)  # positions of documents that wait for their prefill
     retrievals: int = 0
     short: bool = False  # its prompt was to be shorter than its documents
 
@@ -51,14 +48,15 @@ class Documents:
     def __init__(self, stated: Stated) -> None:
         found = popularity(stated)
         self.known: list[int] = found.documents.tolist()
-        self._sum: list[float] = np.cumsum(found.shares).tolist()
+        self.sums = np.cumsum(found.shares)  # float64 [documents], the most popular first
+        self._sums: list[float] = self.sums.tolist()
         self._count = min(stated.documents, len(self.known))
 
     def one(self, rng: random.Random, other_than: list[int]) -> int:
         """A document that is not among these, if there is one."""
         while True:
-            document = self.known[min(bisect_right(self._sum, rng.random()), len(self._sum) - 1)]
-            if document not in other_than or len(other_than) >= len(self._sum):
+            document = self.known[min(bisect_right(self._sums, rng.random()), len(self._sums) - 1)]
+            if document not in other_than or len(other_than) >= len(self._sums):
                 return document
 
     def some(self, rng: random.Random) -> list[int]:
@@ -66,15 +64,6 @@ class Documents:
         while len(found) < self._count:
             found.append(self.one(rng, found))
         return found
-
-    def changed(self, request: Request, tokens: int, life: int) -> list[int]:
-        """Positions at which other documents are found after so many tokens; they are put there."""
-        kept = math.exp(-tokens / life)
-        draw, documents = request.rng.random, request.documents
-        positions = [at for at in range(len(documents)) if draw() >= kept]
-        for at in positions:
-            documents[at] = self.one(request.rng, documents)
-        return positions
 
 
 def earlier_documents(config: SystemConfig) -> list[list[int]]:
@@ -115,7 +104,6 @@ def requests(config: SystemConfig) -> list[Request]:
                 question=max(1, round(question)),
                 output=max(1, round(output)),
                 documents=documents,
-                rng=own,
                 short=short,
             )
         )

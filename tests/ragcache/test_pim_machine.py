@@ -10,7 +10,7 @@ import pytest
 
 from pimsim import SystemConfig, run_system
 from pimsim.fields import shipped
-from pimsim.system.cost import Piece
+from pimsim.system.cost import Piece, Pieces
 from pimsim.system.generation import generator
 from pimsim.system.retrieval import retriever, search
 from ragcache.engine.hardware import HARDWARE
@@ -59,7 +59,7 @@ def test_a_lone_request_takes_its_search_its_prefill_and_its_steps(name):
     times = search(retriever(config), 1.0, 1, 0, False, np.random.default_rng(0)).done
     own = generator(config)
     looked = float(times[0]) + overheads(config, 1, 300)
-    filled = own.prefill([Piece(tokens, 0)]).seconds
+    filled = own.prefill(Pieces.of([Piece(tokens, 0)])).seconds
     assert only.search == near(looked)
     assert only.prefill == near(filled)
     assert only.ttft == near(looked + filled)
@@ -83,11 +83,15 @@ def test_a_lone_request_is_answered_as_fast_as_pimsim_runs_it(name):
 def test_a_chunk_counts_what_is_before_it():
     on = machine("heterrag-base")
     own = generator(on.config)
-    assert on(100, 700) == near(own.prefill([Piece(512, 100)]).seconds + own.prefill([Piece(188, 612)]).seconds)
+    assert on(100, 700) == near(
+        own.prefill(Pieces.of([Piece(512, 100)])).seconds + own.prefill(Pieces.of([Piece(188, 612)])).seconds
+    )
     two = replayed(workload((0.0, "abcdef"), (9.0, "abcdef"), size=100), on)
     first, second = served(two)
-    assert first.prefill == near(own.prefill([Piece(512, 0)]).seconds + own.prefill([Piece(108, 512)]).seconds)
-    assert second.prefill == near(own.prefill([Piece(QUESTION, 600)]).seconds)
+    assert first.prefill == near(
+        own.prefill(Pieces.of([Piece(512, 0)])).seconds + own.prefill(Pieces.of([Piece(108, 512)])).seconds
+    )
+    assert second.prefill == near(own.prefill(Pieces.of([Piece(QUESTION, 600)])).seconds)
     assert second.device_tokens == 600
 
 
@@ -97,7 +101,7 @@ def test_prompts_and_decodes_of_one_step_share_a_gpus_weights_and_take_turns_on_
         chunks, decodes = [(0, 512), (100, 50)], [700, 900, 1100]
         turns = on.step(chunks, ()) + on.step((), decodes)
         assert on.step((), decodes) == generator(on.config).step(3, 2700).seconds
-        assert on.step(chunks, ()) == generator(on.config).prefill([Piece(512, 0), Piece(50, 100)]).seconds
+        assert on.step(chunks, ()) == generator(on.config).prefill(Pieces.of([Piece(512, 0), Piece(50, 100)])).seconds
         assert (on.step(chunks, decodes) < 0.95 * turns) == shares
         assert on.step(chunks, decodes) > on.step(chunks, ())
         if not shares:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pimsim.system.confidence import HandedOn
+from pimsim.system.cost import Piece, Pieces
 from pimsim.system.drafts import Asked, Drafts, Kept
 from pimsim.system.prefix_tree import PrefixTree
 from tests.pimsim.system.plain_drafts import PlainDraft, PlainTree
@@ -18,6 +19,12 @@ def drafts(places=1, tree=None):
     return Drafts(places, MOST, VERTICES, TOKENS, IMPORTANT, tree)
 
 
+def begun(held, place, documents, there):
+    row = np.array([[*documents, *[0] * (MOST - len(documents))]])
+    flags = np.array([[at in there for at in range(MOST)]])
+    held.begin(np.array([place]), row, np.array([len(documents)]), flags)
+
+
 def known(held, place, order):
     """As it stands after a look that hands this order on."""
     row = np.array([[*order, *[0] * (MOST - len(order))]])
@@ -27,17 +34,21 @@ def known(held, place, order):
     held.know(np.array([place]), handed_on, 0, 1)
 
 
+def of(*pieces):
+    return Pieces.of(Piece(*piece) for piece in pieces)
+
+
 def drafted(kept, *orders, documents=4, there=()):
     """Tokens computed and wasted when these orders are prefilled one after the other."""
     held = drafts(tree=PrefixTree(1e9, 85, 15, 100) if kept is Kept.DENSE else None)
-    held.begin(np.array([0]), [list(range(documents))], [[at in there for at in range(documents)]])
+    begun(held, 0, range(documents), there)
     held.name(np.array([0]), np.array([9]), [90])
     whole = tuple(range(documents))
     tokens = wasted = 0
     for order in (*orders, whole):
         known(held, 0, order)
         filled = held.prefill([Asked(0, order == whole, kept, 0, False)])
-        tokens += sum(piece.tokens for piece in filled.pieces)
+        tokens += filled.pieces.tokens
         wasted += filled.wasted
     return tokens, wasted
 
@@ -69,20 +80,20 @@ def test_a_document_that_does_not_stay_is_wasted_whole(kept):
 
 def test_nothing_is_computed_of_an_order_that_was_corrected_before_its_prefill():
     held = drafts()
-    held.begin(np.array([0]), [[4, 5]], [[False, False]])
+    begun(held, 0, [4, 5], ())
     held.name(np.array([0, 0]), np.array([7, 8]), [70, 80])
     known(held, 0, (7, 8))
     known(held, 0, (0, 1))
     assert held.waiting == 2
     filled = held.prefill([Asked(0, True, Kept.NOTHING, 0, False)])
-    assert ([*filled.pieces], filled.wasted, held.waiting) == ([(100, 0), (100, 100)], 0, 0)
+    assert (filled.pieces, filled.wasted, held.waiting) == (of((100, 0), (100, 100)), 0, 0)
 
 
 def test_a_question_stands_behind_all_documents():
     held = drafts()
-    held.begin(np.array([0]), [[4, 5]], [[False, True]])
+    begun(held, 0, [4, 5], {1})
     known(held, 0, (0, 1))
-    assert held.prefill([Asked(0, True, Kept.NOTHING, 30, False)]).pieces == [(100, 0), (30, 200)]
+    assert held.prefill([Asked(0, True, Kept.NOTHING, 30, False)]).pieces == of((100, 0), (30, 200))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +115,7 @@ def test_they_are_plain_drafts_whatever_was_handed_on(kept, capacity):
             documents = drawn.sample(range(60), VERTICES)
             there = {at for at in range(count) if drawn.random() < 0.3}
             plain[place] = PlainDraft(documents[:count], there, dict(enumerate(documents[count:], count)))
-            held.begin(np.array([place]), [documents[:count]], [[at in there for at in range(count)]])
+            begun(held, place, documents[:count], there)
             strangers = np.arange(count, VERTICES)
             held.name(np.full(len(strangers), place), strangers, documents[count:])
             needed += (count - len(there)) * TOKENS
@@ -119,7 +130,7 @@ def test_they_are_plain_drafts_whatever_was_handed_on(kept, capacity):
             before = draft.wasted
             pieces, from_tree = draft.prefill(kept, TOKENS, IMPORTANT, plain_tree, last=last)
             filled = held.prefill([Asked(place, last, kept, 0, last)])
-            assert filled.pieces == pieces
+            assert filled.pieces == of(*pieces)
             assert filled.loaded == from_tree
             assert filled.wasted == draft.wasted - before
             total, wasted = total + sum(tokens for tokens, _ in pieces), wasted + filled.wasted

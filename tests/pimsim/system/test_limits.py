@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pimsim.system import run
-from pimsim.system.cost import Piece
+from pimsim.system.cost import Piece, Pieces
 from pimsim.system.generation import generator
 from pimsim.system.retrieval import retriever, search
 from tests.pimsim.system.cases import config, result
@@ -21,7 +21,7 @@ def test_one_request_without_links_takes_its_search_its_prefill_and_its_tokens(n
     made = generator(asked)
     searched = retriever(asked).search(1, False, np.random.default_rng([stated.seed, 5])).done[0]
     pieces = [Piece(stated.document_tokens, at * stated.document_tokens) for at in range(stated.documents)]
-    prefill = made.prefill([*pieces, Piece(stated.question_tokens, prompt - stated.question_tokens)]).seconds
+    prefill = made.prefill(Pieces.of([*pieces, Piece(stated.question_tokens, prompt - stated.question_tokens)])).seconds
     # token by token, where the run adds up from the first to the last
     tokens = sum(made.step(1, prompt + at).seconds for at in range(stated.output_tokens - 1))
     found = run(asked)
@@ -99,14 +99,14 @@ def test_a_gpu_driven_from_python_decodes_no_faster_than_it_is_told_to():
     assert made.step(1, 1).seconds == pytest.approx(48 * 1.016e-3)
     assert made.step(8, 8).seconds == made.step(1, 1).seconds
     # prefill of many tokens hides what the host takes
-    few, many = (made.prefill([Piece(tokens, 0)]).seconds for tokens in (16, 4096))
+    few, many = (made.prefill(Pieces.of([Piece(tokens, 0)])).seconds for tokens in (16, 4096))
     assert few == made.step(1, 1).seconds < many
 
 
 def test_a_gpu_draws_less_where_its_memory_holds_it():
     asked = config("cpu-gpu-v100", model="llama2-7b")
     made, gpu = generator(asked), asked.gpu
-    step, prefill = made.step(1, 1), made.prefill([Piece(1024, 0)])
+    step, prefill = made.step(1, 1), made.prefill(Pieces.of([Piece(1024, 0)]))
     assert prefill.energy["gpu"] == pytest.approx(gpu.watts * prefill.seconds * 1e9)
     assert step.energy["gpu"] == pytest.approx(gpu.decode_share * gpu.watts * step.seconds * 1e9)
     assert gpu.idle_w < gpu.decode_share * gpu.watts < gpu.watts
@@ -124,7 +124,7 @@ def test_prefill_is_not_faster_than_the_arrays():
     operations = 2 * 1024 * asked.model.layers * asked.model.layer_weights
     assert asked.hbm.tpm is not None
     floor = operations / (asked.hbm.tpm.peak_tflops * 1e12)
-    assert floor <= generator(asked).prefill([Piece(1024, 0)]).seconds < 1.3 * floor
+    assert floor <= generator(asked).prefill(Pieces.of([Piece(1024, 0)])).seconds < 1.3 * floor
 
 
 def test_the_vertex_cache_hits_only_where_there_is_one():
