@@ -251,11 +251,14 @@ class _Run:
             searched, vertices = found.strangers.T
             rows = np.array([place.retrieval for place in places])[searched]
             self.batch.drafts.name(numbers[searched], vertices, self.found.strangers(rows, self.strange))
-        searches, first = found.search.tolist(), found.first.tolist()
-        for at, look in enumerate(found.look.tolist()):
-            complete = [places[one] for one in searches[first[at + 1] - int(found.results[at]) : first[at + 1]]]
-            yield look, News(numbers, found, first[at], first[at + 1], int(found.documents[at]), complete)
         self.counts["wasted_documents"] += int(found.in_vain.sum())
+        searches, first = found.search.tolist(), found.first.tolist()
+        told = zip(
+            found.look.tolist(), first, first[1:], found.documents.tolist(), found.results.tolist(), strict=False
+        )
+        for look, begin, end, documents, results in told:
+            complete = [places[one] for one in searches[end - results : end]]
+            yield look, News(numbers, found, begin, end, documents, complete)
 
     def _hand_on(self, news: News) -> None:
         """Results to the host, merged there, and the documents' tokens to the generation devices."""
