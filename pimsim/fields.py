@@ -7,6 +7,7 @@ whether what comes from it is assumed.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +19,16 @@ import yaml
 from pimsim.errors import FieldError
 
 # libyaml's, where PyYAML was built with it, takes a fifth of the time, and a sweep reads files at every point
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_LOADER):
+    """Takes 1e3 for a number, as YAML 1.2 has it; in 1.1 only 1.0e+3 is one."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,8 @@ class Fields:
     def integer(self, name: str, default: int | None = None, least: int = 0, most: int = 1 << 62) -> int:
         """A whole number between the two, both included."""
         value = self._take(name, default)
+        if isinstance(value, float) and value.is_integer():  # 1e6
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             self._refuse(name, value, f"a whole number of at least {least}" + (f", at most {most}" * (most < 1 << 62)))
         return int(value)
@@ -164,6 +176,28 @@ def shipped(folder: str) -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
+def parsed(text: str, where: str) -> Any:
+    """What a text of YAML says; FieldError for what is none."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise FieldError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+
+
+def settings(pairs: Iterable[str], example: str) -> dict[str, Any]:
+    """Values by dotted name, of FIELD=VALUE; values are read as YAML. FieldError for what is none.
+
+    `example` is one, for messages.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise FieldError(f"--set takes FIELD=VALUE, as --set {example}, not {pair!r}")
+        found[name] = parsed(text, f"--set {name}: {text!r}")
+    return found
+
+
 def load(folder: str, name: str, changes: Mapping[str, Any] | None = None) -> Fields:
     """Fields of a file that pimsim brings, by its name, or of a user's, by its path (with a slash or `.yaml`).
 
@@ -179,18 +213,16 @@ def load(folder: str, name: str, changes: Mapping[str, Any] | None = None) -> Fi
     else:
         if name not in shipped(folder):
             near = difflib.get_close_matches(name, shipped(folder), 1)
-            hint = f"; is {near[0]} meant?" if near else ""
+            hint = f"; is {near[0]} meant? There" if near else "; there"
             raise FieldError(
-                f"unknown name {name!r} of {folder}{hint} There are {', '.join(shipped(folder))}; or a path"
+                f"unknown name {name!r} of {folder}{hint} are {', '.join(shipped(folder))}, and paths of files"
             )
         file = resources.files("pimsim").joinpath(folder, f"{name}.yaml")
         where = f"{folder}/{name}.yaml"
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=LOADER)
+        values = parsed(file.read_text(encoding="utf-8"), where)
     except (OSError, UnicodeDecodeError) as error:
         raise FieldError(f"cannot read {where}: {error}") from error
-    except yaml.YAMLError as error:
-        raise FieldError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
     for dotted, value in (changes or {}).items():
         _change(values, dotted, value, where)
     return Fields(values, where)

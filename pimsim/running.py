@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pimsim import fields
-from pimsim.errors import FieldError, PimsimError
+from pimsim.errors import PimsimError
 from pimsim.sweep.executor import cores
 from pimsim.sweep.uncertainty import Uncertainty, uncertainty
 from pimsim.system.config import FOLDER, SystemConfig
@@ -52,7 +49,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run and print. PimsimError for what cannot be."""
-    changes = settings(options.set)
+    changes = fields.settings(options.set, "workload.batch=8")
     result = simulate(SystemConfig.load(options.config, changes), timeline=options.timeline is not None)
     if options.timeline is not None:
         try:
@@ -81,17 +78,3 @@ def _around(options: argparse.Namespace, changes: dict[str, Any]) -> Uncertainty
         workers=options.workers,
         progress=not options.quiet,
     )
-
-
-def settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Fields by dotted name, of FIELD=VALUE; values are read as YAML. FieldError for what is none."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise FieldError(f"--set takes FIELD=VALUE, as --set workload.batch=8, not {pair!r}")
-        try:
-            found[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise FieldError(f"--set {name}: {text!r} is not a value") from error
-    return found

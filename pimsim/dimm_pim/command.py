@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pimsim import fields
 from pimsim.dimm_pim.device import DEFAULT, DimmDevice
 from pimsim.dimm_pim.search import simulate_search
 from pimsim.dimm_pim.traversal import Traversal
-from pimsim.errors import FieldError, WorkloadError
+from pimsim.errors import WorkloadError
 
 
 def add_parser(commands: Any) -> None:
@@ -56,12 +55,4 @@ def changes(options: argparse.Namespace, traversal: Traversal) -> dict[str, Any]
     ):
         if value is not None:
             found[name] = value
-    for setting in options.set:
-        name, equals, value = setting.partition("=")
-        if not equals or not name:
-            raise FieldError(f"--set takes FIELD=VALUE, as --set tpm.lanes=4, not {setting!r}")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise FieldError(f"--set {name}: {value!r} is not a value") from error
-    return found
+    return found | fields.settings(options.set, "tpm.lanes=4")

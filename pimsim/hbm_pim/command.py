@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pimsim import fields
 from pimsim.errors import PimsimError, WorkloadError
 from pimsim.hbm_pim.attention import FIDELITIES, Attention, AttentionResult, attention, attention_commands
 from pimsim.hbm_pim.device import Device
@@ -48,7 +49,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Simulate what the options ask for and print it."""
-    device = Device.load(options.device, changes(options.set))
+    device = Device.load(options.device, fields.settings(options.set, "timing.mac_bank_power_limit=8"))
     for name in ("kv_heads", "stacks"):
         if getattr(options, name) == 0:
             raise WorkloadError(f"{name} must be 1 at least, not 0")
@@ -74,20 +75,6 @@ def run(options: argparse.Namespace) -> int:
         write_commands(options.commands, options.level, log)
     print(json.dumps(result.as_dict(), indent=2) if options.json else in_words(result))
     return 0
-
-
-def changes(pairs: list[str]) -> dict[str, Any]:
-    """Fields by dotted name, of FIELD=VALUE; a value is read as JSON where it is that."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise WorkloadError(f"--set {pair}: write FIELD=VALUE, as in timing.mac_bank_power_limit=8")
-        try:
-            found[name] = json.loads(text)
-        except ValueError:
-            found[name] = text
-    return found
 
 
 def write_commands(file: Path, level: str, log: CommandLog) -> None:

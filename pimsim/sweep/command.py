@@ -16,11 +16,30 @@ from pimsim.sweep.results import Results
 from pimsim.sweep.run import run_sweep
 
 SHOWN = 3  # errors
+EXAMPLE = """\
+SWEEP.yaml, for instance:
+
+  target: system                   # or attention, search, dram, or module:function of your own
+  base: {config: heterrag, workload.requests: 100}
+  axes:                            # fields by their dotted names: lists, or ranges
+    workload.retrieve_every: [0, 64, 16]
+    hbm.stacks: {from: 4, to: 16, steps: 4}
+    link.latency_ns: {from: 50, to: 800, steps: 5, scale: log}
+  sample: grid                     # or random, latin-hypercube, with points: 1000 and seed: 1
+
+A point of system names its config, of attention and search its device, of dram its standard and trace.
+"""
 
 
 def add_parser(commands: Any) -> None:
     """Adds `sweep`."""
-    parser = commands.add_parser("sweep", help="many points of a simulator, kept as Parquet", description=__doc__)
+    parser = commands.add_parser(
+        "sweep",
+        help="many points of a simulator, kept as Parquet",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="target, base, axes, sample, points, seed")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="for the results; one that was killed goes on there"

@@ -10,10 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pimsim.errors import FieldError, PimsimError
-from pimsim.fields import Fields
+from pimsim.fields import Fields, parsed
 from pimsim.result import version
 from pimsim.sweep.axis import Axis
 from pimsim.sweep.sampling import MOST_POINTS, SAMPLES, grid
@@ -44,11 +42,9 @@ class Sweep:
     def load(cls, path: str | Path) -> Sweep:
         """Of a YAML file. FieldError names the file, the field, and what to do."""
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            values = parsed(Path(path).read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise FieldError(f"cannot read {path}: {error}") from error
-        except yaml.YAMLError as error:
-            raise FieldError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, Mapping):
             raise FieldError(f"{path}: a sweep is a mapping of fields: target, base, axes, sample, points, seed")
         for name in values:

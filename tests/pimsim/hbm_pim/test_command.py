@@ -71,7 +71,7 @@ def test_commands_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--bytes", "5"], "bytes must be one of 1, 2, 4"),
         (["--set", "timing.mac_bnk=3"], "mac_bnk"),
         (["--set", "window=none"], "window must be a whole number"),
-        (["--set", "window"], "write FIELD=VALUE"),
+        (["--set", "window"], "--set takes FIELD=VALUE"),
         (["--commands", "/nowhere/at/all.csv"], "cannot write /nowhere/at/all.csv"),
         (["--commands", "x.csv", "--fidelity", "closed"], "needs --fidelity event"),
     ],

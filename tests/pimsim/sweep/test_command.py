@@ -2,11 +2,12 @@
 
 import importlib.util
 import json
+import textwrap
 
 import pytest
 import yaml
 
-from pimsim import Results, plot_lines
+from pimsim import Results, Sweep, plot_lines
 from pimsim.cli import main
 from pimsim.dram.trace import Trace
 from pimsim.sweep import figure
@@ -36,6 +37,16 @@ def test_a_sweep_that_has_ended_is_not_simulated_again(capsys, folder):
     found = told(capsys, "sweep", folder.parent / "sweep.yaml", "--out", folder)
     assert (found["points"], found["failed"]) == (12, 0)
     assert {"level", "device.stacks", "time_us", "provenance.configuration_hash"} <= set(found["columns"])
+
+
+def test_the_example_of_the_help_is_a_sweep(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    shown = capsys.readouterr().out.partition("SWEEP.yaml, for instance:\n")[2].partition("\nA point of")[0]
+    (tmp_path / "sweep.yaml").write_text(textwrap.dedent(shown))
+    points = Sweep.load(tmp_path / "sweep.yaml").points()
+    assert len(points) == 3 * 4 * 5
+    assert points[-1] == (16, 16, 800)
 
 
 def test_points_that_fail_are_told_and_a_sweep_of_nothing_else_has_failed(capsys, tmp_path):
