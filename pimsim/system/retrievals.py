@@ -20,9 +20,10 @@ from pimsim.system.workload import Documents, Request
 
 @dataclass(frozen=True, slots=True)
 class Retrievals:
-    """Rows are retrievals, a request's one after the other; documents are numbers, the most popular 0."""
+    """Of some requests; rows are retrievals, a request's one after the other. Documents are numbers, the most popular
+    0."""
 
-    first: list[int]  # row of each request's first
+    first: list[int]  # [requests]: row of its first
     documents: np.ndarray  # int64 [rows, most documents of a request]
     counts: np.ndarray  # int64 [rows]: how many of them there are
     there: np.ndarray  # bool [rows, most documents]: whose KV the retrieval before left
@@ -36,27 +37,36 @@ class Retrievals:
         return found
 
 
-def retrievals(stated: Stated, drawn: Documents, requests: Sequence[Request]) -> Retrievals:
-    """All of these requests; the same whatever other requests there are."""
-    every = stated.retrieve_every
-    rounds = np.array([1 + (request.output - 1) // every if every else 1 for request in requests])
-    counts = np.array([len(request.documents) for request in requests])
-    found = np.zeros((int(rounds.sum()), int(counts.max())), np.int64)
-    first = np.cumsum(rounds) - rounds
-    numbers = {document: number for number, document in enumerate(drawn.known)}
-    for row, request in zip(first.tolist(), requests, strict=True):
-        found[row, : len(request.documents)] = [numbers[document] for document in request.documents]
-    changed = np.zeros(found.shape, np.bool_)
-    seeds = np.random.default_rng([stated.seed, 6]).integers(2**32, size=len(requests))
-    kept = math.exp(-every / stated.document_life_tokens)
-    _replace(found, changed, first, rounds, counts, seeds, kept, drawn.sums)
-    if stated.context == "all":  # all behind the first that has changed
-        changed = np.logical_or.accumulate(changed, axis=1)
-    wanted = np.arange(found.shape[1]) < np.repeat(counts, rounds)[:, None]
-    changed[first] = True
-    there = wanted & ~changed
-    some = [any(row) for row in (wanted & changed).tolist()]
-    return Retrievals(first.tolist(), found, np.repeat(counts, rounds), there, some, drawn.sums)
+class Draws:
+    """Draws them for a workload of so many requests, of which each finds the same whoever else asks."""
+
+    def __init__(self, stated: Stated, documents: Documents, requests: Sequence[Request]) -> None:
+        self._stated, self._sums = stated, documents.sums
+        self.most = max(len(request.documents) for request in requests)
+        self.numbers = {document: number for number, document in enumerate(documents.known)}
+        self._seeds = np.random.default_rng([stated.seed, 6]).integers(2**32, size=len(requests))
+
+    def of(self, requests: Sequence[Request]) -> Retrievals:
+        """Of these requests, in their order."""
+        stated = self._stated
+        every = stated.retrieve_every
+        rounds = np.array([1 + (request.output - 1) // every if every else 1 for request in requests])
+        counts = np.array([len(request.documents) for request in requests])
+        first = np.cumsum(rounds) - rounds
+        found = np.zeros((int(rounds.sum()), self.most), np.int64)
+        for row, request in zip(first.tolist(), requests, strict=True):
+            found[row, : len(request.documents)] = [self.numbers[document] for document in request.documents]
+        changed = np.zeros(found.shape, np.bool_)
+        seeds = self._seeds[[request.number for request in requests]]
+        kept = math.exp(-every / stated.document_life_tokens)
+        _replace(found, changed, first, rounds, counts, seeds, kept, self._sums)
+        if stated.context == "all":  # all behind the first that has changed
+            changed = np.logical_or.accumulate(changed, axis=1)
+        changed[first] = True
+        counts = np.repeat(counts, rounds)
+        wanted = np.arange(self.most) < counts[:, None]
+        some = [any(row) for row in (wanted & changed).tolist()]
+        return Retrievals(first.tolist(), found, counts, wanted & ~changed, some, self._sums)
 
 
 @kernel

@@ -27,7 +27,7 @@ from pimsim.system.generation import generator
 from pimsim.system.prefix_tree import PrefixTree
 from pimsim.system.report import UNITS, SystemResult
 from pimsim.system.retrieval import retriever, search
-from pimsim.system.retrievals import retrievals
+from pimsim.system.retrievals import Draws, Retrievals
 from pimsim.system.searches import Met
 from pimsim.system.standby import standby_w
 from pimsim.system.workload import Documents, Request, earlier_documents, requests
@@ -57,7 +57,6 @@ class _Run:
         self.config = config
         self.requests = requests(config)
         self.generator = generator(config)
-        documents = Documents(config.workload)
         self.rng = np.random.default_rng([config.workload.seed, 5])
         self.loop = EventLoop()
         self.spans: list[tuple[str, str, int, int]] | None = [] if timeline else None
@@ -66,16 +65,16 @@ class _Run:
         )
         self.room, cache = in_hand(config, self.requests, self.generator.memory_bytes)
         self.retriever = retriever(config, self.room)
-        self.found = retrievals(config.workload, documents, self.requests)
-        self.tree = self._warm_tree(cache, documents) if config.optimisations.g else None
+        self.draws = Draws(config.workload, Documents(config.workload), self.requests)
+        self.found: Retrievals  # of the batch in hand
+        self.tree = self._warm_tree(cache) if config.optimisations.g else None
         self.evicted_before = self.tree.evicted if self.tree is not None else 0
         self.rule = Rule(config.retrieval.tail_from, config.retrieval.newest_share)
-        most = self.found.documents.shape[1]
-        self.met = Met(config, most)
+        self.met = Met(config, self.draws.most)
         self.strange = np.random.default_rng([config.workload.seed, 7])
         tokens = config.workload.document_tokens
         important = max(1, round(tokens * config.generation.important_tokens))
-        drafts = Drafts(self.room, most, self.met.vertices, tokens, important, self.tree)
+        drafts = Drafts(self.room, self.draws.most, self.met.vertices, tokens, important, self.tree)
         self.batch = Batch(config, self.generator, drafts)
         self.arrived: deque[Request] = deque()
         self.to_be_searched: deque[Place] = deque()
@@ -99,10 +98,9 @@ class _Run:
         }
         self.latency = picoseconds(config.link.latency_ns * 1e-9)
 
-    def _warm_tree(self, capacity: float, drawn: Documents) -> PrefixTree:
+    def _warm_tree(self, capacity: float) -> PrefixTree:
         """With the documents of earlier requests."""
-        config = self.config
-        numbers = {document: number for number, document in enumerate(drawn.known)}
+        config, numbers = self.config, self.draws.numbers
         dense = config.workload.document_tokens * config.model.kv_token_bytes
         tree = PrefixTree(capacity, dense, dense * config.generation.important_tokens, len(numbers))
         for documents in earlier_documents(config):
@@ -184,7 +182,7 @@ class _Run:
         rows = []
         for place in places:
             request = place.request
-            row = found.first[request.number] + request.retrievals
+            row = found.first[place.number] + request.retrievals
             request.retrievals += 1
             place.state, place.asked, place.retrieval, place.changed = SEARCHING, self.loop.now, row, found.changed[row]
             rows.append(row)
@@ -309,6 +307,7 @@ class _Run:
                 if not self.config.workload.rate_rps:
                     for request in taken:
                         request.begun = self.loop.now
+                self.found = self.draws.of(taken)
                 self._retrieve(self.batch.take(taken))
             return
         if not self.config.optimisations.p and self.batch.searching:

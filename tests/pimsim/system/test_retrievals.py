@@ -7,14 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from pimsim.system.retrievals import retrievals
+from pimsim.system.retrievals import Draws
 from pimsim.system.workload import Documents, requests
 from tests.pimsim.system.cases import config
 
 
 def found(**changes):
     asked = config(**changes)
-    return retrievals(asked.workload, Documents(asked.workload), requests(asked))
+    asking = requests(asked)
+    return Draws(asked.workload, Documents(asked.workload), asking).of(asking)
 
 
 def of_request(told, number):
@@ -50,6 +51,15 @@ def test_a_request_finds_the_same_whoever_else_asks():
     for number in range(3):
         assert of_request(few, number) == of_request(many, number)
     assert of_request(few, 0) != of_request(found(workload__retrieve_every=16, workload__seed=2), 0)
+
+
+def test_requests_may_be_drawn_in_any_order():
+    asked = config(workload__requests=5, workload__retrieve_every=16)
+    asking = requests(asked)
+    draws = Draws(asked.workload, Documents(asked.workload), asking)
+    told, other = draws.of(asking), draws.of([asking[4], asking[1]])
+    assert of_request(other, 0) == of_request(told, 4)
+    assert of_request(other, 1) == of_request(told, 1)
 
 
 def test_all_behind_the_first_that_changed_are_recomputed_where_that_is_asked():
