@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,12 @@ def draw(evaluations: Mapping[str, Evaluation], file: Path) -> None:
         gains = {
             switch: (SWITCH_COLOURS[switch], [one.gains[switch][m] for m in RETRIEVE_EVERY]) for switch in SWITCHES
         }
-        _bars(axes[3][column], list(RETRIEVE_EVERY), gains)
+        _bars(axes[3][column], list(RETRIEVE_EVERY), gains, base=1.0)
         axes[0][column].set_title(name, fontsize=9)
     for row, label in enumerate(("throughput", "latency (LLaMA2-7B)", "energy (LLaMA2-7B)")):
         axes[row][0].set_ylabel(f"{label} / CPU-GPU", fontsize=8)
     axes[3][0].set_ylabel("throughput / base (LLaMA2-7B)", fontsize=8)
-    most = max(gain for one in evaluations.values() for gains in one.gains.values() for gain in gains.values())
-    axes[3][0].set_ylim(0.8, 0.8 + 1.2 * (max(most, 1.0) - 0.8))  # room for what tells the colours
+    axes[3][0].set_ylim(*limits(evaluations.values()))
     _tell_hatches(axes[2][0])
     axes[3][0].legend(fontsize=7, frameon=False, ncols=3, loc="upper left")
     figure.legend(
@@ -79,11 +78,21 @@ def draw(evaluations: Mapping[str, Evaluation], file: Path) -> None:
         raise PimsimError(f"cannot write {file}: {error.strerror}") from error
 
 
-def _bars(axis: Any, labels: list[str], groups: Mapping[str, tuple[str, list[float]]]) -> None:
+def limits(evaluations: Iterable[Evaluation]) -> tuple[float, float]:
+    """Between which all gains are seen, with room above them for what tells the colours."""
+    shown = [1.0]
+    for one in evaluations:
+        shown += [gain for gains in one.gains.values() for gain in gains.values()]
+    span = max(max(shown) - min(shown), 0.1)
+    return min(shown) - 0.05 * span, max(shown) + 0.3 * span
+
+
+def _bars(axis: Any, labels: list[str], groups: Mapping[str, tuple[str, list[float]]], base: float = 0.0) -> None:
+    """Each from `base` up or down to its value."""
     width = 0.8 / len(groups)
     for at, (name, (colour, values)) in enumerate(groups.items()):
         places = [place + (at - (len(groups) - 1) / 2) * width for place in range(len(values))]
-        axis.bar(places, values, width, label=name, color=colour)
+        axis.bar(places, [value - base for value in values], width, base, label=name, color=colour)
     _finish(axis, labels)
 
 

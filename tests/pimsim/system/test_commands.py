@@ -1,11 +1,12 @@
 """`pimsim run` and the table of `pimsim reproduce`."""
 
+import dataclasses
 import json
 
 import pytest
 
 from pimsim.cli import main
-from pimsim.system import paper, reproduction
+from pimsim.system import paper, paper_plot, reproduction
 from tests.pimsim.system.cases import SMALL
 
 SETTINGS = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
@@ -95,6 +96,11 @@ def test_the_table_and_the_plot_show_every_case(monkeypatch, capsys, tmp_path):
     shown = [line for line in lines if line.endswith((" in ", " OUT"))]
     assert len(shown) == len(reproduction.figures({"one request": one}))
     assert main(["reproduce", "--plot", str(tmp_path / "figures.txt")]) == 2
+    worse = dataclasses.replace(one, gains={"p": {"OR": 0.3, "IR-16": 1.4}})
+    for cases in ((one,), (one, worse)):
+        low, high = paper_plot.limits(cases)
+        assert low < min(gain for case in cases for gains in case.gains.values() for gain in gains.values())
+        assert high > max(gain for case in cases for gains in case.gains.values() for gain in gains.values()) > low
     # what is printed is what the runs say
     eager = next(line for line in lines if "llama2-7b, V100 from Python" in line).split()
     assert float(eager[-2]) > float(eager[-1]) > 1
