@@ -18,12 +18,23 @@ import yaml
 
 from pimsim.errors import FieldError
 
+LONGEST = 80  # letters of a value that an error tells
+SOURCED = {"value", "source"}  # fields of a value that says where it comes from
 # libyaml's, where PyYAML was built with it, takes a fifth of the time, and a sweep reads files at every point
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_LOADER):
-    """Takes 1e3 for a number, as YAML 1.2 has it; in 1.1 only 1.0e+3 is one."""
+    """Takes 1e3 for a number, as YAML 1.2 has it; in 1.1 only 1.0e+3 is one. Refuses a field that stands twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        named: set[tuple[str, str]] = set()
+        for key, _ in getattr(node, "value", ()):
+            name = (key.tag, str(key.value))
+            if name in named:  # the last would silently replace the others
+                raise yaml.MarkedYAMLError(None, None, f"the field {key.value!r} stands there twice", key.start_mark)
+            named.add(name)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -57,15 +68,12 @@ class Fields:
     def __init__(self, values: Any, where: str, sources: Mapping[str, Source] | None = None, prefix: str = "") -> None:
         """`where` is the file, for messages; `prefix` the dotted name of this mapping, with a dot at its end."""
         if not isinstance(values, Mapping):
-            raise FieldError(f"{where}: {prefix.rstrip('.') or 'the file'} must be a mapping of fields, not {values!r}")
+            raise FieldError(f"{where}: {prefix.rstrip('.') or 'the file'} must be a mapping of fields, not {brief(values)}")
         self._values = dict(values)
         self._taken: set[str] = set()
         self.where, self._prefix = where, prefix
         if sources is None:
-            sources = {
-                name: Source(**text) if isinstance(text, Mapping) else Source(str(text))
-                for name, text in (self._values.pop("sources", None) or {}).items()
-            }
+            sources = _sources(self._values.pop("sources", None), where)
         self._sources = sources
         self.sourced: list[Sourced] = []
 
@@ -152,7 +160,7 @@ class Fields:
         value = self._values[name]
         if not isinstance(value, Mapping):
             return value
-        if set(value) != {"value", "source"}:
+        if set(value) != SOURCED:
             raise FieldError(f"{self.where}: {self._prefix}{name} has a value and a source, not {dict(value)!r}")
         self.sourced.append(Sourced(f"{self._prefix}{name}", value["value"], self._source(name, value["source"])))
         return value["value"]
@@ -167,7 +175,41 @@ class Fields:
         raise FieldError(f"{self.where}: the field {self._prefix}{name} is missing")
 
     def _refuse(self, name: str, value: Any, wanted: str) -> None:
-        raise FieldError(f"{self.where}: {self._prefix}{name} must be {wanted}, not {value!r}")
+        raise FieldError(f"{self.where}: {self._prefix}{name} must be {wanted}, not {brief(value)}")
+
+
+def brief(value: Any) -> str:
+    """As an error tells it: a whole file may stand where a word should."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
+def nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Changes by their dotted names; those that stand in a mapping are of its fields."""
+    found: dict[str, Any] = {}
+    for name, value in changes.items():
+        if isinstance(value, Mapping) and set(value) != SOURCED:
+            found |= nested(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _sources(told: Any, where: str) -> dict[str, Source]:
+    """By the names that values give."""
+    if not isinstance(told, Mapping | None):
+        raise FieldError(f"{where}: sources must be a mapping of names and texts, not {told!r}")
+    found = {}
+    for name, text in (told or {}).items():
+        if isinstance(text, Mapping):
+            inner = Fields(text, where, {}, f"sources.{name}.")
+            found[name] = Source(inner.text("text"), inner.flag("assumed", False))
+            inner.end()
+        elif isinstance(text, str):
+            found[name] = Source(text)
+        else:
+            raise FieldError(f"{where}: sources.{name} must be a text, or a mapping of text and assumed, not {text!r}")
+    return found
 
 
 def shipped(folder: str) -> list[str]:

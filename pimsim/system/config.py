@@ -13,7 +13,7 @@ from typing import Any
 
 from pimsim import fields
 from pimsim.dimm_pim.device import DimmDevice
-from pimsim.errors import FieldError
+from pimsim.errors import FieldError, WorkloadError
 from pimsim.fields import Fields, Sourced
 from pimsim.hbm_pim.device import Device as HbmDevice
 from pimsim.result import configuration_hash
@@ -106,7 +106,7 @@ class Retrieval:
     device: str = _one_of()
     devices: int = _limits(1, 4096)
     plain_ranks: int = _limits(1, 1 << 20)
-    interval_hops: int = _limits(1)
+    interval_hops: int = _limits(1, 1_000_000)
     tail_from: float = _limits(0, 1)
     newest_share: float = _limits(0, 0.99)
 
@@ -198,11 +198,11 @@ class SystemConfig:
 
     @classmethod
     def load(cls, name: str, changes: Mapping[str, Any] | None = None) -> SystemConfig:
-        """The system of that name, or of a YAML file; `changes` by dotted name, as `retrieval.devices`.
+        """The system of that name, or of a YAML file; `changes` by dotted name, or nested.
 
         FieldError says which field is wrong, WorkloadError what does not fit together.
         """
-        values, devices = _values(name, dict(changes or {}))
+        values, devices = _values(name, fields.nested(changes or {}))
         return _read(values, devices)
 
     @property
@@ -219,7 +219,7 @@ def _values(name: str, changes: dict[str, Any], depth: int = 0) -> tuple[Fields,
     own = fields.load(FOLDER, name)
     if "base" in own:
         base, title = own.text("base"), own.text("name")
-        merged = own.mapping("changes")
+        merged = fields.nested(own.mapping("changes"))
         own.end()
         return _values(base, {"name": title, **merged, **changes}, depth + 1)
     devices: dict[str, dict[str, Any]] = {"dimm": {}, "hbm": {}}
@@ -253,7 +253,30 @@ def _read(values: Fields, devices: Mapping[str, dict[str, Any]]) -> SystemConfig
     if parts["generation"].engine == "accelhbm":
         files = {"standard": hbm.standard.sourced, "energy": hbm.table.sourced}
         sourced += [_under("hbm", value, files) for value in hbm.sourced]
-    return SystemConfig(name=title, model=model, dimm=dimm, hbm=hbm, sourced=tuple(sourced), **parts)
+    found = SystemConfig(name=title, model=model, dimm=dimm, hbm=hbm, sourced=tuple(sourced), **parts)
+    _fits(found)
+    return found
+
+
+def _fits(config: SystemConfig) -> None:
+    """WorkloadError for retrievals that find more than there is."""
+    asked, devices, results = config.workload, config.retrieval.devices, config.dimm.graph.k
+    if not asked.documents_file and asked.documents > asked.popular_documents:
+        raise WorkloadError(
+            f"a retrieval takes {asked.documents} documents (workload.documents) of {asked.popular_documents} that there"
+            " are (workload.popular_documents): take fewer"
+        )
+    if not asked.documents_file and asked.documents > devices * results:
+        raise WorkloadError(
+            f"a retrieval takes {asked.documents} documents (workload.documents) of the {devices * results} that"
+            f" {devices} devices of {results} results give (dimm.graph.k): take fewer, or more results"
+        )
+    shard = config.search.vertices // devices
+    if not asked.traversal_file and shard < results:
+        raise WorkloadError(
+            f"{devices} devices (retrieval.devices) have a shard of {shard} vertices each (search.vertices), fewer than"
+            f" the {results} results of a search (dimm.graph.k): take fewer devices, or more vertices"
+        )
 
 
 PARTS: dict[str, type] = {

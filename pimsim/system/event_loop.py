@@ -9,8 +9,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
+from pimsim.errors import WorkloadError
+
 END, ARRIVE, TICK, LOOK = KINDS = range(4)
 PS = 10**12  # in a second
+HORIZON = 1 << 62  # ps: arrays of times are of 64 bits, and sums of two must fit
+DAY = 86_400 * PS
 
 
 def picoseconds(seconds: float) -> int:
@@ -27,9 +31,14 @@ class EventLoop:
         self._set = 0
 
     def at(self, time: int, kind: int, callback: Callable[[], None]) -> None:
-        """Run it at that time, which is not before now."""
+        """Run it at that time, which is not before now. WorkloadError for one too late to be told in ps."""
         if time < self.now:
             raise ValueError(f"an event at {time} ps cannot be set at {self.now} ps")
+        if time >= HORIZON:
+            raise WorkloadError(
+                f"the run takes more than {HORIZON // DAY} days of simulated time: take more requests a second"
+                " (workload.rate_rps), fewer requests, or shorter times of its parts"
+            )
         heapq.heappush(self._heap, (time, kind, self._set, callback))
         self._set += 1
 

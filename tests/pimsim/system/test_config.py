@@ -26,6 +26,7 @@ def test_every_system_loads_and_its_hash_tells_it_from_the_others(name):
         ({"dimm.rpm.cache": 3}, "rpm.cache"),
         ({"hbm.stacks": 0}, "stacks"),
         ({"model": "gpt-5"}, "unknown name 'gpt-5' of models"),
+        ({"retrieval.interval_hops": 10**9}, "retrieval.interval_hops must be a whole number of at least 1, at most"),
     ],
 )
 def test_a_wrong_field_is_named(changes, said):
@@ -41,6 +42,38 @@ def test_a_file_on_a_base_changes_it_and_a_circle_is_refused(tmp_path):
     file.write_text(f"name: mine\nbase: {file}\nchanges: {{}}\n")
     with pytest.raises(FieldError, match="based on itself"):
         SystemConfig.load(str(file))
+
+
+def test_changes_may_be_nested_and_leave_what_they_do_not_name(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nbase: heterrag\nchanges:\n  retrieval: {devices: 3}\n  hbm: {stacks: 2}\n")
+    found = SystemConfig.load(str(file), {"optimisations": {"r": False}, "dimm": {"rpm": {"cache_bytes": 0}}})
+    assert found == SystemConfig.load(
+        "heterrag",
+        {"name": "mine", "retrieval.devices": 3, "hbm.stacks": 2, "optimisations.r": False, "dimm.rpm.cache_bytes": 0},
+    )
+    sourced = SystemConfig.load("heterrag", {"workload.batch": {"value": 3, "source": "default"}})
+    assert sourced.workload.batch == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"workload.popular_documents": 5}, r"a retrieval takes 6 documents \(workload.documents\) of 5 "),
+        ({"workload.documents": 90}, r"90 documents \(workload.documents\) of the 80 that 8 devices of 10 results give"),
+        ({"search.vertices": 1000, "retrieval.devices": 101}, r"a shard of 9 vertices .*fewer than the 10 results"),
+    ],
+)
+def test_more_documents_than_there_are_is_refused(changes, said):
+    with pytest.raises(WorkloadError, match=said):
+        SystemConfig.load("heterrag", changes)
+
+
+def test_what_a_trace_asks_for_is_not_bound_by_the_stated_popularity(tmp_path):
+    file = tmp_path / "documents.jsonl"
+    file.write_text("[1, 2]\n")
+    changes = {"workload.popular_documents": 5, "workload.documents_file": str(file)}
+    assert SystemConfig.load("heterrag", changes).workload.popular_documents == 5
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_runs():

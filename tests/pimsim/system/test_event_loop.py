@@ -2,6 +2,7 @@
 
 import pytest
 
+from pimsim.errors import WorkloadError
 from pimsim.system.event_loop import ARRIVE, END, LOOK, TICK, EventLoop, Server
 
 
@@ -33,6 +34,13 @@ def test_the_past_is_refused():
     loop.at(3, END, lambda: loop.at(2, END, lambda: None))
     with pytest.raises(ValueError, match="cannot be set at 3 ps"):
         loop.run()
+
+
+def test_what_64_bits_of_picoseconds_cannot_tell_is_refused():
+    loop = EventLoop()
+    loop.at((1 << 62) - 1, END, lambda: None)
+    with pytest.raises(WorkloadError, match=r"the run takes more than 53 days of simulated time: .*workload\.rate_rps"):
+        loop.at(1 << 62, END, lambda: None)
 
 
 def test_a_unit_does_its_jobs_in_turn_and_latency_does_not_keep_it_busy():
