@@ -68,7 +68,9 @@ class Fields:
     def __init__(self, values: Any, where: str, sources: Mapping[str, Source] | None = None, prefix: str = "") -> None:
         """`where` is the file, for messages; `prefix` the dotted name of this mapping, with a dot at its end."""
         if not isinstance(values, Mapping):
-            raise FieldError(f"{where}: {prefix.rstrip('.') or 'the file'} must be a mapping of fields, not {brief(values)}")
+            raise FieldError(
+                f"{where}: {prefix.rstrip('.') or 'the file'} must be a mapping of fields, not {brief(values)}"
+            )
         self._values = dict(values)
         self._taken: set[str] = set()
         self.where, self._prefix = where, prefix

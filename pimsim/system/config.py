@@ -263,8 +263,8 @@ def _fits(config: SystemConfig) -> None:
     asked, devices, results = config.workload, config.retrieval.devices, config.dimm.graph.k
     if not asked.documents_file and asked.documents > asked.popular_documents:
         raise WorkloadError(
-            f"a retrieval takes {asked.documents} documents (workload.documents) of {asked.popular_documents} that there"
-            " are (workload.popular_documents): take fewer"
+            f"a retrieval takes {asked.documents} documents (workload.documents) of {asked.popular_documents} that"
+            " there are (workload.popular_documents): take fewer"
         )
     if not asked.documents_file and asked.documents > devices * results:
         raise WorkloadError(

@@ -60,7 +60,10 @@ def test_changes_may_be_nested_and_leave_what_they_do_not_name(tmp_path):
     ("changes", "said"),
     [
         ({"workload.popular_documents": 5}, r"a retrieval takes 6 documents \(workload.documents\) of 5 "),
-        ({"workload.documents": 90}, r"90 documents \(workload.documents\) of the 80 that 8 devices of 10 results give"),
+        (
+            {"workload.documents": 90},
+            r"90 documents \(workload.documents\) of the 80 that 8 devices of 10 results give",
+        ),
         ({"search.vertices": 1000, "retrieval.devices": 101}, r"a shard of 9 vertices .*fewer than the 10 results"),
     ],
 )
