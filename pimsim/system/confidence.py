@@ -32,8 +32,7 @@ class HandedOn(NamedTuple):
     first: np.ndarray  # [looks + 1]: its first row
     documents: np.ndarray  # [looks]: vertices in its rows that were in none before, and are not there anyway
     results: np.ndarray  # [looks]: how many of its rows are results
-    in_vain: np.ndarray  # [searches]: vertices that were handed on and are not in the result
-    strangers: np.ndarray  # [vertices in vain, 2]: each of them, its search and its name, as it was first handed on
+    strangers: np.ndarray  # [vertices handed on that are not in the result, 2]: search and name, search by search
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ def _handed_on(
     search, look, count, new = (np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows, np.int64),
                                 np.empty(rows, np.int64))  # fmt: skip
     order = np.empty((rows, widest), np.int64)
-    results, in_vain = np.zeros(searches, np.int64), np.zeros(searches, np.int64)
+    results = np.zeros(searches, np.int64)
     strangers = np.empty((searches * vertices, 2), np.int64)
     used, strange = 0, 0
     sent = np.empty(vertices, np.bool_)
@@ -208,7 +207,6 @@ def _handed_on(
                 if vertex < wanted:
                     results[one] -= 1
                 else:
-                    in_vain[one] += 1
                     strangers[strange, 0], strangers[strange, 1] = one, vertex
                     strange += 1
             if fresh:
@@ -233,4 +231,4 @@ def _handed_on(
         sums[1, groups - 1] += row >= before
     first[groups] = used
     return (search[sorted_rows], order[sorted_rows], count[sorted_rows], looks[:groups], first[: groups + 1],
-            sums[0, :groups], sums[1, :groups], in_vain, strangers[:strange])  # fmt: skip
+            sums[0, :groups], sums[1, :groups], strangers[:strange])  # fmt: skip

@@ -65,7 +65,7 @@ class Draws:
         changed[first] = True
         counts = np.repeat(counts, rounds)
         wanted = np.arange(self.most) < counts[:, None]
-        some = [any(row) for row in (wanted & changed).tolist()]
+        some: list[bool] = np.any(wanted & changed, axis=1).tolist()
         return Retrievals(first.tolist(), found, counts, wanted & ~changed, some, self._sums)
 
 

@@ -249,7 +249,7 @@ class _Run:
             searched, vertices = found.strangers.T
             rows = np.array([place.retrieval for place in places])[searched]
             self.batch.drafts.name(numbers[searched], vertices, self.found.strangers(rows, self.strange))
-        self.counts["wasted_documents"] += int(found.in_vain.sum())
+        self.counts["wasted_documents"] += len(found.strangers)
         searches, first = found.search.tolist(), found.first.tolist()
         told = zip(
             found.look.tolist(), first, first[1:], found.documents.tolist(), found.results.tolist(), strict=False

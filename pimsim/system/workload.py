@@ -49,7 +49,7 @@ class Documents:
         found = popularity(stated)
         self.known: list[int] = found.documents.tolist()
         self.sums = np.cumsum(found.shares)  # float64 [documents], the most popular first
-        self._sums: list[float] = self.sums.tolist()
+        self._sums: list[float] = self.sums.tolist()  # in which one draw is faster
         self._count = min(stated.documents, len(self.known))
 
     def one(self, rng: random.Random, other_than: list[int]) -> int:

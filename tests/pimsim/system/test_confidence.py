@@ -103,7 +103,6 @@ def test_of_several_searches_it_is_told_look_by_look():
         assert rows == sorted(expected, key=lambda row: row[:3])
         assert dict(zip(found.look.tolist(), found.documents.tolist(), strict=True)) == sent
         assert [tuple(pair) for pair in found.strangers.tolist()] == strangers
-        assert np.bincount([search for search, _ in strangers], minlength=searches).tolist() == found.in_vain.tolist()
         some, vain = some + len(expected) - searches, vain + len(strangers)
     assert some > 50
     assert vain > 10

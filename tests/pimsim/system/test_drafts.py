@@ -28,9 +28,9 @@ def begun(held, place, documents, there):
 def known(held, place, order):
     """As it stands after a look that hands this order on."""
     row = np.array([[*order, *[0] * (MOST - len(order))]])
-    nothing = np.zeros(0, np.int64)
+    nothing = np.zeros((0, 2), np.int64)
     one = np.array([0])
-    handed_on = HandedOn(one, row, np.array([len(order)]), one, one, one, one, nothing, nothing)
+    handed_on = HandedOn(one, row, np.array([len(order)]), one, one, one, one, nothing)
     held.know(np.array([place]), handed_on, 0, 1)
 
 
