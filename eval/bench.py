@@ -23,19 +23,19 @@ import torch
 from tqdm import tqdm
 
 from eval.demo_corpus import demo_index
-from eval.plain import PlainProcess
-from eval.question_set import read_questions
-from ragcache.answer import Answer, Query
-from ragcache.assembly import assemble, available_cores
-from ragcache.config import ServeConfig
-from ragcache.engine.checkpoint import Checkpoint
-from ragcache.engine.kv import KVSpan
-from ragcache.engine.model import TorchModel
+from eval.props.plain import PlainProcess
+from eval.props.question_set import read_questions
+from ragcache.cli.assembly.torch import assemble, available_cores
+from ragcache.cli.config import ServeConfig
 from ragcache.engine.protocol import EngineEvent, Failed, Finished, Job, Token
-from ragcache.engine.torch_engine import TorchEngine
+from ragcache.engine.torch.engine import TorchEngine
+from ragcache.engine.torch.kv import KVSpan
+from ragcache.engine.torch.model import TorchModel
 from ragcache.errors import RagCacheError
-from ragcache.prompt_template import PromptTemplate
-from ragcache.service import RagService
+from ragcache.model.checkpoint import Checkpoint
+from ragcache.prompt.template import PromptTemplate
+from ragcache.service.answer import Answer, Query
+from ragcache.service.service import RagService
 from retrieval.errors import RetrievalError
 from retrieval.retriever import Retriever
 from server.client import RagClient, ServerError
@@ -229,7 +229,7 @@ class ServerBench:
         self._device_cache = 512 * MIB
 
     def run(self, questions: Sequence[str], weights: int) -> tuple[dict[str, Any], list[Bound]]:
-        command = [sys.executable, "-m", "ragcache.cli", "serve", "--index", str(self._index / "faiss.idx")]
+        command = [sys.executable, "-m", "ragcache", "serve", "--index", str(self._index / "faiss.idx")]
         command += ["--port", "18123", "--device-cache", str(self._device_cache), "--max-doc-tokens", "512"]
         begin = time.perf_counter()
         server = subprocess.Popen(command, stderr=subprocess.DEVNULL)

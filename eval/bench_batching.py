@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ragcache.assembly import available_cores
-from ragcache.engine.checkpoint import DEFAULT_MODEL, Checkpoint
-from ragcache.engine.kv import KVSpan
-from ragcache.engine.model import StepInput, TorchModel
+from ragcache.cli.assembly.torch import available_cores
 from ragcache.engine.protocol import EngineEvent, Finished, Job, LastEvent, Prefilled, Started, Token
-from ragcache.engine.torch_engine import TorchEngine
+from ragcache.engine.torch.engine import TorchEngine
+from ragcache.engine.torch.kv import KVSpan
+from ragcache.engine.torch.model import StepInput, TorchModel
 from ragcache.errors import RagCacheError
+from ragcache.model.checkpoint import DEFAULT_MODEL, Checkpoint
 
 TOGETHER = 8  # sequences
 TOGETHER_BOUND = 3.0  # times the tokens a second of one after another, at least

@@ -14,12 +14,12 @@ import tracemalloc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ragcache.cache import KnowledgeCache
+from ragcache.cache.cache import KnowledgeCache
 from ragcache.cost import PolynomialCost
 from ragcache.policy import POLICIES
-from ragcache.segment import Segment
-from ragcache.simulation import SIMULATED, Simulation
-from ragcache.trace import Trace
+from ragcache.simulate.simulation import SIMULATED, Simulation
+from ragcache.simulate.trace import Trace
+from ragcache.tree.segment import Segment
 
 _COST = PolynomialCost(50, 0.01)
 _KV = (True, True)

@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ragcache.admission import AdmissionQueue
-from ragcache.cache import KnowledgeCache
-from ragcache.engine.hardware import HARDWARE
-from ragcache.pim_machine import PimMachine
-from ragcache.replaying import replay_service
-from ragcache.search_profile import SearchProfile
-from ragcache.searching import Together
-from ragcache.simulated_finder import SimulatedFinder
-from ragcache.simulated_service import SimulatedService, SimulatedSettings
-from ragcache.virtual_time import run_virtual
-from ragcache.workload import TimedRequest, Workload
+from ragcache.cache.cache import KnowledgeCache
+from ragcache.engine.simulated.hardware import HARDWARE
+from ragcache.replay.finder import SimulatedFinder
+from ragcache.replay.pim_machine import PimMachine
+from ragcache.replay.run import replay_service
+from ragcache.replay.search_profile import SearchProfile
+from ragcache.replay.searches import Together
+from ragcache.replay.service import SimulatedService, SimulatedSettings
+from ragcache.replay.virtual_time import run_virtual
+from ragcache.replay.workload import TimedRequest, Workload
+from ragcache.schedule.admission import AdmissionQueue
 
 LEAST = 1000.0  # requests a second of process time
 MOST_SCHEDULING = 0.001  # seconds a request

@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 
-from ragcache.disk import DiskStore
-from ragcache.engine.checkpoint import DEFAULT_MODEL, Checkpoint, load_config
-from ragcache.engine.kv import KVLayout, KVSpan
-from ragcache.engine.model import layout_of
-from ragcache.engine.transfer import KVTransfer
+from ragcache.engine.torch.kv import KVLayout, KVSpan
+from ragcache.engine.torch.model import layout_of
+from ragcache.engine.torch.transfer import KVTransfer
 from ragcache.errors import RagCacheError
-from ragcache.kv_stores import DiskRecords
-from ragcache.segment import Segment
-from ragcache.tree import DEVICE, KnowledgeTree, Node
+from ragcache.model.checkpoint import DEFAULT_MODEL, Checkpoint, load_config
+from ragcache.storage.lmdb_store import DiskStore
+from ragcache.storage.stores import DiskRecords
+from ragcache.tree.segment import Segment
+from ragcache.tree.tree import DEVICE, KnowledgeTree, Node
 
 _DEVICE = torch.device("cpu")
 _Moves = Mapping[str, Callable[[], object]]

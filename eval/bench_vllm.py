@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.rag_stream import RagStream, StreamPrompt, unlimited_hits
-from eval.vllm_child import BLOCK, Asked, VllmChild
-from ragcache.engine.checkpoint import Checkpoint
+from eval.props.rag_stream import RagStream, StreamPrompt, unlimited_hits
+from eval.props.vllm_child import BLOCK, Asked, VllmChild
 from ragcache.errors import RagCacheError
-from ragcache.prompt_template import PromptTemplate
+from ragcache.model.checkpoint import Checkpoint
+from ragcache.prompt.template import PromptTemplate
 
 TTFT_LIMIT = 0.25  # from the host, of a cold prefill
 STREAM_LIMIT = 0.75  # mean TTFT on the skewed stream, of plain vLLM's

@@ -25,16 +25,17 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.demo_corpus import demo_index
-from eval.load import Load
-from eval.question_set import QuestionError, read_questions
-from eval.server_process import ServerDied, ServerProcess, arguments_for
-from eval.uncached import Tally, Uncached, answer_uncached
-from ragcache.config import ServeConfig, parse_size
-from ragcache.disk import DiskStore
-from ragcache.engine.checkpoint import Checkpoint
-from ragcache.engine.model import TorchModel
-from ragcache.engine.transfer import KVTransfer, kv_fingerprint
+from eval.props.load import Load
+from eval.props.question_set import QuestionError, read_questions
+from eval.props.server_process import ServerDied, ServerProcess, arguments_for
+from eval.props.uncached import Tally, Uncached, answer_uncached
+from ragcache.cli.config import ServeConfig
+from ragcache.engine.torch.model import TorchModel
+from ragcache.engine.torch.transfer import KVTransfer, kv_fingerprint
 from ragcache.errors import RagCacheError
+from ragcache.model.checkpoint import Checkpoint
+from ragcache.sizes import parse_size
+from ragcache.storage.lmdb_store import DiskStore
 from retrieval.errors import RetrievalError
 from server.client import RagClient, ServerError
 

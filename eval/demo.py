@@ -33,7 +33,7 @@ def main() -> int:
     except (RagCacheError, RetrievalError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    command = [sys.executable, "-m", "ragcache.cli", "serve", "--index", str(index), "--port", str(options.port)]
+    command = [sys.executable, "-m", "ragcache", "serve", "--index", str(index), "--port", str(options.port)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     server = subprocess.Popen(command)
     try:

@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from ragcache.engine.checkpoint import cache_home
+from ragcache.model.checkpoint import cache_home
 from retrieval import index, pydocs
 from retrieval.corpus import write_corpus
 from retrieval.embedder import Embedder

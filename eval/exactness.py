@@ -19,15 +19,15 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
-from eval.question_set import QuestionError, read_questions
-from ragcache.answer import Answer, Query
-from ragcache.assembly import assemble
-from ragcache.config import ServeConfig
-from ragcache.engine.checkpoint import Checkpoint, load_config
-from ragcache.engine.model import layout_of
+from eval.props.question_set import QuestionError, read_questions
+from ragcache.cli.assembly.torch import assemble
+from ragcache.cli.config import ServeConfig
+from ragcache.engine.torch.model import layout_of
 from ragcache.errors import RagCacheError
-from ragcache.prompt_template import PromptTemplate
-from ragcache.service import RagService
+from ragcache.model.checkpoint import Checkpoint, load_config
+from ragcache.prompt.template import PromptTemplate
+from ragcache.service.answer import Answer, Query
+from ragcache.service.service import RagService
 from retrieval.embedder import Embedder
 from retrieval.errors import RetrievalError
 from retrieval.index import build_index

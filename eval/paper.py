@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.paper_load import Pages, PaperLoad
-from ragcache.replaying import simulate
-from ragcache.simulated_service import SimulatedSettings
+from eval.props.paper_load import Pages, PaperLoad
+from ragcache.replay.run import simulate
+from ragcache.replay.service import SimulatedSettings
 
 GiB = 2**30
 SYSTEM_TOKENS = 50

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.question_set import Question, QuestionError, read_questions
+from eval.props.question_set import Question, QuestionError, read_questions
 from retrieval.errors import RetrievalError
 from retrieval.retriever import Hit, Retriever
 

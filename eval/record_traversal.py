@@ -17,7 +17,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from eval.question_set import QuestionError, read_questions
+from eval.props.question_set import QuestionError, read_questions
 from pimsim.dimm_pim.traversal import LOWEST, NO_LIST, UPPER, Traversal
 from retrieval.corpus import read_corpus
 from retrieval.embedder import DEFAULT_NAME, Embedder

@@ -32,12 +32,12 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from eval import material
-from eval.crowd import Crowd, Request, Visit
-from eval.question_set import QuestionError, read_questions
-from eval.rest import cache_state, come_to_rest
-from eval.server_process import ServerDied, ServerProcess, arguments_for
-from ragcache.config import ServeConfig
+from eval.props import material
+from eval.props.crowd import Crowd, Request, Visit
+from eval.props.question_set import QuestionError, read_questions
+from eval.props.rest import cache_state, come_to_rest
+from eval.props.server_process import ServerDied, ServerProcess, arguments_for
+from ragcache.cli.config import ServeConfig
 from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
 from retrieval.index import DOCUMENTS_FOLDER

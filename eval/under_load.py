@@ -22,13 +22,13 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from eval import material
-from eval.crowd import Crowd, Request, Visit
-from eval.question_set import QuestionError, read_questions
-from eval.rest import come_to_rest
-from eval.server_process import ServerDied, ServerProcess, arguments_for
-from eval.uncached import Tally, Uncached, answer_uncached
-from ragcache.config import ServeConfig
+from eval.props import material
+from eval.props.crowd import Crowd, Request, Visit
+from eval.props.question_set import QuestionError, read_questions
+from eval.props.rest import come_to_rest
+from eval.props.server_process import ServerDied, ServerProcess, arguments_for
+from eval.props.uncached import Tally, Uncached, answer_uncached
+from ragcache.cli.config import ServeConfig
 from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
 

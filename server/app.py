@@ -11,9 +11,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from ragcache.answer import Answer, Delta, Retrieved, ServiceEvent
-from ragcache.health import Health
-from ragcache.service import RagService
+from ragcache.service.answer import Answer, Delta, Retrieved, ServiceEvent
+from ragcache.service.health import Health
+from ragcache.service.service import RagService
 from server import errors
 from server.body_limit import BodyLimit
 from server.metrics import Metrics

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 
 from ragcache.errors import BadQuery, DeadlineExceeded, Overloaded
-from ragcache.replay import Served
-from ragcache.workload import TimedRequest
+from ragcache.replay.replay import Served
+from ragcache.replay.workload import TimedRequest
 from server.client import ServerError
 
 _WORDS = (

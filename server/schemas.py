@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
 
-from ragcache.answer import Answer, Query, Retrieved, Speculated, Timing, Usage, UsedDocument
+from ragcache.service.answer import Answer, Query, Retrieved, Speculated, Timing, Usage, UsedDocument
 
 
 class QueryBody(BaseModel):

@@ -23,14 +23,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eval.demo_corpus import demo_index as build_demo_index
-from ragcache.cache import KnowledgeCache
-from ragcache.engine.checkpoint import Checkpoint
-from ragcache.engine.model import TorchModel
-from ragcache.engine.torch_engine import TorchEngine
+from ragcache.cache.cache import KnowledgeCache
+from ragcache.engine.torch.engine import TorchEngine
+from ragcache.engine.torch.model import TorchModel
+from ragcache.model.checkpoint import Checkpoint
 from ragcache.policy import LRU
-from ragcache.prompt_template import PromptTemplate
-from ragcache.retriever_finder import RetrieverFinder
-from ragcache.service import Limits, RagService
+from ragcache.prompt.template import PromptTemplate
+from ragcache.service.retriever_finder import RetrieverFinder
+from ragcache.service.service import Limits, RagService
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
 from retrieval.retriever import Retriever, SearchStage

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-COMMAND = [sys.executable, "-m", "ragcache.cli"]
+COMMAND = [sys.executable, "-m", "ragcache"]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

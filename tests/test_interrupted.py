@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "ragcache.cli"]
+COMMAND = [sys.executable, "-m", "ragcache"]
 PATIENCE = 30
 PROGRESS = re.compile(rb"\d+%\|[^\r\n]*\[\d+:\d+<[\d:]+, ")  # with time left
 
@@ -120,7 +120,7 @@ def test_a_simulation_that_is_read_by_a_program_shows_no_bar(tmp_path):
 def test_a_curve_that_is_interrupted_while_it_is_drawn_leaves_the_old_one(tmp_path):
     (tmp_path / "curve.png").write_bytes(b"the old one")
     code = (
-        "import os, signal, sys; from ragcache import cli, curve\n"
+        "import os, signal, sys; from ragcache.cli import main as cli; from ragcache.simulate import curve\n"
         "class Figure(curve.Figure):\n"
         "    def savefig(self, file, **options):\n"
         "        file.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGINT)\n"

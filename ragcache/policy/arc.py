@@ -5,7 +5,7 @@ from __future__ import annotations
 from ragcache.policy.ghost import GhostList
 from ragcache.policy.queues import QueuePolicy
 from ragcache.policy.recency import RecencyList
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 
 class ARC(QueuePolicy):

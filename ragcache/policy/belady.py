@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from ragcache.policy.priority import PriorityPolicy
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 
 class Belady(PriorityPolicy):

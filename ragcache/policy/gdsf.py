@@ -1,7 +1,7 @@
 """GDSF: greedy-dual-size-frequency with a constant cost (Cherkasova, HPL-98-69R1, 1998)."""
 
 from ragcache.policy.priority import PriorityPolicy
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 
 class GDSF(PriorityPolicy):

@@ -1,7 +1,7 @@
 """LFU: the node with the fewest uses goes first."""
 
 from ragcache.policy.priority import PriorityPolicy
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 
 class LFU(PriorityPolicy):

@@ -1,7 +1,7 @@
 """LRU: the node whose last use is longest ago goes first."""
 
 from ragcache.policy.priority import PriorityPolicy
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 
 class LRU(PriorityPolicy):

@@ -1,7 +1,7 @@
 """PGDSF: greedy-dual-size-frequency with the cost that a prefix-aware prefill really had (RAGCache, section 5.1)."""
 
 from ragcache.policy.priority import PriorityPolicy
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 
 class PGDSF(PriorityPolicy):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 Entry = tuple[float, int, int, Node]  # priority, last use, id, node: in the order of eviction
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 
 class Policy(Protocol):

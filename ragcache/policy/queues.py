@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 
 class QueuePolicy(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container
 
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 
 class RecencyList:

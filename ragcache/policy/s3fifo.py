@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from ragcache.policy.ghost import GhostList
 from ragcache.policy.queues import QueuePolicy
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 _MOST = 3  # two bits of frequency
 _SMALL_SHARE = 10  # the small queue has a tenth of the capacity

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ragcache.policy.queues import QueuePolicy
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 
 @dataclass(slots=True, eq=False)

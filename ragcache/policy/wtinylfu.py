@@ -7,7 +7,7 @@ from typing import Protocol
 from ragcache.policy.queues import QueuePolicy
 from ragcache.policy.recency import RecencyList
 from ragcache.policy.sketch import FrequencySketch
-from ragcache.tree import Node
+from ragcache.tree.tree import Node
 
 _WINDOW_SHARE = 100  # the window has a hundredth of the capacity,
 _PROTECTED = 0.8  # and of the rest the protected segment has four fifths

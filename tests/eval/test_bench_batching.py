@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eval import bench_batching
-from ragcache.engine.model import TorchModel
+from ragcache.engine.torch.model import TorchModel
 
 
 @pytest.fixture(autouse=True)

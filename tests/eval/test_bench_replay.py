@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eval import bench_replay
-from ragcache.admission import AdmissionQueue
+from ragcache.schedule.admission import AdmissionQueue
 
 FEW = 2 * bench_replay.WAITING
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eval import bench_tiers
-from ragcache.engine.kv import KVLayout
+from ragcache.engine.torch.kv import KVLayout
 
 LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=16, dtype=torch.float32)
 

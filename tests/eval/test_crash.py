@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from eval import crash
-from eval.uncached import Uncached
+from eval.props.uncached import Uncached
 from tests.conftest import TOPICS
 
 # two requests of the tiny model fit on the device and not all they leave on the host

@@ -6,8 +6,8 @@ import pytest
 
 from eval.demo import QUESTION, table
 from eval.exactness import TIE, Exactness, Generated, compare
-from eval.question_set import read_questions
-from ragcache.config import ServeConfig
+from eval.props.question_set import read_questions
+from ragcache.cli.config import ServeConfig
 
 QUESTIONS = Path(__file__).parents[2] / "eval" / "questions" / "python.jsonl"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval import recall
-from eval.question_set import QuestionError, read_questions
+from eval.props.question_set import QuestionError, read_questions
 from eval.recall import Outcome, hit_ratio, measure
 from retrieval.corpus import Document, write_corpus
 from retrieval.embedder import Embedder

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from eval import soak
-from eval.crowd import Request, Visit
+from eval.props.crowd import Request, Visit
 
 SIZES = ["--device-cache", "200KiB", "--host-cache", "200KiB", "--disk-cache", "16MiB", "--threads", "1"]
 PATIENCE = 60

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from eval import under_load
-from eval.rest import Rest
-from eval.uncached import Uncached
+from eval.props.rest import Rest
+from eval.props.uncached import Uncached
 from tests.conftest import TOPICS
 
 # some two requests of the tiny model fit on the device

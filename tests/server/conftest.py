@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from ragcache.service import RagService
+from ragcache.service.service import RagService
 from server.app import create_app
 from server.run import bind
 from tests.server.serving import Serving

@@ -4,17 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ragcache.cache import KnowledgeCache
-from ragcache.disk import DiskStore
-from ragcache.engine.torch_engine import TorchEngine
-from ragcache.engine.transfer import KVTransfer, kv_fingerprint
-from ragcache.kv_stores import DiskRecords, HostMemory
-from ragcache.mover import ThreadMover
+from ragcache.cache.cache import KnowledgeCache
+from ragcache.cache.interface import DiskTier, HostTier
+from ragcache.cache.mover import ThreadMover
+from ragcache.engine.torch.engine import TorchEngine
+from ragcache.engine.torch.transfer import KVTransfer, kv_fingerprint
 from ragcache.policy import LRU
-from ragcache.prompt_template import PromptTemplate
-from ragcache.retriever_finder import RetrieverFinder
-from ragcache.service import Limits, RagService
-from ragcache.store import DiskTier, HostTier
+from ragcache.prompt.template import PromptTemplate
+from ragcache.service.retriever_finder import RetrieverFinder
+from ragcache.service.service import Limits, RagService
+from ragcache.storage.lmdb_store import DiskStore
+from ragcache.storage.stores import DiskRecords, HostMemory
 from retrieval.retriever import Retriever
 
 

@@ -19,7 +19,7 @@ class Serving:
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ragcache.cli", "serve", *arguments], stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "ragcache", "serve", *arguments], stderr=subprocess.PIPE, text=True
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)

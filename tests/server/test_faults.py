@@ -9,8 +9,8 @@ import httpx
 import lmdb
 import pytest
 
-from ragcache.engine.torch_engine import MAX_DEATHS
-from ragcache.service import RagService
+from ragcache.engine.torch.engine import MAX_DEATHS
+from ragcache.service.service import RagService
 from tests.server.conftest import Site, until
 from tests.server.faulty import MakeParts, Parts
 from tests.server.tiered_site import QUESTIONS, cache_of, metrics_of, settled

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ragcache.cli import main
+from ragcache.cli.main import main
 from ragcache.errors import ConfigError
 from server.app import create_app
 from server.run import bind, run
@@ -199,7 +199,7 @@ def test_a_query_that_nobody_answers(command):
 
 def test_a_query_does_not_wait_for_torch():
     code = (
-        "import sys; from ragcache.cli import main; status = main(['query', 'why?', '--url', 'http://127.0.0.1:9']);"
+        "import sys; from ragcache.cli.main import main; status = main(['query', 'why?', '--url', 'http://127.0.0.1:9']);"
         "print(status, sorted({'torch', 'transformers', 'faiss', 'fastapi'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
@@ -227,7 +227,7 @@ def test_a_command_line_that_makes_no_sense_is_refused(arguments, capsys):
 def test_sigterm_while_it_loads_removes_what_is_half_written(tmp_path):
     """A signal before it serves unwinds like Ctrl-C, so that temporary files go."""
     code = (
-        "import os, signal, sys, tempfile; from ragcache import cli\n"
+        "import os, signal, sys, tempfile; from ragcache.cli import main as cli\n"
         "def work(options):\n"
         f"    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}): os.kill(os.getpid(), signal.SIGTERM)\n"
         "cli._COMMANDS['query'] = work\n"

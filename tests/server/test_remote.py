@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ragcache.cli import main
-from ragcache.replay import Outcome, Replay
-from ragcache.replaying import replay_remote
-from ragcache.workload import TimedRequest, Workload
+from ragcache.cli.main import main
+from ragcache.replay.replay import Outcome, Replay
+from ragcache.replay.run import replay_remote
+from ragcache.replay.workload import TimedRequest, Workload
 from server.client import ServerError
 from server.remote import RemoteAsker
 from tests.server.conftest import Site, until

@@ -9,10 +9,10 @@ import lmdb
 import pytest
 import torch
 
-from eval.uncached import Uncached, answer_uncached
-from ragcache.config import ServeConfig
-from ragcache.disk_file import BODY, CHUNKS, DATA, HEADERS, chunk_key
-from ragcache.record import Header
+from eval.props.uncached import Uncached, answer_uncached
+from ragcache.cli.config import ServeConfig
+from ragcache.storage.lmdb_file import BODY, CHUNKS, DATA, HEADERS, chunk_key
+from ragcache.storage.record import Header
 from tests.server.tiered_site import LENGTHS, OPTIONS, QUESTIONS, ask, cache_of, settled, tier_of
 
 OTTERS, GLACIER = QUESTIONS[:2]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.uncached import Uncached, answer_uncached
-from ragcache.config import ServeConfig
+from eval.props.uncached import Uncached, answer_uncached
+from ragcache.cli.config import ServeConfig
 from tests.server.conftest import until
 from tests.server.tiered_site import LENGTHS, OPTIONS, QUESTIONS, ask, cache_of, metrics_of, settled, tier_of
 

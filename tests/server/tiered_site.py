@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from eval.uncached import Uncached
+from eval.props.uncached import Uncached
 from tests.server.conftest import until
 
 QUESTIONS = [

@@ -13,17 +13,17 @@ from typing import Any
 import httpx
 import uvicorn
 
-from ragcache.answer import UsedDocument
-from ragcache.config import ServeConfig
-from ragcache.engine.checkpoint import Checkpoint
-from ragcache.engine.vllm.arguments import engine_arguments
-from ragcache.engine.vllm.engine import VllmEngine
-from ragcache.engine.vllm.ledger import VllmLedger
-from ragcache.finder import Found
-from ragcache.prompt import Prompt
-from ragcache.prompt_template import PromptTemplate
-from ragcache.segment import Segment
-from ragcache.service import Limits, RagService
+from ragcache.cli.assembly.vllm_arguments import engine_arguments
+from ragcache.cli.config import ServeConfig
+from ragcache.engine.vllm.front.engine import VllmEngine
+from ragcache.engine.vllm.front.ledger import VllmLedger
+from ragcache.model.checkpoint import Checkpoint
+from ragcache.prompt.prompt import Prompt
+from ragcache.prompt.template import PromptTemplate
+from ragcache.service.answer import UsedDocument
+from ragcache.service.finder import Found
+from ragcache.service.service import Limits, RagService
+from ragcache.tree.segment import Segment
 from server.app import create_app
 from server.run import bind
 from tests.vllm.site import SYSTEM, document

@@ -10,9 +10,9 @@ from typing import Any
 
 from vllm import LLM, SamplingParams
 
-from ragcache.engine.checkpoint import Checkpoint
-from ragcache.engine.vllm.block_store import BlockStore
-from ragcache.engine.vllm.outer_cache import OuterCache
+from ragcache.engine.vllm.scheduler.outer_cache import OuterCache
+from ragcache.engine.vllm.worker.block_store import BlockStore
+from ragcache.model.checkpoint import Checkpoint
 
 BLOCK = 32
 SYSTEM = list(range(500, 560))

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from ragcache.config import ServeConfig
+from ragcache.cli.assembly.vllm_arguments import engine_arguments
+from ragcache.cli.config import ServeConfig
 from ragcache.engine.protocol import Failed, Finished, Job, Prefilled, Sampling, Started, Token
-from ragcache.engine.vllm.arguments import engine_arguments
-from ragcache.engine.vllm.engine import VllmEngine
+from ragcache.engine.vllm.front.engine import VllmEngine
 from ragcache.errors import ConfigError
 from tests.vllm.site import BLOCK, SYSTEM, document
 

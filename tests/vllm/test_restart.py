@@ -1,6 +1,6 @@
 """A disk cache outlives vLLM, and serves no other model, dtype or layout."""
 
-from ragcache.disk import DiskStore
+from ragcache.storage.lmdb_store import DiskStore
 from tests.vllm.site import BLOCK, SYSTEM, document
 
 A, B = document(1, 200), document(2, 180)

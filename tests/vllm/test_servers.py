@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ragcache.engine.checkpoint import Checkpoint
+from ragcache.model.checkpoint import Checkpoint
 
 TRANSFER = {
     "kv_connector": "RagCacheConnector",
@@ -97,7 +97,7 @@ def index(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("index")
     rows = [{"id": f"d{n}", "title": f"Topic {n}", "text": TEXT[n * 40 : n * 40 + 900]} for n in range(4)]
     (folder / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "-m", "ragcache.cli", "index", "--quiet", "--corpus", str(folder / "docs.jsonl")]
+    command = [sys.executable, "-m", "ragcache", "index", "--quiet", "--corpus", str(folder / "docs.jsonl")]
     subprocess.run([*command, "--out", str(folder / "idx")], check=True, timeout=120)
     return folder / "idx" / "faiss.idx"
 
@@ -108,10 +108,10 @@ QUESTION = {"question": "What does item 14 weigh?", "max_tokens": 8}
 
 def test_ragcache_serve_answers_over_vllm_and_starts_again_from_disk(index, tmp_path):
     options = [*OVER_VLLM, "--host-cache", "200MiB", "--disk-cache", f"{tmp_path}:256MiB", "--index", str(index)]
-    with server("ragcache.cli", "serve", *options, ready="/readyz") as url:
+    with server("ragcache", "serve", *options, ready="/readyz") as url:
         answers = [json.loads(call(f"{url}/v1/query", QUESTION)) for _ in range(2)]
         time.sleep(2)  # what is to be written is
-    with server("ragcache.cli", "serve", *options, ready="/readyz") as url:
+    with server("ragcache", "serve", *options, ready="/readyz") as url:
         answers.append(json.loads(call(f"{url}/v1/query", QUESTION)))
     usages = [answer["usage"] for answer in answers]
     assert len({answer["answer"] for answer in answers}) == 1
@@ -125,7 +125,7 @@ def test_ragcache_serve_answers_over_vllm_and_starts_again_from_disk(index, tmp_
 def test_a_server_killed_while_it_stores_starts_again_and_answers_the_same(index, tmp_path):
     options = [*OVER_VLLM, "--host-cache", "200MiB", "--disk-cache", f"{tmp_path}:256MiB", "--index", str(index)]
     questions = [QUESTION | {"question": f"What does item {item} cost?", "max_tokens": 6} for item in (7, 70, 133)]
-    with server("ragcache.cli", "serve", *options, ready="/readyz", end=signal.SIGKILL) as url:
+    with server("ragcache", "serve", *options, ready="/readyz", end=signal.SIGKILL) as url:
         first = [json.loads(call(f"{url}/v1/query", question))["answer"] for question in questions]
-    with server("ragcache.cli", "serve", *options, ready="/readyz") as url:
+    with server("ragcache", "serve", *options, ready="/readyz") as url:
         assert [json.loads(call(f"{url}/v1/query", question))["answer"] for question in questions] == first

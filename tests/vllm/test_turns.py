@@ -5,7 +5,7 @@ import queue
 import pytest
 
 from ragcache.engine.protocol import Finished, Job, Prefilled, Sampling, Started, Token
-from ragcache.engine.vllm.ledger import VllmLedger
+from ragcache.engine.vllm.front.ledger import VllmLedger
 from ragcache.errors import ConfigError
 from tests.vllm.live import empty, idle, started, until
 from tests.vllm.site import BLOCK, SYSTEM, document

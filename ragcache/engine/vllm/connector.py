@@ -24,20 +24,20 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
-from ragcache.disk import DiskStore
 from ragcache.engine.vllm import interface
-from ragcache.engine.vllm.block_store import BlockStore, Results
-from ragcache.engine.vllm.bulletin import NAME_PARAM
-from ragcache.engine.vllm.connector_stats import RagCacheStats
-from ragcache.engine.vllm.dispatch import Inventory
-from ragcache.engine.vllm.identity import blocks_fingerprint, estimated_cost
-from ragcache.engine.vllm.orders import Orders, Reports
-from ragcache.engine.vllm.outer_cache import OuterCache, Ticket
-from ragcache.engine.vllm.paged_kv import PagedKV
-from ragcache.engine.vllm.passages import BadBoundaries, lengths_of, passages
-from ragcache.engine.vllm.reporter import Reporter
-from ragcache.engine.vllm.settings import ConnectorSettings
+from ragcache.engine.vllm.scheduler.connector_stats import RagCacheStats
+from ragcache.engine.vllm.scheduler.dispatch import Inventory
+from ragcache.engine.vllm.scheduler.outer_cache import OuterCache, Ticket
+from ragcache.engine.vllm.scheduler.reporter import Reporter
+from ragcache.engine.vllm.wire.bulletin import NAME_PARAM
+from ragcache.engine.vllm.wire.identity import blocks_fingerprint, estimated_cost
+from ragcache.engine.vllm.wire.orders import Orders, Reports
+from ragcache.engine.vllm.wire.passages import BadBoundaries, lengths_of, passages
+from ragcache.engine.vllm.wire.settings import ConnectorSettings
+from ragcache.engine.vllm.worker.block_store import BlockStore, Results
+from ragcache.engine.vllm.worker.paged_kv import PagedKV
 from ragcache.errors import ConfigError
+from ragcache.storage.lmdb_store import DiskStore
 
 log = logging.getLogger("vllm.ragcache")  # below vLLM's, so that its own settings show it
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from ragcache.engine.torch_engine import TorchEngine
+from ragcache.engine.torch.engine import TorchEngine
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from ragcache.engine.protocol import (
     Started,
     Token,
 )
-from ragcache.engine.simulated_engine import SimulatedEngine
-from ragcache.engine.torch_engine import TorchEngine
-from ragcache.virtual_time import VirtualTimeLoop
+from ragcache.engine.simulated.engine import SimulatedEngine
+from ragcache.engine.torch.engine import TorchEngine
+from ragcache.replay.virtual_time import VirtualTimeLoop
 
 PATIENCE = 30  # seconds for what takes milliseconds
 

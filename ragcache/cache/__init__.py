@@ -1,0 +1,1 @@
+"""Whose KV do we have? Leases, tiers and the moves between them."""

@@ -1,0 +1,1 @@
+"""How is it put together? The command line: one table of commands, a file a command."""

@@ -1,0 +1,7 @@
+"""`python -m ragcache.cli COMMAND` is `ragcache COMMAND`."""
+
+import sys
+
+from ragcache.cli.main import main
+
+sys.exit(main())

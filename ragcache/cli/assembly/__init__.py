@@ -1,0 +1,1 @@
+"""How a RagService is put together from its settings."""

@@ -1,0 +1,181 @@
+"""ServeConfig: everything `ragcache serve` can be told, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ragcache.cache.cache import ADMISSIONS
+from ragcache.errors import ConfigError
+from ragcache.policy import POLICIES
+from ragcache.sizes import DiskCache, parse_size
+
+ENGINES = ("torch", "vllm")
+KV_STORE_DTYPES = ("device", "float16")
+SPECULATIONS = ("off", "dynamic")
+
+
+def _option(default: Any, text: str, **more: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, **more})
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Settings of a server. Each is an option `--like-this` and a key `like_this` of the TOML file."""
+
+    index: Path = _option(Path(), "faiss.idx of a folder written by `ragcache index`", required=True)
+    model: str = _option("default", "model folder, GGUF file or Hugging Face id")
+    top_k: int = _option(2, "documents a question gets unless it asks for another number", least=1)
+    max_doc_tokens: int = _option(1024, "a longer document is cut to this many tokens", least=16)
+    max_question_tokens: int = _option(512, "a longer question is refused", least=1)
+    max_tokens: int = _option(128, "longest answer in tokens; a question may ask for less", least=1)
+    device_cache: int = _option(2 * 2**30, "device memory for KV, cached and in use, such as 2GiB", size=True)
+    host_cache: int = _option(0, "host memory for KV that the device gave up, such as 8GiB (0: none)", size=True)
+    disk_cache: str = _option(
+        "", "folder and size of a disk cache, which outlives the server, such as /var/cache/kv:100GiB", form="PATH:SIZE"
+    )
+    kv_store_dtype: str = _option(
+        "device",
+        "how host and disk store KV: device (its dtype, exact) or float16 (half of float32, rounded)",
+        one_of=KV_STORE_DTYPES,
+    )
+    cache: bool = _option(True, "keep the KV of documents between requests")
+    policy: str = _option("pgdsf", f"whose KV is given up first: {', '.join(POLICIES)}", one_of=tuple(POLICIES))
+    admission: str = _option(
+        "always",
+        "whether new KV stays always, or competes with what it would displace (memory for one request is then kept "
+        "free of idle KV)",
+        one_of=ADMISSIONS,
+    )
+    engine: str = _option(
+        "torch", "who computes: torch, in this process, or vllm, where it is installed", one_of=ENGINES
+    )
+    vllm_options: str = _option(
+        "",
+        'options of vLLM as a JSON object, such as {"tensor_parallel_size": 2}; see `vllm serve --help`, with _ for -',
+        form="JSON",
+    )
+    host: str = _option("127.0.0.1", "address to listen on")
+    port: int = _option(8000, "port to listen on (0: any free one)", least=0)
+    threads: int = _option(0, "torch threads of the engine (0: one a core)", least=0)
+    profile: str = _option(
+        "auto",
+        "prefill times that the policy weighs by: a file of `ragcache profile`, or auto, what was measured here "
+        "with this model, else an estimate",
+    )
+    prefill_chunk: int = _option(512, "prompt tokens computed in one step, at most", least=1)
+    max_batch: int = _option(8, "requests that the engine works on at a time", least=1)
+    max_prefill_batch: int = _option(
+        4, "with so many prompts to be computed, nothing is computed on speculation", least=1
+    )
+    speculate: str = _option(
+        "off",
+        "prefill what a search has found so far while it goes on: off, or dynamic (while max_prefill_batch allows)",
+        one_of=SPECULATIONS,
+    )
+    max_waiting: int = _option(64, "requests that may wait; a further one is refused (429)", least=0)
+    reorder_window: int = _option(
+        32,
+        "by how many later requests one may be passed that have more cached (0: order of arrival)",
+        least=0,
+    )
+    grace_seconds: float = _option(30.0, "how long running answers may go on after SIGTERM", least=0)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), field.metadata.get("least")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{field.name} must be a finite number, not {value}")
+            one_of = field.metadata.get("one_of")
+            if one_of is not None and value not in one_of:
+                raise ConfigError(f"{field.name} is one of {', '.join(one_of)}, not {value!r}")
+            if least is not None and value < least:
+                raise ConfigError(f"{field.name} must be at least {least}, not {value}")
+        if self.host_cache < 0:
+            raise ConfigError(f"host_cache must be 0 or more, not {self.host_cache}")
+        _ = self.disk  # parsed, and so checked
+        if not self.cache and (self.host_cache or self.disk_cache):
+            raise ConfigError("a host or a disk cache has no use with --no-cache: leave out one or the other")
+        if self.vllm and self.engine != "vllm":
+            raise ConfigError("vllm_options have no use without --engine vllm")
+        if self.engine == "vllm" and self.kv_store_dtype != "device":
+            raise ConfigError("vLLM's KV moves in whole blocks: leave out --kv-store-dtype")
+        if self.port > 65535:
+            raise ConfigError(f"port must be at most 65535, not {self.port}")
+
+    @property
+    def disk(self) -> DiskCache | None:
+        """The disk cache, if there is to be one."""
+        return DiskCache.parse(self.disk_cache) if self.disk_cache else None
+
+    @property
+    def vllm(self) -> dict[str, Any]:
+        """The options of vLLM."""
+        try:
+            found = json.loads(self.vllm_options or "{}")
+        except ValueError as error:
+            raise ConfigError(f"vllm_options is no JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise ConfigError(f"vllm_options must be a JSON object, not {self.vllm_options!r}")
+        return found
+
+    @classmethod
+    def load(cls, file: Path | None, options: Mapping[str, Any]) -> ServeConfig:
+        """Settings of the TOML `file`, overridden by `options` (those that are not None)."""
+        settings = {} if file is None else _read_toml(file)
+        settings |= {name: value for name, value in options.items() if value is not None}
+        if "index" not in settings:
+            raise ConfigError("no index: pass --index DIR/faiss.idx, made by `ragcache index --corpus … --out DIR`")
+        where = "" if file is None else f" (settings of {file} and the command line)"
+        return cls(**{name: _coerce(name, value, where) for name, value in settings.items()})
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(ServeConfig)}
+_KINDS = {"Path": Path, "str": str, "int": int, "bool": bool, "float": float}
+
+
+def option_kind(name: str) -> type:
+    """Python type of a setting."""
+    return _KINDS[str(_FIELDS[name].type)]
+
+
+def _coerce(name: str, value: Any, where: str) -> Any:
+    kind = option_kind(name)
+    if _FIELDS[name].metadata.get("size"):
+        return parse_size(value)
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        wanted = "str" if kind is Path else kind.__name__
+        raise ConfigError(f"{name} must be of type {wanted}, not {value!r}{where}")
+    return value
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    settings = {name.replace("-", "_"): value for name, value in settings.items()}
+    if unknown := sorted(settings.keys() - _FIELDS.keys()):
+        raise ConfigError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+    if isinstance(index := settings.get("index"), str):
+        settings["index"] = str(file.parent / Path(index).expanduser())  # an absolute path stays as it is
+    if isinstance(disk := settings.get("disk_cache"), str) and disk:
+        cache = DiskCache.parse(disk)
+        settings["disk_cache"] = f"{file.parent / cache.folder}:{disk.rpartition(':')[2]}"
+    for name in ("model", "profile"):
+        path = file.parent / str(settings.get(name, ""))
+        if name in settings and path.exists():  # a name that is no path beside the file may be a hub's
+            settings[name] = str(path)
+    return settings

@@ -1,0 +1,1 @@
+"""Engines that take time and compute nothing: a described machine's steps."""

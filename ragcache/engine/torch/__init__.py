@@ -1,0 +1,1 @@
+"""The embedded engine: transformers' layers with our attention, over packed batches."""

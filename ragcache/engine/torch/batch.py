@@ -1,0 +1,257 @@
+"""Batch: the jobs that run in a torch engine, and the step over them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ragcache.engine.protocol import (
+    EngineEvent,
+    EngineStats,
+    Failed,
+    Finished,
+    Job,
+    LastEvent,
+    Preempted,
+    Prefilled,
+    Started,
+    Token,
+)
+from ragcache.engine.torch.kv import KVSpan
+from ragcache.engine.torch.model import StepInput, TorchModel
+from ragcache.engine.torch.sampler import Sampler
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[EngineEvent], None]
+
+# what CPU allocators and CUDA's libraries say, where torch raises a plain RuntimeError
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a forward raised this because there was too little memory for it, on the device or the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+@dataclass(slots=True, eq=False)
+class RunningJob:
+    """A job between submission and its last event. Touched by the engine's thread only, but for `cancelled`."""
+
+    deliver: Deliver
+    sampler: Sampler
+    pending: list[int]  # prompt tokens whose KV is not computed yet
+    prompt_tokens: int  # that were pending at first
+    spans: list[KVSpan]  # all of the sequence's KV in order: cached, missing, own
+    first_writable: int  # spans before this one are somebody else's
+    position: int  # of the next token to compute
+    generated: int  # tokens of the answer, those of earlier jobs included
+    last_token: int  # `generated` of the last
+    # set by the caller. It refers to nothing, so keeping the means to cancel keeps no KV alive
+    cancelled: threading.Event
+    started: bool = False
+    ended: bool = False
+    next_token: int = -1
+
+    @classmethod
+    def of(cls, job: Job, deliver: Deliver) -> RunningJob:
+        """Raises ValueError for a job that cannot be done."""
+        own: KVSpan = job.memory
+        if not job.question or job.max_tokens < 1 or own.room < len(job.question) + job.max_tokens - 1:
+            raise ValueError("a job needs a question, max_tokens >= 1 and memory for both")
+        pending = [token for tokens, _ in job.missing for token in tokens] + list(job.question)
+        return cls(
+            deliver=deliver,
+            sampler=Sampler(job.sampling),
+            pending=pending,
+            prompt_tokens=len(pending),
+            spans=[*job.cached, *(span for _, span in job.missing), own],
+            first_writable=len(job.cached),
+            position=sum(span.length for span in job.cached),
+            generated=job.generated,
+            last_token=job.generated + job.max_tokens,
+            cancelled=threading.Event(),
+        )
+
+    @property
+    def decoding(self) -> bool:
+        return not self.pending
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.prompt_tokens - len(self.pending)
+
+    def step(self, budget: int) -> StepInput:
+        """The next at most `budget` prompt tokens, or the token generated last."""
+        tokens = self.pending[:budget] if self.pending else [self.next_token]
+        ends_prompt = len(tokens) >= len(self.pending)
+        return StepInput(tokens, self.position, self.spans, self.spans[self.first_writable :], ends_prompt)
+
+    def computed(self, step: StepInput) -> None:
+        """The KV of that step is there."""
+        self.position += len(step.tokens)
+        del self.pending[: len(step.tokens)]
+
+
+Step = Sequence[tuple[RunningJob, StepInput]]
+
+
+class Batch:
+    """Steps over the jobs that run; used by one thread at a time, but for `stats`.
+
+    Each step is one forward over a token of every decoding job and, of the prompts in order of arrival, at most
+    `prefill_chunk` tokens. A forward that raises fails the jobs in it, one that lacks memory preempts the youngest of
+    them and is composed anew. A listener (`deliver`) that raises an Exception loses its job, which ends with Failed;
+    other jobs do not notice. What else is raised leaves `running` as it is.
+    """
+
+    def __init__(self, model: TorchModel, prefill_chunk: int) -> None:
+        self.model = model
+        self.running: list[RunningJob] = []  # oldest first
+        self._prefill_chunk = prefill_chunk
+        self._lock = threading.Lock()
+        self._stats = EngineStats(0, 0, 0.0, 0, 0)
+
+    def stats(self) -> EngineStats:
+        with self._lock:
+            return self._stats
+
+    def drop_cancelled(self) -> None:
+        for running in [running for running in self.running if running.cancelled.is_set()]:
+            self._end(running, Finished("cancelled", running.computed_tokens))
+
+    def step(self) -> None:
+        """One step, of as many of the jobs as there is memory for."""
+        while chosen := self._choose():
+            self._start(chosen)
+            if any(running.ended for running, _ in chosen):
+                continue
+            begin = time.perf_counter()
+            try:
+                logits = self.model.forward([step for _, step in chosen])
+            except Exception as error:  # whatever a forward raises ends its jobs at most, never the engine
+                reason = f"{type(error).__name__}: {error}"
+                if not is_out_of_memory(error):
+                    log.exception("a step over %d jobs failed", len(chosen))
+                    self._fail(chosen, reason)
+                    return
+            else:
+                self._computed(chosen, logits, time.perf_counter() - begin)
+                return
+            # behind the handler: only now the traceback is gone, and what it kept in memory
+            self._make_room(chosen, reason)
+
+    def fail_all(self, message: str) -> None:
+        """Ends every job, whatever its listener raises."""
+        while self.running:
+            running = self.running[-1]
+            try:
+                self._end(running, Failed(message, running.computed_tokens))
+            except BaseException:
+                log.exception("a listener failed")
+
+    def _choose(self) -> Step:
+        """The next step: all that decode, and prompt tokens in order of arrival up to the chunk."""
+        chosen = [(running, running.step(1)) for running in self.running if running.decoding]
+        budget = self._prefill_chunk
+        for running in self.running:
+            if not running.decoding and budget:
+                step = running.step(budget)
+                budget -= len(step.tokens)
+                chosen.append((running, step))
+        return chosen
+
+    def _start(self, chosen: Step) -> None:
+        for running, _ in chosen:
+            if not running.started:
+                running.started = True
+                self._tell(running, Started())
+
+    def _make_room(self, chosen: Step, reason: str) -> None:
+        """After a forward that lacked memory: one job less. Each of these makes the next step smaller, or ends it."""
+        stepped = {id(running) for running, _ in chosen}
+        # a job that was not in the step takes no memory but its KV: it goes only where no other can
+        candidates = [running for running in self.running if len(stepped) == 1 or id(running) in stepped]
+        youngest = candidates[-1]
+        if len(candidates) > 1:
+            log.warning("out of memory in a step over %d jobs, the youngest is preempted: %s", len(chosen), reason)
+            self._count(preempted=1)
+            self._end(youngest, Preempted(youngest.computed_tokens))
+            return
+        tokens = len(chosen[0][1].tokens)
+        log.error("out of memory for one job alone, in a step of %d tokens: %s", tokens, reason)
+        message = f"out of memory in a step of {tokens} tokens, with no other job to make room: use a smaller cache, "
+        self._end(youngest, Failed(f"{message}model or prefill chunk ({reason})", youngest.computed_tokens))
+
+    def _fail(self, chosen: Step, reason: str) -> None:
+        for running, _ in chosen:
+            self._end(running, Failed(reason, running.computed_tokens))
+
+    def _computed(self, chosen: Step, logits: Tensor, seconds: float) -> None:
+        """The forward over that step took so long and gave these logits, a row for each that wants them."""
+        decoded = sum(running.decoding for running, _ in chosen)
+        self._count(1, seconds, sum(len(step.tokens) for _, step in chosen) - decoded, decoded)
+        rows = iter(logits)
+        for running, step in chosen:
+            row = next(rows) if step.wants_logits else None
+            prefilling = not running.decoding
+            running.computed(step)
+            if prefilling and running.decoding:
+                self._tell(running, Prefilled(running.computed_tokens))
+            if row is not None and not running.ended:
+                self._advance(running, row)
+
+    def _advance(self, running: RunningJob, logits: Tensor) -> None:
+        """The next token of a job whose prompt is computed."""
+        try:
+            running.next_token, margin = running.sampler.choose(logits, running.generated)
+        except Exception as error:
+            log.exception("no token could be chosen")
+            self._end(running, Failed(f"{type(error).__name__}: {error}", running.computed_tokens))
+            return
+        if running.next_token in self.model.eos_tokens:
+            self._end(running, Finished("stop", running.computed_tokens))
+            return
+        running.generated += 1
+        self._tell(running, Token(running.next_token, margin))
+        if running.generated == running.last_token and not running.ended:
+            self._end(running, Finished("length", running.computed_tokens))
+
+    def _tell(self, running: RunningJob, event: EngineEvent) -> None:
+        try:
+            running.deliver(event)
+        except Exception as error:
+            log.exception("a listener failed")
+            self._end(running, Failed(f"its listener failed: {type(error).__name__}: {error}", running.computed_tokens))
+
+    def _end(self, running: RunningJob, event: LastEvent) -> None:
+        """The job leaves; `event` is its last, even if its listener fails at it."""
+        self.running.remove(running)
+        running.ended = True
+        self._count()
+        try:
+            running.deliver(event)
+        except Exception:
+            log.exception("a listener failed")
+
+    def _count(
+        self, steps: int = 0, seconds: float = 0.0, prefilled: int = 0, decoded: int = 0, preempted: int = 0
+    ) -> None:
+        with self._lock:
+            old = self._stats
+            self._stats = EngineStats(
+                running=len(self.running),
+                steps=old.steps + steps,
+                step_seconds=old.step_seconds + seconds,
+                prefill_tokens=old.prefill_tokens + prefilled,
+                decode_tokens=old.decode_tokens + decoded,
+                preemptions=old.preemptions + preempted,
+            )

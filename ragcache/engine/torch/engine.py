@@ -1,0 +1,170 @@
+"""TorchEngine: the embedded engine. One thread steps a TorchModel over all running jobs."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from ragcache.engine.protocol import EngineStats, Job
+from ragcache.engine.torch.batch import Batch, Deliver, RunningJob
+from ragcache.engine.torch.kv import KVSpan
+from ragcache.engine.torch.model import TorchModel
+from ragcache.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+# so many deaths of the thread within so many seconds are no accident: the engine stays dead
+MAX_DEATHS = 5
+DEATHS_SECONDS = 60.0
+SHUT_DOWN = "the engine was shut down"
+
+
+def leave_cores_to_engine() -> None:
+    """Limits the calling thread to one torch thread; to be called before it computes anything.
+
+    Each thread that runs parallel torch work gets a pool of OpenMP threads of its own, and once the pools together
+    exceed the cores libgomp stops spinning: a decode step of the engine then took 1.5 times as long.
+    """
+    torch.set_num_threads(1)
+
+
+class TorchEngine:
+    """Steps a batch: each runs one forward over a token of every decoding job and a chunk of the oldest prefills.
+
+    `prefill_chunk` bounds the prompt tokens of a step, and so how long a decode or a cancellation waits.
+    `threads` is the number of torch threads of the stepping thread (None: torch's default). While it has no job,
+    that thread runs the model's preparation.
+
+    Whatever ends the stepping thread, every job that ran or waited ends with Failed, and another thread takes over,
+    until the fifth death within a minute: then jobs are refused with EngineError.
+    """
+
+    def __init__(self, model: TorchModel, *, prefill_chunk: int = 512, threads: int | None = None) -> None:
+        if prefill_chunk < 1:
+            raise ValueError(f"prefill_chunk must be at least 1, not {prefill_chunk}")
+        self.model = model
+        self._threads = threads
+        self._batch = Batch(model, prefill_chunk)  # the stepping thread's, as is what follows
+        self._preparation = model.preparation()  # one that raises is over, and the next thread goes on without it
+        self._prepared = False
+        self._inbox: queue.SimpleQueue[RunningJob | None] = queue.SimpleQueue()
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        # guards what follows, and that nothing is put into the inbox of an engine that is closed or dead
+        self._lock = threading.Lock()
+        self._closed = False
+        self._dead = False
+        self._error: str | None = None
+        self._restarts = 0
+        self._thread = self._start_thread()
+
+    @property
+    def context_length(self) -> int:
+        return self.model.context_length
+
+    @property
+    def bytes_per_token(self) -> int:
+        return self.model.layout.bytes_per_token
+
+    def allocate(self, tokens: int) -> KVSpan:
+        try:
+            return self.model.layout.allocate(tokens, self.model.device)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
+
+    def submit(self, job: Job, deliver: Deliver) -> Callable[[], None]:
+        running = RunningJob.of(job, deliver)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            if self._dead:
+                raise EngineError(f"the engine takes no more jobs, restart the server: {self._error}")
+            self._inbox.put(running)
+        return running.cancelled.set
+
+    def stats(self) -> EngineStats:
+        with self._lock:
+            return replace(
+                self._batch.stats(),
+                restarts=self._restarts,
+                error=self._error,
+                alive=not (self._closed or self._dead),
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True  # from here on no thread takes over from this one
+            thread = self._thread
+        self._inbox.put(None)
+        thread.join()
+
+    def _start_thread(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="torch-engine", daemon=True)
+        thread.start()
+        return thread
+
+    def _run(self) -> None:
+        try:
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)  # OpenMP counts threads per calling thread
+            while self._receive():
+                self._batch.drop_cancelled()
+                self._batch.step()
+        except BaseException as error:
+            log.critical("the engine's thread died", exc_info=True)
+            died = f"the engine's thread died: {type(error).__name__}: {error}"
+        else:
+            self._empty_inbox()
+            self._batch.fail_all(SHUT_DOWN)
+            return
+        self._hand_over(died)
+
+    def _receive(self) -> bool:
+        """Takes in what was submitted, waiting for it when idle and prepared; False when the engine is to end."""
+        while True:
+            idle = not self._batch.running
+            try:
+                running = self._inbox.get(block=idle and self._prepared)
+            except queue.Empty:
+                if not idle:
+                    return True
+                self._prepared = next(self._preparation, self) is self
+                continue
+            if running is None:
+                return False
+            self._batch.running.append(running)
+
+    def _empty_inbox(self) -> None:
+        while not self._inbox.empty():
+            if (running := self._inbox.get()) is not None:
+                self._batch.running.append(running)
+
+    def _hand_over(self, died: str) -> None:
+        """The last that a dying thread does: it ends the jobs, and starts the thread that takes over."""
+        now = time.monotonic()
+        self._deaths.append(now)
+        with self._lock:
+            self._error = died
+            # before the jobs are told: what is submitted by then is for the next thread, or refused
+            self._dead = len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATHS_SECONDS
+            self._empty_inbox()
+        self._batch.fail_all(died)
+        with self._lock:
+            if not self._closed and not self._dead:
+                try:
+                    self._thread = self._start_thread()
+                except RuntimeError as error:  # the system has no thread to give
+                    self._dead = True
+                    self._error = f"{died}; no other could be started: {error}"
+                else:
+                    self._restarts += 1
+                    return  # the batch is the other thread's
+            self._empty_inbox()  # what came while the jobs were told
+            last_words = SHUT_DOWN if self._closed else died
+        self._batch.fail_all(last_words)

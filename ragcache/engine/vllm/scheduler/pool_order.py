@@ -1,0 +1,83 @@
+"""PoolOrder: vLLM's free blocks in the order in which our policy gives up their nodes.
+
+vLLM evicts free blocks from the front of a queue, least recently freed first. No block is kept from it here, so that
+it never waits for one: those of our nodes are taken out of the queue and put back at its end, cheapest to lose first,
+by `BlockPool.touch` and `BlockPool.unpin_blocks`. Blocks of no node (questions, answers) stay in front of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ragcache.engine.vllm.scheduler.dispatch import Block, DeviceBlocks
+from ragcache.tree.tree import DEVICE, Node
+
+RENEWED_SHARE = 8  # the order is made anew once an eighth of the pool may have been taken since
+
+
+class Pool(Protocol):
+    """vLLM's BlockPool: the part that a connector is given it for."""
+
+    blocks: Sequence[Block]
+    num_gpu_blocks: int
+
+    def touch(self, blocks: Sequence[Any]) -> None: ...
+    def unpin_blocks(self, blocks: Any, on_reuse: Callable[[Any], None]) -> None: ...
+    def evict_blocks(self, block_ids: set[int]) -> None: ...
+    def get_num_free_blocks(self) -> int: ...
+
+
+class PoolOrder:
+    """Which blocks are whose, and what becomes of them. `on_lost` is told of a node of which a block was reused."""
+
+    def __init__(self, pool: Pool, on_lost: Callable[[Node], None]) -> None:
+        self._pool = pool
+        self._on_lost = on_lost
+        self._owner: dict[int, Node] = {}  # of blocks, by id: the node that was seen in it last
+        self._asked = 0  # blocks since the order was made
+        self._changed = False
+
+    def own(self, node: Node, kv: DeviceBlocks) -> None:
+        """The node is in these blocks; whoever was believed to be there is not."""
+        for block in kv.blocks:
+            other = self._owner.get(block.block_id)
+            if other is not None and other is not node:
+                self._reused(block)
+            self._owner[block.block_id] = node
+
+    def changed(self) -> None:
+        """Nodes were used, or blocks freed: the order may be another now."""
+        self._changed = True
+
+    def arrange(self, blocks: int, order: Callable[[], Sequence[Node]]) -> None:
+        """Before `blocks` are asked for: sees to it that those that leave are the first of `order`, its nodes on the
+        device that nobody holds, first to lose first."""
+        self._asked += blocks
+        if not self._changed or self._asked * RENEWED_SHARE < self._pool.num_gpu_blocks:
+            return
+        self._changed = False
+        self._asked = 0
+        moved: list[Block] = []
+        lost: list[Node] = []
+        for node in order():
+            kv: DeviceBlocks = node.kv
+            if not kv.valid:  # taken before we listened
+                lost.append(node)
+                continue
+            for block in reversed(kv.blocks):  # a node's last blocks are useless without its first
+                if not block.ref_cnt:
+                    moved.append(block)
+        self._pool.touch(moved)
+        self._pool.unpin_blocks(moved, self._reused)
+        for node in lost:
+            if node.places[DEVICE] is not None:  # else it went with an ancestor
+                self._on_lost(node)
+
+    def _reused(self, block: Block) -> None:
+        node = self._owner.pop(block.block_id, None)
+        if node is None:
+            return
+        kv: DeviceBlocks | None = node.kv
+        if kv is not None and any(mine is block for mine in kv.blocks):
+            self._on_lost(node)

@@ -1,0 +1,172 @@
+"""Reporter: gathers what the service in front is to know of an OuterCache and of the steps, for its bulletins."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from pydantic import TypeAdapter
+
+from ragcache.cache.hierarchy import reason_of
+from ragcache.cache.report import CacheReport
+from ragcache.cache.tier import IntegrityError, Tier
+from ragcache.engine.vllm.scheduler.outer_cache import OuterCache, Ticket
+from ragcache.engine.vllm.wire.bulletin import Bulletin, Ended, Work
+from ragcache.engine.vllm.wire.orders import NOT_TRIED, SPOILED
+from ragcache.tree.tree import Node
+
+AUDIT_SECONDS = 60.0  # between two recounts of the books, at least
+NO_TROUBLE = (NOT_TRIED, SPOILED, "missing")  # failures that are not the tier's
+
+log = logging.getLogger("vllm.ragcache")
+_REPORT = TypeAdapter(CacheReport)
+
+
+class Reporter:
+    """Watches a cache from its beginning on. Calls in a step: `scheduled`, then `stepped`, then `take`.
+
+    While nothing is to be done, the cache's books are recounted, a part in each step without a forward.
+    """
+
+    def __init__(self, cache: OuterCache, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._next = Bulletin(paths=[(node.path_key, node.size, True) for node in cache.tree.nodes()])
+        self._told_report: object = None
+        self._told_work: Work | None = None
+        self._told_sources: dict[str, dict[str, int]] = {}
+        self._troubles: set[tuple[str, str]] = set()
+        self._steps: deque[bool] = deque()  # under way: whether each is a forward pass
+        self._since = 0.0
+        self._work = Work()
+        self._audit: Iterator[None] | None = None
+        self._unaudited = False
+        self._next_audit = 0.0
+        self._audits = 0
+        self._failed_audits = 0
+        self._clears = 0
+        self._told_clears = 0
+        cache.tree.follow(self._changed)
+        cache.hierarchy.on_moved = self._moved
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to tell, or to recount, though no request is there."""
+        news = self._next
+        return bool(
+            news.paths
+            or news.ended
+            or news.moved
+            or self._clears != self._told_clears
+            or self._audit is not None
+            or self._audit_is_due()
+            or self._report() != self._told_report
+        )
+
+    def scheduled(self, prefill: int, decode: int, preempted: int) -> None:
+        """A step begins that computes so many tokens of prompts, and others; so many requests had to make room."""
+        forward = prefill + decode > 0
+        if forward:
+            self._unaudited = True
+            self._audit = None
+            if not any(self._steps):
+                self._since = self._clock()
+        else:
+            self._recount()
+        self._steps.append(forward)
+        work = self._work
+        self._work = dataclasses.replace(
+            work,
+            steps=work.steps + forward,
+            prefill_tokens=work.prefill_tokens + prefill,
+            decode_tokens=work.decode_tokens + decode,
+            preemptions=work.preemptions + preempted,
+        )
+
+    def stepped(self) -> None:
+        """The oldest step under way has ended."""
+        if self._steps and self._steps.popleft():
+            now = self._clock()
+            self._work = dataclasses.replace(self._work, seconds=self._work.seconds + now - self._since)
+            self._since = now
+
+    def ended(self, name: str, ticket: Ticket | None) -> None:
+        """A request of that name has ended; without a ticket it was never looked at."""
+        self._told_sources.pop(name, None)
+        if ticket is None:
+            self._next.ended[name] = Ended(0, 0, {})
+            return
+        computed = max(0, ticket.reached - ticket.cached_tokens)
+        kept = sum(node.size for node in ticket.nodes if any(node.places)) - ticket.cached_tokens
+        self._next.ended[name] = Ended(computed, min(computed, max(0, kept)), dict(ticket.sources))
+
+    def cleared(self) -> None:
+        """The cache was told to drop what nobody holds, and has."""
+        self._clears += 1
+
+    def take(self) -> Bulletin | None:
+        """What is new, which is told by that; None for nothing."""
+        news, self._next = self._next, Bulletin()
+        for ticket in self._cache.tickets():
+            name = ticket.name
+            if name and ticket.counted and self._told_sources.get(name) != ticket.sources:
+                news.sources[name] = self._told_sources[name] = dict(ticket.sources)
+        report = self._report()
+        if report != self._told_report:
+            self._told_report = report
+            news.cache = _REPORT.validate_python(report)
+        if self._work != self._told_work:
+            self._told_work = news.work = self._work
+        empty = not (news.paths or news.sources or news.ended or news.moved or news.cache or news.work)
+        if empty and self._clears == self._told_clears:
+            return None
+        news.clears = self._told_clears = self._clears
+        return news
+
+    # -- within
+
+    def _report(self) -> object:
+        """As values, for what the cache reports goes on counting."""
+        report = self._cache.report()
+        return _REPORT.dump_python(dataclasses.replace(report, audits=self._audits, failed_audits=self._failed_audits))
+
+    def _changed(self, node: Node, there: bool) -> None:
+        self._next.paths.append((node.path_key, node.size, there))
+
+    def _moved(self, what: str, tier: Tier, error: Exception | None) -> None:
+        at = (what, tier.name)
+        if error is None:
+            if at not in self._troubles:
+                return
+            self._troubles.remove(at)
+            self._next.moved.append((what, tier.name, None))
+        elif (reason := reason_of(error)) not in NO_TROUBLE:
+            self._troubles.add(at)
+            self._next.moved.append((what, tier.name, reason))
+
+    def _audit_is_due(self) -> bool:
+        return self._unaudited and self._cache.quiet and self._clock() >= self._next_audit
+
+    def _recount(self) -> None:
+        """Goes on with a recount, or begins one."""
+        if not self._cache.quiet:
+            self._audit = None
+            return
+        if self._audit is None:
+            if not self._audit_is_due():
+                return
+            self._audit = self._cache.hierarchy.audit({})
+        try:
+            next(self._audit)
+            return
+        except StopIteration:
+            self._audits += 1
+        except IntegrityError as error:
+            self._failed_audits += 1
+            log.critical("the cache's books do not balance, please report this: %s", error)
+        self._audit = None
+        self._unaudited = False
+        self._next_audit = self._clock() + AUDIT_SECONDS

@@ -1,0 +1,1 @@
+"""What the two halves of the connector, and the service in front, say to each other."""

@@ -1,0 +1,64 @@
+"""ConnectorSettings: what `kv_connector_extra_config` may say, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ragcache.cache.cache import ADMISSIONS
+from ragcache.errors import ConfigError
+from ragcache.policy import POLICIES
+from ragcache.sizes import DiskCache, parse_size
+
+DEFAULT_HOST_CACHE = 4 * 2**30
+DEFAULT_CHUNK_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorSettings:
+    """Settings of the connector. Sizes are those of all workers together, which share them evenly."""
+
+    host_cache: int = DEFAULT_HOST_CACHE  # bytes of host memory for KV
+    disk_cache: str = ""  # PATH:SIZE; none if empty
+    policy: str = "pgdsf"
+    admission: str = "always"
+    chunk_tokens: int = DEFAULT_CHUNK_TOKENS  # of a prompt that does not say where its documents end
+    device_policy: bool = True  # whether the policy orders vLLM's free blocks, too
+    profile: str = ""  # file of prefill times; estimated from the model's shape if empty
+    reports: bool = False  # whether vLLM's statistics bring bulletins to a service in front
+
+    def __post_init__(self) -> None:
+        for name, one_of in (("policy", tuple(POLICIES)), ("admission", ADMISSIONS)):
+            if getattr(self, name) not in one_of:
+                raise ConfigError(f"{name} is one of {', '.join(one_of)}, not {getattr(self, name)!r}")
+        if self.host_cache < 0 or self.chunk_tokens < 1:
+            raise ConfigError("host_cache must be 0 or more bytes, and chunk_tokens 1 or more")
+        if not (self.keeps or self.reports):
+            raise ConfigError("a connector without caches and device_policy has nothing to do: leave it out")
+        _ = self.disk  # parsed, and so checked
+
+    @property
+    def keeps(self) -> bool:
+        """Whether any tier follows a policy."""
+        return bool(self.host_cache or self.disk_cache or self.device_policy)
+
+    @property
+    def disk(self) -> DiskCache | None:
+        return DiskCache.parse(self.disk_cache) if self.disk_cache else None
+
+    @classmethod
+    def of(cls, extra: Mapping[str, Any]) -> ConnectorSettings:
+        """The settings in `kv_connector_extra_config`; ConfigError for a name or a value that there is none of."""
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for name, value in extra.items():
+            if name not in kinds:
+                raise ConfigError(f"kv_connector_extra_config: unknown setting {name!r}; there are {', '.join(kinds)}")
+            if name == "host_cache":
+                value = parse_size(value)
+            if type(value).__name__ != kinds[name]:
+                raise ConfigError(f"kv_connector_extra_config: {name} must be of type {kinds[name]}, not {value!r}")
+            values[name] = value
+        return cls(**values)

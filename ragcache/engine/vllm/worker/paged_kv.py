@@ -1,0 +1,162 @@
+"""PagedKV: a worker's share of vLLM's KV, in blocks that move whole.
+
+What the bytes of a block mean is the attention kernel's affair (on a CPU it interleaves the keys of 32 tokens), so
+nothing here looks inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ragcache.engine.torch.kv import on_pages
+from ragcache.errors import ConfigError
+
+FORMAT_VERSION = 1  # of the order of bytes in HostBlocks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostBlocks:
+    """Blocks in host memory: `data` [layers, blocks, bytes of a block] of uint8."""
+
+    data: Tensor
+
+    @property
+    def buffer(self) -> memoryview:
+        """All its bytes, flat; they share its memory."""
+        return self.data.view(-1).numpy().data
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """Blocks from number `first` on of `host` that go to `blocks`."""
+
+    host: HostBlocks
+    first: int
+    blocks: Sequence[int]
+
+
+class PagedKV:
+    """The tensors that vLLM registered, a layer each, as rows of bytes, a block each.
+
+    On CUDA, copies run on a stream of their own: out of blocks once all work queued before is done, into blocks layer
+    by layer, so that the forward may start with the first layers while the others are on their way.
+    """
+
+    def __init__(self, layers: Mapping[str, Tensor]) -> None:
+        """`layers`: by name, tensors whose first dimension is the block. ConfigError for any other kind."""
+        if not layers:
+            raise ConfigError("the model has no layer with KV in blocks")
+        self._rows = [_rows(name, layer) for name, layer in layers.items()]
+        first = next(iter(layers.values()))
+        if len({(layer.shape, layer.dtype) for layer in layers.values()}) > 1:
+            raise ConfigError("the model's layers have KV of different shapes, which this connector does not support")
+        self._number = {name: number for number, name in enumerate(layers)}
+        self.block_bytes = len(layers) * self._rows[0].shape[1]
+        self.blocks = first.shape[0]
+        self._shape = (len(layers), self._rows[0].shape[1])
+        self._described = f"{len(layers)} layers of {list(first.shape[1:])} {first.stride()[1:]} {first.dtype}"
+        cuda = first.device.type == "cuda"
+        if first.device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"KV on a device of type {first.device.type!r} is not supported, only cpu and cuda")
+        self._device = first.device
+        self._stream = torch.cuda.Stream(first.device) if cuda else None
+        self._filled: list[torch.cuda.Event] = []  # by layer, of the load that is under way
+        self._numpy = [] if cuda else [row.numpy() for row in self._rows]
+
+    def describe(self) -> str:
+        """What makes the bytes of blocks interchangeable, on a kernel that reads them the same way."""
+        return f"ragcache-blocks {FORMAT_VERSION}: {self._described}"
+
+    @property
+    def on_cuda(self) -> bool:
+        return self._stream is not None
+
+    def empty(self, blocks: int) -> HostBlocks:
+        """Host memory for so many blocks, pinned on CUDA. MemoryError if there is none."""
+        shape = (self._shape[0], blocks, self._shape[1])
+        if self._stream is None:
+            return HostBlocks(on_pages(shape, torch.uint8))
+        try:
+            return HostBlocks(torch.empty(shape, dtype=torch.uint8, pin_memory=True))
+        except RuntimeError as error:  # torch has no class for a host that is full
+            raise MemoryError(f"no pinned memory for {math.prod(shape)} bytes of KV: {error}") from error
+
+    def gather(self, blocks: Sequence[int]) -> tuple[HostBlocks, Callable[[], None]]:
+        """A copy of blocks as they are once all work queued so far is done, and what waits until it is complete."""
+        host = self.empty(len(blocks))
+        if self._stream is None:
+            index = np.asarray(blocks)
+            for rows, out in zip(self._numpy, host.data.numpy(), strict=True):
+                np.take(rows, index, axis=0, out=out, mode="clip")  # "raise" would go through a buffer
+            return host, lambda: None
+        index_there = torch.tensor(blocks, device=self._device)
+        # gathered in the engine's own order, so that the next forward may overwrite the blocks
+        kept = torch.stack([rows.index_select(0, index_there) for rows in self._rows])
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            host.data.copy_(kept, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record()
+        kept.record_stream(self._stream)
+        return host, done.synchronize
+
+    def fill(self, fillings: Sequence[Filling]) -> None:
+        """Copies into blocks; on CUDA a layer is complete once `wait_for_layer` says so to the current stream."""
+        self._filled = self._fill(fillings)
+
+    def _fill(self, fillings: Sequence[Filling]) -> list[torch.cuda.Event]:
+        """Copies, on CUDA with an event a layer."""
+        if self._stream is None:
+            for layer, array in enumerate(self._numpy):
+                for filling in fillings:
+                    part = filling.host.data[layer, filling.first : filling.first + len(filling.blocks)]
+                    array[np.asarray(filling.blocks)] = part.numpy()
+            return []
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        filled = []
+        indices = [torch.tensor(filling.blocks, device=self._device) for filling in fillings]
+        with torch.cuda.stream(self._stream):
+            for layer, rows in enumerate(self._rows):
+                for filling, index in zip(fillings, indices, strict=True):
+                    index.record_stream(self._stream)
+                    part = filling.host.data[layer, filling.first : filling.first + len(filling.blocks)]
+                    rows.index_copy_(0, index, part.to(self._device, non_blocking=True))
+                event = torch.cuda.Event()
+                event.record()
+                filled.append(event)
+        return filled
+
+    def fill_and_wait(self, fillings: Sequence[Filling]) -> None:
+        """As `fill`, and all of it is complete on return. May be called from a thread of its own."""
+        with torch.cuda.device(self._device) if self._stream is not None else contextlib.nullcontext():
+            for event in self._fill(fillings)[-1:]:
+                event.synchronize()
+
+    def wait_for_layer(self, name: str) -> None:
+        """What is queued from now on sees the layer filled."""
+        if self._filled and name in self._number:
+            torch.cuda.current_stream(self._device).wait_event(self._filled[self._number[name]])
+
+    def filled(self) -> None:
+        """All of the last fill has been waited for, or is now."""
+        if self._stream is not None and self._filled:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+            self._filled = []
+
+
+def _rows(name: str, layer: Tensor) -> Tensor:
+    """A view [blocks, bytes of a block] of a layer's memory."""
+    block = layer[0]
+    strides = block.stride()
+    order = sorted(range(block.dim()), key=lambda dim: -strides[dim])
+    if layer.dim() < 2 or not block.permute(order).is_contiguous():
+        raise ConfigError(f"the KV of {name} has blocks that are not in one piece: {layer.shape}, {layer.stride()}")
+    rows = layer.as_strided((layer.shape[0], block.numel()), (layer.stride(0), 1))
+    return rows.view(torch.uint8)

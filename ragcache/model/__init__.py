@@ -1,0 +1,1 @@
+"""Which model? Where its weights lie, and its sizes."""

@@ -1,0 +1,1 @@
+"""What does the model read, and what is its answer's text?"""

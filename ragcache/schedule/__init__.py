@@ -1,0 +1,1 @@
+"""Whose turn is it? The order of waiting requests, admission, generation and speculation."""

@@ -1,0 +1,133 @@
+"""Order: whose turn it is among waiting requests, by how much of each is cached (RAGCache, section 5.2)."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from ragcache.cache.contract import CachedPath, CachedPaths
+from ragcache.tree.segment import Segment
+from ragcache.tree.tree import path_key
+
+
+class Waiting:
+    """A request as the order sees it: a path, of which `depth` segments are cached, `cached` tokens of `tokens`."""
+
+    __slots__ = ("arrival", "cached", "depth", "namespace", "path", "path_keys", "tokens", "version")
+
+    def __init__(self, path: Sequence[Segment], namespace: str) -> None:
+        self.path = path
+        self.namespace = namespace
+        self.tokens = sum(map(len, path))
+        self.path_keys: list[int] = []  # of its prefixes
+        self.arrival = -1
+        self.depth = 0
+        self.cached = 0
+        self.version = 0  # of its entry in the heap
+
+
+class Order:
+    """Gives the turn to the request with the largest cached length / computation length, ties by arrival.
+
+    Fully cached comes first. A request is passed over by at most `window` later ones; with a window of 0 the order is
+    that of arrival. What is cached is followed as the tree changes, so that a turn costs the logarithm of how many
+    wait, plus as much for each waiting request whose cached length has changed since.
+
+    Pure but for following the `cached` paths: no clock, no I/O. A collision of path keys misleads the order, nothing
+    else.
+    """
+
+    def __init__(self, cached: CachedPaths, window: int) -> None:
+        self._tree = cached
+        self._window = window
+        self._arrivals = 0
+        self._waiting: OrderedDict[int, Waiting] = OrderedDict()  # by arrival
+        self._by_key: dict[int, dict[int, Waiting]] = {}  # those whose path has this prefix
+        self._heap: list[tuple[float, int, int, Waiting]] = []
+        self._passed: list[int] = []  # arrivals taken that are later than the oldest who waits, ascending
+        if window:
+            cached.follow(self._changed)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, request: Waiting) -> None:
+        """A request waits from now on."""
+        request.arrival = self._arrivals
+        self._arrivals += 1
+        self._waiting[request.arrival] = request
+        if self._window:
+            root = self._tree.root(request.namespace)
+            cached = self._tree.match(root, request.path)
+            request.depth = len(cached)
+            request.cached = sum(node.size for node in cached)
+            key = root.path_key
+            for segment in request.path:
+                key = path_key(key, segment.key)
+                request.path_keys.append(key)
+                self._by_key.setdefault(key, {})[request.arrival] = request
+            self._push(request)
+
+    def withdraw(self, request: Waiting) -> None:
+        """It waits no longer; nothing happens if it did not."""
+        if self._waiting.pop(request.arrival, None) is None or not self._window:
+            return
+        request.version = -1
+        for key in request.path_keys:
+            same = self._by_key[key]
+            del same[request.arrival]
+            if not same:
+                del self._by_key[key]
+        self._forget_passed()
+
+    def next(self) -> Waiting | None:
+        """Whose turn it is; it goes on waiting."""
+        if not self._waiting:
+            return None
+        oldest = next(iter(self._waiting.values()))
+        if len(self._passed) >= self._window:
+            return oldest
+        while True:
+            _, _, version, request = self._heap[0]
+            if request.version == version:
+                return request
+            heapq.heappop(self._heap)
+
+    def take(self, request: Waiting) -> None:
+        """The request has had its turn."""
+        self.withdraw(request)
+        if self._window and self._waiting and request.arrival > next(iter(self._waiting)):
+            insort(self._passed, request.arrival)
+
+    def _forget_passed(self) -> None:
+        """Who passed an older one than the oldest who still waits did not necessarily pass this one."""
+        if self._passed:
+            oldest = next(iter(self._waiting), self._arrivals)
+            del self._passed[: bisect_left(self._passed, oldest)]
+
+    def _changed(self, node: CachedPath, there: bool) -> None:
+        """A node entered or left the tree, as a leaf."""
+        depth = -1
+        for request in list(self._by_key.get(node.path_key, {}).values()):
+            if depth < 0 or depth >= len(request.path_keys) or request.path_keys[depth] != node.path_key:
+                depth = request.path_keys.index(node.path_key)
+            if there and request.depth == depth:
+                request.depth += 1
+                request.cached += node.size
+            elif not there and request.depth > depth:
+                request.cached -= sum(map(len, request.path[depth : request.depth]))
+                request.depth = depth
+            else:
+                continue
+            self._push(request)
+
+    def _push(self, request: Waiting) -> None:
+        computed = request.tokens - request.cached
+        priority = request.cached / computed if computed else float("inf")
+        request.version += 1
+        heapq.heappush(self._heap, (-priority, request.arrival, request.version, request))
+        if len(self._heap) > 2 * len(self._waiting) + 64:  # more stale than live
+            self._heap = [entry for entry in self._heap if entry[3].version == entry[2]]
+            heapq.heapify(self._heap)

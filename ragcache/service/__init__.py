@@ -1,0 +1,1 @@
+"""One request's life, from the question to its last token."""

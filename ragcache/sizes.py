@@ -1,0 +1,36 @@
+"""Sizes: numbers of bytes as people write them, and the folder with a size that a disk cache is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ragcache.errors import ConfigError
+
+_UNITS = {"": 1, "b": 1, "k": 2**10, "kib": 2**10, "kb": 10**3, "m": 2**20, "mib": 2**20, "mb": 10**6}
+_UNITS |= {"g": 2**30, "gib": 2**30, "gb": 10**9, "t": 2**40, "tib": 2**40, "tb": 10**12}
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of "2GiB", "512M" (binary), "1.5GB" (decimal) or a plain number of bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    if match is None or match[2].lower() not in _UNITS:
+        raise ConfigError(f"{text!r} is not a size: write for example 2GiB, 512MiB or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+@dataclass(frozen=True, slots=True)
+class DiskCache:
+    """Where a disk cache lies, and how many bytes it may take."""
+
+    folder: Path
+    size: int
+
+    @classmethod
+    def parse(cls, text: str) -> DiskCache:
+        """`PATH:SIZE`; the path may hold colons, the size is after the last."""
+        path, colon, size = text.rpartition(":")
+        if not colon or not path:
+            raise ConfigError(f"disk_cache is PATH:SIZE, such as /var/cache/kv:100GiB, not {text!r}")
+        return cls(Path(path).expanduser(), parse_size(size))

@@ -1,0 +1,439 @@
+"""DiskStore: the bytes of the disk tier, as records of KV that survive restarts and kill -9.
+
+It knows bytes and keys; which records are worth their place is decided elsewhere. A record's description and KV are
+written as chunks under a number of its own, in transactions of bounded size; its header comes with the last of them
+and makes it visible. Removal goes the other way round. What a crash leaves in between is chunks without a header,
+which the next opening sweeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import lmdb
+import numpy as np
+import xxhash
+
+from ragcache.errors import ConfigError, RecordError
+from ragcache.storage.lmdb_file import BODY, HEADERS, STATS, DiskFile, pages_for
+from ragcache.storage.lmdb_survey import Progress
+from ragcache.storage.record import (
+    Header,
+    Record,
+    Stats,
+    about_bytes,
+    pack_stats,
+    record_key,
+    root_key,
+    short_fingerprint,
+    unpack_stats,
+)
+
+log = logging.getLogger(__name__)
+
+LEAST_CAPACITY = 16 << 20
+BATCH_CHUNKS = 32  # of the longest chunks, as many as one transaction writes or reads
+SLICE = 256 << 10  # bytes that are copied and then hashed while the core's own cache holds them
+REMOVED_AT_ONCE = 256  # headers a transaction takes away
+
+
+def footprint_of(size: int, tokens: int, page_size: int) -> int:
+    """See DiskStore.footprint: for books that are kept apart from the store."""
+    pages = pages_for(size, page_size) + pages_for(about_bytes(tokens), page_size)
+    # 136 chunks fill a page of their table; header, stats and what two neighbours leave half empty are the rest
+    return (pages + pages // 128 + 4) * page_size
+
+
+class _Place(NamedTuple):
+    """Where a visible record's chunks are, and what is booked for them."""
+
+    number: int
+    footprint: int
+
+
+class DiskStore:
+    """Records of KV in a folder that one process at a time has open.
+
+    Any thread may call anything: reads go on beside a write, writes and removals wait for each other. A method that
+    fails raises RecordError and leaves the store as it was, but for what a removal had done already.
+    """
+
+    def __init__(self, file: DiskFile, fingerprint: bytes, progress: Progress | None) -> None:
+        self.swept: Counter[str] = Counter()
+        self._file = file
+        self._fingerprint = fingerprint
+        self._writing = threading.RLock()
+        self._visible: dict[bytes, _Place] = {}
+        self._leftovers: dict[int, int] = {}  # footprints by number, of chunks that no header needs or not yet
+        self._next = 1
+        self._load(progress)
+
+    @classmethod
+    def open(cls, folder: Path, capacity: int, fingerprint: bytes, *, progress: Progress | None = None) -> Self:
+        """The store in `folder`, made if there is none, whose data file takes at most `capacity` bytes.
+
+        Records that are "unfinished", "truncated", damaged ("checksum"), of another "format" or "fingerprint", or
+        whose "parent" is gone are removed and counted in `swept`. A file that cannot be trusted as a whole, or that
+        outgrew a lower `capacity`, is discarded with a warning that says why (`discarded`). `progress` hears
+        (done, of how many) in two rounds: pages of the file, then records.
+
+        ConfigError: `capacity` is below 16 MiB, the folder cannot be written or holds other things, or another process
+        has it open.
+        """
+        if capacity < LEAST_CAPACITY:
+            raise ConfigError(f"a disk tier of {capacity} bytes is too small; give it 16 MiB or more")
+        file = DiskFile(folder, capacity, progress)
+        try:
+            return cls(file, fingerprint, progress)
+        except BaseException:
+            file.close()
+            raise
+
+    @property
+    def folder(self) -> Path:
+        return self._file.folder
+
+    @property
+    def discarded(self) -> str | None:
+        """Why opening gave up all that was there; None if it did not."""
+        return self._file.discarded
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page of the file."""
+        return self._file.page_size
+
+    @property
+    def usable(self) -> int:
+        """Bytes that the footprints of all records may sum to."""
+        return self._file.usable
+
+    @property
+    def used(self) -> int:
+        """Bytes that are taken, in footprints: by what is visible, and by what waits for its removal."""
+        places = list(self._visible.values())  # at once: another thread may write
+        return sum(place.footprint for place in places) + sum(list(self._leftovers.values()))
+
+    def footprint(self, size: int, tokens: int) -> int:
+        """Bytes to book for a record of `size` bytes of KV and so many tokens of its own.
+
+        What fits into `usable` by this measure fits into the file, whatever was written and removed before: the record
+        takes as much when all of it stands in single pages, its share of the tables included.
+        """
+        return footprint_of(size, tokens, self._file.page_size)
+
+    def __len__(self) -> int:
+        return len(self._visible)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._visible
+
+    def records(self) -> list[Record]:
+        """The visible records, parents before children; those whose parent was removed are left out."""
+        found = []
+        with self._file.reported("listing the records"), self._file.reader() as txn:
+            for key in list(self._visible):
+                value = txn.get(key, db=self._file.tables[HEADERS])
+                with contextlib.suppress(RecordError):  # damaged since it was opened: reading it will tell
+                    if value is not None:
+                        found.append(self._record(txn, Header.unpack(key, bytes(value))))
+        return self._in_order(found)
+
+    # -- writing
+
+    def write(self, record: Record, payload: memoryview) -> None:
+        """Stores a record, in place of the one under its key if there is one. It is visible once this returns.
+
+        `payload` must not change meanwhile. RecordError: "full" if the books or the disk have no room, "missing" if
+        the record before it on its path is not there, "io". ValueError if key, size and payload contradict each other.
+        """
+        view = _flat(payload)
+        if view.nbytes != record.size or not record.size:
+            raise ValueError(f"record {record.label!r} of {record.size} bytes has a payload of {view.nbytes}")
+        if record.key != record_key(record.parent, record.tokens):
+            raise ValueError(f"record {record.label!r} has another key than its parent and tokens give")
+        about = record.about()
+        with self._writing, self._file.reported(f"writing {record.label!r}", record.key):
+            self.remove([record.key])
+            self._require_place(record)
+            number, self._next = self._next, self._next + 1
+            header = Header(
+                record.key,
+                number,
+                len(about),
+                record.size,
+                record.parent,
+                short_fingerprint(self._fingerprint),
+                xxhash.xxh3_64_digest(about),
+                xxhash.xxh3_128_digest(view),
+            )
+            self._leftovers[number] = self.footprint(record.size, len(record.tokens))
+            try:
+                self._write_chunks(header, record, memoryview(about), view)
+            except BaseException:
+                self._clear_leftovers()
+                raise
+            self._visible[record.key] = _Place(number, self._leftovers.pop(number))
+
+    def _require_place(self, record: Record) -> None:
+        """RecordError unless the record's parent is there and the books have room."""
+        if record.parent not in self._visible and record.parent != root_key(self._fingerprint, record.namespace):
+            raise RecordError(
+                f"{self.folder}: the record before {record.label!r} on its path is not there; write that one first",
+                reason="missing",
+                key=record.key,
+            )
+        footprint, used = self.footprint(record.size, len(record.tokens)), self.used
+        if used + footprint > self.usable:
+            raise RecordError(
+                f"{self.folder}: {record.label!r} takes {footprint} bytes, and {used} of {self.usable} are taken; "
+                "remove other records first",
+                reason="full",
+                key=record.key,
+            )
+
+    def _write_chunks(self, header: Header, record: Record, about: memoryview, payload: memoryview) -> None:
+        file = self._file
+        step = BATCH_CHUNKS * file.longest_chunk()
+        index = BODY
+        for start in range(0, len(payload), step):
+
+            def put(txn: Any, longest: int, *, start: int = start, index: int = index) -> int:
+                if start == 0:
+                    file.append(txn, header.number, 0, about, longest)
+                end = file.append(txn, header.number, index, payload[start : start + step], longest)
+                if start + step >= len(payload):
+                    txn.put(header.key, header.pack(), db=file.tables[HEADERS])
+                    txn.put(header.key, pack_stats(record.stats), db=file.tables[STATS])
+                return end
+
+            index = file.commit(put)
+
+    def update(self, stats: Mapping[bytes, Stats]) -> None:
+        """Writes down what the policies learned, all or nothing; keys that are not there are ignored."""
+        with self._writing, self._file.reported("writing down what was learned"):
+
+            def put(txn: Any, _: int) -> int:
+                for key, learned in known.items():
+                    txn.put(key, pack_stats(learned), db=self._file.tables[STATS])
+                return len(known)
+
+            known = {key: learned for key, learned in stats.items() if key in self._visible}
+            self._file.commit(put)
+
+    # -- removing
+
+    def remove(self, keys: Iterable[bytes]) -> None:
+        """Removes records; keys that are not there are ignored.
+
+        Take children with their parents: without them they cannot be used, and the next opening sweeps them.
+        """
+        with self._writing, self._file.reported("removing records"):
+            self._file.require_open()
+            known = [key for key in dict.fromkeys(keys) if key in self._visible]
+            for start in range(0, len(known), REMOVED_AT_ONCE):
+                self._hide(known[start : start + REMOVED_AT_ONCE])
+            self._clear_leftovers()
+
+    def _hide(self, keys: list[bytes]) -> None:
+        """Takes headers away, which makes their chunks leftovers."""
+
+        def put(txn: Any, _: int) -> int:
+            for key in keys:
+                txn.delete(key, db=self._file.tables[HEADERS])
+                txn.delete(key, db=self._file.tables[STATS])
+            return len(keys)
+
+        self._file.commit(put)
+        for key in keys:
+            place = self._visible.pop(key, None)
+            if place is not None:
+                self._leftovers[place.number] = place.footprint
+
+    def _clear_leftovers(self) -> None:
+        """Deletes chunks that no header needs. Where that fails they stay booked and are tried again next time."""
+        for number in list(self._leftovers):
+            try:
+                self._file.delete_chunks(number)
+            except (lmdb.Error, OSError) as error:
+                log.warning("%s: removed KV still takes space: %s", self.folder, error)
+                return
+            del self._leftovers[number]
+
+    # -- reading
+
+    def read_into(self, key: bytes, buffer: memoryview) -> None:
+        """The KV of a record into `buffer`, which is writable and has exactly its size (ValueError if not).
+
+        The checksum is that of what landed in `buffer`. RecordError: "missing", "truncated", "checksum", "io"; `buffer`
+        then holds anything.
+        """
+        view = _flat(buffer)
+        if view.readonly:
+            raise ValueError("the buffer to read into is read-only")
+        target = np.frombuffer(view, dtype=np.uint8)
+
+        def copy(start: int, source: np.ndarray) -> np.ndarray:
+            part = target[start : start + len(source)]
+            np.copyto(part, source)
+            return part
+
+        with self._file.reported("reading a record", key):
+            header = self._header(key)
+            if header.size != len(target):
+                raise ValueError(f"the buffer has {len(target)} bytes and the record {header.size}")
+            self._check(header, copy)
+
+    def verify(self, progress: Progress | None = None) -> dict[bytes, RecordError]:
+        """Reads every record; gives what is wrong with the damaged, by key. `progress` hears (read, of how many)."""
+        damaged = {}
+        keys = list(self._visible)
+        for done, key in enumerate(keys, start=1):
+            try:
+                with self._file.reported("reading a record", key):
+                    self._check(self._header(key), lambda _, source: source)
+            except RecordError as error:
+                if error.reason == "closed":
+                    raise
+                if key in self._visible:  # or it was removed meanwhile
+                    damaged[key] = error
+            if progress is not None:
+                progress(done, len(keys))
+        return damaged
+
+    def _header(self, key: bytes) -> Header:
+        with self._file.reader() as txn:
+            value = txn.get(key, db=self._file.tables[HEADERS]) if key in self._visible else None
+            if value is not None:
+                return Header.unpack(key, bytes(value))
+        raise RecordError(f"{self.folder}: record {key.hex()[:16]} is not there", reason="missing", key=key)
+
+    def _check(self, header: Header, take: Callable[[int, np.ndarray], np.ndarray]) -> None:
+        """Gives a record's KV to `take`, a slice at a time, and holds what that returns against the checksum."""
+        digest = xxhash.xxh3_128()
+        batch = BATCH_CHUNKS * self._file.longest_chunk()
+        index, done = BODY, 0
+        while done < header.size:
+            first, stop = index, done + batch
+            with self._file.reader() as txn:
+                for value in self._file.chunks(txn, header.number, index):
+                    chunk = np.frombuffer(value, dtype=np.uint8)
+                    index, done = index + 1, done + len(chunk)
+                    if done > header.size:
+                        break
+                    for start in range(0, len(chunk), SLICE):
+                        digest.update(take(done - len(chunk) + start, chunk[start : start + SLICE]).data)
+                    if done >= stop:
+                        break
+            if done > header.size or index == first:
+                raise self._incomplete(header)
+        if digest.digest() != header.digest:
+            raise RecordError(
+                f"{self.folder}: the KV of record {header.key.hex()[:16]} is damaged (wrong checksum); remove it",
+                reason="checksum",
+                key=header.key,
+            )
+
+    def _incomplete(self, header: Header) -> RecordError:
+        name = f"{self.folder}: record {header.key.hex()[:16]}"
+        if header.key not in self._visible:
+            return RecordError(f"{name} was removed while it was read", reason="missing", key=header.key)
+        return RecordError(f"{name} lacks some of its KV; remove it", reason="truncated", key=header.key)
+
+    # -- opening and closing
+
+    def _load(self, progress: Progress | None) -> None:
+        """Makes the sound records visible and sweeps everything else."""
+        try:
+            sound, bad, sizes = self._scan(progress)
+        except lmdb.Error as error:
+            self._file.restart(f"LMDB says: {error}")
+            sound, bad, sizes = {}, {}, {}
+        for record in self._in_order(record for record, _ in sound.values()):
+            number = sound[record.key][1]
+            self._visible[record.key] = _Place(number, self.footprint(record.size, len(record.tokens)))
+        bad |= dict.fromkeys(sound.keys() - self._visible.keys(), "parent")
+        self.swept.update(bad.values())
+        kept = {place.number for place in self._visible.values()}
+        self._next = max(sizes, default=0) + 1
+        for number in sizes.keys() - kept:
+            about, body = sizes[number]
+            self._leftovers[number] = self.footprint(body, about // 4)
+        # each bad record may have left chunks; those that are more than they are of none
+        self.swept["unfinished"] += max(0, len(self._leftovers) - len(bad))
+        self.swept = +self.swept
+        try:
+            if bad:
+                self._hide(list(bad))
+            self._clear_leftovers()
+        except (lmdb.Error, OSError) as error:
+            # they are invisible all the same, and the next opening tries again
+            log.warning("%s: %d swept records still take space: %s", self.folder, len(bad), error)
+
+    def _scan(
+        self, progress: Progress | None
+    ) -> tuple[dict[bytes, tuple[Record, int]], dict[bytes, str], dict[int, tuple[int, int]]]:
+        """Sound records with their numbers, reasons against the others, and the bytes that are there by number."""
+        sound: dict[bytes, tuple[Record, int]] = {}
+        bad: dict[bytes, str] = {}
+        short = short_fingerprint(self._fingerprint)
+        with self._file.reader() as txn, txn.cursor(db=self._file.tables[HEADERS]) as cursor:
+            sizes = self._file.chunk_sizes(txn)
+            total = txn.stat(self._file.tables[HEADERS])["entries"]
+            for done, (view, value) in enumerate(cursor, start=1):
+                key = bytes(view)
+                try:
+                    header = Header.unpack(key, bytes(value))
+                    if header.fingerprint != short:
+                        bad[key] = "fingerprint"
+                    elif sizes.get(header.number) != (header.about_size, header.size):
+                        bad[key] = "truncated"
+                    else:
+                        sound[key] = self._record(txn, header), header.number
+                except RecordError as error:
+                    bad[key] = error.reason
+                if progress is not None:
+                    progress(done, total)
+        return sound, bad, sizes
+
+    def _record(self, txn: Any, header: Header) -> Record:
+        about = b"".join(self._file.chunks(txn, header.number, 0))
+        stats = txn.get(header.key, db=self._file.tables[STATS])
+        return Record.read(header, about, unpack_stats(None if stats is None else bytes(stats)))
+
+    def _in_order(self, records: Iterable[Record]) -> list[Record]:
+        """Parents before children; what hangs on no root is left out."""
+        children: dict[bytes, list[Record]] = defaultdict(list)
+        for record in records:
+            children[record.parent].append(record)
+        namespaces = {record.namespace for siblings in children.values() for record in siblings}
+        ordered = [record for name in sorted(namespaces) for record in children[root_key(self._fingerprint, name)]]
+        for record in ordered:  # grows meanwhile
+            ordered.extend(children[record.key])
+        return ordered
+
+    def close(self) -> None:
+        """Lets go of the folder; calling it twice is harmless, everything else is then RecordError "closed"."""
+        with self._writing:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+
+def _flat(buffer: memoryview) -> memoryview:
+    """The same bytes in one dimension; ValueError if they do not lie together."""
+    view = memoryview(buffer)
+    if not view.c_contiguous:
+        raise ValueError("the payload's bytes do not lie together")
+    return view.cast("B")

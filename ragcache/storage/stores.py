@@ -1,0 +1,105 @@
+"""The stores behind the host and the disk tier: a KVTransfer's work, in host memory and in records."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ragcache.storage.lmdb_store import DiskStore
+from ragcache.storage.record import Record, Stats, record_key, root_key
+from ragcache.tree.tree import DEVICE, Node
+
+
+class HostBytes(Protocol):
+    """KV in host memory, whose bytes can be seen and filled."""
+
+    @property
+    def buffer(self) -> memoryview: ...
+
+
+class Transfer(Protocol):
+    """What moves KV between device, host memory and plain bytes: see ragcache.engine.torch.transfer."""
+
+    @property
+    def stored_bytes_per_token(self) -> int: ...
+    def to_host(self, span: Any) -> Any: ...
+    def to_device(self, host: Any) -> Any: ...
+    def empty_host(self, tokens: int) -> Any: ...
+    def adopt(self, host: Any) -> Any: ...
+    def payload(self, span: Any) -> memoryview: ...
+    def payload_of_host(self, host: Any) -> memoryview: ...
+
+
+class HostMemory:
+    """A HostStore: copies of the device's KV."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+
+    def put(self, kv: Any) -> Any:
+        return self._transfer.to_host(kv)
+
+    def load(self, copy: Any) -> Any:
+        return self._transfer.to_device(copy)
+
+
+class DiskRecords:
+    """A RecordStore over a DiskStore. `fingerprint` says whose KV it is: model, weights, dtype, layout."""
+
+    def __init__(self, disk: DiskStore, transfer: Transfer, fingerprint: bytes) -> None:
+        self._disk = disk
+        self._transfer = transfer
+        self._fingerprint = fingerprint
+
+    def root_key(self, namespace: str) -> bytes:
+        return root_key(self._fingerprint, namespace)
+
+    def key(self, parent: bytes, tokens: Sequence[int]) -> bytes:
+        return record_key(parent, _ids(tokens))
+
+    def footprint(self, tokens: int) -> int:
+        return self._disk.footprint(tokens * self._transfer.stored_bytes_per_token, tokens)
+
+    def records(self) -> list[Record]:
+        return self._disk.records()
+
+    def write(self, key: bytes, parent: bytes, node: Node, kv: Any, source: int) -> None:
+        payload = self._transfer.payload(kv) if source == DEVICE else self._transfer.payload_of_host(kv)
+        root = node
+        while root.parent is not None:
+            root = root.parent
+        record = Record(
+            key=key,
+            parent=parent,
+            namespace=root.label,
+            label=node.label,
+            tokens=_ids(node.tokens),
+            size=payload.nbytes,
+            frequency=node.frequency,
+            last_use=node.last_use,
+            misses=node.misses,
+            seconds_per_token=node.seconds_per_token,
+        )
+        self._disk.write(record, payload)
+
+    def read(self, key: bytes, tokens: int) -> Any:
+        host = self._transfer.empty_host(tokens)
+        self._disk.read_into(key, host.buffer)
+        return host
+
+    def land(self, staged: Any) -> Any:
+        return self._transfer.adopt(staged)
+
+    def remove(self, keys: Sequence[bytes]) -> None:
+        self._disk.remove(keys)
+
+    def close(self, learned: Mapping[bytes, Stats]) -> None:
+        try:
+            self._disk.update(learned)
+        finally:
+            self._disk.close()
+
+
+def _ids(tokens: Sequence[int]) -> array[int]:
+    return tokens if isinstance(tokens, array) else array("i", tokens)

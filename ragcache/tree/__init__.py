@@ -1,0 +1,1 @@
+"""What is known? Segments, and the tree of documents in context."""

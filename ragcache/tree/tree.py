@@ -1,0 +1,181 @@
+"""KnowledgeTree: which documents are held in which context (RAGCache, section 4.1).
+
+Pure data: a prefix tree over segments. A path from a namespace's root spells a prompt's beginning; a node stands
+for the KV of its segment *behind its ancestors*, so [D1, D2] and [D2, D1] share nothing below the system prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ragcache.tree.segment import Segment
+
+# tiers, fastest first: the index of `Node.places` and `Node.below`
+DEVICE, HOST, DISK = range(3)
+
+_ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: multiplying by it spreads the bits of small differences
+_WORD = 2**64 - 1
+
+
+def path_key(parent: int, key: bytes) -> int:
+    """64 bits that name a path: the same whenever it is inserted anew, in every process.
+
+    For guesses only (ghost lists, sketches): a collision misleads a policy, it never serves wrong KV.
+    """
+    return (parent * _ODD + int.from_bytes(key[:8], "little")) & _WORD
+
+
+# shared by all leaves, which most nodes are: 64 bytes each, and an object less for the garbage collector to visit
+_NO_CHILDREN: dict[bytes, Any] = {}
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A node's KV on one tier. `copy` is opaque here, and None while it is on its way, which `arrival` then tells of.
+    `holders` keep it there."""
+
+    copy: Any = None
+    holders: int = 0
+    arrival: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One segment in the context of its ancestors.
+
+    `path_key` names the path down to here, `size` counts its own tokens. For each tier, `places` says where its KV lies
+    there, if it does, and `below` how many of its children have a place on that tier: a node without any is a leaf of
+    it. `frequency` counts its uses since it was made, `last_use` is the cache's use counter at the last of them.
+    `misses` counts the requests that had to compute the node, and `seconds_per_token` is the mean over them of what a
+    token they computed cost.
+    """
+
+    id: int
+    parent: Node | None
+    key: bytes
+    label: str
+    tokens: Sequence[int]
+    path_key: int
+    size: int
+    places: list[Place | None]
+    below: list[int]
+    frequency: int = 0
+    last_use: int = 0
+    misses: int = 0
+    seconds_per_token: float = 0.0
+    children: dict[bytes, Node] = field(default_factory=lambda: _NO_CHILDREN)  # the tree alone adds to it
+
+    @property
+    def is_root(self) -> bool:
+        return self.parent is None
+
+    @property
+    def kv(self) -> Any:
+        """The KV on the device; None if it is not there, or not yet."""
+        place = self.places[DEVICE]
+        return None if place is None else place.copy
+
+    @property
+    def holders(self) -> int:
+        """How many leases and moves hold the node on the device; each holds all its ancestors there, too."""
+        place = self.places[DEVICE]
+        return 0 if place is None else place.holders
+
+    def path(self) -> list[Node]:
+        """The nodes from the root's child down to this one."""
+        nodes = []
+        node: Node | None = self
+        while node is not None and node.parent is not None:
+            nodes.append(node)
+            node = node.parent
+        return nodes[::-1]
+
+    def missed(self, seconds_per_token: float) -> None:
+        """A request computed the node at this price: PGDSF (3) is the mean over those that missed."""
+        self.misses += 1
+        self.seconds_per_token += (seconds_per_token - self.seconds_per_token) / self.misses
+
+
+class KnowledgeTree:
+    """Look-up, insert and remove of nodes under one root a namespace. Roots hold no KV and are not counted.
+
+    `tiers` is how many tiers its nodes may have places on.
+    """
+
+    def __init__(self, tiers: int = 1) -> None:
+        self._tiers = tiers
+        self._followers: list[Callable[[Node, bool], None]] = []
+        self._roots: dict[str, Node] = {}
+        self._next_id = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def follow(self, follower: Callable[[Node, bool], None]) -> None:
+        """To be told of each node that enters (True) or leaves (False), which has no children then."""
+        self._followers.append(follower)
+
+    def root(self, namespace: str) -> Node:
+        """The namespace's root; made at first use."""
+        root = self._roots.get(namespace)
+        if root is None:
+            digest = hashlib.blake2b(namespace.encode(), digest_size=8).digest()
+            root = self._roots[namespace] = self._node(None, digest, namespace, array("i"))
+        return root
+
+    def match(self, root: Node, path: Sequence[Segment]) -> list[Node]:
+        """The longest chain of nodes that spells a prefix of `path`. Changes nothing.
+
+        Keys are digests; the tokens themselves are compared, so a collision is a miss and never wrong KV.
+        """
+        found: list[Node] = []
+        node = root
+        for segment in path:
+            child = node.children.get(segment.key)
+            if child is None or child.tokens != segment.tokens:
+                break
+            found.append(child)
+            node = child
+        return found
+
+    def insert(self, parent: Node, segment: Segment) -> Node:
+        """A new child of `parent`; ValueError if its key is taken."""
+        if segment.key in parent.children:
+            raise ValueError(f"{parent.label!r} has a child with the key of {segment.label!r} already")
+        node = self._node(parent, segment.key, segment.label, segment.tokens)
+        if parent.children is _NO_CHILDREN:
+            parent.children = {}
+        parent.children[segment.key] = node
+        self._count += 1
+        for follower in self._followers:
+            follower(node, True)
+        return node
+
+    def remove(self, node: Node) -> None:
+        """Takes out a leaf that is on no tier; ValueError for any other node."""
+        if node.parent is None or node.children or any(node.places):
+            raise ValueError(f"node {node.id} ({node.label!r}) is a root, has children or has KV")
+        del node.parent.children[node.key]
+        self._count -= 1
+        for follower in self._followers:
+            follower(node, False)
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes but the roots, parents before children."""
+        stack = list(self._roots.values())
+        while stack:
+            node = stack.pop()
+            if not node.is_root:
+                yield node
+            stack.extend(node.children.values())
+
+    def _node(self, parent: Node | None, key: bytes, label: str, tokens: Sequence[int]) -> Node:
+        self._next_id += 1
+        path = path_key(parent.path_key if parent else 0, key)
+        count = self._tiers
+        return Node(self._next_id, parent, key, label, tokens, path, len(tokens), [None] * count, [0] * count)

@@ -1,0 +1,58 @@
+"""What the connector may be told, and what vLLM it joins: wrong names, values and releases are named."""
+
+import pytest
+
+from ragcache.engine.vllm.interface import is_tested, lacking, require
+from ragcache.engine.vllm.wire.settings import ConnectorSettings
+from ragcache.errors import ConfigError, RagCacheError
+
+
+def test_settings_are_read():
+    found = ConnectorSettings.of({"host_cache": "2GiB", "disk_cache": "/cache:1GiB", "policy": "arc"})
+    assert (found.host_cache, found.policy) == (2 << 30, "arc")
+    assert found.disk is not None
+    assert found.disk.size == 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"host_cahce": "1GiB"}, "unknown setting 'host_cahce'"),
+        ({"host_cache": "much"}, "'much' is not a size"),
+        ({"policy": "best"}, "policy is one of"),
+        ({"policy": 3}, "must be of type str"),
+        ({"device_policy": "yes"}, "must be of type bool"),
+        ({"chunk_tokens": 0}, "chunk_tokens 1 or more"),
+        ({"disk_cache": "/cache"}, "PATH:SIZE"),
+        ({"admission": "never"}, "admission is one of"),
+        ({"host_cache": 0, "device_policy": False}, "has nothing to do"),
+    ],
+)
+def test_wrong_settings_are_named(extra, words):
+    with pytest.raises(ConfigError, match=words):
+        ConnectorSettings.of(extra)
+
+
+class Whole:
+    def load(self, request, blocks):
+        return request, blocks
+
+
+WANTED = {"load": ("request", "blocks")}
+
+
+def test_an_interface_that_is_there_passes():
+    assert lacking(Whole, WANTED) == []
+    require(Whole, WANTED, "0.32.0")
+
+
+def test_what_an_interface_lacks_is_told():
+    assert lacking(Whole, {"load": ("request", "when"), "store": ()}) == ["Whole.load(request, when)", "Whole.store()"]
+    with pytest.raises(RagCacheError, match=r"vLLM 9\.9 lacks Whole\.store\(\); this connector joins 0\.32"):
+        require(Whole, {"store": ()}, "9.9")
+
+
+def test_other_releases_are_not_tested():
+    assert is_tested("0.32.0")
+    assert is_tested("0.32.1")
+    assert not is_tested("0.33.0")

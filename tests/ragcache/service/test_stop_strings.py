@@ -1,0 +1,135 @@
+"""An answer ends before the first stop string in it, wherever the tokens end, and says nothing that it takes back."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from ragcache.prompt.transcript import Transcript
+
+ALPHABET = "abé🦦"
+# a token a byte, and some that are several characters and parts of them
+MERGES = ["a", "b", "ab", "aba", "ba", "bb"]
+
+
+def _tokenizer() -> tuple[Tokenizer, dict[bytes, int]]:
+    """A byte-level tokenizer, and its tokens by their bytes."""
+    letters = dict(zip(pre_tokenizers.ByteLevel.alphabet(), range(256), strict=True))
+    vocabulary = letters | {text: 300 + n for n, text in enumerate(MERGES) if text not in letters}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    tokenizer.decoder = decoders.ByteLevel()
+    ids = {}
+    for byte in {byte for character in ALPHABET for byte in character.encode()}:
+        ids[bytes([byte])] = vocabulary[_letter(byte)]
+    for text in MERGES:
+        ids[text.encode()] = vocabulary[text]
+    return tokenizer, ids
+
+
+def _letter(byte: int) -> str:
+    """The letter that stands for a byte in a byte-level vocabulary (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return chr(byte) if byte in printable else chr(256 + others.index(byte))
+
+
+TOKENIZER, IDS = _tokenizer()
+
+
+def tokens_of(*pieces: str | bytes) -> list[int]:
+    return [IDS[piece.encode() if isinstance(piece, str) else piece] for piece in pieces]
+
+
+def cut(whole: str, stop: list[str]) -> tuple[str, bool]:
+    """The definition, on the whole text."""
+    found = [at for at in (whole.find(string) for string in stop) if at >= 0]
+    return (whole[: min(found)], True) if found else (whole, False)
+
+
+def told(tokens: list[int], stop: list[str]) -> tuple[Transcript, str]:
+    """The transcript of an answer that ends with its tokens, or when it says so; its pieces, joined."""
+    transcript, pieces = Transcript(TOKENIZER, stop), ""
+    for token in tokens:
+        pieces += transcript.add(token, 1.0)
+        assert transcript.text == pieces
+        if transcript.stopped:
+            break
+    pieces += transcript.finish()
+    assert transcript.text == pieces
+    return transcript, pieces
+
+
+@given(
+    st.lists(st.sampled_from(sorted(IDS)), max_size=24),
+    st.lists(st.text(ALPHABET + "\ufffd", min_size=1, max_size=5), max_size=4),
+)
+@example([b"a", b"b", b"a"], ["bab", "a"])
+@example([b"aba", b"b"], ["ababb", "ba"])
+@example(["é".encode()[:1], "é".encode()[1:]], ["é"])
+@example(["é".encode()[:1]], ["\ufffd"])
+def test_the_text_is_what_a_search_of_the_whole_would_leave(pieces, stop):
+    tokens = [IDS[piece] for piece in pieces]
+    whole = TOKENIZER.decode(tokens)
+    transcript, text = told(tokens, stop)
+    assert (text, transcript.stopped) == cut(whole, stop)
+
+
+@given(st.lists(st.sampled_from(MERGES), max_size=24), st.lists(st.text("ab", min_size=1, max_size=5), max_size=3))
+def test_nothing_is_held_back_longer_than_it_must(pieces, stop):
+    transcript = Transcript(TOKENIZER, stop)
+    for count, piece in enumerate(pieces, 1):
+        transcript.add(IDS[piece.encode()], 1.0)
+        if transcript.stopped:
+            return
+        held = "".join(pieces[:count])[len(transcript.text) :]
+        assert len(held) < max(map(len, stop), default=1)
+
+
+def test_text_is_held_back_while_it_may_be_the_beginning_of_a_stop():
+    transcript = Transcript(TOKENIZER, ["abb"])
+    said = [transcript.add(token, 1.0) for token in tokens_of("b", "ab", "aba", "b")]
+    assert said == ["b", "", "ab" + "ab", ""]
+    assert not transcript.stopped
+    assert transcript.finish() == "ab"
+    assert transcript.text == "bababab"
+
+
+def test_the_piece_before_the_stop_is_said_and_its_tokens_are_kept():
+    transcript = Transcript(TOKENIZER, ["bb"])
+    tokens = tokens_of("a", "ab", "ba")
+    assert [transcript.add(token, 1.0) for token in tokens] == ["a", "a", ""]
+    assert transcript.stopped
+    assert transcript.text == "aa"
+    assert transcript.ids == tokens
+    assert transcript.add(IDS[b"a"], 1.0) == transcript.finish() == ""
+    assert transcript.ids == tokens
+
+
+def test_the_stop_that_begins_first_wins_even_if_another_is_complete_before_it():
+    stop = ["abab", "ba"]
+    transcript = Transcript(TOKENIZER, stop)
+    transcript.add(IDS[b"aba"], 1.0)
+    assert (transcript.text, transcript.stopped) == ("", False)
+    transcript.add(IDS[b"b"], 1.0)
+    assert (transcript.text, transcript.stopped) == ("", True)
+    transcript, _ = told(tokens_of("aba", "a"), stop)
+    assert (transcript.text, transcript.stopped) == ("a", True)
+    transcript, _ = told(tokens_of("aba"), stop)
+    assert (transcript.text, transcript.stopped) == ("a", True), "the answer ended meanwhile"
+
+
+@pytest.mark.parametrize("stop", [["é"], ["🦦"], ["é🦦", "🦦"]])
+def test_a_stop_of_several_bytes_is_found_across_tokens(stop):
+    pieces = [bytes([byte]) for byte in "aé🦦b".encode()]
+    transcript, text = told(tokens_of(*pieces), stop)
+    assert (text, transcript.stopped) == cut("aé🦦b", stop)
+
+
+def test_without_stops_every_piece_is_said_at_once():
+    transcript = Transcript(TOKENIZER)
+    assert [transcript.add(token, 1.0) for token in tokens_of("aba", "b")] == ["aba", "b"]
+
+
+def test_an_empty_stop_is_refused():
+    with pytest.raises(ValueError, match="at least one character"):
+        Transcript(TOKENIZER, ["a", ""])
