@@ -29,8 +29,9 @@ from ragcache.engine.torch.model import TorchModel
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.policy import LRU
 from ragcache.prompt.template import PromptTemplate
+from ragcache.service.limits import Limits
 from ragcache.service.retriever_finder import RetrieverFinder
-from ragcache.service.service import Limits, RagService
+from ragcache.service.service import RagService
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
 from retrieval.retriever import Retriever, SearchStage

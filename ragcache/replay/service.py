@@ -16,7 +16,8 @@ from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES
 from ragcache.replay.finder import SimulatedFinder
 from ragcache.replay.virtual_mover import SimulatedHost, VirtualMover
-from ragcache.service.service import Limits, RagService
+from ragcache.service.limits import Limits
+from ragcache.service.service import RagService
 
 
 @dataclass(frozen=True, slots=True)

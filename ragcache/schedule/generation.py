@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ragcache.cache.cache import KnowledgeCache, Lease
+from ragcache.cache.contract import CacheContract
+from ragcache.cache.lease import Lease
 from ragcache.engine.protocol import (
     Engine,
     EngineEvent,
@@ -64,7 +65,7 @@ class GenerationTask:
 class _Run:
     """A place in the batch, from the turn on. Its lease ends with the engine's last event, whoever still listens."""
 
-    cache: KnowledgeCache
+    cache: CacheContract
     admission: AdmissionQueue
     lease: Lease
     on_end: Callable[[], None]
@@ -120,7 +121,7 @@ class Generation:
     """
 
     def __init__(
-        self, cache: KnowledgeCache, engine: Engine, admission: AdmissionQueue, on_end: Callable[[], None]
+        self, cache: CacheContract, engine: Engine, admission: AdmissionQueue, on_end: Callable[[], None]
     ) -> None:
         self._cache = cache
         self._engine = engine

@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
-from ragcache.cache.cache import IntegrityError, KnowledgeCache
+from ragcache.cache.contract import CacheContract
 from ragcache.cache.hierarchy import reason_of
 from ragcache.cache.lease import Lease
+from ragcache.cache.tier import IntegrityError
 from ragcache.engine.protocol import (
     Engine,
     Failed,
@@ -45,6 +46,7 @@ from ragcache.service.answer import (
 )
 from ragcache.service.finder import Finder, Found
 from ragcache.service.health import ENGINE, SEARCH, Health
+from ragcache.service.limits import Limits
 
 MAX_TEMPERATURE = 5.0
 MAX_STOPS = 8
@@ -54,23 +56,6 @@ IDLE_SECONDS = 1.0  # without a request or a move, before the books are recounte
 AUDIT_SECONDS = 60.0  # which takes seconds where there are many nodes, and so is not done again for so long
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the service accepts, and what a question gets that does not say.
-
-    With `speculate`, documents of a search that goes on are prefilled while fewer than `max_prefill_batch` prompts are
-    to be computed.
-    """
-
-    top_k: int
-    max_tokens: int
-    max_batch: int = 8
-    max_waiting: int = 64
-    reorder_window: int = 0
-    max_prefill_batch: int = 4
-    speculate: bool = False
 
 
 @dataclass(slots=True)
@@ -104,7 +89,7 @@ class RagService:
     def __init__(
         self,
         finder: Finder,
-        cache: KnowledgeCache,
+        cache: CacheContract,
         engine: Engine,
         limits: Limits,
         *,

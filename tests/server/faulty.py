@@ -11,8 +11,9 @@ from ragcache.engine.torch.engine import TorchEngine
 from ragcache.engine.torch.transfer import KVTransfer, kv_fingerprint
 from ragcache.policy import LRU
 from ragcache.prompt.template import PromptTemplate
+from ragcache.service.limits import Limits
 from ragcache.service.retriever_finder import RetrieverFinder
-from ragcache.service.service import Limits, RagService
+from ragcache.service.service import RagService
 from ragcache.storage.lmdb_store import DiskStore
 from ragcache.storage.stores import DiskRecords, HostMemory
 from retrieval.retriever import Retriever

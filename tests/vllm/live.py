@@ -22,7 +22,8 @@ from ragcache.prompt.prompt import Prompt
 from ragcache.prompt.template import PromptTemplate
 from ragcache.service.answer import UsedDocument
 from ragcache.service.finder import Found
-from ragcache.service.service import Limits, RagService
+from ragcache.service.limits import Limits
+from ragcache.service.service import RagService
 from ragcache.tree.segment import Segment
 from server.app import create_app
 from server.run import bind

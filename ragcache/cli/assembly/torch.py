@@ -31,8 +31,9 @@ from ragcache.replay.finder import SimulatedFinder, made_up
 from ragcache.replay.search_profile import SearchProfile
 from ragcache.replay.service import SimulatedSettings
 from ragcache.replay.workload import Workload
+from ragcache.service.limits import Limits
 from ragcache.service.retriever_finder import RetrieverFinder
-from ragcache.service.service import Limits, RagService
+from ragcache.service.service import RagService
 from ragcache.storage.lmdb_store import DiskStore
 from ragcache.storage.stores import DiskRecords, HostMemory
 from retrieval.retriever import Retriever

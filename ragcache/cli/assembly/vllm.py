@@ -13,8 +13,9 @@ from ragcache.engine.vllm.front.ledger import VllmLedger
 from ragcache.errors import ConfigError
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.template import PromptTemplate
+from ragcache.service.limits import Limits
 from ragcache.service.retriever_finder import RetrieverFinder
-from ragcache.service.service import Limits, RagService
+from ragcache.service.service import RagService
 from retrieval.retriever import Retriever
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,9 @@ from ragcache.prompt.template import PromptTemplate
 from ragcache.replay.virtual_time import run_virtual
 from ragcache.schedule.speculation import Verdict, judge
 from ragcache.service.answer import Answer, Query
+from ragcache.service.limits import Limits
 from ragcache.service.retriever_finder import RetrieverFinder
-from ragcache.service.service import Limits, RagService
+from ragcache.service.service import RagService
 from retrieval.embedder import Embedder
 from retrieval.errors import SearchError
 from retrieval.index import build_index

@@ -22,8 +22,9 @@ from ragcache.policy import LRU
 from ragcache.prompt.template import PromptTemplate
 from ragcache.replay.virtual_time import run_virtual
 from ragcache.service.answer import Answer, Query
+from ragcache.service.limits import Limits
 from ragcache.service.retriever_finder import RetrieverFinder
-from ragcache.service.service import Limits, RagService
+from ragcache.service.service import RagService
 
 A10G = Roofline(HARDWARE["a10g"], MODELS["mistral-7b"], prefill_chunk=512)
 # 1 ms a new token; a decode 100 ms, 10 ms a sequence
