@@ -40,7 +40,9 @@ def emptied(ledger):
 class Submitted:
     """A job over one made-up document, and its events."""
 
-    def __init__(self, engine, which, tokens=120, max_tokens=1, guess=False, log=None, so_far=(), namespace="default", **sampling):
+    def __init__(
+        self, engine, which, tokens=120, max_tokens=1, guess=False, log=None, so_far=(), namespace="default", **sampling
+    ):
         self.seen = []
         self._new = queue.SimpleQueue()
         self._name, self._log = which, log
