@@ -13,10 +13,10 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen. `temperature` 0 is greedy; `seed` None draws a fresh one for the job.
+    """How the next token is chosen. `temperature` 0 is greedy; with `seed` None each job has a random seed.
 
-    Above 0, it is drawn from the softmax of logits / temperature, cut to the most probable tokens that have `top_p` of
-    it together. Equal seeds give equal draws, whatever else runs and however an answer is split into jobs.
+    Above 0, the token is drawn from the softmax of logits / temperature, cut to the most probable tokens that have
+    `top_p` of it together. Equal seeds give equal draws, whatever else runs and however an answer is split into jobs.
     """
 
     temperature: float = 0.0
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The engine works on the job now; until here it waited."""
+    """The job's first step begins; until here it waited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +138,14 @@ class Engine(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Most tokens of prompt and output together."""
+        """Largest number of tokens of prompt and output together."""
 
     @property
     def bytes_per_token(self) -> int:
         """KV bytes of one token on the device."""
 
     def allocate(self, tokens: int) -> Any:
-        """Device memory for the KV of `tokens`; freed when the last reference goes. MemoryError if there is none."""
+        """Device memory for the KV of `tokens`, freed with the last reference. Raises MemoryError if there is none."""
 
     def submit(self, job: Job, deliver: Callable[[EngineEvent], None]) -> Callable[[], None]:
         """Queues the job and returns a function that cancels it.
@@ -160,4 +160,4 @@ class Engine(Protocol):
         """A consistent snapshot; callable from any thread."""
 
     def close(self) -> None:
-        """Fails what runs and ends the engine's threads."""
+        """Fails all jobs that wait or run, and ends the engine's threads."""

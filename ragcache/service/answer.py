@@ -1,4 +1,4 @@
-"""Answer: what is asked of the service, and what comes back."""
+"""Answer: the query that a user sends to the service, and the events and the answer that come back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class UsedDocument:
-    """A document of the prompt. `truncated`: only its beginning fitted."""
+    """A document of the prompt. A larger `score` is a better match; `truncated`: only its beginning fitted."""
 
     id: str
     title: str
@@ -37,7 +37,7 @@ class UsedDocument:
 
 @dataclass(frozen=True, slots=True)
 class CachedTokens:
-    """Prompt tokens whose KV was found, by tier."""
+    """Prompt tokens whose KV was cached, by the tier it lay on."""
 
     device: int = 0
     host: int = 0
@@ -62,8 +62,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Speculated:
-    """Work begun before the search was over: how often, whether the answer came of it, and how many tokens were
-    computed for nothing (KV that stays in the cache is not nothing)."""
+    """Work that was begun before the search was over.
+
+    `started`: how often. `used`: whether the answer came of it. `wasted_tokens`: computed in vain, which does not count
+    tokens whose KV stays in the cache.
+    """
 
     started: int = 0
     used: bool = False
@@ -72,10 +75,13 @@ class Speculated:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds. `queue_ms`: from the documents to the engine's first step; `prefill_ms`: from there to the whole
-    prompt; `ttft_ms` and `total_ms`: from arrival to the first token and to the last. `search_overlap_ms`: for how
-    long of the retrieval the speculation that the answer came of had begun, with the loading of what was cached or its
-    prefill; `queue_ms` and `prefill_ms` count what was left of it."""
+    """Where the time of a request went, in milliseconds.
+
+    `retrieval_ms`: from arrival to the final documents. `queue_ms`: from there to the engine's first step.
+    `prefill_ms`: from there to the whole prompt. `ttft_ms` and `total_ms`: from arrival to the first and to the last
+    token. `search_overlap_ms`: by how much the speculation that became the answer began before the final documents;
+    `queue_ms` and `prefill_ms` are what was left of it.
+    """
 
     retrieval_ms: float
     queue_ms: float
@@ -87,7 +93,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """First event of a request: what its answer will be made from."""
+    """First event of a request: the documents that its answer is generated from."""
 
     id: str
     documents: tuple[UsedDocument, ...]
@@ -95,14 +101,17 @@ class Retrieved:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More text of the answer."""
+    """The next piece of the answer's text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Last event of a request. `token_ids` and `margins` (best logit less the second) are for comparisons."""
+    """Last event of a request.
+
+    `token_ids` are the generated ones and `margins` their best logits less the second best: both serve comparisons.
+    """
 
     id: str
     answer: str

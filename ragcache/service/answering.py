@@ -20,9 +20,9 @@ from ragcache.service.answer import Answer, CachedTokens, Retrieved, Speculated,
 class Times:
     """When an answer reached each stage, in seconds of the service's loop.
 
-    `arrived`: asked. `retrieved`: its documents were final. `started`: the engine's first step. `prefilled`: its prompt
-    was computed. `first` and `last`: its first and its latest token. Times from `started` on are those of the attempt
-    that gave the first token; a stage that is not reached has the time of the one before it.
+    `arrived`: the query came. `retrieved`: its documents were final. `started`: the engine's first step. `prefilled`:
+    its prompt was computed. `first` and `last`: its first and its latest token. Times from `started` on are those of
+    the attempt that gave the first token; a stage that is not reached has the time of the one before it.
     """
 
     arrived: float
@@ -45,7 +45,7 @@ class Times:
         self.prefilled = self.first = self.last = time
 
     def timing(self, overlap: float) -> Timing:
-        """As the answer tells them. `overlap`: seconds by which its speculation began before `retrieved`."""
+        """The times as an answer reports them. `overlap`: seconds by which its speculation began before `retrieved`."""
         return Timing(
             retrieval_ms=_milliseconds(self.retrieved - self.arrived),
             queue_ms=_milliseconds(self.started - self.retrieved),
@@ -80,10 +80,11 @@ class Next(NamedTuple):
 
 
 class Answering:
-    """An answer in the making. The service tells it each event of the current attempt; it says what follows.
+    """An answer in the making: a state machine that takes the engine's events and returns what follows from each.
 
-    It has no clock and awaits nothing. `attempt` is the generation whose events count; an event that ends an attempt
-    too early replaces it. `ended` once the answer is complete, which is when `answer` may be called.
+    It has no clock and awaits nothing: the service waits for events, hands them to `take` and does what it returns.
+    `attempt` is the generation whose events count; an event that ends an attempt too early replaces it. Once the answer
+    is complete it has `ended`, and `finish` and `answer` may be called.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Answering:
         times: Times,
         generate: Callable[[], Generation],
     ) -> None:
-        """`generate` makes the generation of an attempt."""
+        """`generate` returns a new generation, which has not started."""
         self.id = f"rag-{uuid.uuid4().hex[:16]}"
         self.task = task
         self.times = times
@@ -108,20 +109,21 @@ class Answering:
 
     @property
     def ended(self) -> bool:
+        """Whether the answer is complete."""
         return self._reason is not None
 
     @property
     def retrieved(self) -> Retrieved:
-        """The first event for the asker."""
+        """The event that starts the answer."""
         return Retrieved(self.id, self._documents)
 
     def adopt(self, guess: Generation) -> None:
-        """A speculation that runs for this very task is the first attempt."""
+        """Makes a speculation that runs for this very task the first attempt."""
         self.attempt = Attempt(guess, guess=True, overlap=self.times.retrieved - guess.began)
 
     def take(self, time: float, event: EngineEvent) -> Next:
         """Takes in an event of the attempt, which came at `time`. Raises EngineError if the answer cannot go on."""
-        time = max(time, self.times.retrieved)  # what a speculation has done before, the asker gets with the documents
+        time = max(time, self.times.retrieved)  # tokens of a speculation are sent behind the documents
         match event:
             case Started():
                 return self.started(time)
@@ -137,7 +139,7 @@ class Answering:
                 return self.finished(time, event.reason)
 
     def started(self, time: float) -> Next:
-        """The engine works on the attempt."""
+        """The attempt's first step begins."""
         if self._sources is None:
             self.times.start(time)
         return Next()
@@ -159,7 +161,7 @@ class Answering:
         return Next(text)
 
     def failed(self, message: str) -> Next:
-        """The attempt failed: there is a second one, unless this was it or part of the answer has been sent."""
+        """The attempt failed: a second one follows, unless this was the second or part of the answer has been sent."""
         self._failures += 1
         if self._transcript.ids or self._failures > 1:
             raise EngineError(f"the engine failed: {message}")
@@ -167,7 +169,7 @@ class Answering:
         return Next(start=self.task)
 
     def preempted(self) -> Next:
-        """The attempt gave its memory up: another goes on behind what was generated."""
+        """The attempt gave up its memory: another one goes on behind the tokens that were generated."""
         ids = self._transcript.ids
         guess, overlap = (self.attempt.guess, self.attempt.overlap) if ids else (False, 0.0)
         self.attempt = Attempt(self._generate(), guess, overlap)
@@ -175,7 +177,7 @@ class Answering:
         return Next(start=self.task.resumed(ids), when_left=True)
 
     def finished(self, time: float, reason: FinishReason) -> Next:
-        """The attempt is complete, and the answer with it."""
+        """The attempt is complete, and so is the answer."""
         self.times.last = max(self.times.last, time)
         self._reason = reason
         return Next()

@@ -28,7 +28,7 @@ class IdleAudit:
         self._earliest = 0.0  # time of the loop at which the next may end
 
     def wake(self) -> None:
-        """To be called when a request has ended: an audit is made once nothing has happened for a while."""
+        """Call when a request has ended: an audit follows once nothing has happened for a while."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 

@@ -16,10 +16,10 @@ from ragcache.schedule.admission import AdmissionQueue
 from ragcache.schedule.generation import Generation, GenerationTask, within
 from ragcache.schedule.order import Order
 from ragcache.schedule.speculation import Speculation
-from ragcache.service.answer import Answer, Delta, Query, ServiceEvent, Speculated
+from ragcache.service.answer import Answer, Delta, Query, ServiceEvent, Speculated, UsedDocument
 from ragcache.service.answering import Answering, Times
 from ragcache.service.audit import IdleAudit
-from ragcache.service.finder import Finder, Found
+from ragcache.service.finder import Finder, Stage
 from ragcache.service.health import ENGINE, SEARCH, Health
 from ragcache.service.limits import Limits
 from ragcache.service.request import Request
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class RagService:
     """Answers questions from the finder's documents, reusing the KV that the knowledge cache holds.
 
-    Belongs to one event loop. Every request ends in one Answer or one error, and what it held comes back either way.
+    Belongs to one event loop. Every request ends in one Answer or one error, and returns all that it held either way.
     """
 
     def __init__(
@@ -54,8 +54,9 @@ class RagService:
         order = Order(cache.cached_paths, limits.reorder_window)
         self._admission = AdmissionQueue(limits.max_batch, order, on_blocked=self._make_way)
         self._searching = 0
-        self._speculations: dict[Speculation, None] = {}  # that run or end, oldest first, and some more
-        self._unsettled: list[Speculation] = []  # of requests that have ended, cancelled but not stopped yet
+        # oldest first: those that run or are ending, and some that have ended since
+        self._speculations: dict[Speculation, None] = {}
+        self._unsettled: list[Speculation] = []  # cancelled but not stopped yet, though their requests have ended
         self._audit = IdleAudit(cache, self.stats)
         cache.on_room(self._admission.advance)
         self._health = Health([ENGINE, SEARCH, *cache.lower_names])
@@ -63,26 +64,27 @@ class RagService:
 
     @property
     def corpus_size(self) -> int:
+        """Number of documents that answers are drawn from."""
         return self.finder.corpus_size
 
     @property
     def waiting(self) -> int:
-        """Requests that the engine has not taken yet."""
+        """Number of requests that search or wait for their turn."""
         return self._searching + len(self._admission)
 
     @property
     def running(self) -> int:
-        """Requests that the engine works on, speculations included."""
+        """Number of requests that have a slot of the batch, speculations included."""
         return self._admission.running
 
     @property
     def health(self) -> Health:
-        """Which parts work; see `Health`. Its times are of the running loop."""
+        """Which parts work, as of now. Its times are those of the running loop."""
         self.cache.refresh()
         stats = self.engine.stats()
         error = stats.error or "it was closed"
         if stats.alive:
-            self._health.found(ENGINE)
+            self._health.regained(ENGINE)
         elif self._health.lost(ENGINE, error, asyncio.get_running_loop().time()):
             log.critical("the engine takes no more jobs, restart the server: %s", error)
         return self._health
@@ -90,8 +92,8 @@ class RagService:
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
         """Yields Retrieved, then Delta…, then Answer.
 
-        Raises BadQuery for what cannot be asked, Overloaded when too many wait, DeadlineExceeded when the question's
-        time is over, EngineError when the engine failed: twice, if it did so before the first token.
+        Raises BadQuery for a query out of bounds, Overloaded when too many requests wait, DeadlineExceeded when the
+        query's time is over, EngineError when the engine failed: twice, if it failed before the first token.
         Closing the iterator cancels the request.
         """
         answered = False
@@ -99,7 +101,7 @@ class RagService:
             events = self._answer(query)
             async with contextlib.aclosing(events):
                 async for event in events:
-                    if isinstance(event, Answer):  # now: who has the answer need not ask for the end
+                    if isinstance(event, Answer):  # counted now: a caller that has the answer need not iterate on
                         answered = True
                         self.stats.outcomes["answered"] += 1
                     yield event
@@ -120,9 +122,9 @@ class RagService:
             raise
 
     async def clear(self) -> tuple[int, int]:
-        """Drops all KV that no running request holds, on all tiers; returns how many nodes and bytes that were.
+        """Drops all KV that no running request holds, on all tiers. Returns the number of nodes and bytes dropped.
 
-        What is being moved is waited for, but not for long: it holds what it moves.
+        Waits for moves under way, which hold what they move, but no longer than CLEARING_SECONDS.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + CLEARING_SECONDS
@@ -134,10 +136,7 @@ class RagService:
         return nodes, size
 
     async def finish_writing(self, seconds: float) -> None:
-        """Waits for all moves, and for what is to be on disk to be there, but no longer than that.
-
-        No request may run any more.
-        """
+        """Waits for all moves and writes to disk, at most this long. Call when no request runs any more."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         if self.cache.unwritten:
@@ -164,11 +163,11 @@ class RagService:
         speculation = Speculation(self._generation, lambda: self._admission.pool, self.limits.max_prefill_batch)
         answering: Answering | None = None
         try:
-            found, task = await within(deadline, self._find(request, speculation))
+            documents, task = await within(deadline, self._find(request, speculation))
             times = Times(arrived, retrieved=loop.time())
             self._refuse_what_never_fits(task)
             transcript = Transcript(self.finder.tokenizer, request.stop)
-            answering = Answering(task, found.documents, transcript, times, self._generation)
+            answering = Answering(task, documents, transcript, times, self._generation)
             await self._begin(answering, speculation, deadline)
             yield answering.retrieved
             while not answering.ended:
@@ -186,7 +185,9 @@ class RagService:
         self.stats.count(answer.usage)
         yield answer
 
-    async def _find(self, request: Request, speculation: Speculation) -> tuple[Found, GenerationTask]:
+    async def _find(
+        self, request: Request, speculation: Speculation
+    ) -> tuple[tuple[UsedDocument, ...], GenerationTask]:
         """The documents of a question, and what is to be generated from them.
 
         Documents that the search takes for the best before it ends are speculated on.
@@ -197,20 +198,20 @@ class RagService:
             async with contextlib.aclosing(
                 self._watched(self.finder.find(request.question, request.top_k, room, staged=staged))
             ) as stages:
-                async for found in stages:
+                async for stage in stages:
                     # the last token generated is never read back, so it needs no KV
-                    extra = len(found.prompt.question) + request.max_tokens - 1
+                    extra = len(stage.prompt.question) + request.max_tokens - 1
                     task = GenerationTask(
-                        found.prompt, extra, request.max_tokens, request.sampling, namespace=request.tenant
+                        stage.prompt, extra, request.max_tokens, request.sampling, namespace=request.tenant
                     )
-                    if found.done:
-                        return found, task
+                    if stage.done:
+                        return stage.documents, task
                     speculation.show(task)
                     if speculation.running:
                         self._speculations[speculation] = None
         finally:
             self._searching -= 1
-        raise AssertionError("a search has a last stage")
+        raise AssertionError("the finder ended without a last stage")
 
     def _refuse_what_never_fits(self, task: GenerationTask) -> None:
         """Raises BadQuery for a prompt and answer whose KV exceeds the whole device cache."""
@@ -224,7 +225,7 @@ class RagService:
             )
 
     async def _begin(self, answering: Answering, speculation: Speculation, deadline: float | None) -> None:
-        """The first attempt: the speculation that runs for the task already, else one that waits for its turn."""
+        """Starts the first attempt: a speculation that runs for the task already, or one that waits for its turn."""
         guess = await within(deadline, speculation.settle(answering.task))
         if guess is not None:
             answering.adopt(guess)
@@ -253,7 +254,10 @@ class RagService:
         return Generation(self.cache, self.engine, self._admission, ended)
 
     def _make_way(self) -> None:
-        """A request cannot have its turn: the youngest speculation gives it its place and memory, at the next step."""
+        """Cancels the youngest speculation, since it is a request's turn but no slot or memory is free.
+
+        What it held comes free at the engine's next step; until then no other is cancelled.
+        """
         for speculation in [each for each in self._speculations if not each.running and not each.ending]:
             del self._speculations[speculation]
         if not any(speculation.ending for speculation in self._speculations):
@@ -263,7 +267,7 @@ class RagService:
                     return
 
     def _account_for(self, speculation: Speculation, *, used: bool) -> None:
-        """The speculation's request has ended."""
+        """Counts a speculation whose request has ended. `used`: its generation became the answer."""
         self._speculations.pop(speculation, None)
         self.stats.speculations += speculation.started
         self.stats.used_speculations += used
@@ -272,8 +276,8 @@ class RagService:
             self._settle()
 
     def _settle(self) -> None:
-        """Counts what was computed for nothing, once that is known."""
-        for speculation in [speculation for speculation in self._unsettled if not speculation.ending]:
+        """Counts tokens that were computed in vain, of speculations that have stopped since."""
+        for speculation in [each for each in self._unsettled if not each.ending]:
             self._unsettled.remove(speculation)
             self.stats.wasted_tokens += speculation.wasted_tokens
 
@@ -282,15 +286,15 @@ class RagService:
         self._settle()
         self._audit.wake()
 
-    async def _watched(self, stages: AsyncGenerator[Found]) -> AsyncGenerator[Found, None]:
-        """The stages of a search, of whose end the health is told, unless nobody wants to know it any more."""
+    async def _watched(self, stages: AsyncGenerator[Stage]) -> AsyncGenerator[Stage, None]:
+        """The stages of a search, whose success or failure goes to the health unless the request is cancelled."""
         try:
             async with contextlib.aclosing(stages):
-                async for found in stages:
-                    if found.done:
+                async for stage in stages:
+                    if stage.done:
                         self._worked(SEARCH, "search")
-                    yield found
-        except RagCacheError:  # the question's fault
+                    yield stage
+        except RagCacheError:  # the query is wrong, not the search
             self._worked(SEARCH, "search")
             raise
         except Exception as error:
@@ -300,7 +304,7 @@ class RagService:
     def _moved(self, what: str, tier: str, error: Exception | None) -> None:
         if error is None:
             self._worked(tier, what)
-        elif reason_of(error) != "overflow":  # of numbers that the stored dtype cannot hold: the tier is well
+        elif reason_of(error) != "overflow":  # this KV has numbers that the stored dtype cannot hold: the tier is well
             self._failed(tier, what, f"{what}: {error}")
 
     def _failed(self, component: str, activity: str, message: str) -> None:

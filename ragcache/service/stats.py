@@ -15,7 +15,7 @@ class ServiceStats:
     `outcomes` counts requests by how they ended, `cached_tokens` prompt tokens by tier. `retries` counts generations
     begun anew after a failure, `preemptions` those that gave way when device memory was exhausted. Of `speculations`,
     some were used; `wasted_tokens` are those that the others computed in vain. `audits` counts the recounts of the
-    cache's books, `failed_audits` those that found the books wrong.
+    cache's books, `failed_audits` those after which they were wrong.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)

@@ -19,7 +19,7 @@ from ragcache.schedule.admission import AdmissionQueue
 from ragcache.schedule.generation import Generation, GenerationTask
 from ragcache.tree.segment import Segment
 
-PATH = tuple(Segment.of(f"s{at}", range(1, 2 + at)) for at in range(4))  # 1, 2, 3 and 4 tokens
+PATH = tuple(Segment.of(f"s{number}", range(1, 2 + number)) for number in range(4))  # 1, 2, 3 and 4 tokens
 PIECES = [Exact(5, "a"), Moved(3, "b", -2), Computed([1, 2]), Computed(range(4))]
 plans = st.lists(st.sampled_from(PIECES), max_size=6).map(tuple)
 
@@ -70,7 +70,8 @@ def test_only_an_exact_prefix_can_be_read_by_an_engine_that_knows_no_more(plan: 
 @given(plans, st.integers(0, 20))
 def test_what_may_be_kept_is_complete_and_has_no_moved_kv_before_it(plan: ReusePlan, computed_tokens: int):
     kept = keepable(plan, computed_tokens)
-    before = plan[: next((at for at, piece in enumerate(plan) if isinstance(piece, Moved)), len(plan))]
+    moved = [index for index, piece in enumerate(plan) if isinstance(piece, Moved)]
+    before = plan[: min(moved, default=len(plan))]
     assert exact_part(plan) == before
     assert kept == [piece for piece in before if isinstance(piece, Computed)][: len(kept)]
     assert sum(map(len, kept)) <= computed_tokens
