@@ -360,12 +360,12 @@ def test_the_loop_is_not_blocked_while_documents_are_found(make_service, monkeyp
 
 
 def test_a_question_over_cached_documents_is_answered_before_those_that_came_earlier(make_service):
-    service = make_service(max_batch=1, step_seconds=0.003, top_k=1, reorder_window=8)
+    service = make_service(max_batch=1, step_seconds=0.003, top_k=1, reorder_window=8, max_tokens=2000)
 
     async def answered(cached: str, *others: str) -> list[str]:
         """The order of the answers, if these are asked in the given order while another question is answered."""
-        await ask(service, cached)
-        busy = await begin(service, Query("How does a kite fly?", max_tokens=16))
+        await ask(service, cached, max_tokens=1)
+        busy = await begin(service, Query("How does a kite fly?", max_tokens=2000))
         order: list[str] = []
 
         async def question(text: str) -> None:
