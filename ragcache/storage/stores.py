@@ -12,14 +12,15 @@ from ragcache.storage.record import Record, Stats, root_key
 
 
 class HostBytes(Protocol):
-    """KV in host memory, whose bytes can be seen and filled."""
+    """KV in host memory, whose bytes can be read and written."""
 
     @property
-    def buffer(self) -> memoryview: ...
+    def buffer(self) -> memoryview:
+        """The bytes themselves, contiguous and writable."""
 
 
 class Transfer(Protocol):
-    """What moves KV between device, host memory and plain bytes: see ragcache.engine.torch.transfer."""
+    """Moves KV between device, host memory and plain bytes: see ragcache.engine.torch.transfer."""
 
     @property
     def stored_bytes_per_token(self) -> int: ...
@@ -32,7 +33,7 @@ class Transfer(Protocol):
 
 
 class HostMemory:
-    """A HostStore: copies of the device's KV."""
+    """A LoadingHostStore: copies of the device's KV in this process' memory, made by a `transfer`."""
 
     def __init__(self, transfer: Transfer) -> None:
         self._transfer = transfer
@@ -45,7 +46,7 @@ class HostMemory:
 
 
 class DiskRecords:
-    """A RecordStore over a DiskStore. `fingerprint` says whose KV it is: model, weights, dtype, layout."""
+    """A LoadingRecordStore over a DiskStore. `fingerprint` names the model, its weights, the dtype and the layout."""
 
     def __init__(self, disk: DiskStore, transfer: Transfer, fingerprint: bytes) -> None:
         self._disk = disk

@@ -83,6 +83,7 @@ class Box(Store):
         super().__init__()
         self._alive = alive
         self.records: dict[bytes, Any] = {}
+        self.not_removed: set[bytes] = set()  # keys whose removal failed
 
     def root_key(self, namespace: str) -> bytes:
         return hashlib.blake2b(namespace.encode(), digest_size=32).digest()
@@ -108,6 +109,8 @@ class Box(Store):
         return Kv(staged[1], self._alive)
 
     def remove(self, keys: Sequence[bytes]) -> None:
+        if self.reasons:
+            self.not_removed.update(keys)
         self._maybe_fail()
         for key in keys:
             self.records.pop(key, None)

@@ -42,7 +42,7 @@ def test_swapped_out_once():
 
 
 def test_a_mirror_makes_room_before_what_only_the_host_has():
-    tiered = Tiered(8, host=8)
+    tiered = Tiered(8, host=8, policy="pgdsf")
     tiered.use([D3])
     tiered.use([OTHER])
     tiered.use([Segment.of("third", [91] * 4)])  # the device is full: D3 goes to the host
@@ -52,7 +52,8 @@ def test_a_mirror_makes_room_before_what_only_the_host_has():
     assert tiered.on(HOST) == {("other",), ("third",)}
     host = tiered.cache.hierarchy.host
     assert (host.counts.mirrors, host.counts.evictions) == (1, 0)
-    assert host.policy.clock == 0.0 if hasattr(host.policy, "clock") else True
+    assert host.policy.clock == 0.0  # the policy was not asked, and learned nothing
+    assert tiered.cache.hierarchy.device.policy.clock > 0.0
 
 
 def test_the_host_evicts_leaves_first_and_what_then_is_nowhere_is_lost():
