@@ -54,7 +54,7 @@ class VllmLedger(KnowledgeCache):
         self._reports: dict[int, CacheReport] = {}  # by engine's core
         self._clears: dict[int, int] = {}
         self._clearing: tuple[int, CacheReport] | None = None  # how many clears are waited for, and what was there
-        self._told: Callable[[str, str, Exception | None], None] = lambda *_: None
+        self._on_moved: list[Callable[[str, str, Exception | None], None]] = []
         self._memory: dict[int, Sequence[Any]] = {}
 
     @property
@@ -80,7 +80,7 @@ class VllmLedger(KnowledgeCache):
         return passages(tokens, [len(segment) for segment in path], self._board.block_tokens, len(tokens))
 
     def on_moved(self, callback: Callable[[str, str, Exception | None], None]) -> None:
-        self._told = callback
+        self._on_moved.append(callback)
 
     def describe(self) -> str:
         return f"vLLM's KV: {self.capacity / 2**30:.2f} GiB"
@@ -93,7 +93,8 @@ class VllmLedger(KnowledgeCache):
                 self._reports[core] = bulletin.cache
             for what, tier, reason in bulletin.moved:
                 error = None if reason is None else RecordError("vLLM's log says more", reason=reason)
-                self._told(what, tier, error)
+                for callback in self._on_moved:
+                    callback(what, tier, error)
 
     def report(self) -> CacheReport:
         """Of all cores together, as last told. `refusals` are those of leases here."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from ragcache.cache.hierarchy import Held, Hierarchy
 from ragcache.cache.interface import DiskTier, HostTier
+from ragcache.cache.records import learned, restore
 from ragcache.cache.report import CacheReport
 from ragcache.cache.tier import Balance, Tier, TierCounts
 from ragcache.cache.write_behind import WriteBehind
@@ -132,8 +133,8 @@ class OuterCache:
         self._behind = WriteBehind(self.hierarchy, self._disk) if self._disk is not None else None
         self._order = PoolOrder(pool, self._left_device) if follows_device else None
         if self._disk is not None:
-            self._uses = self.hierarchy.restore()[1]
-            self.hierarchy.on_room = self._write_late
+            self._uses = restore(self.hierarchy)[1]
+            self.hierarchy.moves.on_room(self._write_late)
 
     @property
     def busy(self) -> bool:
@@ -383,33 +384,23 @@ class OuterCache:
         """A piece of `tokens` has been loaded from there, or has not. `copy` was kept until now; `ticket` is that of a
         request whose hits it was counted among."""
         del copy
-        tier, node, counts = source.tier, source.node, source.tier.counts
+        tier, node = source.tier, source.node
         what = "from_disk" if tier is self._disk else "host_to_device"
         error = None if outcome.reason is None else RecordError("KV was not loaded", reason=outcome.reason)
-        self.hierarchy.on_moved(what, tier, error)
+        self.hierarchy.moves.tell(what, tier, error)
         if outcome.reason is None:
-            moves = self.hierarchy.moves[what]
-            moves.moves += 1
-            moves.bytes += tier.footprint(node)
-            moves.seconds += outcome.seconds
+            self.hierarchy.moves.book(what, tier.footprint(node), outcome.seconds)
         elif ticket is not None:  # a failed load is a miss
             ticket.sources[tier.name] -= tokens
-            counts.hits -= 1
-            counts.hit_tokens -= tokens
-            counts.misses += 1
-            counts.missed_tokens += tokens
+            tier.miss_after_all(tokens)
         broken = outcome.reason is not None and outcome.reason != NOT_TRIED
         if broken:
-            counts.failures[str(outcome.reason)] += 1
+            tier.fail(str(outcome.reason))
         if node.places[tier.index] is not source.place:
             return
         tier.release(node)
         if broken:  # a copy that cannot be read is none
-            tier.leave(node, evicted=False)
-            if tier is self._disk:
-                self.hierarchy.remove_records([source.place.copy])
-            if not any(node.places):
-                self.hierarchy.forget(node)
+            self.hierarchy.discard(tier, node)
 
     def _left_device(self, node: Node) -> None:
         """vLLM has taken a block of the node: it is on the device no longer, nor is what stands on it."""
@@ -417,10 +408,9 @@ class OuterCache:
         for at in below:
             below.extend(child for child in at.children.values() if child.places[DEVICE] is not None)
         for at in reversed(below):
-            self._device.leave(at, evicted=True)
-            self._device.counts.evictions += 1
+            self._device.evict(at)
             if not any(at.places):
-                self._device.counts.losses += 1
+                self._device.lose()
                 self.hierarchy.forget(at)
 
     def _count(self, ticket: Ticket, local: int, tokens: int) -> None:
@@ -453,20 +443,13 @@ class OuterCache:
         for tier in tiers:
             found = min(total, ticket.sources.get(tier.name, 0))
             left, left_tokens = left - hits[tier.name], left_tokens - found
-            tier.counts.hits += hits[tier.name]
-            tier.counts.hit_tokens += found
-            tier.counts.misses += left
-            tier.counts.missed_tokens += left_tokens
+            tier.look_up(hits[tier.name], found, left, left_tokens)
 
     def _learn(self) -> None:
-        learned = {}
-        for node in self._unlearned.values():
-            place = node.places[DISK]
-            if place is not None and place.copy is not None:
-                learned[place.copy] = node.frequency, node.last_use, node.misses, node.seconds_per_token
+        stats = learned(self._unlearned.values())
         self._unlearned.clear()
-        if learned:
-            self._records.learn(learned)
+        if stats:
+            self._records.learn(stats)
 
 
 def _times(balance: Balance, workers: int) -> Balance:

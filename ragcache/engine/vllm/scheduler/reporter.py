@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 
 from pydantic import TypeAdapter
 
-from ragcache.cache.hierarchy import reason_of
 from ragcache.cache.report import CacheReport
-from ragcache.cache.tier import IntegrityError, Tier
+from ragcache.cache.tier import IntegrityError
 from ragcache.engine.vllm.scheduler.outer_cache import OuterCache, Ticket
 from ragcache.engine.vllm.wire.bulletin import Bulletin, Ended, Work
 from ragcache.engine.vllm.wire.orders import NOT_TRIED, SPOILED
+from ragcache.errors import reason_of
 from ragcache.tree.tree import Node
 
 AUDIT_SECONDS = 60.0  # between two recounts of the books, at least
@@ -50,7 +50,7 @@ class Reporter:
         self._clears = 0
         self._told_clears = 0
         cache.tree.follow(self._changed)
-        cache.hierarchy.on_moved = self._moved
+        cache.hierarchy.moves.on_moved(self._moved)
 
     @property
     def pending(self) -> bool:
@@ -136,16 +136,16 @@ class Reporter:
     def _changed(self, node: Node, there: bool) -> None:
         self._next.paths.append((node.path_key, node.size, there))
 
-    def _moved(self, what: str, tier: Tier, error: Exception | None) -> None:
-        at = (what, tier.name)
+    def _moved(self, what: str, tier: str, error: Exception | None) -> None:
+        at = (what, tier)
         if error is None:
             if at not in self._troubles:
                 return
             self._troubles.remove(at)
-            self._next.moved.append((what, tier.name, None))
+            self._next.moved.append((what, tier, None))
         elif (reason := reason_of(error)) not in NO_TROUBLE:
             self._troubles.add(at)
-            self._next.moved.append((what, tier.name, reason))
+            self._next.moved.append((what, tier, reason))
 
     def _audit_is_due(self) -> bool:
         return self._unaudited and self._cache.quiet and self._clock() >= self._next_audit

@@ -146,7 +146,7 @@ def test_the_report_is_the_caches_own(sites):
         assert (told.name, told.nodes, told.counts) == (tier.name, tier.nodes, tier.counts)
         balance = told.balance
         assert balance.total == balance.free + balance.cached + balance.held == tier.capacity
-    assert report.moves["device_to_host"].moves == cache.hierarchy.moves["device_to_host"].moves > 0
+    assert report.moves["device_to_host"].moves == cache.hierarchy.moves.counts["device_to_host"].moves > 0
     assert (report.moving, report.unwritten) == (0, 0)
 
 
