@@ -23,6 +23,7 @@ from ragcache.tree.tree import DEVICE, DISK, HOST, KnowledgeTree, Node, Place
 MAX_PENDING_COPIES = 256  # swap-outs beyond are not made: the KV is dropped rather than anybody kept waiting
 KEPT_SHARE = 8  # an eighth of the host is for copies of hot upper nodes that the device has as well
 AUDITED_AT_ONCE = 256  # nodes, a millisecond or so
+DIRECTIONS = ("device_to_host", "host_to_device", "to_disk", "from_disk")  # of moves
 HOT_USES = 4  # a node is hot from so many uses on, and an upper one with two children or more
 
 
@@ -89,7 +90,7 @@ class Hierarchy:
         self.on_lost: Callable[[Node], None] = lambda _: None
         self.on_room: Callable[[], None] = lambda: None
         self.on_moved: Callable[[str, Tier, Exception | None], None] = lambda *_: None
-        self.moves = {name: MoveCounts() for name in ("device_to_host", "host_to_device", "to_disk", "from_disk")}
+        self.moves = {direction: MoveCounts() for direction in DIRECTIONS}
         self._contested = contested
         self.copies: Mover = copies or InlineMover()
         self.writes: Mover = writes or InlineMover()

@@ -35,6 +35,7 @@ from ragcache.engine.protocol import (
     Token,
 )
 from ragcache.engine.vllm import interface
+from ragcache.engine.vllm.front.vllm_kv import VllmKV
 from ragcache.engine.vllm.wire.bulletin import BULLETIN, NAME_PARAM, Bulletin, Ended, Work
 from ragcache.engine.vllm.wire.passages import SEGMENTS_PARAM
 from ragcache.engine.vllm.worker.draws import DRAW_PARAM, DRAWS
@@ -50,15 +51,6 @@ STOPPING_SECONDS = 10.0  # for vLLM to stop a job: a step, usually
 ABORT_SECONDS = 0.05  # between two tries
 CLEARING_SECONDS = 2.0  # for vLLM to have freed what the last request used: a step, usually
 NULL_BLOCKS = 1  # that vLLM takes for itself
-
-
-@dataclass(slots=True, eq=False)
-class VllmKV:
-    """KV of `tokens` that vLLM keeps as it likes. `sources`: tokens of the whole prompt found on device, host and
-    disk, once it is computed; None before, and where it did not get that far."""
-
-    tokens: int
-    sources: tuple[int, int, int] | None = None
 
 
 @dataclass(slots=True, eq=False)

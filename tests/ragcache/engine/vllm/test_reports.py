@@ -1,58 +1,17 @@
 """What the connector tells, and what the service makes of it: whose turn it is, counters, and what was given up."""
 
-import json
-
 import pytest
 
-from ragcache.engine.vllm.front.ledger import VllmLedger
 from ragcache.engine.vllm.front.path_mirror import PathMirror
 from ragcache.engine.vllm.scheduler import reporter as reporting
-from ragcache.engine.vllm.scheduler.reporter import Reporter
-from ragcache.engine.vllm.wire.bulletin import Bulletin, Ended, Work
+from ragcache.engine.vllm.wire.bulletin import Ended, Work
 from ragcache.schedule.order import Order, Waiting
 from ragcache.tree.segment import Segment
-from tests.props.paged_engine import BLOCK, PagedEngine
+from tests.props.paged_engine import BLOCK
+from tests.props.reported_engine import ReportedEngine
 
 SYSTEM = list(range(100, 106))
 DOCUMENTS = [[1000 * n + token for token in range(9 + 5 * n % 17)] for n in range(1, 9)]
-
-
-class Site:
-    """The miniature engine with a reporter, and a ledger that reads its bulletins, sent as vLLM would."""
-
-    bytes_per_token = 16
-    capacity_tokens = 64 * BLOCK
-    block_tokens = BLOCK
-
-    def __init__(self, folder=None, blocks=64, **settings):
-        self.engine = PagedEngine(blocks, folder, **settings)
-        self.now = 0.0
-        self.reporter = Reporter(self.engine.cache, lambda: self.now)
-        self.ledger = VllmLedger(self, ["host"])
-
-    def take_bulletins(self):
-        bulletin = self.reporter.take()
-        if bulletin is None:
-            return []
-        return [(0, Bulletin.from_wire(json.loads(json.dumps(bulletin.to_wire()))))]
-
-    def clear(self):
-        self.engine.cache.clear()
-        self.reporter.cleared()
-
-    def serve(self, chosen, **how):
-        prompt = [token for segment in path(chosen) for token in segment.tokens]
-        return self.engine.serve([*prompt, 9001, 9002], [len(segment) for segment in path(chosen)], **how)
-
-    def recount(self):
-        """Steps without a forward, for as long as the reporter wants them."""
-        steps = 0
-        while self.reporter.pending and steps < 50:
-            self.reporter.scheduled(0, 0, 0)
-            self.reporter.stepped()
-            self.ledger.refresh()
-            steps += 1
-        return steps
 
 
 @pytest.fixture
@@ -60,12 +19,12 @@ def sites():
     made = []
 
     def make(*arguments, **settings):
-        made.append(Site(*arguments, **settings))
+        made.append(ReportedEngine(*arguments, **settings))
         return made[-1]
 
     yield make
     for site in made:
-        site.engine.close()
+        site.close()
 
 
 def path(chosen):
@@ -83,7 +42,7 @@ def turns(site, *requests):
 
 def test_the_order_knows_what_the_connector_has(sites):
     site = sites()
-    site.serve([2, 3])
+    site.serve(path([2, 3]))
     assert list(turns(site, [0, 1], [4, 6], [2, 5], [2, 3]))[:2] == [[2, 3], [2, 5]]
 
 
@@ -93,7 +52,7 @@ def test_the_order_follows_what_comes_and_goes_while_requests_wait(sites):
     for chosen in ([0, 1], [2, 3]):
         order.add(Waiting(site.ledger.cached_as(path(chosen)), "default"))
     assert order.next().arrival == 0
-    site.serve([2, 3])
+    site.serve(path([2, 3]))
     site.ledger.refresh()
     assert order.next().arrival == 1
     site.clear()
@@ -104,7 +63,7 @@ def test_the_order_follows_what_comes_and_goes_while_requests_wait(sites):
 def test_the_mirror_is_the_tree(sites, tmp_path):
     site = sites(tmp_path, blocks=24, host_cache=2000)  # both too small for all
     for step in range(40):
-        site.serve([step * 7 % 8, step * 5 % 8])
+        site.serve(path([step * 7 % 8, step * 5 % 8]))
         site.ledger.refresh()
         tree, mirror = site.engine.cache.tree, site.ledger.cached_paths
         assert len(mirror) == len(tree)
@@ -115,8 +74,8 @@ def test_the_mirror_is_the_tree(sites, tmp_path):
 
 def test_what_a_disk_brings_along_is_told_first(sites, tmp_path):
     first = sites(tmp_path)
-    first.serve([0, 1])
-    first.engine.close()
+    first.serve(path([0, 1]))
+    first.close()
     again = sites(tmp_path)
     again.ledger.refresh()
     assert len(again.ledger.cached_paths) == len(again.engine.cache.tree) > 2
@@ -139,7 +98,7 @@ def test_a_path_that_two_engines_have_is_there_until_both_have_lost_it():
 def test_the_report_is_the_caches_own(sites):
     site = sites(blocks=32)
     for step in range(12):
-        site.serve([step % 8, (step + 1) % 8])
+        site.serve(path([step % 8, (step + 1) % 8]))
     report, cache = site.ledger.report(), site.engine.cache
     assert report.nodes == len(cache.tree)
     for told, tier in zip(report.tiers, cache.hierarchy.tiers(), strict=True):
@@ -152,16 +111,16 @@ def test_the_report_is_the_caches_own(sites):
 
 def test_nothing_new_is_not_told(sites):
     site = sites()
-    site.serve([0])
+    site.serve(path([0]))
     assert len(site.take_bulletins()) == 1
     assert site.take_bulletins() == []
-    site.serve([0])
+    site.serve(path([0]))
     assert site.take_bulletins() != []
 
 
 def test_blocks_in_use_are_held(sites):
     site = sites()
-    site.serve([0])
+    site.serve(path([0]))
     taken = site.engine.pool.take(5)
     device = site.ledger.report().tiers[0].balance
     block = device.total // 64
@@ -172,10 +131,10 @@ def test_blocks_in_use_are_held(sites):
 
 def test_clearing_is_told_when_it_is_done(sites, monkeypatch):
     site = sites()
-    site.serve([0, 1])
+    site.serve(path([0, 1]))
     before = site.ledger.report()
     asked = []
-    monkeypatch.setattr(Site, "clear", lambda self: asked.append(self))
+    monkeypatch.setattr(ReportedEngine, "clear", lambda self: asked.append(self))
     assert site.ledger.drop_unheld() == (0, 0)
     assert site.ledger.moving == 1
     assert site.ledger.drop_unheld() == (0, 0)
@@ -185,12 +144,12 @@ def test_clearing_is_told_when_it_is_done(sites, monkeypatch):
     nodes, size = site.ledger.drop_unheld()
     assert (nodes, size) == (before.nodes, sum(tier.balance.cached for tier in before.tiers))
     assert (site.ledger.moving, site.ledger.report().nodes) == (0, 0)
-    assert site.serve([0, 1]).sources == {"device": 0}  # though the pool itself was not told to forget
+    assert site.serve(path([0, 1])).sources == {"device": 0}  # though the pool itself was not told to forget
 
 
 def test_the_books_are_recounted_when_nothing_is_to_be_done(sites, caplog):
     site = sites()
-    site.serve([0, 1])
+    site.serve(path([0, 1]))
     site.reporter.scheduled(30, 0, 0)
     site.reporter.stepped()
     assert site.recount() >= 1
@@ -248,15 +207,15 @@ def test_trouble_below_is_told_and_its_end(sites, monkeypatch):
         raise MemoryError(f"none for {blocks}")
 
     monkeypatch.setattr(site.engine.store._paged, "gather", no_memory)
-    site.serve([0])
+    site.serve(path([0]))
     site.ledger.refresh()
     assert set(told) == {("device_to_host", "host", "memory")}
     monkeypatch.setattr(site.engine.store._paged, "gather", whole)
-    site.serve([1])
+    site.serve(path([1]))
     site.ledger.refresh()
     assert told[-1] == ("device_to_host", "host", None)
     count = len(told)
-    site.serve([2])
+    site.serve(path([2]))
     site.ledger.refresh()
     assert len(told) == count
 
