@@ -20,6 +20,7 @@ from ragcache.cache.tier import Balance, IntegrityError, TierCounts
 from ragcache.cache.write_behind import WriteBehind
 from ragcache.cost import ConstantCost, PrefillCost
 from ragcache.policy import Policy
+from ragcache.storage.interface import LoadingHostStore, LoadingRecordStore
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import DEVICE, DISK, HOST, KnowledgeTree, Node, path_key
 
@@ -52,8 +53,8 @@ class KnowledgeCache:
         cost: PrefillCost | None = None,
         admission: str = "always",
         working: int = 0,
-        host: HostTier | None = None,
-        disk: DiskTier | None = None,
+        host: HostTier[LoadingHostStore] | None = None,
+        disk: DiskTier[LoadingRecordStore] | None = None,
         copies: Mover | None = None,
         writes: Mover | None = None,
         reads: Mover | None = None,
@@ -75,6 +76,8 @@ class KnowledgeCache:
             policy,
             host,
             disk,
+            host_reader=None if host is None else host.store,
+            record_reader=None if disk is None else disk.store,
             contested=self._contested,
             copies=copies,
             writes=writes,

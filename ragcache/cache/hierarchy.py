@@ -17,6 +17,7 @@ from ragcache.cache.mover import InlineMover, Moved, Mover
 from ragcache.cache.tier import IntegrityError, Tier
 from ragcache.errors import RagCacheError
 from ragcache.policy import Policy
+from ragcache.storage.interface import HostReader, HostStore, RecordReader, RecordStore
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import DEVICE, DISK, HOST, KnowledgeTree, Node, Place
 
@@ -64,18 +65,22 @@ class Hierarchy:
         capacity: int,
         bytes_per_token: int,
         policy: Policy,
-        host: HostTier | None = None,
-        disk: DiskTier | None = None,
+        host: HostTier[HostStore] | None = None,
+        disk: DiskTier[RecordStore] | None = None,
         *,
+        host_reader: HostReader | None = None,
+        record_reader: RecordReader | None = None,
         contested: bool = False,
         inclusive: bool = False,
         copies: Mover | None = None,
         writes: Mover | None = None,
         reads: Mover | None = None,
     ) -> None:
-        """`inclusive`: see Tier."""
+        """`inclusive`: see Tier. Without readers nothing can be fetched to the device."""
         self.tree = KnowledgeTree(3 if disk else 2 if host else 1)
         self.device = Tier(DEVICE, capacity, policy, lambda node: node.size * bytes_per_token)
+        self._host_reader = host_reader
+        self._record_reader = record_reader
         self.host: Tier | None = None
         self.disk: Tier | None = None
         if host is not None:
@@ -338,13 +343,14 @@ class Hierarchy:
         assert origin is not None
         source.hold(node)
         if source is self.host:
-            copy, coming = origin.copy, origin.arrival
+            copy, coming, host_reader = origin.copy, origin.arrival, self._host_reader
+            assert host_reader is not None
 
             def load() -> Any:
                 found = copy if coming is None else coming.value
                 if found is None:
                     raise RagCacheError("what was to be loaded never arrived")
-                return self._host_store.load(found)
+                return host_reader.load(found)
 
             def done(moved: Moved) -> None:
                 self.count("host_to_device", source, node, moved)
@@ -353,7 +359,8 @@ class Hierarchy:
             self.copies.submit(load, done)
             return
 
-        key = origin.copy
+        key, records = origin.copy, self._record_reader
+        assert records is not None
 
         def landed(moved: Moved) -> None:
             self._tell("land", source, moved)  # what was read is counted already
@@ -369,9 +376,9 @@ class Hierarchy:
                 return
             staged = [moved.value]
             # in turn behind the swap-outs that make room on the device
-            self.copies.submit(lambda: self.records.land(staged.pop()), landed)
+            self.copies.submit(lambda: records.land(staged.pop()), landed)
 
-        self.reads.submit(lambda: self.records.read(key, node.size), read)
+        self.reads.submit(lambda: records.read(key, node.size), read)
 
     def _loaded(self, node: Node, place: Place, source: Tier, origin: Place, held: Held, moved: Moved) -> None:
         still = node.places[source.index] is origin

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 
 from ragcache.cache.hierarchy import Hierarchy
 from ragcache.cache.mover import Moved
+from ragcache.cache.records import record_of
 from ragcache.cache.tier import Tier
+from ragcache.storage.interface import DeviceKV, HostKV
 from ragcache.tree.tree import DEVICE, DISK, Node
 
 LONGEST_PAUSE = 1024  # records passed over after failures in a row, at most
@@ -95,16 +97,16 @@ class WriteBehind:
             hierarchy.release(held)
             return
         parent_key = self._root_key(parent.label) if above is None else above.copy
-        key = hierarchy.records.key(parent_key, node.tokens)
+        record = record_of(node, parent_key)
         self._writing = True
 
         def done(moved: Moved) -> None:
             self._writing = False
             hierarchy.count("to_disk", disk, node, moved)
             if node.places[DISK] is not place:  # given up meanwhile
-                hierarchy.remove_records([key])
+                hierarchy.remove_records([record.key])
             elif moved.error is None:
-                place.copy = key
+                place.copy = record.key
                 disk.release(node)
             else:
                 disk.leave(node, evicted=False)
@@ -116,8 +118,8 @@ class WriteBehind:
             self._advance()
             hierarchy.on_room()
 
-        copy, tier = origin.copy, source.index
-        hierarchy.writes.submit(lambda: hierarchy.records.write(key, parent_key, node, copy, tier), done)
+        kv = DeviceKV(origin.copy) if source.index == DEVICE else HostKV(origin.copy)
+        hierarchy.writes.submit(lambda: hierarchy.records.write(record, kv), done)
 
     def _learn(self, node: Node, error: Exception | None) -> None:
         """After a failure, records are passed over, twice as many each time: a disk that is ill is not asked on."""

@@ -7,7 +7,6 @@ What they are told to do happens in a later step, or on another machine.
 from __future__ import annotations
 
 import weakref
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,9 +14,9 @@ from typing import Any, Protocol
 from ragcache.cache.mover import Moved
 from ragcache.engine.vllm.wire.orders import Copy, Drop, Learn, Order, Orders, Outcome, Remove, Reports, Write
 from ragcache.errors import RagCacheError, RecordError
+from ragcache.storage.interface import DeviceKV, HostKV
 from ragcache.storage.lmdb_store import footprint_of
-from ragcache.storage.record import Record, Stats, record_key, root_key
-from ragcache.tree.tree import DEVICE, Node
+from ragcache.storage.record import Record, Stats, root_key
 
 Work = Callable[[], Any]
 Done = Callable[[Moved], None]
@@ -159,7 +158,7 @@ class StepMover:
 
 
 class RemoteHost:
-    """A HostStore: copies at the workers."""
+    """A HostStore: copies at the workers. They go to the blocks of the request that reads them, by its Load order."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
@@ -168,10 +167,6 @@ class RemoteHost:
         number = self._dispatch.number()
         self._dispatch.give(Copy(number, kv.checked()), {})
         return RemoteCopy(number, self._dispatch.drop)
-
-    def load(self, copy: RemoteCopy) -> Any:
-        del copy
-        raise RagCacheError("host copies go to the blocks of the request that reads them, by an order of its own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +182,10 @@ class Inventory:
 
 
 class RemoteRecords:
-    """A RecordStore: the workers' disk caches, which have the same records, each with its share of the KV."""
+    """A RecordStore: the workers' disk caches, which have the same records, each with its share of the KV.
+
+    Records go to the blocks of the request that reads them, by its Load order.
+    """
 
     def __init__(self, dispatch: Dispatch, inventories: Sequence[Inventory]) -> None:
         """RagCacheError if the workers' caches cannot be one."""
@@ -204,9 +202,6 @@ class RemoteRecords:
     def root_key(self, namespace: str) -> bytes:
         return root_key(self._fingerprint, namespace)
 
-    def key(self, parent: bytes, tokens: Sequence[int]) -> bytes:
-        return record_key(parent, _ids(tokens))
-
     def footprint(self, tokens: int) -> int:
         return footprint_of(tokens * self._bytes_per_token, tokens, self._page_size)
 
@@ -214,33 +209,10 @@ class RemoteRecords:
         records, self._records = self._records, []
         return records
 
-    def write(self, key: bytes, parent: bytes, node: Node, kv: Any, source: int) -> None:
-        root = node
-        while root.parent is not None:
-            root = root.parent
-        # each worker fills in the size of its own share
-        record = Record(
-            key=key,
-            parent=parent,
-            namespace=root.label,
-            label=node.label,
-            tokens=_ids(node.tokens),
-            size=0,
-            frequency=node.frequency,
-            last_use=node.last_use,
-            misses=node.misses,
-            seconds_per_token=node.seconds_per_token,
-        )
-        from_where = kv.checked() if source == DEVICE else kv.number
-        self._dispatch.give(Write(self._dispatch.number(), record, from_where), {})
-
-    def read(self, key: bytes, tokens: int) -> Any:
-        del key, tokens
-        raise RagCacheError("records go to the blocks of the request that reads them, by an order of its own")
-
-    def land(self, staged: Any) -> Any:
-        del staged
-        raise RagCacheError("records go to the blocks of the request that reads them, by an order of its own")
+    def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
+        """Has each worker write its share. RecordError "missing" if the blocks to write hold other KV by now."""
+        source = kv.content.checked() if isinstance(kv, DeviceKV) else kv.content.number
+        self._dispatch.give(Write(self._dispatch.number(), record, source), {})
 
     def remove(self, keys: Sequence[bytes]) -> None:
         self._dispatch.give(Remove(self._dispatch.number(), tuple(keys)), {})
@@ -252,7 +224,3 @@ class RemoteRecords:
 
     def close(self, learned: Mapping[bytes, Stats]) -> None:
         """Nothing is left to do: the workers close their own disks."""
-
-
-def _ids(tokens: Sequence[int]) -> array[int]:
-    return tokens if isinstance(tokens, array) else array("i", tokens)
