@@ -26,11 +26,11 @@ from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from ragcache.engine.vllm import interface
 from ragcache.engine.vllm.scheduler.connector_stats import RagCacheStats
-from ragcache.engine.vllm.scheduler.dispatch import Inventory
 from ragcache.engine.vllm.scheduler.outer_cache import OuterCache, Ticket
 from ragcache.engine.vllm.scheduler.reporter import Reporter
 from ragcache.engine.vllm.wire.bulletin import NAME_PARAM
 from ragcache.engine.vllm.wire.identity import blocks_fingerprint, estimated_cost
+from ragcache.engine.vllm.wire.inventory import Inventory
 from ragcache.engine.vllm.wire.orders import Orders, Reports
 from ragcache.engine.vllm.wire.passages import BadBoundaries, lengths_of, passages
 from ragcache.engine.vllm.wire.settings import ConnectorSettings

@@ -20,15 +20,12 @@ from ragcache.cache.report import CacheReport
 from ragcache.cache.tier import Balance, Tier, TierCounts
 from ragcache.cache.write_behind import WriteBehind
 from ragcache.cost import PrefillCost
-from ragcache.engine.vllm.scheduler.dispatch import (
-    DeviceBlocks,
-    Dispatch,
-    Inventory,
-    RemoteHost,
-    RemoteRecords,
-    StepMover,
-)
+from ragcache.engine.vllm.scheduler.device_blocks import DeviceBlocks
+from ragcache.engine.vllm.scheduler.dispatch import Dispatch
 from ragcache.engine.vllm.scheduler.pool_order import Pool, PoolOrder
+from ragcache.engine.vllm.scheduler.remote_stores import RemoteHost, RemoteRecords
+from ragcache.engine.vllm.scheduler.step_mover import StepMover
+from ragcache.engine.vllm.wire.inventory import Inventory
 from ragcache.engine.vllm.wire.orders import NOT_TRIED, Load, Outcome, Piece
 from ragcache.engine.vllm.wire.settings import ConnectorSettings
 from ragcache.errors import RecordError
