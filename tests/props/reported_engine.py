@@ -10,6 +10,7 @@ from typing import Any
 from ragcache.engine.vllm.front.ledger import VllmLedger
 from ragcache.engine.vllm.scheduler.reporter import Reporter
 from ragcache.engine.vllm.wire.bulletin import Bulletin
+from ragcache.engine.vllm.wire.namespace import namespace_of, salt_of
 from ragcache.tree.segment import Segment
 from tests.props.paged_engine import BLOCK, PagedEngine, Served
 
@@ -43,9 +44,10 @@ class ReportedEngine:
         self.reporter.cleared()
 
     def serve(self, path: Sequence[Segment], namespace: str = "default") -> Served:
-        """One prompt, of `path` and the question, from its arrival to its first token."""
+        """One prompt, of `path` and the question, in a service's namespace, from its arrival to its first token."""
+        name = namespace_of(salt_of(namespace))
         prompt = [token for segment in path for token in segment.tokens]
-        return self.engine.serve([*prompt, *QUESTION], [len(segment) for segment in path], namespace)
+        return self.engine.serve([*prompt, *QUESTION], [len(segment) for segment in path], name)
 
     def recount(self) -> int:
         """Steps without a forward, for as long as the reporter wants them; returns how many."""

@@ -73,7 +73,7 @@ class Site:
     def store(self) -> BlockStore:
         from vllm.distributed.kv_transfer import get_kv_transfer_group
 
-        return get_kv_transfer_group()._store
+        return get_kv_transfer_group().worker.store
 
     def ask(
         self,

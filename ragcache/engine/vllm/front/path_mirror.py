@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ragcache.engine.vllm.wire.bulletin import PathChange
+from ragcache.engine.vllm.wire.namespace import namespace_of, salt_of
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import KnowledgeTree, Node, path_key
 
@@ -33,8 +34,8 @@ class PathMirror:
         return len(self._known)
 
     def root(self, namespace: str) -> Node:
-        """The node that all paths of a namespace begin at."""
-        return self._roots.root(namespace)
+        """The node that all paths of a service's namespace begin at."""
+        return self._roots.root(namespace_of(salt_of(namespace)))
 
     def match(self, root: Node, path: Sequence[Segment]) -> list[KnownPath]:
         """The cached prefixes of `path`, shortest first."""

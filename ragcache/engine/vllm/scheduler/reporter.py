@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 from ragcache.cache.hierarchy import reason_of
 from ragcache.cache.report import CacheReport
 from ragcache.cache.tier import IntegrityError, Tier
-from ragcache.engine.vllm.scheduler.outer_cache import OuterCache, Ticket
+from ragcache.engine.vllm.scheduler.outer_cache import OuterCache
+from ragcache.engine.vllm.scheduler.ticket import Ticket
 from ragcache.engine.vllm.wire.bulletin import Bulletin, Ended, Work
 from ragcache.engine.vllm.wire.orders import NOT_TRIED, SPOILED
 from ragcache.tree.tree import Node
