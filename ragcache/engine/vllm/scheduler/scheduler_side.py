@@ -36,7 +36,7 @@ class Request(Protocol):
 
 
 class SchedulerSide:
-    """An OuterCache, told what vLLM's requests do, and a Reporter, if a service in front wants bulletins.
+    """Follows vLLM's requests in an OuterCache, and reports to a service in front, if the settings say so.
 
     For each step vLLM calls `step`, then `step_ended`, then `bulletin`.
     """

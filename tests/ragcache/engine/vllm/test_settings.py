@@ -48,7 +48,7 @@ def test_an_interface_that_is_there_passes():
 
 def test_what_an_interface_lacks_is_told():
     assert lacking(Whole, {"load": ("request", "when"), "store": ()}) == ["Whole.load(request, when)", "Whole.store()"]
-    with pytest.raises(RagCacheError, match=r"vLLM 9\.9 lacks Whole\.store\(\); this connector joins 0\.32"):
+    with pytest.raises(RagCacheError, match=r"vLLM 9\.9 lacks Whole\.store\(\); this connector works with 0\.32"):
         require(Whole, {"store": ()}, "9.9")
 
 
