@@ -1,4 +1,5 @@
-"""The service over vLLM, by HTTP: whose turn it is, what it tells of its tiers, and guesses that change no answer."""
+"""The service over vLLM, by HTTP: which request goes next, what it reports of its tiers, and guesses that change no
+answer."""
 
 import time
 
@@ -86,6 +87,7 @@ def test_a_stop_string_ends_the_work_and_the_sources_are_told(engine):
         stopped = live.ask("AB", max_tokens=40, stop=[text[len(text) // 2 :][:3]])
         assert stopped["finish_reason"] == "stop"
         assert text.startswith(stopped["answer"])
+        assert stopped["usage"]["completion_tokens"] < whole["usage"]["completion_tokens"]
         assert cached(stopped)["device"] >= PATH
         live.cache()
 

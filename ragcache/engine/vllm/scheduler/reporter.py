@@ -69,7 +69,7 @@ class Reporter:
         )
 
     def scheduled(self, prefill: int, decode: int, preempted: int) -> None:
-        """A step begins, which computes `prefill` tokens of prompts and `decode` others. `preempted` requests made room."""
+        """A step begins with `prefill` tokens of prompts and `decode` others; `preempted` requests made room for it."""
         forward = prefill + decode > 0
         if forward:
             self._unaudited = True
