@@ -49,8 +49,7 @@ class VllmChild:
         self._receive()
 
     def ask(self, prompt: Sequence[int], segments: Sequence[int], tokens: int = 1) -> Asked:
-        """A greedy answer of `tokens` tokens. Copies and writes that it causes end before the return; `seconds` leaves them
-        out."""
+        """A greedy answer of `tokens` tokens. Copies and writes that follow have ended on return, and are not timed."""
         self._pipe.send(("ask", list(prompt), list(segments), tokens))
         asked: Asked = self._receive()
         return asked

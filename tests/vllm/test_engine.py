@@ -46,7 +46,7 @@ def ids_of(events):
     return [event.id for event in events if isinstance(event, Token)]
 
 
-def test_events_come_in_order_and_tell_the_sources(engine):
+def test_events_come_in_order_and_name_the_sources(engine):
     first = all_of(submit(engine)[0])
     assert [type(event) for event in first] == [Started, Prefilled, *[Token] * 6, Finished]
     assert first[-1].reason == "length"

@@ -31,7 +31,10 @@ class Site(Protocol):
     moves_free_memory: bool
 
     def serve(self, path: Sequence[Segment], namespace: str = "default") -> tuple[int, int, int]:
-        """One request from lease to release; returns the tokens it found, by tier. Then all of its path is cached."""
+        """One request from lease to release; returns the tokens that were cached, by tier.
+
+        Afterwards all of its path is.
+        """
 
     def commit(self, lease: Lease) -> None:
         """Hands over the KV of all that the lease lacks."""
@@ -49,7 +52,7 @@ class Site(Protocol):
 
 
 class Here:
-    """A KnowledgeCache over a host tier, whose moves end when told to."""
+    """A KnowledgeCache over a host tier, whose moves end by `settle`."""
 
     moves_free_memory = True
 

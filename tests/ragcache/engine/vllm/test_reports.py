@@ -1,4 +1,4 @@
-"""What the connector tells, and what the service makes of it: whose turn it is, counters, and what was given up."""
+"""What the connector reports, and what the service makes of it: which request goes next, counters, what was dropped."""
 
 import pytest
 
@@ -68,11 +68,11 @@ def test_the_mirror_is_the_tree(sites, tmp_path):
         tree, mirror = site.engine.cache.tree, site.ledger.cached_paths
         assert len(mirror) == len(tree)
         for node in tree.nodes():
-            spelled = [Segment.of("", at.tokens) for at in node.path()]
-            assert [found.size for found in mirror.match(mirror.root("default"), spelled)] == [len(s) for s in spelled]
+            spelled = [Segment.of("", above.tokens) for above in node.path()]
+            assert [known.size for known in mirror.match(mirror.root("default"), spelled)] == [len(s) for s in spelled]
 
 
-def test_what_a_disk_brings_along_is_told_first(sites, tmp_path):
+def test_the_first_bulletin_has_what_an_earlier_process_left_on_disk(sites, tmp_path):
     first = sites(tmp_path)
     first.serve(path([0, 1]))
     first.close()
@@ -85,31 +85,31 @@ def test_what_a_disk_brings_along_is_told_first(sites, tmp_path):
 
 def test_a_path_that_two_engines_have_is_there_until_both_have_lost_it():
     mirror, seen = PathMirror(), []
-    mirror.follow(lambda known, there: seen.append((known.path_key, there)))
+    mirror.follow(lambda known, entered: seen.append((known.path_key, entered)))
     mirror.apply([(5, 10, True)])
     mirror.apply([(5, 10, True)])
     mirror.apply([(5, 10, False)])
     assert seen == [(5, True)]
-    mirror.apply([(5, 10, False), (6, 3, False)])  # the other one was never told of
+    mirror.apply([(5, 10, False), (6, 3, False)])  # a path that never entered
     assert seen == [(5, True), (5, False)]
     assert len(mirror) == 0
 
 
-def test_the_report_is_the_caches_own(sites):
+def test_the_ledger_reports_what_the_connectors_cache_does(sites):
     site = sites(blocks=32)
     for step in range(12):
         site.serve(path([step % 8, (step + 1) % 8]))
     report, cache = site.ledger.report(), site.engine.cache
     assert report.nodes == len(cache.tree)
-    for told, tier in zip(report.tiers, cache.hierarchy.tiers(), strict=True):
-        assert (told.name, told.nodes, told.counts) == (tier.name, tier.nodes, tier.counts)
-        balance = told.balance
+    for reported, tier in zip(report.tiers, cache.hierarchy.tiers(), strict=True):
+        assert (reported.name, reported.nodes, reported.counts) == (tier.name, tier.nodes, tier.counts)
+        balance = reported.balance
         assert balance.total == balance.free + balance.cached + balance.held == tier.capacity
     assert report.moves["device_to_host"].moves == cache.hierarchy.moves["device_to_host"].moves > 0
     assert (report.moving, report.unwritten) == (0, 0)
 
 
-def test_nothing_new_is_not_told(sites):
+def test_without_news_there_is_no_bulletin(sites):
     site = sites()
     site.serve(path([0]))
     assert len(site.take_bulletins()) == 1
@@ -129,7 +129,7 @@ def test_blocks_in_use_are_held(sites):
     assert site.ledger.report().tiers[0].balance.held == 0
 
 
-def test_clearing_is_told_when_it_is_done(sites, monkeypatch):
+def test_what_was_dropped_is_reported_once_it_is_gone(sites, monkeypatch):
     site = sites()
     site.serve(path([0, 1]))
     before = site.ledger.report()
@@ -144,10 +144,10 @@ def test_clearing_is_told_when_it_is_done(sites, monkeypatch):
     nodes, size = site.ledger.drop_unheld()
     assert (nodes, size) == (before.nodes, sum(tier.balance.cached for tier in before.tiers))
     assert (site.ledger.moving, site.ledger.report().nodes) == (0, 0)
-    assert site.serve(path([0, 1])).sources == {"device": 0}  # though the pool itself was not told to forget
+    assert site.serve(path([0, 1])).sources == {"device": 0}  # though the pool itself has forgotten nothing
 
 
-def test_the_books_are_recounted_when_nothing_is_to_be_done(sites, caplog):
+def test_the_books_are_recounted_while_no_request_is_there(sites, caplog):
     site = sites()
     site.serve(path([0, 1]))
     site.reporter.scheduled(30, 0, 0)
@@ -177,7 +177,7 @@ def test_steps_are_timed_while_one_is_under_way(sites):
         if bulletin is not None and bulletin.work is not None:
             work.append(bulletin.work)
     assert work[-1] == Work(2, 0.75, 67, 2, 3)
-    # two at once count once
+    # the time of two at once counts once
     site.reporter.scheduled(1, 0, 0)
     site.now += 1
     site.reporter.scheduled(1, 0, 0)
@@ -198,9 +198,9 @@ def test_a_requests_end_says_what_was_computed_and_kept(sites):
     assert bulletin.ended == {"name": Ended(11, 0, {"device": 4}), "never begun": Ended(0, 0, {})}
 
 
-def test_trouble_below_is_told_and_its_end(sites, monkeypatch):
-    site, told = sites(), []
-    site.ledger.on_moved(lambda what, tier, error: told.append((what, tier, error and error.reason)))
+def test_failures_of_a_tier_are_reported_and_the_success_that_ends_them(sites, monkeypatch):
+    site, moves = sites(), []
+    site.ledger.on_moved(lambda direction, tier, error: moves.append((direction, tier, error and error.reason)))
     whole = site.engine.store._paged.gather
 
     def no_memory(blocks):
@@ -209,15 +209,15 @@ def test_trouble_below_is_told_and_its_end(sites, monkeypatch):
     monkeypatch.setattr(site.engine.store._paged, "gather", no_memory)
     site.serve(path([0]))
     site.ledger.refresh()
-    assert set(told) == {("device_to_host", "host", "memory")}
+    assert set(moves) == {("device_to_host", "host", "memory")}
     monkeypatch.setattr(site.engine.store._paged, "gather", whole)
     site.serve(path([1]))
     site.ledger.refresh()
-    assert told[-1] == ("device_to_host", "host", None)
-    count = len(told)
+    assert moves[-1] == ("device_to_host", "host", None)
+    count = len(moves)
     site.serve(path([2]))
     site.ledger.refresh()
-    assert len(told) == count
+    assert len(moves) == count
 
 
 def test_leases_are_whole_blocks(sites):
