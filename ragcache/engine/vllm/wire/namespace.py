@@ -15,10 +15,15 @@ def salt_of(namespace: str) -> str | None:
 
 
 def namespace_of(salt: str | None, adapter: str | None = None) -> str:
-    """The knowledge tree's namespace for requests of that salt and adapter."""
+    """The knowledge tree's namespace for requests of that salt and adapter. No two pairs have the same."""
     parts = []
     if salt is not None:
-        parts.append(f"salt {salt}")
+        parts.append(f"salt {_doubled(salt)}")
     if adapter is not None:
-        parts.append(f"adapter {adapter}")
+        parts.append(f"adapter {_doubled(adapter)}")
     return "; ".join(parts) or DEFAULT
+
+
+def _doubled(text: str) -> str:
+    """With each semicolon twice, so that none is taken for the one between the parts."""
+    return text.replace(";", ";;")
