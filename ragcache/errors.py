@@ -65,3 +65,8 @@ class RecordError(RagCacheError):
         super().__init__(message)
         self.reason = reason
         self.key = key
+
+
+def reason_of(error: Exception) -> str:
+    """A short word for an error in statistics: its `reason` if it has one, else the name of its class."""
+    return str(getattr(error, "reason", type(error).__name__))

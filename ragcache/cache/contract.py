@@ -131,6 +131,7 @@ class CacheContract(Protocol):
     def on_moved(self, callback: OnMoved) -> None:
         """Adds a callback for each move that ended: its direction, the slower tier's name, the error if it failed.
 
+        Directions are those of `moves.DIRECTIONS`, and "land" and "remove" for steps that KV and records on disk take.
         A cache in another process may leave out successes that follow a success.
         """
 

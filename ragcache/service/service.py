@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from ragcache.cache.contract import CacheContract
-from ragcache.cache.hierarchy import reason_of
 from ragcache.cache.lease import Lease
 from ragcache.cache.tier import IntegrityError
 from ragcache.engine.protocol import (
@@ -27,7 +26,7 @@ from ragcache.engine.protocol import (
     Started,
     Token,
 )
-from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded, RagCacheError
+from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded, RagCacheError, reason_of
 from ragcache.prompt.transcript import Transcript
 from ragcache.schedule.admission import AdmissionQueue
 from ragcache.schedule.generation import Generation, GenerationTask, within

@@ -272,6 +272,29 @@ def test_idle_is_without_leases(site: Site) -> None:
     assert cache.idle
 
 
+@pytest.mark.parametrize("reason", [None, "io"])
+def test_every_callback_learns_how_a_move_ended(site: Site, reason: str | None) -> None:
+    moves: list[tuple[str, str, str, str | None]] = []
+
+    def note(name: str, direction: str, tier: str, error: Exception | None) -> None:
+        moves.append((name, direction, tier, None if error is None else str(getattr(error, "reason", ""))))
+
+    site.cache.on_moved(lambda *move: note("first", *move))
+    site.cache.on_moved(lambda *move: note("second", *move))
+    site.move(reason)
+    site.settle()
+    assert moves[-2:] == [(name, "device_to_host", "host", reason) for name in ("first", "second")]
+
+
+def test_every_callback_learns_of_memory_that_a_move_may_have_freed(site: Site) -> None:
+    called: list[str] = []
+    site.cache.on_room(lambda: called.append("first"))
+    site.cache.on_room(lambda: called.append("second"))
+    site.move(None)
+    site.settle()
+    assert called[:2] == (["first", "second"] if site.moves_free_memory else [])
+
+
 def test_what_is_cached_is_known_found_and_followed(site: Site) -> None:
     cache = site.cache
     changes: list[tuple[int, bool]] = []

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ragcache.cache.contract import CachedPaths, OnMoved
-from ragcache.cache.hierarchy import DIRECTIONS, MoveCounts
 from ragcache.cache.lease import Lease
+from ragcache.cache.moves import DIRECTIONS, MoveCounts
 from ragcache.cache.report import CacheReport, TierReport
 from ragcache.cache.tier import Balance, IntegrityError, TierCounts
 from ragcache.engine.vllm.front.path_mirror import PathMirror

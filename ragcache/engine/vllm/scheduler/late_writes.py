@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ragcache.cache.hierarchy import Hierarchy
+from ragcache.cache.records import learned
 from ragcache.cache.tier import Tier
 from ragcache.cache.write_behind import WriteBehind
 from ragcache.engine.vllm.scheduler.remote_stores import RemoteRecords
@@ -48,11 +49,7 @@ class LateWrites:
 
     def learn(self) -> None:
         """Has written down what was learned of nodes on disk since the last call."""
-        learned = {}
-        for node in self._unlearned.values():
-            place = node.places[DISK]
-            if place is not None and place.copy is not None:
-                learned[place.copy] = node.frequency, node.last_use, node.misses, node.seconds_per_token
+        stats = learned(self._unlearned.values())
         self._unlearned.clear()
-        if learned:
-            self._records.learn(learned)
+        if stats:
+            self._records.learn(stats)

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Sequence
 
 from ragcache.cache.hierarchy import Hierarchy
 from ragcache.cache.interface import DiskTier, HostTier
+from ragcache.cache.records import restore
 from ragcache.cache.report import CacheReport
 from ragcache.cache.tier import Balance, TierCounts
 from ragcache.cost import PrefillCost
+from ragcache.engine.vllm.scheduler.block_loads import BlockLoads
 from ragcache.engine.vllm.scheduler.device_blocks import Block, DeviceBlocks
 from ragcache.engine.vllm.scheduler.dispatch import Dispatch
 from ragcache.engine.vllm.scheduler.late_writes import LateWrites
-from ragcache.engine.vllm.scheduler.loads import Loads
 from ragcache.engine.vllm.scheduler.pool_device import PoolDevice
 from ragcache.engine.vllm.scheduler.pool_order import Pool
 from ragcache.engine.vllm.scheduler.remote_stores import RemoteHost, RemoteRecords
@@ -80,12 +81,12 @@ class OuterCache:
         )
         self.tree = self.hierarchy.tree
         self._device = PoolDevice(self.hierarchy, pool, block_tokens, follows=follows_device)
-        self._loads = Loads(self.hierarchy, self.dispatch, block_tokens)
+        self._loads = BlockLoads(self.hierarchy, self.dispatch, block_tokens)
         self._writes: LateWrites | None = None
         if self.hierarchy.disk is not None and records is not None:
             self._writes = LateWrites(self.hierarchy, self.hierarchy.disk, records)
-            self._uses = self.hierarchy.restore()[1]
-            self.hierarchy.on_room = self._writes.advance
+            self._uses = restore(self.hierarchy)[1]
+            self.hierarchy.moves.on_room(self._writes.advance)
 
     @property
     def busy(self) -> bool:

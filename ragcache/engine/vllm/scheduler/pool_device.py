@@ -88,8 +88,7 @@ class PoolDevice:
         for lost in below:
             below.extend(child for child in lost.children.values() if child.places[DEVICE] is not None)
         for lost in reversed(below):
-            self._device.leave(lost, evicted=True)
-            self._device.counts.evictions += 1
+            self._device.evict(lost)
             if not any(lost.places):
-                self._device.counts.losses += 1
+                self._device.lose()
                 self._hierarchy.forget(lost)

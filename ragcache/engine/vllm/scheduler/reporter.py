@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 
 from pydantic import TypeAdapter
 
-from ragcache.cache.hierarchy import reason_of
 from ragcache.cache.report import CacheReport
-from ragcache.cache.tier import IntegrityError, Tier
+from ragcache.cache.tier import IntegrityError
 from ragcache.engine.vllm.scheduler.outer_cache import OuterCache
 from ragcache.engine.vllm.scheduler.ticket import Ticket
 from ragcache.engine.vllm.wire.bulletin import Bulletin, Ended, Work
 from ragcache.engine.vllm.wire.orders import NOT_TRIED, SPOILED
+from ragcache.errors import reason_of
 from ragcache.tree.tree import Node
 
 AUDIT_SECONDS = 60.0  # between two recounts of the books, at least
@@ -52,7 +52,7 @@ class Reporter:
         self._clears = 0
         self._sent_clears = 0
         cache.tree.follow(self._changed)
-        cache.hierarchy.on_moved = self._moved
+        cache.hierarchy.moves.on_moved(self._moved)
 
     @property
     def pending(self) -> bool:
@@ -138,8 +138,8 @@ class Reporter:
     def _changed(self, node: Node, entered: bool) -> None:
         self._next.paths.append((node.path_key, node.size, entered))
 
-    def _moved(self, direction: str, tier: Tier, error: Exception | None) -> None:
-        move = (direction, tier.name)
+    def _moved(self, direction: str, tier: str, error: Exception | None) -> None:
+        move = (direction, tier)
         if error is None:
             if move not in self._troubles:
                 return

@@ -35,7 +35,4 @@ def tally(ticket: Ticket, hierarchy: Hierarchy, nodes: Sequence[Node], nearest: 
     for tier in tiers:
         tokens = min(end, ticket.sources.get(tier.name, 0))
         left, left_tokens = left - hits[tier.name], left_tokens - tokens
-        tier.counts.hits += hits[tier.name]
-        tier.counts.hit_tokens += tokens
-        tier.counts.misses += left
-        tier.counts.missed_tokens += left_tokens
+        tier.look_up(hits[tier.name], tokens, left, left_tokens)

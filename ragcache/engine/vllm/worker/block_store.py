@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from ragcache.cache.hierarchy import reason_of
 from ragcache.engine.vllm.wire.orders import (
     NOT_TRIED,
     SPOILED,
@@ -33,7 +32,7 @@ from ragcache.engine.vllm.wire.orders import (
     Write,
 )
 from ragcache.engine.vllm.worker.paged_kv import Filling, HostBlocks, PagedKV
-from ragcache.errors import RecordError
+from ragcache.errors import RecordError, reason_of
 from ragcache.storage.lmdb_store import DiskStore
 
 log = logging.getLogger(__name__)

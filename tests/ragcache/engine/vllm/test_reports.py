@@ -105,7 +105,7 @@ def test_the_ledger_reports_what_the_connectors_cache_does(sites):
         assert (reported.name, reported.nodes, reported.counts) == (tier.name, tier.nodes, tier.counts)
         balance = reported.balance
         assert balance.total == balance.free + balance.cached + balance.held == tier.capacity
-    assert report.moves["device_to_host"].moves == cache.hierarchy.moves["device_to_host"].moves > 0
+    assert report.moves["device_to_host"].moves == cache.hierarchy.moves.counts["device_to_host"].moves > 0
     assert (report.moving, report.unwritten) == (0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Loads: brings nodes' KV from the tiers below the device into requests' blocks."""
+"""BlockLoads: brings nodes' KV from the tiers below the device into requests' blocks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Source:
     end: int
 
 
-class Loads:
+class BlockLoads:
     """Finds where nodes can be loaded from, gives the orders, and books how they ended."""
 
     def __init__(self, hierarchy: Hierarchy, dispatch: Dispatch, block_tokens: int) -> None:
@@ -105,33 +105,23 @@ class Loads:
         `copy` was referred to until now, so that it was there. `hit_of` is the request that counted it as a hit.
         """
         del copy
-        tier, node, counts = source.tier, source.node, source.tier.counts
+        tier, node, moves = source.tier, source.node, self._hierarchy.moves
         direction = "from_disk" if tier is self._hierarchy.disk else "host_to_device"
         error = None if outcome.reason is None else RecordError("KV was not loaded", reason=outcome.reason)
-        self._hierarchy.on_moved(direction, tier, error)
+        moves.tell(direction, tier, error)
         if outcome.reason is None:
-            moves = self._hierarchy.moves[direction]
-            moves.moves += 1
-            moves.bytes += tier.footprint(node)
-            moves.seconds += outcome.seconds
+            moves.book(direction, tier.footprint(node), outcome.seconds)
         elif hit_of is not None:  # a failed load is a miss
             hit_of.sources[tier.name] -= tokens
-            counts.hits -= 1
-            counts.hit_tokens -= tokens
-            counts.misses += 1
-            counts.missed_tokens += tokens
+            tier.miss_after_all(tokens)
         broken = outcome.reason is not None and outcome.reason != NOT_TRIED
         if broken:
-            counts.failures[str(outcome.reason)] += 1
+            tier.fail(str(outcome.reason))
         if node.places[tier.index] is not source.place:
             return
         tier.release(node)
         if broken:  # a copy that cannot be read is given up
-            tier.leave(node, evicted=False)
-            if tier is self._hierarchy.disk:
-                self._hierarchy.remove_records([source.place.copy])
-            if not any(node.places):
-                self._hierarchy.forget(node)
+            self._hierarchy.discard(tier, node)
 
 
 def _ignore(outcome: Outcome) -> None:
