@@ -31,9 +31,14 @@ class AdmissionQueue:
     one event loop.
     """
 
-    def __init__(self, max_running: int, order: Order | None = None) -> None:
-        """Without an `order`, it is that of arrival."""
-        self.on_blocked: Callable[[], None] = lambda: None  # somebody's turn has come, but no place or memory is free
+    def __init__(
+        self, max_running: int, order: Order | None = None, on_blocked: Callable[[], None] = lambda: None
+    ) -> None:
+        """At most `max_running` requests are admitted at a time; without an `order`, in that of arrival.
+
+        `on_blocked` is called when it is a request's turn but no slot or memory is free.
+        """
+        self._on_blocked = on_blocked
         self._max_running = max_running
         self._running = 0
         self._prefilling = 0
@@ -107,7 +112,7 @@ class AdmissionQueue:
                 continue
             lease = entry.try_lease() if self._running < self._max_running else None
             if lease is None:
-                self.on_blocked()
+                self._on_blocked()
                 return
             self._order.take(entry)
             self._enter()

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from ragcache.cache.contract import CachedPath, CachedPaths
+from ragcache.reuse import prefix
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import path_key
 
@@ -62,7 +63,7 @@ class Order:
             root = self._tree.root(request.namespace)
             cached = self._tree.match(root, request.path)
             request.depth = len(cached)
-            request.cached = sum(node.size for node in cached)
+            request.cached = prefix.cached_tokens(cached)
             key = root.path_key
             for segment in request.path:
                 key = path_key(key, segment.key)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import NamedTuple
 
+from ragcache.reuse.plan import Computed, exact_part
 from ragcache.schedule.generation import Generation, GenerationTask
 
 Path = list[bytes]  # keys of segments in order: another order is another KV
@@ -134,7 +135,8 @@ class Speculation:
         for cancelled, generation in self._cancelled:
             if not generation.ended:
                 common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, cancelled, strict=False)))
-                if common > generation.lease.cached:
+                shared = exact_part(generation.lease.plan)[:common]
+                if any(isinstance(piece, Computed) for piece in shared):
                     return True
         return False
 

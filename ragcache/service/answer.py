@@ -10,7 +10,8 @@ class Query:
     """A question; what is None gets the service's default. After `timeout_ms` milliseconds its work is stopped.
 
     Above `temperature` 0, tokens are drawn from the most probable ones that have `top_p` of the probability together;
-    equal seeds give equal answers. The answer ends before the first of the `stop` strings that appears.
+    equal seeds give equal answers. The answer ends before the first of the `stop` strings that appears. Queries of
+    different `tenant`s (a name of 1 to 200 characters) share no KV, on any tier.
     """
 
     question: str
@@ -21,6 +22,7 @@ class Query:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    tenant: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,18 @@ class CachedTokens:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a request: `computed_tokens` and `cached_tokens` add up to `prompt_tokens`."""
+    """Tokens of a request: `computed_tokens`, `cached_tokens` and `moved_tokens` add up to `prompt_tokens`."""
 
     prompt_tokens: int
     completion_tokens: int
     computed_tokens: int
     cached_tokens: CachedTokens
+
+    @property
+    def moved_tokens(self) -> int:
+        """Prompt tokens whose KV was computed elsewhere and moved here, so that it is not exact; 0 by default."""
+        cached = self.cached_tokens
+        return self.prompt_tokens - self.computed_tokens - cached.device - cached.host - cached.disk
 
 
 @dataclass(frozen=True, slots=True)

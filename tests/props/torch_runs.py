@@ -9,6 +9,7 @@ import torch
 
 from ragcache.engine.protocol import EngineEvent, Job, LastEvent, Sampling, Token
 from ragcache.engine.torch.engine import TorchEngine
+from ragcache.reuse.plan import Computed, Exact
 
 PATIENCE = 30  # seconds for what takes milliseconds
 
@@ -88,8 +89,8 @@ def job(
     **sampling: Any,
 ) -> Job:
     return Job(
-        cached=cached,
-        missing=[(tokens, engine.allocate(len(tokens))) for tokens in missing],
+        plan=(*(Exact(span.length, span) for span in cached), *map(Computed, missing)),
+        targets=[engine.allocate(len(tokens)) for tokens in missing],
         question=question,
         memory=engine.allocate(len(question) + max_tokens - 1),
         max_tokens=max_tokens,

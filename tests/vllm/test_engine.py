@@ -10,6 +10,7 @@ from ragcache.cli.config import ServeConfig
 from ragcache.engine.protocol import Failed, Finished, Job, Prefilled, Sampling, Started, Token
 from ragcache.engine.vllm.front.engine import VllmEngine
 from ragcache.errors import ConfigError
+from ragcache.reuse.plan import Computed, Exact
 from tests.vllm.site import BLOCK, SYSTEM, document
 
 A, B = document(1, 200), document(2, 180)
@@ -29,9 +30,10 @@ def engine():
 
 def submit(engine, segments=(SYSTEM, A, B), max_tokens=6, **sampling):
     events = queue.SimpleQueue()
-    missing = [(tokens, engine.allocate(len(tokens))) for tokens in segments]
-    job = Job((), missing, QUESTION, engine.allocate(64), max_tokens, Sampling(**sampling))
-    return events, missing, engine.submit(job, events.put)
+    targets = [engine.allocate(len(tokens)) for tokens in segments]
+    plan = tuple(map(Computed, segments))
+    job = Job(plan, targets, QUESTION, engine.allocate(64), max_tokens, Sampling(**sampling))
+    return events, targets, engine.submit(job, events.put)
 
 
 def all_of(events):
@@ -51,10 +53,10 @@ def test_events_come_in_order_and_name_the_sources(engine):
     assert [type(event) for event in first] == [Started, Prefilled, *[Token] * 6, Finished]
     assert first[-1].reason == "length"
     assert all(event.margin >= 0 for event in first if isinstance(event, Token))
-    events, missing, _ = submit(engine)
+    events, targets, _ = submit(engine)
     assert ids_of(all_of(events)) == ids_of(first)
     # the same question, too: all but the last block
-    assert all(kv.sources == (PROMPT // BLOCK * BLOCK, 0, 0) for _, kv in missing)
+    assert all(kv.sources == (PROMPT // BLOCK * BLOCK, 0, 0) for kv in targets)
 
 
 def test_the_greedy_answer_is_plain_vllms(engine, site):
@@ -73,9 +75,9 @@ def test_a_cancelled_job_ends_at_once_and_leaves_its_documents(engine):
     assert time.monotonic() - begin < 5
     cancel()  # does nothing to a job that has ended
     assert engine.stats().running == 0
-    events, missing, _ = submit(engine, segments, max_tokens=1)
+    events, targets, _ = submit(engine, segments, max_tokens=1)
     all_of(events)
-    assert missing[0][1].sources == ((len(SYSTEM) + 150 + len(QUESTION)) // BLOCK * BLOCK, 0, 0)
+    assert targets[0].sources == ((len(SYSTEM) + 150 + len(QUESTION)) // BLOCK * BLOCK, 0, 0)
 
 
 def test_equal_seeds_draw_equal_tokens(engine):
@@ -108,14 +110,16 @@ def test_clearing_leaves_nothing_to_be_found(engine):
     for _ in range(8):  # right after a request's end vLLM still has blocks in use
         all_of(submit(engine)[0])
         engine.clear()
-        events, missing, _ = submit(engine)
+        events, targets, _ = submit(engine)
         all_of(events)
-        assert missing[0][1].sources == (0, 0, 0)
+        assert targets[0].sources == (0, 0, 0)
 
 
 def test_a_job_without_a_question_is_refused(engine):
     with pytest.raises(ValueError, match="needs a question"):
         engine.submit(Job((), [], [], engine.allocate(4), 4), print)
+    with pytest.raises(ValueError, match="all of its prompt's tokens"):
+        engine.submit(Job((Exact(8, engine.allocate(8)),), [], QUESTION, engine.allocate(4), 4), print)
 
 
 def test_options_that_vllm_does_not_have_are_named():

@@ -19,6 +19,7 @@ from ragcache.engine.protocol import (
 )
 from ragcache.engine.simulated.roofline import Roofline
 from ragcache.engine.simulated.step_cost import StepCost
+from ragcache.reuse.plan import prefix_and_rest
 
 Deliver = Callable[[EngineEvent], None]
 
@@ -44,10 +45,10 @@ class _Running:
 
     deliver: Deliver
     pending: int  # prompt tokens whose KV is not computed yet
-    spans: list[SimulatedKV]  # to be filled, in order: missing, then own
+    spans: list[SimulatedKV]  # to be filled, in order: the plan's targets, then the question's memory
     max_tokens: int
     position: int  # of the next token to compute
-    prompt_tokens: int  # to be computed: missing and question
+    prompt_tokens: int  # to be computed: those of the plan, and the question
     started: bool = False
     cancelled: bool = False
     generated: int = 0
@@ -137,13 +138,16 @@ class SimulatedEngine:
         own: SimulatedKV = job.memory
         if not job.question or job.max_tokens < 1 or own.room < len(job.question) + job.max_tokens - 1:
             raise ValueError("a job needs a question, max_tokens >= 1 and memory for both")
-        prompt_tokens = sum(len(tokens) for tokens, _ in job.missing) + len(job.question)
+        exact, computed = prefix_and_rest(job.plan)
+        if len(job.targets) != len(computed):
+            raise ValueError(f"a job with {len(computed)} computed pieces has {len(job.targets)} targets for their KV")
+        prompt_tokens = sum(map(len, computed)) + len(job.question)
         running = _Running(
             deliver=deliver,
             pending=prompt_tokens,
-            spans=[*(kv for _, kv in job.missing), own],
+            spans=[*job.targets, own],
             max_tokens=job.max_tokens,
-            position=sum(kv.length for kv in job.cached),
+            position=sum(map(len, exact)),
             prompt_tokens=prompt_tokens,
         )
         self._running.append(running)

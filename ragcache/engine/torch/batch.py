@@ -26,6 +26,7 @@ from ragcache.engine.protocol import (
 from ragcache.engine.torch.kv import KVSpan
 from ragcache.engine.torch.model import StepInput, TorchModel
 from ragcache.engine.torch.sampler import Sampler
+from ragcache.reuse.plan import prefix_and_rest
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class RunningJob:
     sampler: Sampler
     pending: list[int]  # prompt tokens whose KV is not computed yet
     prompt_tokens: int  # that were pending at first
-    spans: list[KVSpan]  # all of the sequence's KV in order: cached, missing, own
-    first_writable: int  # spans before this one are somebody else's
+    spans: list[KVSpan]  # all of the sequence's KV in order: read from the cache, computed, own
+    first_writable: int  # spans before this one are shared, and only read
     position: int  # of the next token to compute
     generated: int  # tokens of the answer, those of earlier jobs included
     last_token: int  # `generated` of the last
@@ -63,19 +64,23 @@ class RunningJob:
 
     @classmethod
     def of(cls, job: Job, deliver: Deliver) -> RunningJob:
-        """Raises ValueError for a job that cannot be done."""
+        """The job as the batch runs it. Raises ValueError for one that cannot be done."""
         own: KVSpan = job.memory
         if not job.question or job.max_tokens < 1 or own.room < len(job.question) + job.max_tokens - 1:
             raise ValueError("a job needs a question, max_tokens >= 1 and memory for both")
-        pending = [token for tokens, _ in job.missing for token in tokens] + list(job.question)
+        exact, computed = prefix_and_rest(job.plan)
+        if len(job.targets) != len(computed):
+            raise ValueError(f"a job with {len(computed)} computed pieces has {len(job.targets)} targets for their KV")
+        pending = [token for piece in computed for token in piece.tokens] + list(job.question)
+        read: list[KVSpan] = [piece.kv for piece in exact]
         return cls(
             deliver=deliver,
             sampler=Sampler(job.sampling),
             pending=pending,
             prompt_tokens=len(pending),
-            spans=[*job.cached, *(span for _, span in job.missing), own],
-            first_writable=len(job.cached),
-            position=sum(span.length for span in job.cached),
+            spans=[*read, *job.targets, own],
+            first_writable=len(read),
+            position=sum(span.length for span in read),
             generated=job.generated,
             last_token=job.generated + job.max_tokens,
             cancelled=threading.Event(),

@@ -41,6 +41,7 @@ from ragcache.engine.vllm.front.vllm_request import VllmRequest, eos_tokens, mar
 from ragcache.engine.vllm.wire.bulletin import Bulletin, Ended, Work
 from ragcache.engine.vllm.worker.draws import DRAWS
 from ragcache.errors import EngineError, ModelError
+from ragcache.reuse.plan import prefix_and_rest
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,8 @@ class VllmEngine:
         return VllmKV(tokens)
 
     def submit(self, job: Job, deliver: Deliver) -> Callable[[], None]:
-        if not job.question or job.max_tokens < 1 or job.cached:
+        exact, _ = prefix_and_rest(job.plan)
+        if not job.question or job.max_tokens < 1 or exact:
             raise ValueError("a job for vLLM needs a question, max_tokens >= 1, and all of its prompt's tokens")
         cancelled = threading.Event()
 
@@ -271,7 +273,8 @@ class VllmEngine:
     async def _answer(self, number: int, name: str, running: _Running) -> LastEvent:
         job, deliver = running.job, running.deliver
         request = VllmRequest.of(job, number, name, passed_by=self._passed_by, draws=self._draws)
-        outputs = self._llm.generate(tokens_input(request.prompt), request.sampling, name, priority=request.priority)
+        prompt = tokens_input(request.prompt, cache_salt=request.salt)
+        outputs = self._llm.generate(prompt, request.sampling, name, priority=request.priority)
         prefilled = False
         async for output in outputs:
             completion = output.outputs[0]
@@ -281,7 +284,7 @@ class VllmEngine:
             ids = list(completion.token_ids)
             if ids and not prefilled:
                 prefilled = True
-                for _, kv in job.missing:
+                for kv in job.targets:
                     kv.sources = tuple(running.sources.get(tier, 0) for tier in ("device", "host", "disk"))
                 deliver(Prefilled(len(request.prompt)))
             logprobs = completion.logprobs or [{}] * len(ids)

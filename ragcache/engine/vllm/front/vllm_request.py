@@ -10,18 +10,24 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from ragcache.engine.protocol import Job
 from ragcache.engine.vllm.wire.bulletin import NAME_PARAM
+from ragcache.engine.vllm.wire.namespace import salt_of
 from ragcache.engine.vllm.wire.passages import SEGMENTS_PARAM
 from ragcache.engine.vllm.worker.draws import DRAW_PARAM
+from ragcache.reuse.plan import prefix_and_rest
 
 LOGPROBS = 2  # of the best candidates: the margin is their difference
 
 
 @dataclass(frozen=True, slots=True)
 class VllmRequest:
-    """Arguments for `AsyncLLM.generate`. `prompt` are token ids; of requests that wait, the lowest `priority` goes
-    first."""
+    """Arguments for `AsyncLLM.generate`.
+
+    `prompt` are token ids, and KV of them is shared with requests of the same `salt` alone. Of requests that wait, the
+    one with the lowest `priority` goes first.
+    """
 
     prompt: list[int]
+    salt: str | None
     sampling: SamplingParams
     priority: int
 
@@ -32,10 +38,11 @@ class VllmRequest:
         A guess lets `passed_by` later jobs pass. With `draws` vLLM runs the logits processor `Draws`, which draws
         in its place.
         """
-        prompt = [token for tokens, _ in job.missing for token in tokens] + list(job.question)
+        _, computed = prefix_and_rest(job.plan)
+        prompt = [token for piece in computed for token in piece.tokens] + list(job.question)
         params: dict[str, Any] = {NAME_PARAM: name}
-        if job.missing:
-            params[SEGMENTS_PARAM] = [len(tokens) for tokens, _ in job.missing]
+        if computed:
+            params[SEGMENTS_PARAM] = [len(piece) for piece in computed]
         chosen = job.sampling
         drawing: dict[str, Any] = {"temperature": chosen.temperature, "top_p": chosen.top_p, "seed": chosen.seed}
         extra: dict[str, Any] = {"kv_transfer_params": params}
@@ -51,7 +58,7 @@ class VllmRequest:
             extra_args=extra,
         )
         # even numbers are jobs in order; a guess comes right behind the last job that may pass it
-        return cls(prompt, sampling, 2 * number + (2 * passed_by + 1) * job.guess)
+        return cls(prompt, salt_of(job.namespace), sampling, 2 * number + (2 * passed_by + 1) * job.guess)
 
 
 def margin_of(candidates: Mapping[int, Any]) -> float:

@@ -33,7 +33,7 @@ def test_output_does_not_depend_on_what_was_cached(engines, generate, cached):
     first = job(engine, prompt(8, 8), 10, missing=parts)
     expected = Run(engine, first).wait().tokens
     assert expected == generate([*chain(*parts), *prompt(8, 8)], 10)
-    spans = [span for _, span in first.missing[:cached]]
+    spans = first.targets[:cached]
     before = [span.data.clone() for span in spans]
     again = Run(engine, job(engine, prompt(8, 8), 10, missing=parts[cached:], cached=spans)).wait()
     assert again.tokens == expected
@@ -138,7 +138,7 @@ def test_memory_goes_with_its_last_reference(engines, tiny_model, end, monkeypat
 
     engine = engines(Changed(tiny_model, forward=forward))
     work = job(engine, prompt(10, 1), 5 if end == "finished" else 2000, missing=[prompt(20, 2)])
-    memory = [weakref.ref(span.data) for span in (work.memory, work.missing[0][1])]
+    memory = [weakref.ref(span.data) for span in (work.memory, work.targets[0])]
     run = Run(engine, work)
     del work
     run.job = None
@@ -225,7 +225,7 @@ def test_a_sampled_answer_does_not_depend_on_what_was_cached_nor_on_where_it_was
     settings = {"temperature": 1.2, "top_p": 0.9, "seed": 4}
     first = job(engine, prompt(9, 1), 15, missing=[prompt(30, 2)], **settings)
     whole = Run(engine, first).wait().tokens
-    cached = [span for _, span in first.missing]
+    cached = first.targets
     assert Run(engine, job(engine, prompt(9, 1), 15, cached=cached, **settings)).wait().tokens == whole
     for split in (1, 6, 14):
         rest = job(engine, [*prompt(9, 1), *whole[:split]], 15 - split, cached=cached, **settings)

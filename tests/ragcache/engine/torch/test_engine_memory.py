@@ -45,7 +45,7 @@ def again(engine: Any, run: Run) -> Job:
     assert run.job is not None
     question, done = [*run.job.question, *run.tokens], len(run.tokens)
     left = run.job.max_tokens - done
-    rest = job(engine, question, left, missing=[tokens for tokens, _ in run.job.missing])
+    rest = job(engine, question, left, missing=[piece.tokens for piece in run.job.plan])
     return replace(rest, sampling=run.job.sampling, generated=done)
 
 
