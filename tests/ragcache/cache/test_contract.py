@@ -13,6 +13,7 @@ from ragcache.cache.contract import CacheContract
 from ragcache.cache.lease import Lease
 from ragcache.cache.tier import IntegrityError
 from ragcache.engine.vllm.front.vllm_kv import VllmKV
+from ragcache.reuse.plan import Computed
 from ragcache.tree.segment import Segment
 from tests.props.reported_engine import ReportedEngine
 from tests.props.tiers import StoreFailure, Tiered, computed
@@ -216,6 +217,16 @@ def test_a_lease_takes_what_its_path_and_the_rest_need_and_gives_it_back(site: S
     assert cache.balance().held == 0
     lease.release()  # again: harmless
     assert cache.balance().held == 0
+
+
+def test_a_leases_plan_covers_its_path_and_computes_what_is_missing(site: Site) -> None:
+    site.serve(PATH[:2])
+    with site.cache.lease(PATH, 2) as lease:
+        assert lease is not None
+        site.settle()
+        assert [len(piece) for piece in lease.plan] == [len(segment) for segment in PATH]
+        computed_tokens = [list(piece.tokens) for piece in lease.plan if isinstance(piece, Computed)]
+        assert computed_tokens == [list(segment.tokens) for segment in lease.missing]
 
 
 def test_a_refused_lease_changes_nothing_but_the_count_of_refusals(site: Site) -> None:
