@@ -19,7 +19,6 @@ RENEWED_SHARE = 8  # the order is made anew once an eighth of the pool may have 
 class Pool(Protocol):
     """The part of vLLM's BlockPool that a connector may call."""
 
-    blocks: Sequence[Block]
     num_gpu_blocks: int
 
     def touch(self, blocks: Sequence[Any]) -> None:

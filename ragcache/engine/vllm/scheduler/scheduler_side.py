@@ -25,14 +25,29 @@ log = logging.getLogger("vllm.ragcache")  # below vLLM's, so that its own settin
 class Request(Protocol):
     """The part of vLLM's Request that is read here."""
 
-    request_id: str
-    num_tokens: int
-    num_computed_tokens: int
-    prompt_token_ids: Sequence[int] | None
-    mm_features: Sequence[Any]
-    kv_transfer_params: Any
-    cache_salt: str | None
-    lora_request: Any
+    @property
+    def request_id(self) -> str: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    @property
+    def num_computed_tokens(self) -> int: ...
+
+    @property
+    def prompt_token_ids(self) -> Sequence[int] | None: ...
+
+    @property
+    def mm_features(self) -> Sequence[Any]: ...
+
+    @property
+    def kv_transfer_params(self) -> Any: ...
+
+    @property
+    def cache_salt(self) -> str | None: ...
+
+    @property
+    def lora_request(self) -> Any: ...
 
 
 class SchedulerSide:

@@ -147,7 +147,8 @@ def test_boundaries_that_are_nonsense_are_counted_and_the_prompt_is_cut_into_chu
 
 def test_requests_of_another_salt_or_adapter_share_nothing(scheduled: Scheduled) -> None:
     lora = {"lora_request": SimpleNamespace(lora_name="x", lora_path="/x")}
-    salts = [{}, *({"cache_salt": salt} for salt in ("a", "b", "a; adapter x /x", "a;", "a;; adapter x /x"))]
+    texts = ("a", "b", "a; adapter x /x", "a;", "a;; adapter x /x")
+    salts: list[dict[str, Any]] = [{}, *({"cache_salt": text} for text in texts)]
     kinds = [*salts, lora, *({**salt, **lora} for salt in salts[1:])]
     for number, kind in enumerate(kinds):
         assert scheduled.serve(FakeRequest(f"new {number}", **kind))[0] == 0
