@@ -15,7 +15,7 @@ import pytest
 
 from eval import crash
 from eval.props.uncached import Uncached
-from tests.conftest import TOPICS
+from tests.props.live import TOPICS
 
 # two requests of the tiny model fit on the device and not all they leave on the host
 SIZES = ["--device-cache", "200KiB", "--host-cache", "100KiB", "--disk-cache", "16MiB", "--threads", "1"]

@@ -8,7 +8,7 @@ import pytest
 from eval import under_load
 from eval.props.rest import Rest
 from eval.props.uncached import Uncached
-from tests.conftest import TOPICS
+from tests.props.live import TOPICS
 
 # some two requests of the tiny model fit on the device
 SIZES = ["--device-cache", "200KiB", "--host-cache", "200KiB", "--threads", "1"]

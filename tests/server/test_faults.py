@@ -13,7 +13,8 @@ from ragcache.engine.torch.engine import MAX_DEATHS
 from ragcache.service.service import RagService
 from tests.server.conftest import Site, until
 from tests.server.faulty import MakeParts, Parts
-from tests.server.tiered_site import QUESTIONS, cache_of, metrics_of, settled
+from tests.server.questions import QUESTIONS
+from tests.server.tiered_site import cache_of, metrics_of, settled
 
 NO_MEMORY = MemoryError("cannot allocate 16 MiB")
 BAD_DISK = OSError(errno.EIO, "Input/output error")
