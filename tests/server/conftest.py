@@ -19,8 +19,8 @@ from ragcache.cli.config import ServeConfig
 from ragcache.service.service import RagService
 from server.app import create_app
 from server.run import bind
+from tests.props.reopened import Reopened
 from tests.server.questions import LENGTHS, QUESTIONS
-from tests.server.reopened import Reopened
 from tests.server.serving import Serving
 
 PATIENCE = 30
@@ -119,7 +119,7 @@ def reopen(tiny_index: Path, tiny_folder: Path) -> Iterator[Callable[..., Reopen
     opened: list[Reopened] = []
 
     def start(*options: str, model: Path = tiny_folder) -> Reopened:
-        opened.append(Reopened(*options, index=tiny_index, model=model))
+        opened.append(Reopened("--index", str(tiny_index), "--model", str(model), *options))
         return opened[-1]
 
     yield start

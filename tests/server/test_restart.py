@@ -58,6 +58,18 @@ def written(reopen_kv, uncached) -> int:
     return usage["computed_tokens"]
 
 
+def test_what_was_written_is_served_when_reopened(reopen_kv, uncached, written):
+    reopened = reopen_kv("--host-cache", "1MiB")
+    with reopened.ready() as client:
+        assert tier_of(client, "disk")["nodes"] == 3
+        usage = ask(client, OTTERS, uncached)
+        assert usage["computed_tokens"] == written
+        assert usage["cached_tokens"] == {"device": 0, "host": 0, "disk": usage["prompt_tokens"] - written}
+        assert ask(client, OTTERS, uncached)["cached_tokens"]["device"] == usage["cached_tokens"]["disk"]
+        assert settled(client)["tiers"]["disk"]["failures"] == {}
+
+
+@pytest.mark.full(proof="test_what_was_written_is_served_when_reopened")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_next_server_computes_only_the_question(serve_kv, uncached, number):
     """SIGTERM waits for what is to be written, kill -9 is sent when it is."""
@@ -210,6 +222,7 @@ def test_float16_from_end_to_end(reopen_kv, uncached):
         assert ask(client, OTTERS, uncached)["cached_tokens"]["disk"] > 0
 
 
+@pytest.mark.full(proof="test_what_was_written_is_served_when_reopened")
 @pytest.mark.real
 def test_the_default_model_starts_warm(serve, tmp_path, demo_index):
     options = ["--disk-cache", f"{tmp_path / 'kv'}:256MiB", "--max-doc-tokens", "200", "--max-tokens", "8"]

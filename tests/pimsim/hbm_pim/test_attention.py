@@ -139,6 +139,7 @@ def test_equal_questions_have_equal_answers() -> None:
     assert provenance["energy_table"]["cell"] == "0.44 pJ/bit"
 
 
+@pytest.mark.timing
 def test_speed() -> None:
     """A layer takes less than 50 ms with every command, and the closed form much less than a millisecond."""
     for fidelity, most in (("event", 0.05), ("closed", 0.0005)):  # 50 us where nothing else runs

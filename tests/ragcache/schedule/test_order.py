@@ -152,6 +152,7 @@ def seconds_a_turn(count: int) -> float:
     return (time.perf_counter() - begin) / 1000
 
 
+@pytest.mark.timing
 def test_a_turn_takes_less_than_a_millisecond_with_a_thousand_waiting():
     thousand, many = seconds_a_turn(1_000), seconds_a_turn(8_000)
     assert thousand < 1e-3

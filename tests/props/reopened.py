@@ -7,7 +7,6 @@ import asyncio
 import logging
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import uvicorn
@@ -21,15 +20,15 @@ PATIENCE = 60
 
 
 class Reopened:
-    """Serves with options of `ragcache serve`, on a free port; used like a `Serving`, and open at once."""
+    """Serves with options of `ragcache serve`, on a free port and with one torch thread; used like a `Serving`."""
 
-    def __init__(self, *options: str, index: Path, model: Path) -> None:
+    def __init__(self, *options: str) -> None:
         self._warnings = _Warnings()
         logging.getLogger().addHandler(self._warnings)
-        settings = {"index": index, "model": str(model), "threads": 1, **settings_of(options)}
+        settings = {"threads": 1, **settings_of(options)}
         self.service = assemble(ServeConfig.load(None, settings), announce=self._warnings.lines.append)
         bound = bind("127.0.0.1", 0)
-        self._url = "http://{}:{}".format(*bound.getsockname())
+        self.url = "http://{}:{}".format(*bound.getsockname())
         self._server = uvicorn.Server(
             uvicorn.Config(create_app(self.service), log_level="critical", timeout_graceful_shutdown=1)
         )
@@ -52,7 +51,7 @@ class Reopened:
         while not self._server.started:
             assert time.monotonic() < deadline, "it does not serve"
             time.sleep(0.005)
-        return httpx.Client(base_url=self._url, timeout=PATIENCE, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
     def end(self) -> None:
         """Ends as after SIGTERM, with all memory back and the books in order. A second time, nothing."""
