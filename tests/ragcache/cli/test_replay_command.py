@@ -22,6 +22,8 @@ from ragcache.replay.workload import TimedRequest, Workload
 from tests.props.small_replays import searches as recorded
 from tests.props.small_replays import workload
 
+pytestmark = pytest.mark.xdist_group("pimsim")  # whose kernels are compiled once
+
 FAST = 1000  # requests a second of one core
 
 
