@@ -31,7 +31,7 @@ lint: setup  ## Lint and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.docs  ## Build the documentation into site/ (site/index.html; its search box needs `python -m http.server`)
+docs: $(VENV)/.docs  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: setup  ## The figures, as JSON (a quarter of an hour, on a quiet machine)

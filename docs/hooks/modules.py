@@ -145,8 +145,11 @@ def drawing() -> str:
     ways = routes(graph, floor_of)
     middles = placed(ways, floor_of)
     height = (max(floor_of.values()) + 1) * FLOOR_HEIGHT
+    columns = [x for x, _ in middles.values()]
+    left, right = min(columns) - ROOM_WIDTH / 2 - 2, max(columns) + ROOM_WIDTH / 2 + 2
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="The rooms of ragcache and who imports whom">',
+        f'<svg viewBox="{left:g} 0 {right - left:g} {height}" role="img" '
+        'aria-label="The rooms of ragcache, and which imports which">',
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path class="head" d="M0,0 L8,4 L0,8 z"/></marker></defs>',
     ]
