@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.props.live"]
+
 COMMAND = [sys.executable, "-m", "ragcache"]
 PATIENCE = 30
 PROGRESS = re.compile(rb"\d+%\|[^\r\n]*\[\d+:\d+<[\d:]+, ")  # with time left

@@ -2,6 +2,7 @@
 and /readyz and /metrics say so."""
 
 import errno
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,8 @@ from ragcache.engine.torch.engine import MAX_DEATHS
 from ragcache.service.service import RagService
 from tests.server.conftest import Site, until
 from tests.server.faulty import MakeParts, Parts
-from tests.server.tiered_site import QUESTIONS, cache_of, metrics_of, settled
+from tests.server.questions import QUESTIONS
+from tests.server.tiered_site import cache_of, metrics_of, settled
 
 NO_MEMORY = MemoryError("cannot allocate 16 MiB")
 BAD_DISK = OSError(errno.EIO, "Input/output error")
@@ -110,20 +112,25 @@ def test_a_search_that_fails_is_one_clear_error_each(open_site, make_parts, answ
     site = open_site(parts=parts)
     ask_all(site, answers)
     getattr(parts, part).broken[method] = error
+    times = [time.monotonic()]
     for stream in (False, True):
         response = site.ask(QUESTIONS[0], stream=stream)
+        times.append(time.monotonic())
         assert response.status_code == 500
         body = response.json()["error"]
         assert body["type"] == "retrieval_failed"
         assert told in body["message"]
         assert "ask again" in body["message"]
+    time.sleep(0.02)
+    times.append(time.monotonic())
     body = ready(site)
     assert body["status"] == "degraded"
     assert list(body["components"]) == ["search"]
     trouble = body["components"]["search"]
     assert (trouble["state"], trouble["failures"]) == ("degraded", 2)
     assert told in trouble["message"]
-    assert trouble["seconds"] >= 0
+    # since the first failure, in whole milliseconds
+    assert times[-1] - times[1] - 0.001 < trouble["seconds"] < time.monotonic() - times[0] + 0.001
     assert counted(site, "search") == (0, 2, 0)
     getattr(parts, part).broken.clear()
     ask_all(site, answers)

@@ -10,6 +10,7 @@ from pimsim.hbm_pim.kernel import ACT, MAC, PRE, CommandLog, run, run_logged
 from pimsim.hbm_pim.mapping import LEVELS, attention_shape, rules
 from pimsim.hbm_pim.stream import BARRIER, MV_GB, MV_SB, SFM, WR_GB, Stream, attention_stream, product_stream
 from tests.pimsim.hbm_pim.reference import replay, violations
+from tests.props.budget import examples
 
 DEVICES = ("hbm3-attacc", "hbm2-heterrag")
 
@@ -25,7 +26,7 @@ def test_the_kernel_equals_the_replay(name: str, level: str) -> None:
         assert tuple(run(stream, timing)) == replay(stream, timing)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     level=st.sampled_from(sorted(LEVELS)),
     name=st.sampled_from(DEVICES),

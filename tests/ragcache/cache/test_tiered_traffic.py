@@ -15,6 +15,7 @@ from ragcache.cache.cache import ADMISSIONS, Lease
 from ragcache.policy import POLICIES
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import DEVICE, DISK
+from tests.props.budget import examples
 from tests.props.tiers import DOCUMENTS, SYSTEM, Kv, Tiered, computed, spelled
 
 
@@ -218,7 +219,7 @@ def spelled_path(node: Any) -> tuple[tuple[int, ...], ...]:
 
 
 TestTieredTraffic = TieredTraffic.TestCase
-TestTieredTraffic.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestTieredTraffic.settings = settings(max_examples=examples(150), stateful_step_count=50, deadline=None)
 
 
 @pytest.mark.parametrize("seed", range(8))

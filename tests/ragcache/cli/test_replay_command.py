@@ -86,6 +86,7 @@ def test_two_processes_with_one_seed_give_equal_bytes_and_another_seed_does_not(
     assert 0 < found["speculation"]["used"] < found["speculation"]["started"]
 
 
+@pytest.mark.full(proof="test_a_search_among_others_takes_longer_and_is_the_same_every_time")
 def test_two_processes_replay_a_system_of_pimsim_alike(tmp_path):
     traffic(150, per_second=3).write(tmp_path / "w.jsonl")
     (tmp_path / "ours.yaml").write_text("name: ours\nbase: heterrag\nchanges: {retrieval.devices: 4}\n")
@@ -109,6 +110,7 @@ def test_a_system_of_pimsim_is_a_machine_by_its_name(file, capsys):
     assert other["config"]["device_cache"] != slow["config"]["device_cache"]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("hardware", ["a10g", "heterrag"])
 @pytest.mark.parametrize("per_second", [1.0, 1000.0])  # hardly anybody waits; nearly all do
 def test_a_thousand_requests_a_second_are_replayed_on_one_core(per_second, hardware):

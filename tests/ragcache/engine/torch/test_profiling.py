@@ -243,6 +243,7 @@ def test_axes():
     assert parse_axis("0, 16,64", "--new") == (0, 16, 64)
 
 
+@pytest.mark.timing
 @pytest.mark.real
 def test_the_default_model_takes_longer_for_more_tokens(checkpoint: Checkpoint, model: TorchModel):
     plan = Plan(threads=1, runs=3, cached=(0, 1024), new=(16, 256))
