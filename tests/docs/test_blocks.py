@@ -140,7 +140,10 @@ def check(words: list[str]) -> None:
         known_options({"ragcache": "ragcache.cli.main", "pimsim": "pimsim.cli"}[name], tuple(rest[:depth]), rest)
     elif name == "python" and rest[:1] == ["-m"]:
         module = rest[1]
-        if module.startswith("eval."):
+        if module == "eval.bench_vllm":  # which needs vLLM even for its help
+            source = (ROOT / "eval" / "bench_vllm.py").read_text(encoding="utf-8")
+            assert all(f'"{word}"' in source for word in rest if word.startswith("--"))
+        elif module.startswith("eval."):
             known_options(module, (), rest)
         elif module.startswith("vllm."):
             pass  # of another project
