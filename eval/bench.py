@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 
 from eval.demo_corpus import demo_index
-from eval.props.plain import PlainProcess
 from eval.props.question_set import read_questions
+from eval.props.transformers_process import TransformersProcess
 from ragcache.cli.assembly.torch import assemble, available_cores
 from ragcache.cli.config import ServeConfig
 from ragcache.engine.protocol import EngineEvent, Failed, Finished, Job, Token
@@ -96,7 +96,7 @@ def segments(n: int) -> list[list[int]]:
 class EngineBench:
     """Prefill and decode of the torch engine beside the plain forward over the same tokens."""
 
-    def __init__(self, checkpoint: Checkpoint, plain: PlainProcess, runs: int, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, plain: TransformersProcess, runs: int, threads: int) -> None:
         self._runs = runs
         self._plain = plain
         self._engine = TorchEngine(TorchModel.load(checkpoint), threads=threads)
@@ -156,7 +156,7 @@ class EngineBench:
 class CachedBench:
     """TTFT of the whole service with all documents cached: beside a plain forward, and beside itself when cold."""
 
-    def __init__(self, index: Path, plain: PlainProcess, runs: int, threads: int) -> None:
+    def __init__(self, index: Path, plain: TransformersProcess, runs: int, threads: int) -> None:
         self._runs = runs
         self._plain = plain
         self._service = assemble(ServeConfig(index=index, threads=threads, max_tokens=1))
@@ -316,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 report[name], more = ServerBench(index, options.requests).run(questions, weights)
                 bounds += more
                 continue
-            with PlainProcess(checkpoint, threads) as plain:
+            with TransformersProcess(checkpoint, threads) as plain:
                 if name == "engine":
                     report[name], more = EngineBench(checkpoint, plain, options.runs, threads).run()
                 else:

@@ -32,10 +32,10 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from eval.props import material
 from eval.props.crowd import Crowd, Request, Visit
+from eval.props.idle_server import cache_state, come_to_rest
+from eval.props.index_options import add_index_options, opened_index
 from eval.props.question_set import QuestionError, read_questions
-from eval.props.rest import cache_state, come_to_rest
 from eval.props.server_process import ServerDied, ServerProcess, arguments_for
 from ragcache.cli.config import ServeConfig
 from ragcache.errors import RagCacheError
@@ -252,14 +252,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of what is asked, when and how (default: %(default)s)")
     parser.add_argument("--questions", type=Path, help="JSON lines with id, question (default: one a document)")
     parser.add_argument("--max-tokens", type=int, default=24, metavar="N")
-    material.add_options(parser, device_cache="64MiB", host_cache="64MiB", disk_cache="64MiB")
+    add_index_options(parser, device_cache="64MiB", host_cache="64MiB", disk_cache="64MiB")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if not (options.minutes > 0 and options.rate > 0 and options.clients >= 1):
         parser.error("--minutes and --rate must be above 0, --clients at least 1")
     report = Report(options.minutes, options.rate, options.clients, options.seed)
     try:
-        with material.opened(options, "soak") as (folder, index):
+        with opened_index(options, "soak") as (folder, index):
             _run(options, folder, index, report)
     except (RagCacheError, RetrievalError, QuestionError, ServerDied, httpx.HTTPError) as error:
         print(f"soak: {error}", file=sys.stderr)

@@ -22,10 +22,10 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from eval.props import material
 from eval.props.crowd import Crowd, Request, Visit
+from eval.props.idle_server import come_to_rest
+from eval.props.index_options import QUESTIONS, add_index_options, opened_index
 from eval.props.question_set import QuestionError, read_questions
-from eval.props.rest import come_to_rest
 from eval.props.server_process import ServerDied, ServerProcess, arguments_for
 from eval.props.uncached import Tally, Uncached, answer_uncached
 from ragcache.cli.config import ServeConfig
@@ -165,16 +165,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=16, metavar="N")
     parser.add_argument("--requests", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=0, help="of what is asked, and how (default: %(default)s)")
-    parser.add_argument("--questions", type=Path, default=material.QUESTIONS, help="JSON lines with id, question")
+    parser.add_argument("--questions", type=Path, default=QUESTIONS, help="JSON lines with id, question")
     parser.add_argument("--max-tokens", type=int, default=12, metavar="N")
     # room for about five requests of the default model, and as many again on the host
-    material.add_options(parser, device_cache="64MiB", host_cache="64MiB")
+    add_index_options(parser, device_cache="64MiB", host_cache="64MiB")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if options.clients < 1 or options.requests < 1:
         parser.error("--clients and --requests must be at least 1")
     try:
-        with material.opened(options, "under-load") as (folder, index):
+        with opened_index(options, "under-load") as (folder, index):
             report = _run(options, folder, index)
     except (RagCacheError, RetrievalError, QuestionError, ServerDied, httpx.HTTPError) as error:
         print(f"under_load: {error}", file=sys.stderr)
