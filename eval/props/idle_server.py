@@ -15,7 +15,8 @@ RECOUNT_SECONDS = 5.0  # an idle server recounts its books sooner
 
 @dataclass(frozen=True, slots=True)
 class IdleServer:
-    """`cache` is the body of `GET /v1/cache`, `outcomes` counts requests by how they ended, `problems` says what is wrong."""
+    """`cache` is the body of `GET /v1/cache`, `outcomes` counts requests by how they ended, `problems` says what is
+    wrong."""
 
     cache: dict[str, Any]
     outcomes: dict[str, int]
