@@ -20,7 +20,8 @@ _WRITTEN = re.compile(r"^cat > \S+ <<(\w+)\n.*?^\1\n|^printf .* > \S+\n", re.M |
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `before` is what a reader of the page has written into files by then: the page's `cat > FILE`."""
+    """A fenced block. `before` makes the files that a reader of the page has by then: by `cat > FILE`, or by saving a
+    Python block under the name in its first line."""
 
     page: Path
     line: int
@@ -42,6 +43,8 @@ def blocks_of(page: Path) -> list[Block]:
         line = text.count("\n", 0, match.start("language")) + 1
         blocks.append(Block(page, line, match["language"], match["text"], match["reason"], before))
         before += "".join(written[0] for written in _WRITTEN.finditer(match["text"]))
+        if file := re.match(r"# (\S+\.py)\n", match["text"]):
+            before += f"cat > {file[1]} <<'PYTHON'\n{match['text']}PYTHON\n"
     return blocks
 
 
