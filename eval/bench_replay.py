@@ -17,7 +17,7 @@ from ragcache.replay.finder import SimulatedFinder
 from ragcache.replay.pim_machine import PimMachine
 from ragcache.replay.run import replay_service
 from ragcache.replay.search_profile import SearchProfile
-from ragcache.replay.searches import Together
+from ragcache.replay.searches import SearchesTogether
 from ragcache.replay.service import SimulatedService, SimulatedSettings
 from ragcache.replay.virtual_time import run_virtual
 from ragcache.replay.workload import TimedRequest, Workload
@@ -94,7 +94,7 @@ def replayed(load: str, requests: int, hardware: str, *, timed: bool) -> dict[st
     """The row of one replay. With `timed` it has the time of queue and cache, and the replay takes longer."""
     asked = workload(requests, LOADS[load])
     machine = None if hardware in HARDWARE else PimMachine.load(hardware)
-    searches = _SEARCHES if machine is None else Together(machine)
+    searches = _SEARCHES if machine is None else SearchesTogether(machine)
     finder = SimulatedFinder(asked, system_tokens=SYSTEM_TOKENS, searches=searches)
     settings = SimulatedSettings(hardware=hardware, speculate=True, host_cache=64 * 2**30)
     longest = max(each.output for each in asked.requests)

@@ -1,9 +1,10 @@
 """Which KV is given up first: one protocol, a file a policy, and their names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ragcache.policy.arc import ARC
 from ragcache.policy.belady import Belady
+from ragcache.policy.choice import PolicyChoice, choose, policy_name
 from ragcache.policy.gdsf import GDSF
 from ragcache.policy.ghost import GhostList
 from ragcache.policy.lfu import LFU
@@ -30,6 +31,17 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     "wtinylfu": WTinyLFU,
 }
 
+
+def policy_factory(choice: PolicyChoice, *, more: Sequence[str] = ()) -> Callable[[int], Policy]:
+    """A function that makes the chosen policy for a tier of a capacity in tokens.
+
+    `choice` is a name of POLICIES, `module:Class` (the current folder can be imported from), or a class or function
+    that is called with the capacity or with nothing. `more` are names that the caller knows besides, for the message.
+    Raises ConfigError, in one line, for what is not known, cannot be imported, or lacks a method of Policy.
+    """
+    return choose(choice, POLICIES, more)
+
+
 __all__ = [
     "ARC",
     "GDSF",
@@ -43,8 +55,11 @@ __all__ = [
     "FrequencySketch",
     "GhostList",
     "Policy",
+    "PolicyChoice",
     "PriorityPolicy",
     "QueuePolicy",
     "RecencyList",
     "WTinyLFU",
+    "policy_factory",
+    "policy_name",
 ]
