@@ -34,6 +34,7 @@ from ragcache.engine.torch.model import TorchModel
 from ragcache.errors import RagCacheError
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.template import PromptTemplate
+from ragcache.reuse.plan import Computed, Exact, ReusePlan
 from ragcache.service.answer import Answer, Query
 from ragcache.service.service import RagService
 from retrieval.errors import RetrievalError
@@ -139,7 +140,8 @@ class EngineBench:
         spans = [self._engine.allocate(len(part)) for part in missing]
         own = self._engine.allocate(len(question) + tokens)
         events: queue.SimpleQueue[tuple[float, EngineEvent]] = queue.SimpleQueue()
-        job = Job(cached, list(zip(missing, spans, strict=True)), question, own, tokens)
+        plan: ReusePlan = (*(Exact(span.length, span) for span in cached), *map(Computed, missing))
+        job = Job(plan, spans, question, own, tokens)
         begin = time.perf_counter()
         self._engine.submit(job, lambda event: events.put((time.perf_counter() - begin, event)))
         times = []

@@ -24,6 +24,7 @@ from ragcache.engine.torch.kv import KVSpan
 from ragcache.engine.torch.model import StepInput, TorchModel
 from ragcache.errors import RagCacheError
 from ragcache.model.checkpoint import DEFAULT_MODEL, Checkpoint
+from ragcache.reuse.plan import Computed, Exact
 
 TOGETHER = 8  # sequences
 TOGETHER_BOUND = 3.0  # times the tokens a second of one after another, at least
@@ -202,13 +203,15 @@ class BatchingBench:
     def _context(self, tokens: int, seed: int) -> KVSpan:
         """The KV of this number of tokens, computed by the engine."""
         span = self._engine.allocate(tokens)
-        job = Job([], [(self._ids(tokens, seed), span)], self._ids(1, seed), self._engine.allocate(1), 1)
+        plan = (Computed(self._ids(tokens, seed)),)
+        job = Job(plan, [span], self._ids(1, seed), self._engine.allocate(1), 1)
         _Run(self._engine, job).ended()
         return span
 
     def _job(self, cached: Sequence[KVSpan], question: int, tokens: int, seed: int) -> Job:
         memory = self._engine.allocate(question + tokens)
-        return Job(cached, [], self._ids(question, 1000 + seed), memory, tokens)
+        plan = tuple(Exact(span.length, span) for span in cached)
+        return Job(plan, [], self._ids(question, 1000 + seed), memory, tokens)
 
     def _ids(self, count: int, seed: int) -> list[int]:
         generator = torch.Generator().manual_seed(seed)

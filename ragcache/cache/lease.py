@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
+from ragcache.reuse import prefix
+from ragcache.reuse.plan import ReusePlan
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import Node
 
@@ -58,6 +60,14 @@ class Lease:
         return self.path[self.cached :]
 
     @property
+    def plan(self) -> ReusePlan:
+        """Where each segment of the path gets its KV from. Made anew at each call, so that who never asks pays nothing.
+
+        Ask once the lease is ready, and while it is open: else exact pieces may have no KV.
+        """
+        return prefix.plan(self.path, self.nodes[: self.cached])
+
+    @property
     def ready(self) -> bool:
         return not self.waiting or self.broken
 
@@ -71,6 +81,7 @@ class Lease:
     def commit(self, kv: Sequence[Any]) -> None:
         """Hands over the KV of the missing segments, complete and in order. Call at most once, while open and ready.
 
+        Only KV that was computed behind exact KV may be handed over: see `reuse.plan.keepable`.
         If the prompt was given up half computed, the KV of the first of them is as good. Where another request was
         faster, its node serves and this KV stays with the caller until release.
         """

@@ -21,7 +21,7 @@ from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.prompt import Prompt
 from ragcache.prompt.template import PromptTemplate
 from ragcache.service.answer import UsedDocument
-from ragcache.service.finder import Found
+from ragcache.service.finder import Stage
 from ragcache.service.limits import Limits
 from ragcache.service.service import RagService
 from ragcache.tree.segment import Segment
@@ -64,7 +64,7 @@ class StagedFinder:
     def check(self, question: str) -> None:
         assert question in self.scripts
 
-    async def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Found]:
+    async def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Stage]:
         del top_k, room
         script = self.scripts[question]
         for number, (when, letters) in enumerate(script, 1):
@@ -76,7 +76,7 @@ class StagedFinder:
             done = number == len(script)
             if staged or done:
                 found = tuple(UsedDocument(letter, letter, 1.0, False) for letter in letters)
-                yield Found(found, Prompt(path_of(letters), tuple(QUESTION)), done)
+                yield Stage(found, Prompt(path_of(letters), tuple(QUESTION)), done)
 
     def close(self) -> None:
         pass

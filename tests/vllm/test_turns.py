@@ -7,6 +7,7 @@ import pytest
 from ragcache.engine.protocol import Finished, Job, Prefilled, Sampling, Started, Token
 from ragcache.engine.vllm.front.ledger import VllmLedger
 from ragcache.errors import ConfigError
+from ragcache.reuse.plan import Computed
 from tests.vllm.live import empty, idle, started, until
 from tests.vllm.site import BLOCK, SYSTEM, document
 
@@ -39,14 +40,16 @@ def emptied(ledger):
 class Submitted:
     """A job over one made-up document, and its events."""
 
-    def __init__(self, engine, which, tokens=120, max_tokens=1, guess=False, log=None, so_far=(), **sampling):
+    def __init__(
+        self, engine, which, tokens=120, max_tokens=1, guess=False, log=None, so_far=(), namespace="default", **sampling
+    ):
         self.seen = []
         self._new = queue.SimpleQueue()
         self._name, self._log = which, log
         segments = [SYSTEM, document(which, tokens)]
-        missing = [(ids, engine.allocate(len(ids))) for ids in segments]
+        plan, targets = tuple(map(Computed, segments)), [engine.allocate(len(ids)) for ids in segments]
         question, memory = [*QUESTION, *so_far], engine.allocate(64)
-        job = Job((), missing, question, memory, max_tokens, Sampling(**sampling), len(so_far), guess)
+        job = Job(plan, targets, question, memory, max_tokens, Sampling(**sampling), len(so_far), guess, namespace)
         self.cancel = engine.submit(job, self._deliver)
 
     def _deliver(self, event):
@@ -106,6 +109,15 @@ def test_draws_do_not_depend_on_how_an_answer_is_split(engine):
     whole = Submitted(engine, 25, 150, 12, **sampling).ids  # its prompt takes four steps
     assert Submitted(engine, 25, 150, 7, so_far=whole[:5], **sampling).ids == whole[5:]
     assert Submitted(engine, 25, 150, 12, **sampling | {"seed": 8}).ids != whole
+
+
+def test_jobs_of_two_namespaces_share_no_kv(engine):
+    def computed(namespace):
+        return Submitted(engine, 40, tokens=120, namespace=namespace).until(Finished).computed_tokens
+
+    whole = len(SYSTEM) + 120 + len(QUESTION)
+    assert [computed(namespace) for namespace in ("default", "red", "blue")] == [whole] * 3
+    assert computed("red") == computed("default") == whole - (whole - 1) // BLOCK * BLOCK
 
 
 def test_steps_and_tokens_are_those_of_vllm(engine):

@@ -39,6 +39,7 @@ from ragcache.engine.vllm.wire.bulletin import BULLETIN, NAME_PARAM, Bulletin, E
 from ragcache.engine.vllm.wire.passages import SEGMENTS_PARAM
 from ragcache.engine.vllm.worker.draws import DRAW_PARAM, DRAWS
 from ragcache.errors import EngineError, ModelError
+from ragcache.reuse.plan import prefix_and_rest
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ class VllmEngine:
         return VllmKV(tokens)
 
     def submit(self, job: Job, deliver: Deliver) -> Callable[[], None]:
-        if not job.question or job.max_tokens < 1 or job.cached:
+        exact, _ = prefix_and_rest(job.plan)
+        if not job.question or job.max_tokens < 1 or exact:
             raise ValueError("a job for vLLM needs a question, max_tokens >= 1, and all of its prompt's tokens")
         cancelled = threading.Event()
 
@@ -280,10 +282,12 @@ class VllmEngine:
 
     async def _answer(self, number: int, name: str, running: _Running) -> LastEvent:
         job, deliver = running.job, running.deliver
-        prompt = [token for tokens, _ in job.missing for token in tokens] + list(job.question)
+        _, computed = prefix_and_rest(job.plan)
+        tokens = [token for piece in computed for token in piece.tokens] + list(job.question)
+        prompt = tokens_input(tokens, cache_salt=None if job.namespace == "default" else job.namespace)
         params: dict[str, Any] = {NAME_PARAM: name}
-        if job.missing:
-            params[SEGMENTS_PARAM] = [len(tokens) for tokens, _ in job.missing]
+        if computed:
+            params[SEGMENTS_PARAM] = [len(piece) for piece in computed]
         drawn: dict[str, Any] = {
             "temperature": job.sampling.temperature,
             "top_p": job.sampling.top_p,
@@ -304,7 +308,7 @@ class VllmEngine:
         # the lowest goes first; a guess comes right behind the last that may pass it
         priority = 2 * number + (2 * self._passed_by + 1) * job.guess
         prefilled = False
-        async for output in self._llm.generate(tokens_input(prompt), sampling, name, priority=priority):
+        async for output in self._llm.generate(prompt, sampling, name, priority=priority):
             completion = output.outputs[0]
             if completion.finish_reason == "abort" and running.cancelled.is_set():
                 ended = await self._told(name, running)
@@ -312,9 +316,9 @@ class VllmEngine:
             ids = list(completion.token_ids)
             if ids and not prefilled:
                 prefilled = True
-                for _, kv in job.missing:
+                for kv in job.targets:
                     kv.sources = tuple(running.sources.get(tier, 0) for tier in ("device", "host", "disk"))
-                deliver(Prefilled(len(prompt)))
+                deliver(Prefilled(len(tokens)))
             logprobs = completion.logprobs or [{}] * len(ids)
             for token, candidates in zip(ids, logprobs, strict=True):
                 if token in self._eos and completion.finish_reason == "stop":

@@ -34,7 +34,8 @@ class PathMirror:
 
     def root(self, namespace: str) -> Node:
         """The namespace's root."""
-        return self._roots.root(namespace)
+        # a connector names the namespace of a cache salt so
+        return self._roots.root(namespace if namespace == "default" else f"salt {namespace}")
 
     def match(self, root: Node, path: Sequence[Segment]) -> list[KnownPath]:
         """What is known of a path, from its beginning on."""

@@ -1,4 +1,4 @@
-"""`ragcache profile`: what is measured and how, where it is kept, and who is given it."""
+"""`ragcache profile`: what is measured and how, where the profile is saved, and which settings get it."""
 
 import contextlib
 import dataclasses
