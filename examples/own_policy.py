@@ -5,9 +5,9 @@ The command line takes it, too: `ragcache simulate --policy own_policy:Patience,
 
 import random
 
-from ragcache import Policy, Simulation, Trace
+from ragcache import Simulation, Trace
 from ragcache.cost import PolynomialCost
-from ragcache.policy import POLICIES, PriorityPolicy
+from ragcache.policy import PriorityPolicy
 from ragcache.tree.tree import Node
 
 
@@ -39,19 +39,11 @@ def some_trace(requests: int = 2_000, documents: int = 300) -> Trace:
     return trace
 
 
-def made(capacity: int) -> Policy:
-    """As `POLICIES` has it: a policy for a tier of this capacity, in tokens."""
-    del capacity  # this one keeps nothing about nodes that left
-    return Patience()
-
-
 def main() -> None:
-    POLICIES["patience"] = made  # for this process
     simulation = Simulation(some_trace(), PolynomialCost(a=50, b=0.01))
-    for outcome in simulation.run_all(["patience", "lru", "pgdsf", "s3fifo", "belady"], [20_000]):
-        print(
-            f"{outcome.policy:<10}{outcome.hit_ratio:>8.1%} found{outcome.seconds_saved_ratio:>8.1%} of the time saved"
-        )
+    for outcome in simulation.run_all([Patience, "lru", "pgdsf", "s3fifo", "belady"], [20_000]):
+        name = outcome.policy.rpartition(":")[2]
+        print(f"{name:<10}{outcome.hit_ratio:>8.1%} found{outcome.seconds_saved_ratio:>8.1%} of the time saved")
 
 
 if __name__ == "__main__":

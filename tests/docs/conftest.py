@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import ragcache
 from tests.docs.pages import ROOT, Block
 
 QUESTIONS = {
@@ -27,12 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def site(tiny_index: Path, tiny_folder: Path) -> Iterator[str]:
     """The URL of a server over the tiny model and index, in this process."""
-    from tests.props.reopened import Reopened
-
-    server = Reopened("--index", str(tiny_index), "--model", str(tiny_folder), "--top_k", 2, "--max_tokens", 16)
-    server.ready().close()
-    yield server.url
-    server.end()
+    settings = {"index": tiny_index / "faiss.idx", "model": str(tiny_folder), "top_k": 2, "max_tokens": 64}
+    with ragcache.open_service(**settings, port=0, threads=1) as service:
+        yield service.url
 
 
 class Desk:

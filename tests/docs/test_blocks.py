@@ -29,7 +29,7 @@ SERVING = [block for block in RUN if "ragcache serve" in block.text]
 # these ask a server, load a model or simulate for seconds
 ASKS = re.compile(r"curl|ragcache query|RagClient\(\"")
 SLOW = re.compile(
-    r"ragcache (index|corpus|profile|profile-search|query) |open_service|-m eval\."
+    r"ragcache (index|corpus|profile|profile-search|query)\b|open_service|-m eval\."
     r"|pimsim|hardware|--policy all|RagClient\(\""
 )
 QUICK = [block for block in RUN if block not in SERVING and not SLOW.search(block.text)]
