@@ -313,7 +313,7 @@ class Hierarchy:
     def audit(self, leases: dict[int, int]) -> Iterator[None]:
         """Recounts tree and tiers; IntegrityError if the books differ. `leases`: how many hold each node, by id.
 
-        Pauses after every AUDITED_AT_ONCE nodes; whoever uses the cache in a pause has to give the audit up.
+        Pauses after every AUDITED_AT_ONCE nodes; once the cache was used in a pause, the audit is void.
         """
         settled = not self.moves.pending
         books = {tier.index: [0, 0, 0] for tier in self._tiers}

@@ -198,8 +198,8 @@ def test_every_bit_of_the_meta_pages_and_of_the_tables_roots_is_looked_at_or_har
     for offset in (*range(152), *range(PAGE, PAGE + 152)):
         flip(seeded / DATA, offset, offset % 8)
         try:
-            found = survey(seeded / DATA, TABLES)
-            assert (found.page_size, found.used) == (PAGE, wanted.used), offset
+            surveyed = survey(seeded / DATA, TABLES)
+            assert (surveyed.page_size, surveyed.used) == (PAGE, wanted.used), offset
         except Untrusted:
             refused += 1
         flip(seeded / DATA, offset, offset % 8)
