@@ -89,15 +89,12 @@ class Hierarchy:
         for tier, node in held:
             tier.release(node)
 
-    def evict(self, node: Node) -> None:
-        """A leaf of the device that is not held makes room, and goes to the host if there is one."""
-        self._swap_out(node, self.device.evict(node).copy)
+    def evict(self, node: Node, *, rejected: bool = False) -> None:
+        """A leaf of the device that is not held makes room, and goes to the host if there is one.
 
-    def reject(self, node: Node) -> None:
-        """A newcomer to the device that lost against what is there goes to the host if there is one."""
-        self._swap_out(node, self.device.reject(node).copy)
-
-    def _swap_out(self, node: Node, kv: Any) -> None:
+        `rejected`: it is a newcomer that lost against what is there, of which the policy learns nothing.
+        """
+        kv = (self.device.reject(node) if rejected else self.device.evict(node)).copy
         if self.host is not None:
             if node.places[HOST] is not None:
                 self.host.mirrored(node)
