@@ -159,6 +159,7 @@ class KnowledgeCache:
         return self._device.balance()
 
     def bytes_of(self, tokens: int) -> int:
+        """Bytes of device KV that this number of tokens takes."""
         return tokens * self.bytes_per_token
 
     def can_ever_lease(self, path: Sequence[Segment], extra_tokens: int) -> bool:
