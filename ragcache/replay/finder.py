@@ -17,7 +17,7 @@ from ragcache.replay.search_profile import SearchProfile
 from ragcache.replay.searches import Documents, Outsider, Searches, SearchesInTurn
 from ragcache.replay.workload import TimedRequest, Workload
 from ragcache.service.answer import UsedDocument
-from ragcache.service.finder import Found
+from ragcache.service.finder import Stage
 from ragcache.tree.segment import Segment
 
 TOKENS_PER_WORD = 4 / 3  # in a question that is text: about what English takes with most tokenizers
@@ -93,7 +93,7 @@ class SimulatedFinder:
             for number, request in enumerate(self._requests)
         )
 
-    async def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Found]:
+    async def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Stage]:
         del top_k  # a request has the documents it has
         number = int(question)
         request = self._requests[number]
@@ -106,7 +106,7 @@ class SimulatedFinder:
                 if len(documents) == len(request.documents):
                     prompt = self._prompt(documents, ending)
                     if len(prompt) <= room:
-                        yield Found(_used(documents), prompt, False)
+                        yield Stage(_used(documents), prompt, False)
         prompt = self._prompt(request.documents, ending)
         if len(prompt) > room:
             raise BadQuery(
@@ -115,7 +115,7 @@ class SimulatedFinder:
                 field="top_k",
                 limit=room,
             )
-        yield Found(_used(request.documents), prompt, True)
+        yield Stage(_used(request.documents), prompt, True)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -35,26 +35,34 @@ def options(tiny_index, tiny_folder) -> list[str]:
     return ["--model", str(tiny_folder), "--index", str(tiny_index), *SIZES]
 
 
-def test_a_short_soak_has_no_error_and_tells_its_times(options, capsys, monkeypatch):
-    monkeypatch.setattr(soak, "SAMPLE_SECONDS", 0.25)
+@pytest.mark.parametrize(
+    "minutes",
+    [0.05, pytest.param(0.15, marks=pytest.mark.full(proof="test_a_short_soak_has_no_error_and_tells_its_times"))],
+)
+def test_a_short_soak_has_no_error_and_tells_its_times(options, capsys, monkeypatch, server_here, minutes):
+    """The shorter one with its server in this process."""
+    if minutes < 0.1:
+        server_here(soak)
+    monkeypatch.setattr(soak, "SAMPLE_SECONDS", 0.25 if minutes > 0.1 else 0.08)
     monkeypatch.setattr(soak, "LONGEST_TIMEOUT_MS", 20)
     monkeypatch.setattr(soak, "LONGEST_HANG_UP", 0.05)
-    status = soak.main([*options, "--minutes", "0.15", "--rate", "15", "--json"])
+    status = soak.main([*options, "--minutes", str(minutes), "--rate", "15", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert (status, report["problems"]) == (0, []), report
     assert set(report["outcomes"]) == {"answered", "expired", "hung up"}
-    assert report["outcomes"]["answered"] > 50
+    assert report["outcomes"]["answered"] > 300 * minutes
     assert min(report["tokens"].values()) > 0
     for name in ("ttft", "total", "tpot"):
         assert 0 < report[name]["p50"] <= report[name]["p95"] <= report[name]["p99"]
     assert report["ttft"]["p50"] < report["total"]["p50"]
-    assert len(report["rss"]) > 20
+    assert len(report["rss"]) > 130 * minutes
     assert len(report["own"]) == len(report["rss"])
     assert all(50 * MIB < own < rss for own, rss in zip(report["own"], report["rss"], strict=True))
     assert report["growth"]["bytes"] <= report["growth"]["allowed"]
     assert not report["interrupted"]
 
 
+@pytest.mark.full(proof="test_an_interruption_ends_the_servers_and_removes_the_folder")
 def test_an_interruption_prints_what_there_is(options, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "eval.soak", *options, "--rate", "10"],

@@ -9,6 +9,7 @@ from pimsim import Controller, Standard, simulate
 from pimsim.dram.commands import CommandLog
 from tests.pimsim.dram_material import SMALL, controllers, rich_trace, standard, traces
 from tests.pimsim.naive_controller import NaiveController
+from tests.props.budget import examples
 
 
 def rows(log: CommandLog) -> list[tuple]:
@@ -25,19 +26,19 @@ def compare(trace, where: Standard, controller: Controller) -> None:
     assert result.entered.tolist() == [naive.entered[at] for at in range(len(trace))]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(trace=traces(), controller=controllers)
 def test_small_traces(trace, controller):
     compare(trace, SMALL, controller)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(trace=traces(), controller=controllers)
 def test_small_traces_with_two_command_buses(trace, controller):
     compare(trace, dataclasses.replace(SMALL, command_buses=2), controller)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(seed=st.integers(0, 1 << 30), writes=st.sampled_from([0.0, 0.2, 0.6]), controller=controllers)
 def test_longer_traces_under_load(seed, writes, controller):
     compare(rich_trace(150, seed, writes=writes), SMALL, controller)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from pimsim import Controller, Standard, Trace, simulate
 from pimsim.standard import names
 from tests.pimsim.dram_material import SMALL, controllers, rich_trace, traces
+from tests.props.budget import examples
 
 
 def over_all_channels(where: Standard, count: int = 4000) -> Trace:
@@ -34,7 +35,7 @@ def test_each_standard_runs(name, refresh):
     assert result.provenance.warnings == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(trace=traces(), controller=controllers)
 def test_each_request_is_served_once(trace, controller):
     result = simulate(trace, SMALL, controller, commands=True)

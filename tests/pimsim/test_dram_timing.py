@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from pimsim import Controller, simulate
 from tests.pimsim.dram_material import SMALL, controllers, rich_trace, standard, traces
 from tests.pimsim.timing_checker import Checker
+from tests.props.budget import examples
 
 BETWEEN = {
     "tRCD",
@@ -33,7 +34,7 @@ def slack(where, trace, controller, against=None):
     return Checker(against or where).check(log)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(trace=traces(), controller=controllers)
 def test_all_timings_hold_in_small_traces(trace, controller):
     assert all(left >= 0 for left in slack(SMALL, trace, controller).values())

@@ -22,6 +22,7 @@ from retrieval.errors import SearchError
 from retrieval.hnsw_stages import HNSWStages, VisitLog
 from retrieval.ivf_stages import IVFStages
 from retrieval.staged import FlatStages, Stage, StagedSearch, even_shares
+from tests.props.budget import examples
 
 METRICS = [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2]
 COUNT, DIM, QUERIES = 20_000, 48, 150
@@ -126,7 +127,7 @@ class Naive:
         return results
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     count=st.integers(1, 120),
     dim=st.integers(1, 11),

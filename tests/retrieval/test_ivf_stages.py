@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from retrieval.errors import SearchError
 from retrieval.ivf_stages import IVFStages
 from retrieval.staged import FlatStages, Stage, cuts, even_shares
+from tests.props.budget import examples
 
 METRICS = [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2]
 
@@ -78,7 +79,7 @@ def test_every_stage_equals_a_search_of_its_effort(metric: int, kind: str, k: in
                     assert_equal(stage, plain(index, query, k, stage.effort))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     values=st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2)), min_size=1, max_size=40),
     centres=st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2)), min_size=1, max_size=8),

@@ -22,6 +22,8 @@ from ragcache.replay.workload import TimedRequest, Workload
 from tests.props.small_replays import searches as recorded
 from tests.props.small_replays import workload
 
+pytestmark = pytest.mark.xdist_group("pimsim")  # whose kernels are compiled once
+
 FAST = 1000  # requests a second of one core
 
 
@@ -86,6 +88,7 @@ def test_two_processes_with_one_seed_give_equal_bytes_and_another_seed_does_not(
     assert 0 < found["speculation"]["used"] < found["speculation"]["started"]
 
 
+@pytest.mark.full(proof="test_a_search_among_others_takes_longer_and_is_the_same_every_time")
 def test_two_processes_replay_a_system_of_pimsim_alike(tmp_path):
     traffic(150, per_second=3).write(tmp_path / "w.jsonl")
     (tmp_path / "ours.yaml").write_text("name: ours\nbase: heterrag\nchanges: {retrieval.devices: 4}\n")
@@ -109,6 +112,7 @@ def test_a_system_of_pimsim_is_a_machine_by_its_name(file, capsys):
     assert other["config"]["device_cache"] != slow["config"]["device_cache"]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("hardware", ["a10g", "heterrag"])
 @pytest.mark.parametrize("per_second", [1.0, 1000.0])  # hardly anybody waits; nearly all do
 def test_a_thousand_requests_a_second_are_replayed_on_one_core(per_second, hardware):
@@ -218,7 +222,7 @@ def refusal(capsys: pytest.CaptureFixture[str], arguments: Sequence[Any]) -> str
         (["--timeout-ms", "0"], "--timeout-ms must be at least 1, not 0"),
         (["--threads", "-1"], "--threads must be at least 0, not -1"),
         (["--trace", "no/such/folder/t.json"], "cannot write no/such/folder/t.json: No such file or directory"),
-        (["--trace", "."], "cannot write .: it is no file"),
+        (["--trace", "."], "cannot write .: it is not a regular file"),
         (["--search", "no.json"], "cannot read no.json: No such file or directory"),
         (["--prefill-times", "no.json"], "no.json"),
         (["--engine", "torch", "--model", "no/such/model"], "no/such/model"),

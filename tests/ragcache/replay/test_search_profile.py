@@ -16,6 +16,7 @@ from retrieval.embedder import Embedder
 from retrieval.index import build_index
 from retrieval.retriever import Retriever
 from retrieval.staged import even_shares
+from tests.props.budget import examples
 from tests.props.small_replays import searches
 
 
@@ -244,7 +245,7 @@ def test_questions_that_are_none(tmp_path, ivf, capsys, text, says):
     assert says in capsys.readouterr().err
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(found=st.lists(searched(most=1), min_size=1, max_size=5))
 def test_any_recording_makes_a_profile(found):
     vectors = np.arange(len(found), dtype=float).reshape(-1, 1)

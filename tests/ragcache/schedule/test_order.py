@@ -1,4 +1,4 @@
-"""Whose turn it is: what is cached goes first, nobody is passed over for ever, and a turn is cheap."""
+"""Whose turn it is: cached requests go first, none is overtaken for ever, and a turn is cheap."""
 
 import random
 import time
@@ -13,6 +13,7 @@ from ragcache.policy import LRU
 from ragcache.schedule.order import Order, Waiting
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import KnowledgeTree
+from tests.props.budget import examples
 
 DOCUMENTS = [Segment.of(f"d{at}", [at + 1] * (2 + at % 5)) for at in range(8)]
 A, B = (Segment.of(name, [token] * 10) for name, token in (("a", 101), ("b", 102)))
@@ -68,8 +69,8 @@ def naive_turn(tree: KnowledgeTree, waiting: list[Waiting], passed: dict[int, in
         max_size=60,
     ),
 )
-@settings(max_examples=300, deadline=None)
-def test_the_turn_is_that_of_a_naive_search_and_nobody_is_passed_over_too_often(window, steps):
+@settings(max_examples=examples(300), deadline=None)
+def test_the_turn_is_that_of_a_naive_search_and_none_is_overtaken_too_often(window, steps):
     cache = KnowledgeCache(60, 1, LRU())
     order = Order(cache.tree, window)
     waiting: list[Waiting] = []
@@ -112,7 +113,7 @@ def test_the_turn_is_that_of_a_naive_search_and_nobody_is_passed_over_too_often(
 
 
 @pytest.mark.parametrize("window", [1, 5, 32])
-def test_under_adversarial_arrivals_the_one_nobody_shares_waits_no_longer_than_the_window(window):
+def test_under_adversarial_arrivals_the_one_that_shares_nothing_waits_no_longer_than_the_window(window):
     cache = KnowledgeCache(100, 1, LRU())
     order = Order(cache.tree, window)
     with cache.lease([A], 0) as lease:
@@ -151,6 +152,7 @@ def seconds_a_turn(count: int) -> float:
     return (time.perf_counter() - begin) / 1000
 
 
+@pytest.mark.timing
 def test_a_turn_takes_less_than_a_millisecond_with_a_thousand_waiting():
     thousand, many = seconds_a_turn(1_000), seconds_a_turn(8_000)
     assert thousand < 1e-3

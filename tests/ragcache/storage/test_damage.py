@@ -51,6 +51,7 @@ def flip(path: Path, offset: int, bit: int) -> None:
         file.write(bytes([value ^ 1 << bit]))
 
 
+@pytest.mark.full(proof="test_a_write_that_fails_midway_leaves_nothing")
 def test_kill_9_at_any_moment_leaves_whole_records_only(tmp_path):
     rng = random.Random(5)
     swept: Counter[str] = Counter()
@@ -167,6 +168,7 @@ def test_a_damaged_header_is_found_after_opening_too(tmp_path):
     no_orphans(tmp_path)
 
 
+@pytest.mark.full(proof="test_every_bit_of_the_meta_pages_and_of_the_tables_roots_is_looked_at_or_harmless")
 def test_flipped_bits_anywhere_end_no_process_and_serve_nothing_wrong(seeded):
     rng = random.Random(8)
     sound = (seeded / DATA).read_bytes()

@@ -18,6 +18,7 @@ from ragcache.storage.lmdb_file import MARK, TABLES
 from ragcache.storage.lmdb_store import DiskStore
 from ragcache.storage.lmdb_survey import survey
 from ragcache.storage.record import Header, Record, record_key, root_key
+from tests.props.budget import examples
 from tests.props.disk_records import (
     FINGERPRINT,
     SMALLEST,
@@ -208,7 +209,7 @@ SIZES = st.one_of(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(SIZES, st.integers(1, 4000), st.randoms(use_true_random=False)), min_size=20, max_size=60))
 def test_what_the_books_allow_is_written(tmp_path_factory, steps):
     """Any sequence of writes and removals within `usable` goes well, and the file keeps to its capacity."""
