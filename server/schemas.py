@@ -23,9 +23,7 @@ class QueryBody(BaseModel):
     )
     seed: StrictInt | None = Field(None, description="equal seeds give equal answers")
     stop: list[StrictStr] = Field([], description="a string or several: the answer ends before the first that appears")
-    timeout_ms: StrictInt | None = Field(
-        None, description="stop the work after this many milliseconds, with status 504"
-    )
+    timeout_ms: StrictInt | None = Field(None, description="give up after this many milliseconds: 504")
     stream: StrictBool = Field(False, description="answer as server-sent events")
 
     @field_validator("stop", mode="before")
@@ -103,8 +101,8 @@ class TierBody(BaseModel):
     """One tier of the cache: the state of its bytes, and totals since the start, in segments and tokens.
 
     Below the device, `hits` and `misses` count what the faster tiers lacked. Segments leave to make room (`evictions`,
-    of which `losses` left no copy elsewhere), as newcomers that were worth less (`rejections`), as `mirrors` of what the
-    device has too, as `orphans` of a lost ancestor, or `cleared` by request. `failures` counts moves that failed, by
+    of which `losses` left no copy elsewhere), as newcomers that were worth less (`rejections`), as `mirrors` of what
+    the device has too, as `orphans` of a lost ancestor, or `cleared` by request. `failures` counts failed moves, by
     reason; each is a miss.
     """
 
@@ -141,7 +139,7 @@ class IntegrityBody(BaseModel):
 
 
 class CacheBody(BaseModel):
-    """Answer of `GET /v1/cache`. `moving` counts moves under way, `unwritten` segments that wait to be written to disk."""
+    """Answer of `GET /v1/cache`. `moving` counts moves under way, `unwritten` segments that are not on disk yet."""
 
     nodes: int
     tiers: dict[str, TierBody]
