@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragcache.cache.cache import ADMISSIONS
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES, PolicyChoice, policy_factory
 from ragcache.service.settings import ServiceSettings
@@ -54,7 +53,7 @@ class ServeConfig:
     admission: str = _option(
         "always",
         "always: new KV always stays; competes: only where the policy prefers it to the KV that it would displace "
-        f"(then memory for one request is kept free of idle KV). One of {', '.join(ADMISSIONS)}",
+        "(then memory for one request is kept free of idle KV)",
     )
     engine: str = _option(
         "torch", "what computes: torch, in this process, or vllm, where it is installed", one_of=ENGINES
