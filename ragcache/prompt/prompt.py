@@ -10,9 +10,9 @@ from ragcache.tree.segment import Segment
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """`path` (system prompt, then documents in order) and the question behind it.
+    """A path of segments (system prompt, then documents in order) and the token ids of the question behind it.
 
-    The model reads their tokens, one after another, and nothing else.
+    The model reads exactly their tokens, one after another.
     """
 
     path: tuple[Segment, ...]
@@ -20,6 +20,7 @@ class Prompt:
 
     @property
     def documents(self) -> tuple[Segment, ...]:
+        """The path without the system prompt."""
         return self.path[1:]
 
     def __len__(self) -> int:

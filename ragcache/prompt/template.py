@@ -19,8 +19,8 @@ SYSTEM_PROMPT = (
     "You are a helpful assistant. Use the documents to answer the question in one short sentence. "
     "If they do not hold the answer, say so."
 )
-# long enough that no tokenizer of ours packs more text into a token on average: a text is cut there before it is
-# tokenised, so that a document of gigabytes costs no more than one of its limit
+# more than any tokenizer packs into a token on average: a text is cut there before it is tokenised, so that a document
+# of gigabytes costs no more than one of the longest kind
 MAX_CHARACTERS_PER_TOKEN = 32
 SEGMENTS_KEPT = 1024
 
@@ -28,7 +28,7 @@ SEGMENTS_KEPT = 1024
 class PromptTemplate:
     """Writes prompts in a model's chat format, segment by segment.
 
-    What users and documents say is tokenised without special tokens, so no text can end its turn or start another.
+    Texts of users and documents are tokenised without special tokens, so none can end its turn or start another.
     """
 
     def __init__(self, tokenizer: Any, *, max_doc_tokens: int, max_question_tokens: int) -> None:
@@ -70,7 +70,9 @@ class PromptTemplate:
         try:
             question.encode()
         except UnicodeEncodeError as error:
-            raise BadQuery("the question holds half of a surrogate pair, which is no text", field="question") from error
+            raise BadQuery(
+                "the question holds half of a surrogate pair, which is not text", field="question"
+            ) from error
         limit = self.max_question_tokens
         # the first test keeps a huge text from the tokenizer
         count = limit + 1 if len(question) > limit * MAX_CHARACTERS_PER_TOKEN else len(self._text(question))

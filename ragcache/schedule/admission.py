@@ -1,4 +1,4 @@
-"""AdmissionQueue: requests that wait for a place in the batch and for KV memory, and whose turn it is."""
+"""AdmissionQueue: requests that wait for a slot of the batch and for KV memory, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TryLease = Callable[[], Lease | None]
 
 
 class _Entry(Waiting):
-    """A waiting request, how it gets its lease, and who is to be told."""
+    """A waiting request, the call that tries for its lease, and the future that the lease is delivered to."""
 
     __slots__ = ("future", "try_lease")
 
@@ -25,15 +25,20 @@ class _Entry(Waiting):
 
 
 class AdmissionQueue:
-    """Leases are given in the `order`; a request that would fit waits behind the one whose turn it is.
+    """Gives leases in the order that `Order` says; a request that would fit waits behind the one whose turn it is.
 
-    A waiting request holds nothing, so what runs always ends and frees its memory: there is no deadlock. Belongs to
-    one event loop.
+    A waiting request holds nothing, so running requests always end and free their memory: there is no deadlock.
+    Belongs to one event loop.
     """
 
-    def __init__(self, max_running: int, order: Order | None = None) -> None:
-        """Without an `order`, it is that of arrival."""
-        self.on_blocked: Callable[[], None] = lambda: None  # somebody's turn has come, but no place or memory is free
+    def __init__(
+        self, max_running: int, order: Order | None = None, on_blocked: Callable[[], None] = lambda: None
+    ) -> None:
+        """At most `max_running` requests are admitted at a time; without an `order`, in that of arrival.
+
+        `on_blocked` is called when it is a request's turn but no slot or memory is free.
+        """
+        self._on_blocked = on_blocked
         self._max_running = max_running
         self._running = 0
         self._prefilling = 0
@@ -41,20 +46,25 @@ class AdmissionQueue:
         self._order = Order(KnowledgeTree(), 0) if order is None else order  # an empty one is false
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Number of waiting requests."""
         return len(self._order)
 
     @property
     def running(self) -> int:
+        """Number of admitted requests that have not left."""
         return self._running
 
     @property
     def pool(self) -> int:
-        """Requests whose prompt is not computed yet, whether they wait or run."""
+        """Number of requests whose prompt is not computed yet, waiting or running."""
         return len(self._order) + self._prefilling
 
     async def admit(self, try_lease: TryLease, path: Sequence[Segment] = (), namespace: str = "default") -> Lease:
-        """Waits for the turn of this request, then for `try_lease` to give a lease; pair with `leave`."""
+        """Waits for the turn of this request and for `try_lease` to return a lease. Pair with `leave`.
+
+        `path` under `namespace` is where the order looks for what is cached of it. Cancelling gives up the turn, and
+        releases a lease that has just been given.
+        """
         entry = _Entry(path, namespace, try_lease)
         self._order.add(entry)
         self.advance()
@@ -70,7 +80,10 @@ class AdmissionQueue:
             raise
 
     def admit_now(self, try_lease: TryLease) -> Lease | None:
-        """A lease for who passes nobody and does not wait: None if others do, or no place or memory is free."""
+        """Admits a request that overtakes none. Returns None if others wait, or if no slot or memory is free.
+
+        Pair with `leave`, if a lease is returned.
+        """
         if len(self._order) or self._running >= self._max_running:
             return None
         lease = try_lease()
@@ -79,11 +92,11 @@ class AdmissionQueue:
         return lease
 
     def prefilled(self) -> None:
-        """The prompt of an admitted request is computed."""
+        """Reports that the prompt of an admitted request is computed."""
         self._prefilling -= 1
 
     def leave(self, *, prefilled: bool = False) -> None:
-        """An admitted request has ended and released its lease. `prefilled`: it has said so before."""
+        """Reports that an admitted request has ended and released its lease. `prefilled`: it was reported before."""
         self._running -= 1
         self._prefilling -= not prefilled
         left, self._left = self._left, []
@@ -93,13 +106,13 @@ class AdmissionQueue:
         self.advance()
 
     def next_leave(self) -> asyncio.Future[None]:
-        """Done when an admitted request has left."""
+        """A future that is done when the next admitted request has left."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left.append(future)
         return future
 
     def advance(self) -> None:
-        """Memory may have come free: whoever is next tries again."""
+        """Lets the next request try again, and those behind it. Call when memory may have come free."""
         while (entry := self._order.next()) is not None:
             assert isinstance(entry, _Entry)
             if entry.future.done():  # cancelled, and not yet awake to withdraw
@@ -107,7 +120,7 @@ class AdmissionQueue:
                 continue
             lease = entry.try_lease() if self._running < self._max_running else None
             if lease is None:
-                self.on_blocked()
+                self._on_blocked()
                 return
             self._order.take(entry)
             self._enter()

@@ -25,6 +25,7 @@ from ragcache.engine.protocol import (
 )
 from ragcache.errors import DeadlineExceeded, EngineError
 from ragcache.prompt.prompt import Prompt
+from ragcache.reuse.plan import Computed, ReusePlan, keepable
 from ragcache.schedule.admission import AdmissionQueue
 
 T = TypeVar("T")
@@ -42,9 +43,10 @@ async def within(deadline: float | None, work: Awaitable[T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class GenerationTask:
-    """What is to be generated: `extra` tokens of KV are needed besides the path's.
+    """What is to be generated, behind which prompt.
 
-    `generated` tokens at the end of the question are those of an answer that goes on.
+    `extra` tokens of KV are needed besides the path's. `generated` tokens at the end of the question are those of an
+    answer that goes on. KV is shared with tasks of the same `namespace` only.
     """
 
     prompt: Prompt
@@ -52,6 +54,7 @@ class GenerationTask:
     max_tokens: int
     sampling: Sampling
     generated: int = 0
+    namespace: str = "default"
 
     def resumed(self, ids: Sequence[int]) -> GenerationTask:
         """The rest of the task, once `ids` have been generated."""
@@ -63,22 +66,24 @@ class GenerationTask:
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """A place in the batch, from the turn on. Its lease ends with the engine's last event, whoever still listens."""
+    """A slot of the batch, from the turn on. Its lease ends with the engine's last event, whether or not it is read."""
 
     cache: CacheContract
     admission: AdmissionQueue
     lease: Lease
     on_end: Callable[[], None]
     inbox: asyncio.Queue[tuple[float, EngineEvent]] = field(default_factory=asyncio.Queue)
-    memory: Sequence[Any] = ()
+    plan: ReusePlan = ()  # once the engine has the job
+    targets: Sequence[Any] = ()  # KV memory of its computed pieces
     prefilled: bool = False
     ended: bool = False
     tokens: int = 0  # generated
     kept_tokens: int = 0  # computed, and handed to a cache that keeps them
-    wasted_tokens: int = 0  # computed or generated, and neither kept in the cache nor of use to anybody if cancelled
-    cancel_job: Callable[[], None] | None = None  # once the engine has it
+    wasted_tokens: int = 0  # computed or generated, and not kept in the cache: lost if the job was cancelled
+    cancel_job: Callable[[], None] | None = None  # once the engine has the job
 
     def on_event(self, time: float, event: EngineEvent) -> None:
+        """Takes in an event of the engine, which came at `time`, and puts it into the inbox."""
         if isinstance(event, Prefilled):
             self._keep_complete(event.computed_tokens)
             self.prefilled = True
@@ -96,28 +101,25 @@ class _Run:
         self.inbox.put_nowait((time, event))
 
     def end(self) -> None:
-        """Gives back lease and place."""
+        """Gives back lease and slot."""
         self.ended = True
-        self.memory = ()
+        self.plan, self.targets = (), ()
         self.lease.release()
         self.admission.leave(prefilled=self.prefilled)
         self.on_end()
 
     def _keep_complete(self, computed_tokens: int) -> None:
-        """Hands the KV of segments that are complete over to the cache: all, but of a prompt that was given up."""
-        complete, tokens = 0, 0
-        for segment in self.lease.missing:
-            if tokens + len(segment) > computed_tokens:
-                break
-            complete, tokens = complete + 1, tokens + len(segment)
-        self.lease.commit(self.memory[:complete])
-        self.kept_tokens = tokens if self.cache.keeps else 0
+        """Hands complete and exact KV over to the cache: all that was computed, unless the prompt was given up."""
+        complete = keepable(self.plan, computed_tokens)
+        self.lease.commit(self.targets[: len(complete)])
+        self.kept_tokens = sum(map(len, complete)) if self.cache.keeps else 0
 
 
 class Generation:
-    """One prompt's lease and job. `on_end` is called when an admitted prompt has released its lease.
+    """One prompt's lease and job, from waiting for its turn to the engine's last event.
 
-    After an event Failed or Preempted it may be started again, which waits for its turn anew.
+    `on_end` is called when an admitted prompt has released its lease. After an event Failed or Preempted it may be
+    started again, which waits for its turn anew.
     """
 
     def __init__(
@@ -128,11 +130,11 @@ class Generation:
         self._admission = admission
         self._on_end = on_end
         self._run: _Run | None = None
-        self.began = 0.0  # when `start_now` began to load what is cached, or handed over to the engine
+        self.began = 0.0  # time of the loop at which `start_now` got its lease
 
     @property
     def lease(self) -> Lease:
-        """What the last start was given."""
+        """The lease that the last start was given."""
         assert self._run is not None
         return self._run.lease
 
@@ -143,19 +145,19 @@ class Generation:
 
     @property
     def prefilling(self) -> bool:
-        """Whether it has a place in the batch, and its prompt is not computed yet."""
+        """Whether it has a slot of the batch, and its prompt is not computed yet."""
         return self._run is not None and not self._run.ended and not self._run.prefilled
 
     @property
     def wasted_tokens(self) -> int:
-        """Once ended: tokens that it computed and generated, but for those of KV that the cache was given."""
+        """Once ended: tokens that it computed and generated, less those whose KV the cache took over; 0 before."""
         return 0 if self._run is None else self._run.wasted_tokens
 
     async def start(self, task: GenerationTask, deadline: float | None = None) -> None:
         """Waits for its turn and for the KV that is cached, then hands the rest to the engine.
 
-        Where the device has no memory although the books have, it waits until somebody leaves, for it is the youngest;
-        EngineError if it is alone.
+        Where the device has no memory although the cache's books say so, it waits until another request leaves, since
+        it is the youngest. Raises EngineError if it is alone, DeadlineExceeded at `deadline`, a time of the loop.
         """
         while True:
             self._run = await within(deadline, self._admitted(task))
@@ -171,8 +173,8 @@ class Generation:
             await within(deadline, self._admission.next_leave())
 
     def start_now(self, task: GenerationTask) -> bool:
-        """Starts without waiting for a turn, if that passes nobody and place and memory are free; says whether so."""
-        lease = self._admission.admit_now(lambda: self._cache.lease(task.prompt.path, task.extra))
+        """Starts at once if that overtakes no request and a slot and memory are free. Returns whether it did."""
+        lease = self._admission.admit_now(lambda: self._lease(task))
         if lease is None:
             return False
         run = self._run = self._run_of(lease)
@@ -187,14 +189,14 @@ class Generation:
                 return
             try:
                 self._submit(task, run, guess=True)
-            except Exception as error:  # nobody waits here: it is told as the engine's failures are
+            except Exception as error:  # no caller is left to raise it to: it arrives as the engine's failures do
                 run.inbox.put_nowait((asyncio.get_running_loop().time(), Failed(f"{type(error).__name__}: {error}")))
 
         lease.when_ready(loaded)
         return True
 
     async def next(self, deadline: float | None = None) -> tuple[float, EngineEvent]:
-        """The engine's next event, and when it came."""
+        """The engine's next event, and the time of the loop at which it came. DeadlineExceeded at `deadline`."""
         assert self._run is not None
         return await within(deadline, self._run.inbox.get())
 
@@ -211,12 +213,16 @@ class Generation:
     def _run_of(self, lease: Lease) -> _Run:
         return _Run(self._cache, self._admission, lease, self._on_end)
 
+    def _lease(self, task: GenerationTask) -> Lease | None:
+        return self._cache.lease(task.prompt.path, task.extra, namespace=task.namespace)
+
     async def _admitted(self, task: GenerationTask) -> _Run:
         """A run whose KV is all on the device, once it is this request's turn."""
-        loop, cache, path = asyncio.get_running_loop(), self._cache, task.prompt.path
+        loop, cached_as = asyncio.get_running_loop(), self._cache.cached_as
         while True:
-            given = await self._admission.admit(lambda: cache.lease(path, task.extra), cache.cached_as(path))
-            lease: Lease | None = given
+            lease: Lease | None = await self._admission.admit(
+                lambda: self._lease(task), cached_as(task.prompt.path), task.namespace
+            )
             while lease is not None:
                 run = self._run_of(lease)
                 ready: asyncio.Future[None] = loop.create_future()
@@ -230,29 +236,29 @@ class Generation:
                     return run
                 # what could not be loaded is no longer in the cache, so that this ends
                 lease.release()
-                lease = cache.lease(path, task.extra)
+                lease = self._lease(task)
             self._admission.leave()
 
     def _submit(self, task: GenerationTask, run: _Run, *, guess: bool = False) -> None:
         loop = asyncio.get_running_loop()
 
         def deliver(event: EngineEvent) -> None:
-            # a closed loop has no one left to tell
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError):  # the loop is closed: its requests have ended
                 loop.call_soon_threadsafe(lambda: run.on_event(loop.time(), event))
 
-        lease = run.lease
         try:
-            run.memory = [self._engine.allocate(len(segment)) for segment in lease.missing]
+            run.plan = run.lease.plan
+            run.targets = [self._engine.allocate(len(piece)) for piece in run.plan if isinstance(piece, Computed)]
             job = Job(
-                cached=[node.kv for node in lease.nodes],
-                missing=[(segment.tokens, kv) for segment, kv in zip(lease.missing, run.memory, strict=True)],
+                plan=run.plan,
+                targets=run.targets,
                 question=task.prompt.question,
                 memory=self._engine.allocate(task.extra),
                 max_tokens=task.max_tokens,
                 sampling=task.sampling,
                 generated=task.generated,
                 guess=guess,
+                namespace=task.namespace,
             )
             run.cancel_job = self._engine.submit(job, deliver)
         except BaseException:

@@ -8,12 +8,17 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from ragcache.cache.contract import CachedPath, CachedPaths
+from ragcache.reuse import prefix
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import path_key
 
 
 class Waiting:
-    """A request as the order sees it: a path, of which `depth` segments are cached, `cached` tokens of `tokens`."""
+    """A request that waits, as the order sees it.
+
+    `tokens` is the length of its path. Of that, the first `depth` segments are cached, which are `cached` tokens: the
+    exact part of the plan that it would get now.
+    """
 
     __slots__ = ("arrival", "cached", "depth", "namespace", "path", "path_keys", "tokens", "version")
 
@@ -21,22 +26,22 @@ class Waiting:
         self.path = path
         self.namespace = namespace
         self.tokens = sum(map(len, path))
-        self.path_keys: list[int] = []  # of its prefixes
+        self.path_keys: list[int] = []  # one for each of its prefixes, the shortest first
         self.arrival = -1
         self.depth = 0
         self.cached = 0
-        self.version = 0  # of its entry in the heap
+        self.version = 0  # its latest entry in the heap has this number
 
 
 class Order:
     """Gives the turn to the request with the largest cached length / computation length, ties by arrival.
 
-    Fully cached comes first. A request is passed over by at most `window` later ones; with a window of 0 the order is
-    that of arrival. What is cached is followed as the tree changes, so that a turn costs the logarithm of how many
-    wait, plus as much for each waiting request whose cached length has changed since.
+    Fully cached requests come first. A request is overtaken by at most `window` later ones; with a window of 0 the
+    order is that of arrival. Cached lengths are updated as the tree changes, so that a turn costs the logarithm of the
+    number of waiting requests, and as much for each one whose cached length has changed since.
 
-    Pure but for following the `cached` paths: no clock, no I/O. A collision of path keys misleads the order, nothing
-    else.
+    Pure but for following the `cached` paths: no clock, no I/O. A collision of path keys misleads the order and has no
+    other effect.
     """
 
     def __init__(self, cached: CachedPaths, window: int) -> None:
@@ -44,17 +49,18 @@ class Order:
         self._window = window
         self._arrivals = 0
         self._waiting: OrderedDict[int, Waiting] = OrderedDict()  # by arrival
-        self._by_key: dict[int, dict[int, Waiting]] = {}  # those whose path has this prefix
+        self._by_key: dict[int, dict[int, Waiting]] = {}  # by the key of each prefix of their path, then by arrival
         self._heap: list[tuple[float, int, int, Waiting]] = []
-        self._passed: list[int] = []  # arrivals taken that are later than the oldest who waits, ascending
+        self._passed: list[int] = []  # arrivals that overtook the oldest request still waiting, ascending
         if window:
             cached.follow(self._changed)
 
     def __len__(self) -> int:
+        """Number of waiting requests."""
         return len(self._waiting)
 
     def add(self, request: Waiting) -> None:
-        """A request waits from now on."""
+        """Adds a request that waits from now on."""
         request.arrival = self._arrivals
         self._arrivals += 1
         self._waiting[request.arrival] = request
@@ -62,7 +68,7 @@ class Order:
             root = self._tree.root(request.namespace)
             cached = self._tree.match(root, request.path)
             request.depth = len(cached)
-            request.cached = sum(node.size for node in cached)
+            request.cached = prefix.cached_tokens(cached)
             key = root.path_key
             for segment in request.path:
                 key = path_key(key, segment.key)
@@ -71,7 +77,7 @@ class Order:
             self._push(request)
 
     def withdraw(self, request: Waiting) -> None:
-        """It waits no longer; nothing happens if it did not."""
+        """Removes a request that waits no longer; does nothing if it was not waiting."""
         if self._waiting.pop(request.arrival, None) is None or not self._window:
             return
         request.version = -1
@@ -83,7 +89,7 @@ class Order:
         self._forget_passed()
 
     def next(self) -> Waiting | None:
-        """Whose turn it is; it goes on waiting."""
+        """The request whose turn it is, which goes on waiting; None if none waits."""
         if not self._waiting:
             return None
         oldest = next(iter(self._waiting.values()))
@@ -96,19 +102,19 @@ class Order:
             heapq.heappop(self._heap)
 
     def take(self, request: Waiting) -> None:
-        """The request has had its turn."""
+        """Removes a request that has had its turn."""
         self.withdraw(request)
         if self._window and self._waiting and request.arrival > next(iter(self._waiting)):
             insort(self._passed, request.arrival)
 
     def _forget_passed(self) -> None:
-        """Who passed an older one than the oldest who still waits did not necessarily pass this one."""
+        """Keeps only arrivals later than the oldest waiting request: the others did not overtake it."""
         if self._passed:
             oldest = next(iter(self._waiting), self._arrivals)
             del self._passed[: bisect_left(self._passed, oldest)]
 
     def _changed(self, node: CachedPath, there: bool) -> None:
-        """A node entered or left the tree, as a leaf."""
+        """Updates cached lengths when a node has entered (`there`) or left the tree, as a leaf."""
         depth = -1
         for request in list(self._by_key.get(node.path_key, {}).values()):
             if depth < 0 or depth >= len(request.path_keys) or request.path_keys[depth] != node.path_key:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import NamedTuple
 
+from ragcache.reuse.plan import Computed, exact_part
 from ragcache.schedule.generation import Generation, GenerationTask
 
 Path = list[bytes]  # keys of segments in order: another order is another KV
@@ -23,13 +24,13 @@ class Verdict(NamedTuple):
     start: bool
 
 
-def judge(running: Path | None, found: Path, pool: int, max_prefill_batch: int) -> Verdict:
-    """The rule of dynamic speculative pipelining, for what a stage of the search found.
+def judge(running: Path | None, candidate: Path, pool: int, max_prefill_batch: int) -> Verdict:
+    """The rule of dynamic speculative pipelining, for the `candidate` path that a stage of the search has come to.
 
-    `running` is what is speculated on, None for nothing; `pool` counts the other requests whose prompts are not
-    computed yet: with `max_prefill_batch` of them there is better to do than to guess.
+    `running` is the path that is speculated on, None for none. `pool` is the number of other requests whose prompts are
+    not computed yet: with `max_prefill_batch` of them, no speculation starts.
     """
-    if running == found:
+    if running == candidate:
         return Verdict(cancel=False, start=False)
     return Verdict(cancel=running is not None, start=pool < max_prefill_batch)
 
@@ -37,8 +38,8 @@ def judge(running: Path | None, found: Path, pool: int, max_prefill_batch: int) 
 class Speculation:
     """The speculative generations of one request, at most one at a time.
 
-    `generate` makes a Generation that calls back when it has ended; `pool` counts the prompts that are not computed
-    yet, this one's own included.
+    `generate` returns a Generation that calls its argument when it has ended. `pool` returns the number of prompts that
+    are not computed yet, this request's own included.
     """
 
     def __init__(
@@ -52,27 +53,27 @@ class Speculation:
         self._pool = pool
         self._max_prefill_batch = max_prefill_batch
         self._running: tuple[Path, Generation] | None = None
-        self._wanted: GenerationTask | None = None  # to be started when what was cancelled has ended
+        self._wanted: GenerationTask | None = None  # to be started when the cancelled ones have ended
         self._cancelled: list[tuple[Path, Generation]] = []
         self._when_over: asyncio.Future[None] | None = None
 
     @property
     def running(self) -> bool:
-        """Whether there is something to cancel."""
+        """Whether a generation runs that `cancel` would end."""
         return self._running is not None
 
     @property
     def wasted_tokens(self) -> int:
-        """Tokens computed by what was cancelled and has ended since, but for those whose KV the cache keeps."""
+        """Tokens computed by generations that were cancelled and have ended, less those whose KV the cache keeps."""
         return sum(generation.wasted_tokens for _, generation in self._cancelled)
 
     @property
     def ending(self) -> bool:
-        """Whether something cancelled still holds memory and a place in the batch, until the engine's next step."""
+        """Whether a cancelled generation still holds memory and a slot, as it does until the engine's next step."""
         return any(not generation.ended for _, generation in self._cancelled)
 
     def show(self, task: GenerationTask) -> None:
-        """A stage of the search has found the documents of this task."""
+        """Takes in the task over the documents that a stage of the search has come to."""
         running = None if self._running is None else self._running[0]
         verdict = judge(running, _path(task), self._others(), self._max_prefill_batch)
         self._wanted = None
@@ -82,10 +83,10 @@ class Speculation:
             self._start(task)
 
     async def settle(self, task: GenerationTask) -> Generation | None:
-        """The search has ended with this task: the generation that runs for it already, which is the caller's now.
+        """Takes in the final task. Returns the generation that runs for it, which is then the caller's, or None.
 
-        Whatever else runs is cancelled, and waited for if some of what it computes is of use to the task: no job joins
-        the engine before its next step anyway.
+        Any other generation is cancelled, and waited for if the task can use some of what it computes: no job joins the
+        engine before its next step anyway.
         """
         self._wanted = None
         if self._running is not None and self._running[0] == _path(task):
@@ -98,7 +99,7 @@ class Speculation:
         return None
 
     def cancel(self) -> None:
-        """Ends what runs at the engine's next step; nothing happens if nothing does."""
+        """Ends the running generation at the engine's next step; does nothing if none runs."""
         self._wanted = None
         if self._running is not None:
             running, self._running = self._running, None
@@ -106,7 +107,7 @@ class Speculation:
             running[1].cancel()
 
     def _start(self, task: GenerationTask) -> None:
-        """Now, or when what was cancelled has ended, if that computes something for it or is in its way."""
+        """Starts now, or when the cancelled ones have ended if they compute something for it or are in its way."""
         if self._computes_for(task) or not self._started(task):
             self._wanted = task if self.ending else None
 
@@ -119,7 +120,7 @@ class Speculation:
         return started
 
     def _ended(self) -> None:
-        """One of the generations holds nothing any more."""
+        """A generation has ended: it no longer holds memory or a slot."""
         if self.ending:
             return
         if self._when_over is not None and not self._when_over.done():
@@ -129,17 +130,18 @@ class Speculation:
             self._started(task)
 
     def _computes_for(self, task: GenerationTask) -> bool:
-        """Whether something cancelled is at work on segments that the task begins with, and that it can keep."""
+        """Whether a cancelled generation still computes segments that the task begins with and that will be kept."""
         path = _path(task)
         for cancelled, generation in self._cancelled:
             if not generation.ended:
                 common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, cancelled, strict=False)))
-                if common > generation.lease.cached:
+                shared = exact_part(generation.lease.plan)[:common]
+                if any(isinstance(piece, Computed) for piece in shared):
                     return True
         return False
 
     def _others(self) -> int:
-        """Prompts of others that are to be computed."""
+        """Number of prompts of other requests that are not computed yet."""
         own = [generation for _, generation in self._cancelled]
         if self._running is not None:
             own.append(self._running[1])

@@ -1,4 +1,4 @@
-"""Answer: what is asked of the service, and what comes back."""
+"""Answer: the query that a user sends to the service, and the events and the answer that come back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ class Query:
     """A question; what is None gets the service's default. After `timeout_ms` milliseconds its work is stopped.
 
     Above `temperature` 0, tokens are drawn from the most probable ones that have `top_p` of the probability together;
-    equal seeds give equal answers. The answer ends before the first of the `stop` strings that appears.
+    equal seeds give equal answers. The answer ends before the first of the `stop` strings that appears. Queries of
+    different `tenant`s (a name of 1 to 200 characters) share no KV, on any tier.
     """
 
     question: str
@@ -21,11 +22,12 @@ class Query:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    tenant: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class UsedDocument:
-    """A document of the prompt. `truncated`: only its beginning fitted."""
+    """A document of the prompt. A larger `score` is a better match; `truncated`: only its beginning fitted."""
 
     id: str
     title: str
@@ -35,7 +37,7 @@ class UsedDocument:
 
 @dataclass(frozen=True, slots=True)
 class CachedTokens:
-    """Prompt tokens whose KV was found, by tier."""
+    """Prompt tokens whose KV was cached, by the tier it lay on."""
 
     device: int = 0
     host: int = 0
@@ -44,18 +46,27 @@ class CachedTokens:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a request: `computed_tokens` and `cached_tokens` add up to `prompt_tokens`."""
+    """Tokens of a request: `computed_tokens`, `cached_tokens` and `moved_tokens` add up to `prompt_tokens`."""
 
     prompt_tokens: int
     completion_tokens: int
     computed_tokens: int
     cached_tokens: CachedTokens
 
+    @property
+    def moved_tokens(self) -> int:
+        """Prompt tokens whose KV was computed elsewhere and moved here, so that it is not exact; 0 by default."""
+        cached = self.cached_tokens
+        return self.prompt_tokens - self.computed_tokens - cached.device - cached.host - cached.disk
+
 
 @dataclass(frozen=True, slots=True)
 class Speculated:
-    """Work begun before the search was over: how often, whether the answer came of it, and how many tokens were
-    computed for nothing (KV that stays in the cache is not nothing)."""
+    """Work that was begun before the search was over.
+
+    `started`: how often. `used`: whether the answer came of it. `wasted_tokens`: computed in vain, which does not count
+    tokens whose KV stays in the cache.
+    """
 
     started: int = 0
     used: bool = False
@@ -64,10 +75,13 @@ class Speculated:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds. `queue_ms`: from the documents to the engine's first step; `prefill_ms`: from there to the whole
-    prompt; `ttft_ms` and `total_ms`: from arrival to the first token and to the last. `search_overlap_ms`: for how
-    long of the retrieval the speculation that the answer came of had begun, with the loading of what was cached or its
-    prefill; `queue_ms` and `prefill_ms` count what was left of it."""
+    """Where the time of a request went, in milliseconds.
+
+    `retrieval_ms`: from arrival to the final documents. `queue_ms`: from there to the engine's first step.
+    `prefill_ms`: from there to the whole prompt. `ttft_ms` and `total_ms`: from arrival to the first and to the last
+    token. `search_overlap_ms`: by how much the speculation that became the answer began before the final documents;
+    `queue_ms` and `prefill_ms` are what was left of it.
+    """
 
     retrieval_ms: float
     queue_ms: float
@@ -79,7 +93,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """First event of a request: what its answer will be made from."""
+    """First event of a request: the documents that its answer is generated from."""
 
     id: str
     documents: tuple[UsedDocument, ...]
@@ -87,14 +101,17 @@ class Retrieved:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More text of the answer."""
+    """The next piece of the answer's text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Last event of a request. `token_ids` and `margins` (best logit less the second) are for comparisons."""
+    """Last event of a request.
+
+    `token_ids` are the generated ones and `margins` their best logits less the second best: both serve comparisons.
+    """
 
     id: str
     answer: str

@@ -1,4 +1,4 @@
-"""Finder: from a question to its documents, and the prompt made of them, while the search goes on."""
+"""Finder: turns a question into its documents and their prompt, stage by stage of a search."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from ragcache.service.answer import UsedDocument
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The documents of a question as far as they are known, best first. `done`: the search is over."""
+class Stage:
+    """The result of a search up to one of its stages: documents, best first, and their prompt.
+
+    `done`: the search is over, and the result final.
+    """
 
     documents: tuple[UsedDocument, ...]
     prompt: Prompt
@@ -22,26 +25,27 @@ class Found:
 
 
 class Finder(Protocol):
-    """Finds documents for questions and writes prompts. Belongs to the event loop that asks; never blocks it."""
+    """Finds documents for questions and writes prompts. Belongs to the event loop that calls it; never blocks it."""
 
     @property
     def corpus_size(self) -> int:
-        """How many documents there are; a question may have so many at most."""
+        """Number of documents, which is the largest `top_k`."""
 
     @property
     def tokenizer(self) -> Tokenizer:
         """Turns generated token ids back into text."""
 
     def check(self, question: str) -> None:
-        """Raises BadQuery or QuestionTooLong for a question that no prompt can be made of."""
+        """Raises BadQuery or QuestionTooLong for a question that cannot become a prompt."""
 
-    def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Found]:
-        """An async generator: what is found after each stage of the search, the last `done` and no other.
+    def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Stage]:
+        """An async generator of the results after each stage of the search; the last is `done`, and no other.
 
-        Not `staged`, there is the last stage alone, and it is the same. A prompt has at most `room` tokens: BadQuery
-        if the final one does not fit; an earlier one that does not, or has fewer documents, is left out. Whatever else
-        goes wrong is an error of `retrieval`. Closing the generator ends the search with its current stage.
+        Without `staged` it yields the last stage alone, with the same result. A prompt has at most `room` tokens:
+        raises BadQuery if the final one does not fit. An earlier one that does not, or that has fewer than `top_k`
+        documents, is left out. Other failures raise errors of `retrieval`. Closing the generator ends the search
+        with its current stage.
         """
 
     def close(self) -> None:
-        """Ends the searches and lets go of the documents."""
+        """Ends the searches and closes the documents."""

@@ -13,15 +13,15 @@ State = Literal["ok", "degraded", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How a component is.
+    """State of a component.
 
     "degraded": its last try at something failed, the next may succeed. "failed": it will not work again by itself.
     """
 
     state: State
-    since: float | None = None  # when it left "ok", by the clock of who told
+    since: float | None = None  # time at which it left "ok", by the clock of the caller
     failures: int = 0  # since then
-    message: str = ""  # of the last failure
+    message: str = ""  # the last failure's
 
 
 OK = Condition("ok")
@@ -36,10 +36,10 @@ class _Component:
 
 
 class Health:
-    """Told of successes and failures, by component and activity, with the time; has no clock of its own.
+    """Keeps the state of each component, from reports of successes and failures by activity. It has no clock.
 
-    A component is degraded while one of its activities failed when last tried: a disk that is read well says nothing
-    of the writes that fail. It is failed once it is lost, until it is found.
+    A component is degraded while one of its activities failed when last tried: reads that succeed say nothing of writes
+    that fail. It is failed from `lost` to `regained`. Methods raise KeyError for a component that is not known.
     """
 
     def __init__(self, components: Iterable[str]) -> None:
@@ -47,60 +47,61 @@ class Health:
 
     @property
     def state(self) -> State:
-        """The worst of all: "failed" means that nothing can be answered."""
+        """The worst state of all components; "failed" means that no request can be answered."""
         states = {component.condition.state for component in self._components.values()}
         return "failed" if "failed" in states else "degraded" if "degraded" in states else "ok"
 
     def conditions(self) -> dict[str, Condition]:
+        """The condition of each component, by name."""
         return {name: component.condition for name, component in self._components.items()}
 
     def failures(self, component: str) -> int:
-        """Total since the start."""
+        """Number of failures since the start."""
         return self._components[component].failures
 
     def recoveries(self, component: str) -> int:
-        """How often it was well again, since the start."""
+        """Number of returns to "ok" since the start."""
         return self._components[component].recoveries
 
     def failed(self, component: str, activity: str, message: str, time: float) -> bool:
-        """A try failed. Whether the component was well before."""
-        at = self._components[component]
-        at.troubles.add(activity)
-        return self._worsen(at, "failed" if at.condition.state == "failed" else "degraded", message, time)
+        """Reports that a try failed at `time`. Returns whether the component was "ok" before."""
+        part = self._components[component]
+        part.troubles.add(activity)
+        return self._worsen(part, "failed" if part.condition.state == "failed" else "degraded", message, time)
 
     def worked(self, component: str, activity: str) -> bool:
-        """A try succeeded. Whether the component is well again by that."""
-        at = self._components[component]
-        if at.condition is OK:
+        """Reports that a try succeeded. Returns whether the component is "ok" again because of it."""
+        part = self._components[component]
+        if part.condition is OK:
             return False
-        at.troubles.discard(activity)
-        if at.troubles or at.condition.state == "failed":
+        part.troubles.discard(activity)
+        if part.troubles or part.condition.state == "failed":
             return False
-        at.condition = OK
-        at.recoveries += 1
+        part.condition = OK
+        part.recoveries += 1
         return True
 
     def lost(self, component: str, message: str, time: float) -> bool:
-        """It will not work again by itself. Whether that is news."""
-        at = self._components[component]
-        if at.condition.state == "failed":
+        """Reports that the component will not work again by itself. Returns whether it is news."""
+        part = self._components[component]
+        if part.condition.state == "failed":
             return False
-        self._worsen(at, "failed", message, time)
+        self._worsen(part, "failed", message, time)
         return True
 
-    def found(self, component: str) -> bool:
-        """It is there. Whether it was lost before."""
-        at = self._components[component]
-        if at.condition.state != "failed":
+    def regained(self, component: str) -> bool:
+        """Reports that the component is there. Returns whether it was lost before."""
+        part = self._components[component]
+        if part.condition.state != "failed":
             return False
-        at.troubles.clear()
-        at.condition = OK
-        at.recoveries += 1
+        part.troubles.clear()
+        part.condition = OK
+        part.recoveries += 1
         return True
 
-    def _worsen(self, at: _Component, state: State, message: str, time: float) -> bool:
-        at.failures += 1
-        before = at.condition
+    def _worsen(self, part: _Component, state: State, message: str, time: float) -> bool:
+        part.failures += 1
+        before = part.condition
         since = time if before.since is None else before.since
-        at.condition = Condition(state, since, before.failures + 1, message)
+        part.condition = Condition(state, since, before.failures + 1, message)
         return before is OK

@@ -1,4 +1,4 @@
-"""Limits: what the service accepts, and what a question gets that does not say."""
+"""Limits: bounds of what the service accepts, and defaults for what a query leaves open."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the service accepts, and what a question gets that does not say.
+    """Bounds of what the service accepts, and defaults for what a query leaves open.
 
-    With `speculate`, documents of a search that goes on are prefilled while fewer than `max_prefill_batch` prompts are
-    to be computed.
+    `top_k` documents a prompt by default, `max_tokens` of an answer by default and at most. `max_batch` requests run at
+    a time, and `max_waiting` more may wait; the turn may overtake a request `reorder_window` times. With `speculate`,
+    documents of an unfinished search are prefilled, while fewer than `max_prefill_batch` prompts await their prefill.
     """
 
     top_k: int

@@ -13,17 +13,17 @@ from tokenizers import Tokenizer
 from ragcache.errors import BadQuery
 from ragcache.prompt.template import PromptTemplate
 from ragcache.service.answer import UsedDocument
-from ragcache.service.finder import Found
+from ragcache.service.finder import Stage
 from retrieval.retriever import Retriever, SearchStage
 
 AT_ONCE = (1.0,)
 
 
 class RetrieverFinder:
-    """Searches one after the other on a thread of its own, where prompts are written."""
+    """Searches one after the other on a thread of its own, which also writes the prompts."""
 
     def __init__(self, retriever: Retriever, template: PromptTemplate, shares: Sequence[float] | None = None) -> None:
-        """Closes the retriever when it is closed. `shares` cut its searches, as Retriever.search_stages says."""
+        """Owns the retriever: `close` closes it. `shares` cut its searches into stages: see Retriever.search_stages."""
         self._retriever = retriever
         self._shares = shares
         self._template = template
@@ -40,40 +40,40 @@ class RetrieverFinder:
     def check(self, question: str) -> None:
         self._template.check_question(question)
 
-    async def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Found]:
+    async def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Stage]:
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Found | None] = asyncio.Queue()
+        stages: asyncio.Queue[Stage | None] = asyncio.Queue()
         unwanted = threading.Event()
 
         def search() -> None:
-            for stage in self._retriever.search_stages(question, top_k, self._shares if staged else AT_ONCE):
+            for result in self._retriever.search_stages(question, top_k, self._shares if staged else AT_ONCE):
                 if unwanted.is_set():
                     return
-                if stage.done or len(stage.hits) == top_k:
-                    with contextlib.suppress(BadQuery) if not stage.done else contextlib.nullcontext():
-                        found = self._found(question, stage, room)
-                        with contextlib.suppress(RuntimeError):  # a closed loop has no one left to tell
-                            loop.call_soon_threadsafe(arrived.put_nowait, found)
+                if result.done or len(result.hits) == top_k:
+                    with contextlib.suppress(BadQuery) if not result.done else contextlib.nullcontext():
+                        stage = self._stage(question, result, room)
+                        with contextlib.suppress(RuntimeError):  # the loop is closed: its requests have ended
+                            loop.call_soon_threadsafe(stages.put_nowait, stage)
 
         searching = loop.run_in_executor(self._thread, search)
-        searching.add_done_callback(lambda _: arrived.put_nowait(None))
+        searching.add_done_callback(lambda _: stages.put_nowait(None))
         try:
-            while (found := await arrived.get()) is not None:
-                yield found
+            while (stage := await stages.get()) is not None:
+                yield stage
             await searching  # raises what went wrong
         finally:
             unwanted.set()
             if not searching.cancel():
-                searching.exception()  # whoever has gone is not told
+                searching.exception()  # retrieved, so that asyncio does not log it: the request has gone
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._retriever.close()
 
-    def _found(self, question: str, stage: SearchStage, room: int) -> Found:
-        prompt = self._template.build(question, [hit.document for hit in stage.hits], room=room)
+    def _stage(self, question: str, result: SearchStage, room: int) -> Stage:
+        prompt = self._template.build(question, [hit.document for hit in result.hits], room=room)
         documents = tuple(
             UsedDocument(hit.document.id, hit.document.title, round(float(hit.score), 6), segment.truncated)
-            for hit, segment in zip(stage.hits, prompt.documents, strict=True)
+            for hit, segment in zip(result.hits, prompt.documents, strict=True)
         )
-        return Found(documents, prompt, stage.done)
+        return Stage(documents, prompt, result.done)

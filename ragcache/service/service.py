@@ -1,89 +1,38 @@
-"""RagService: one request's life, from the question to its last token."""
+"""RagService: questions in, answers out, over a finder, a cache and an engine."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
-import math
-import secrets
-import uuid
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
 
 from ragcache.cache.contract import CacheContract
-from ragcache.cache.hierarchy import reason_of
-from ragcache.cache.lease import Lease
-from ragcache.cache.tier import IntegrityError
-from ragcache.engine.protocol import (
-    Engine,
-    Failed,
-    Finished,
-    Preempted,
-    Prefilled,
-    Sampling,
-    Started,
-    Token,
-)
-from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded, RagCacheError
+from ragcache.engine.protocol import Engine, Failed, Preempted
+from ragcache.errors import BadQuery, DeadlineExceeded, Overloaded, RagCacheError, reason_of
 from ragcache.prompt.transcript import Transcript
 from ragcache.schedule.admission import AdmissionQueue
 from ragcache.schedule.generation import Generation, GenerationTask, within
 from ragcache.schedule.order import Order
 from ragcache.schedule.speculation import Speculation
-from ragcache.service.answer import (
-    Answer,
-    CachedTokens,
-    Delta,
-    Query,
-    Retrieved,
-    ServiceEvent,
-    Speculated,
-    Timing,
-    Usage,
-)
-from ragcache.service.finder import Finder, Found
+from ragcache.service.answer import Answer, Delta, Query, ServiceEvent, Speculated, UsedDocument
+from ragcache.service.answering import Answering, Times
+from ragcache.service.audit import IdleAudit
+from ragcache.service.finder import Finder, Stage
 from ragcache.service.health import ENGINE, SEARCH, Health
 from ragcache.service.limits import Limits
+from ragcache.service.request import Request
+from ragcache.service.stats import ServiceStats
 
-MAX_TEMPERATURE = 5.0
-MAX_STOPS = 8
-MAX_STOP_CHARACTERS = 200
 CLEARING_SECONDS = 2.0  # for moves that are under way
-IDLE_SECONDS = 1.0  # without a request or a move, before the books are recounted,
-AUDIT_SECONDS = 60.0  # which takes seconds where there are many nodes, and so is not done again for so long
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class ServiceStats:
-    """Totals since the start; `outcomes` counts requests by how they ended, `cached_tokens` prompt tokens by tier.
-
-    `retries` counts generations begun anew after a failure, `preemptions` those that gave way when device memory was
-    exhausted. Of `speculations`, some were used; `wasted_tokens` are those that the others computed for nothing.
-    `audits` counts how often the cache's books were recounted when idle, and `failed_audits` when they were wrong.
-    """
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    computed_tokens: int = 0
-    cached_tokens: Counter[str] = field(default_factory=Counter)
-    completion_tokens: int = 0
-    retries: int = 0
-    preemptions: int = 0
-    speculations: int = 0
-    used_speculations: int = 0
-    wasted_tokens: int = 0
-    audits: int = 0
-    failed_audits: int = 0
 
 
 class RagService:
     """Answers questions from the finder's documents, reusing the KV that the knowledge cache holds.
 
-    Belongs to one event loop. Every request ends in one Answer or one error, and what it held comes back either way.
+    Belongs to one event loop. Every request ends in one Answer or one error, and returns all that it held either way.
     """
 
     def __init__(
@@ -101,39 +50,40 @@ class RagService:
         self.limits = limits
         self.stats = ServiceStats()
         self.finder = finder
-        self._admission = AdmissionQueue(limits.max_batch, Order(cache.cached_paths, limits.reorder_window))
-        self._admission.on_blocked = self._make_way
+        order = Order(cache.cached_paths, limits.reorder_window)
+        self._admission = AdmissionQueue(limits.max_batch, order, on_blocked=self._make_way)
         self._searching = 0
-        self._speculations: dict[Speculation, None] = {}  # that run or end, oldest first, and some more
-        self._unsettled: list[Speculation] = []  # of requests that have ended, cancelled but not stopped yet
-        self._audit: asyncio.Task[None] | None = None
-        self._next_audit = 0.0
+        # oldest first: those that run or are ending, and some that have ended since
+        self._speculations: dict[Speculation, None] = {}
+        self._unsettled: list[Speculation] = []  # cancelled but not stopped yet, though their requests have ended
+        self._audit = IdleAudit(cache, self.stats)
         cache.on_room(self._admission.advance)
         self._health = Health([ENGINE, SEARCH, *cache.lower_names])
         cache.on_moved(self._moved)
 
     @property
     def corpus_size(self) -> int:
+        """Number of documents that answers are drawn from."""
         return self.finder.corpus_size
 
     @property
     def waiting(self) -> int:
-        """Requests that the engine has not taken yet."""
+        """Number of requests that search or wait for their turn."""
         return self._searching + len(self._admission)
 
     @property
     def running(self) -> int:
-        """Requests that the engine works on, speculations included."""
+        """Number of requests that have a slot of the batch, speculations included."""
         return self._admission.running
 
     @property
     def health(self) -> Health:
-        """Which parts work; see `Health`. Its times are of the running loop."""
+        """Which parts work, as of now. Its times are those of the running loop."""
         self.cache.refresh()
         stats = self.engine.stats()
         error = stats.error or "it was closed"
         if stats.alive:
-            self._health.found(ENGINE)
+            self._health.regained(ENGINE)
         elif self._health.lost(ENGINE, error, asyncio.get_running_loop().time()):
             log.critical("the engine takes no more jobs, restart the server: %s", error)
         return self._health
@@ -141,8 +91,8 @@ class RagService:
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
         """Yields Retrieved, then Delta…, then Answer.
 
-        Raises BadQuery for what cannot be asked, Overloaded when too many wait, DeadlineExceeded when the question's
-        time is over, EngineError when the engine failed: twice, if it did so before the first token.
+        Raises BadQuery for a query out of bounds, Overloaded when too many requests wait, DeadlineExceeded when the
+        query's time is over, EngineError when the engine failed: twice, if it failed before the first token.
         Closing the iterator cancels the request.
         """
         answered = False
@@ -150,7 +100,7 @@ class RagService:
             events = self._answer(query)
             async with contextlib.aclosing(events):
                 async for event in events:
-                    if isinstance(event, Answer):  # now: who has the answer need not ask for the end
+                    if isinstance(event, Answer):  # counted now: a caller that has the answer need not iterate on
                         answered = True
                         self.stats.outcomes["answered"] += 1
                     yield event
@@ -171,9 +121,9 @@ class RagService:
             raise
 
     async def clear(self) -> tuple[int, int]:
-        """Drops all KV that no running request holds, on all tiers; returns how many nodes and bytes that were.
+        """Drops all KV that no running request holds, on all tiers. Returns the number of nodes and bytes dropped.
 
-        What is being moved is waited for, but not for long: it holds what it moves.
+        Waits for moves under way, which hold what they move, but no longer than CLEARING_SECONDS.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + CLEARING_SECONDS
@@ -185,10 +135,7 @@ class RagService:
         return nodes, size
 
     async def finish_writing(self, seconds: float) -> None:
-        """Waits for all moves, and for what is to be on disk to be there, but no longer than that.
-
-        No request may run any more.
-        """
+        """Waits for all moves and writes to disk, at most this long. Call when no request runs any more."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         if self.cache.unwritten:
@@ -207,129 +154,96 @@ class RagService:
     async def _answer(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
         loop = asyncio.get_running_loop()
         arrived = loop.time()
-        top_k, max_tokens, sampling = self._check(query)
-        deadline = None if query.timeout_ms is None else arrived + query.timeout_ms / 1000
-        if self.waiting >= self.limits.max_waiting + self._free_places():
+        self.finder.check(query.question)
+        request = Request.of(query, self.limits, self.corpus_size)
+        deadline = None if request.seconds is None else arrived + request.seconds
+        if self.waiting >= self.limits.max_waiting + self._free_slots():
             raise Overloaded(f"{self.waiting} requests wait already, the limit is {self.limits.max_waiting}")
         speculation = Speculation(self._generation, lambda: self._admission.pool, self.limits.max_prefill_batch)
-        generation = self._generation()
-        guessed: Generation | None = None  # the speculation that became the answer
+        answering: Answering | None = None
         try:
-            found, task = await within(deadline, self._find(query.question, top_k, max_tokens, sampling, speculation))
-            retrieved = loop.time()
-            request_id = f"rag-{uuid.uuid4().hex[:16]}"
-            prompt = found.prompt
-            if not self.cache.can_ever_lease(prompt.path, task.extra):
-                raise BadQuery(
-                    f"the prompt and {max_tokens} more tokens need "
-                    f"{self.cache.bytes_of(len(prompt) + max_tokens) >> 20} MiB of KV, the device cache has "
-                    f"{self.cache.capacity >> 20} MiB; ask for a smaller top_k",
-                    field="top_k",
-                    limit=self.cache.capacity,
-                )
-            guessed = await within(deadline, speculation.settle(task))
-            overlap = 0.0
-            if guessed is None:
-                await generation.start(task, deadline)
-            else:
-                generation, overlap = guessed, retrieved - guessed.began
-            yield Retrieved(request_id, found.documents)
-            started = prefilled = first = last = retrieved
-            failures = 0
-            sources: Lease | None = None  # of the attempt that gave the first token
-            transcript = Transcript(self.finder.tokenizer, query.stop)
-            while True:
-                now, event = await generation.next(deadline)
-                now = max(now, retrieved)  # what a speculation has done before, the user gets with the documents
-                if isinstance(event, Started) and sources is None:
-                    started = prefilled = first = last = now
-                elif isinstance(event, Prefilled) and sources is None:
-                    prefilled = first = last = now
-                elif isinstance(event, Token):
-                    last = now
-                    if sources is None:
-                        sources, first = generation.lease, now
-                    if piece := transcript.add(event.id, event.margin):
-                        yield Delta(piece)
-                    if transcript.stopped:
-                        reason = "stop"
-                        break
-                elif isinstance(event, Failed):
-                    self._failed(ENGINE, "generate", event.message)
-                    failures += 1
-                    if transcript.ids or failures > 1:
-                        raise EngineError(f"the engine failed: {event.message}")
-                    self.stats.retries += 1
-                    generation, guessed, overlap = self._generation(), None, 0.0
-                    await generation.start(task, deadline)
-                elif isinstance(event, Preempted):
-                    self.stats.preemptions += 1
-                    generation = self._generation()
-                    if not transcript.ids:
-                        guessed, overlap = None, 0.0
-                    if self._admission.running:  # memory is as full as it was until one of them leaves
-                        await within(deadline, self._admission.next_leave())
-                    await generation.start(task.resumed(transcript.ids), deadline)
-                elif isinstance(event, Finished):
-                    last, reason = max(last, now), event.reason
-                    break
+            documents, task = await within(deadline, self._find(request, speculation))
+            times = Times(arrived, retrieved=loop.time())
+            self._refuse_what_never_fits(task)
+            transcript = Transcript(self.finder.tokenizer, request.stop)
+            answering = Answering(task, documents, transcript, times, self._generation)
+            await self._begin(answering, speculation, deadline)
+            yield answering.retrieved
+            while not answering.ended:
+                if text := await self._advance(answering, deadline):
+                    yield Delta(text)
         finally:
             speculation.cancel()
-            generation.cancel()
-            self._account_for(speculation, used=guessed is not None)
+            if answering is not None:
+                answering.attempt.generation.cancel()
+            self._account_for(speculation, used=answering is not None and answering.attempt.guess)
         self._worked(ENGINE, "generate")
-        if rest := transcript.finish():
-            yield Delta(rest)
-        sources = sources or generation.lease
-        usage = Usage(
-            prompt_tokens=len(prompt),
-            completion_tokens=len(transcript.ids),
-            computed_tokens=len(prompt) - sources.cached_tokens,
-            cached_tokens=CachedTokens(*sources.cached_by_tier),
-        )
-        self._count(usage)
-        yield Answer(
-            id=request_id,
-            answer=transcript.text,
-            finish_reason=reason,
-            documents=found.documents,
-            usage=usage,
-            timing=Timing(
-                retrieval_ms=_milliseconds(retrieved - arrived),
-                queue_ms=_milliseconds(started - retrieved),
-                prefill_ms=_milliseconds(prefilled - started),
-                ttft_ms=_milliseconds(first - arrived),
-                total_ms=_milliseconds(last - arrived),
-                search_overlap_ms=_milliseconds(overlap),
-            ),
-            speculation=Speculated(speculation.started, guessed is not None, speculation.wasted_tokens),
-            token_ids=tuple(transcript.ids),
-            margins=tuple(transcript.margins),
-        )
+        if text := answering.finish():
+            yield Delta(text)
+        answer = answering.answer(Speculated(speculation.started, answering.attempt.guess, speculation.wasted_tokens))
+        self.stats.count(answer.usage)
+        yield answer
 
     async def _find(
-        self, question: str, top_k: int, max_tokens: int, sampling: Sampling, speculation: Speculation
-    ) -> tuple[Found, GenerationTask]:
-        """The documents of a question, and what is to be generated from them. What the search finds on its way is
-        speculated on."""
-        room, staged = self.engine.context_length - max_tokens, self.limits.speculate
+        self, request: Request, speculation: Speculation
+    ) -> tuple[tuple[UsedDocument, ...], GenerationTask]:
+        """The documents of a question, and what is to be generated from them.
+
+        Documents that the search takes for the best before it ends are speculated on.
+        """
+        room, staged = self.engine.context_length - request.max_tokens, self.limits.speculate
         self._searching += 1
         try:
             async with contextlib.aclosing(
-                self._watched(self.finder.find(question, top_k, room, staged=staged))
+                self._watched(self.finder.find(request.question, request.top_k, room, staged=staged))
             ) as stages:
-                async for found in stages:
+                async for stage in stages:
                     # the last token generated is never read back, so it needs no KV
-                    extra = len(found.prompt.question) + max_tokens - 1
-                    task = GenerationTask(found.prompt, extra, max_tokens, sampling)
-                    if found.done:
-                        return found, task
+                    extra = len(stage.prompt.question) + request.max_tokens - 1
+                    task = GenerationTask(
+                        stage.prompt, extra, request.max_tokens, request.sampling, namespace=request.tenant
+                    )
+                    if stage.done:
+                        return stage.documents, task
                     speculation.show(task)
                     if speculation.running:
                         self._speculations[speculation] = None
         finally:
             self._searching -= 1
-        raise AssertionError("a search has a last stage")
+        raise AssertionError("the finder ended without a last stage")
+
+    def _refuse_what_never_fits(self, task: GenerationTask) -> None:
+        """Raises BadQuery for a prompt and answer whose KV exceeds the whole device cache."""
+        if not self.cache.can_ever_lease(task.prompt.path, task.extra):
+            raise BadQuery(
+                f"the prompt and {task.max_tokens} more tokens need "
+                f"{self.cache.bytes_of(len(task.prompt) + task.max_tokens) >> 20} MiB of KV, the device cache has "
+                f"{self.cache.capacity >> 20} MiB; ask for a smaller top_k",
+                field="top_k",
+                limit=self.cache.capacity,
+            )
+
+    async def _begin(self, answering: Answering, speculation: Speculation, deadline: float | None) -> None:
+        """Starts the first attempt: a speculation that runs for the task already, or one that waits for its turn."""
+        guess = await within(deadline, speculation.settle(answering.task))
+        if guess is not None:
+            answering.adopt(guess)
+        else:
+            await answering.attempt.generation.start(answering.task, deadline)
+
+    async def _advance(self, answering: Answering, deadline: float | None) -> str:
+        """Waits for one event of the engine and does what follows from it. Returns the text that it adds."""
+        time, event = await answering.attempt.generation.next(deadline)
+        if isinstance(event, Failed):
+            self._failed(ENGINE, "generate", event.message)
+        after = answering.take(time, event)
+        if after.start is not None:
+            self.stats.retries += isinstance(event, Failed)
+            self.stats.preemptions += isinstance(event, Preempted)
+            if after.when_left and self._admission.running:
+                await within(deadline, self._admission.next_leave())
+            await answering.attempt.generation.start(after.start, deadline)
+        return after.text
 
     def _generation(self, on_end: Callable[[], None] = lambda: None) -> Generation:
         def ended() -> None:
@@ -339,7 +253,10 @@ class RagService:
         return Generation(self.cache, self.engine, self._admission, ended)
 
     def _make_way(self) -> None:
-        """A request cannot have its turn: the youngest speculation gives it its place and memory, at the next step."""
+        """Cancels the youngest speculation, since it is a request's turn but no slot or memory is free.
+
+        What it held comes free at the engine's next step; until then no other is cancelled.
+        """
         for speculation in [each for each in self._speculations if not each.running and not each.ending]:
             del self._speculations[speculation]
         if not any(speculation.ending for speculation in self._speculations):
@@ -349,7 +266,7 @@ class RagService:
                     return
 
     def _account_for(self, speculation: Speculation, *, used: bool) -> None:
-        """The speculation's request has ended."""
+        """Counts a speculation whose request has ended. `used`: its generation became the answer."""
         self._speculations.pop(speculation, None)
         self.stats.speculations += speculation.started
         self.stats.used_speculations += used
@@ -358,83 +275,25 @@ class RagService:
             self._settle()
 
     def _settle(self) -> None:
-        """Counts what was computed for nothing, once that is known."""
-        for speculation in [speculation for speculation in self._unsettled if not speculation.ending]:
+        """Counts tokens that were computed in vain, of speculations that have stopped since."""
+        for speculation in [each for each in self._unsettled if not each.ending]:
             self._unsettled.remove(speculation)
             self.stats.wasted_tokens += speculation.wasted_tokens
 
     def _left(self) -> None:
         """An admitted request has released its lease."""
         self._settle()
-        if self._audit is None:
-            self._audit = asyncio.get_running_loop().create_task(self._audit_when_idle())
+        self._audit.wake()
 
-    async def _audit_when_idle(self) -> None:
-        """Recounts the cache's books once nothing has happened for a while, giving way to whatever comes."""
-        cache, stats, loop = self.cache, self.stats, asyncio.get_running_loop()
-        try:
-            while True:
-                if (wait := self._next_audit - IDLE_SECONDS - loop.time()) > 0:
-                    await asyncio.sleep(wait)
-                activity = cache.activity
-                await asyncio.sleep(IDLE_SECONDS)
-                if activity != cache.activity or not cache.idle:
-                    continue
-                for _ in cache.audit():
-                    await asyncio.sleep(0)
-                    if activity != cache.activity:
-                        break
-                else:
-                    stats.audits += 1
-                    self._next_audit = loop.time() + AUDIT_SECONDS
-                    return
-        except IntegrityError as error:
-            stats.failed_audits += 1
-            log.critical("the cache's books do not balance, please report this: %s", error)
-        finally:
-            self._audit = None
-
-    def _check(self, query: Query) -> tuple[int, int, Sampling]:
-        """Defaults filled in and bounds checked: top_k, max_tokens, sampling."""
-        self.finder.check(query.question)
-        top_k = self.limits.top_k if query.top_k is None else query.top_k
-        max_tokens = self.limits.max_tokens if query.max_tokens is None else query.max_tokens
-        temperature = 0.0 if query.temperature is None else query.temperature
-        top_p = 1.0 if query.top_p is None else query.top_p
-        if query.top_k is None:
-            top_k = min(top_k, self.corpus_size)  # the operator's default may exceed a tiny corpus
-        if not 1 <= top_k <= self.corpus_size:
-            raise BadQuery(
-                f"top_k is {top_k}; the corpus has {self.corpus_size} documents", field="top_k", limit=self.corpus_size
-            )
-        limit = self.limits.max_tokens
-        if not 1 <= max_tokens <= limit:
-            raise BadQuery(f"max_tokens is {max_tokens}; it may be 1 to {limit}", field="max_tokens", limit=limit)
-        if not (math.isfinite(temperature) and 0.0 <= temperature <= MAX_TEMPERATURE):
-            raise BadQuery(f"temperature is {temperature}; it may be 0 to {MAX_TEMPERATURE}", field="temperature")
-        if not 0.0 < top_p <= 1.0:
-            raise BadQuery(f"top_p is {top_p}; it may be above 0 and up to 1", field="top_p")
-        if query.seed is not None and not 0 <= query.seed < 2**63:
-            raise BadQuery(f"seed is {query.seed}; it may be 0 to 2^63 - 1", field="seed")
-        if len(query.stop) > MAX_STOPS or not all(1 <= len(text) <= MAX_STOP_CHARACTERS for text in query.stop):
-            raise BadQuery(
-                f"stop may be up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters", field="stop"
-            )
-        if query.timeout_ms is not None and query.timeout_ms < 1:
-            raise BadQuery(f"timeout_ms is {query.timeout_ms}; it must be 1 or more", field="timeout_ms")
-        # a seed of the answer's own, so that an answer that is interrupted can go on as it would have
-        seed = secrets.randbits(63) if query.seed is None and temperature else query.seed
-        return top_k, max_tokens, Sampling(temperature, seed, top_p)
-
-    async def _watched(self, stages: AsyncGenerator[Found]) -> AsyncGenerator[Found, None]:
-        """The stages of a search, of whose end the health is told, unless nobody wants to know it any more."""
+    async def _watched(self, stages: AsyncGenerator[Stage]) -> AsyncGenerator[Stage, None]:
+        """The stages of a search, whose success or failure goes to the health unless the request is cancelled."""
         try:
             async with contextlib.aclosing(stages):
-                async for found in stages:
-                    if found.done:
+                async for stage in stages:
+                    if stage.done:
                         self._worked(SEARCH, "search")
-                    yield found
-        except RagCacheError:  # the question's fault
+                    yield stage
+        except RagCacheError:  # the query is wrong, not the search
             self._worked(SEARCH, "search")
             raise
         except Exception as error:
@@ -444,7 +303,7 @@ class RagService:
     def _moved(self, what: str, tier: str, error: Exception | None) -> None:
         if error is None:
             self._worked(tier, what)
-        elif reason_of(error) != "overflow":  # of numbers that the stored dtype cannot hold: the tier is well
+        elif reason_of(error) != "overflow":  # this KV has numbers that the stored dtype cannot hold: the tier is well
             self._failed(tier, what, f"{what}: {error}")
 
     def _failed(self, component: str, activity: str, message: str) -> None:
@@ -455,15 +314,5 @@ class RagService:
         if self._health.worked(component, activity):
             log.warning("the %s works again", component)
 
-    def _free_places(self) -> int:
+    def _free_slots(self) -> int:
         return max(0, self.limits.max_batch - self._admission.running)
-
-    def _count(self, usage: Usage) -> None:
-        self.stats.computed_tokens += usage.computed_tokens
-        for tier, tokens in dataclasses.asdict(usage.cached_tokens).items():
-            self.stats.cached_tokens[tier] += tokens
-        self.stats.completion_tokens += usage.completion_tokens
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from eval import under_load
-from eval.props.rest import Rest
+from eval.props.idle_server import IdleServer
 from eval.props.uncached import Uncached
 from tests.props.live import TOPICS
 
@@ -59,7 +59,7 @@ def test_answers_that_differ_and_memory_that_is_missing_are_told(options, capsys
     )
     look = under_load.come_to_rest
 
-    def come_to_rest(url: str) -> Rest:
+    def come_to_rest(url: str) -> IdleServer:
         return dataclasses.replace(look(url), problems=("5 bytes are held",))
 
     monkeypatch.setattr(under_load, "come_to_rest", come_to_rest)

@@ -8,10 +8,12 @@ from tokenizers import Tokenizer, models
 
 from ragcache.prompt.prompt import Prompt
 from ragcache.service.answer import UsedDocument
-from ragcache.service.finder import Found
+from ragcache.service.finder import Stage
 from ragcache.tree.segment import Segment
 
-Script = Sequence[tuple[float, str]]  # after so many seconds each, these documents, a letter each; the last is final
+Script = Sequence[
+    tuple[float, str]
+]  # stages: seconds after the one before, and its documents, a letter each; the last is final
 SYSTEM_TOKENS = 10
 QUESTION_TOKENS = 20
 DOCUMENT_TOKENS = 100
@@ -36,7 +38,7 @@ class ScriptedFinder:
     def check(self, question: str) -> None:
         assert question in self.scripts
 
-    async def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Found]:
+    async def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Stage]:
         del top_k
         script = self.scripts[question]
         self.searching += 1
@@ -47,16 +49,16 @@ class ScriptedFinder:
                 if done and question in self.errors:
                     raise self.errors[question]
                 if staged or done:
-                    yield self.found(letters, done, room)
+                    yield self.stage(letters, done, room)
         finally:
             self.searching -= 1
 
     @staticmethod
-    def found(letters: str, done: bool, room: int) -> Found:
+    def stage(letters: str, done: bool, room: int) -> Stage:
         path = (segment("system", SYSTEM_TOKENS), *map(segment, letters))
         prompt = Prompt(path, tuple(range(1, QUESTION_TOKENS + 1)))
         assert len(prompt) <= room
-        return Found(tuple(UsedDocument(letter, letter, 1.0, False) for letter in letters), prompt, done)
+        return Stage(tuple(UsedDocument(letter, letter, 1.0, False) for letter in letters), prompt, done)
 
     def close(self) -> None:
         pass

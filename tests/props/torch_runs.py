@@ -9,6 +9,7 @@ import torch
 
 from ragcache.engine.protocol import EngineEvent, Job, LastEvent, Sampling, Token
 from ragcache.engine.torch.engine import TorchEngine
+from ragcache.reuse.plan import Computed, Exact
 
 PATIENCE = 30  # seconds for what takes milliseconds
 
@@ -29,20 +30,20 @@ class Gate:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.asked: queue.Queue[Any] = queue.Queue()
+        self.begun: queue.Queue[Any] = queue.Queue()
         self.allowed = threading.Semaphore(0)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def forward(self, steps: Any) -> Any:
-        self.asked.put([len(step.tokens) for step in steps])
+        self.begun.put([len(step.tokens) for step in steps])
         assert self.allowed.acquire(timeout=PATIENCE)
         return self._model.forward(steps)
 
     def step(self) -> list[int]:
         """Lets the engine make one step; returns the number of tokens of each sequence in it."""
-        sizes = self.asked.get(timeout=PATIENCE)
+        sizes = self.begun.get(timeout=PATIENCE)
         self.allowed.release()
         return sizes
 
@@ -88,8 +89,8 @@ def job(
     **sampling: Any,
 ) -> Job:
     return Job(
-        cached=cached,
-        missing=[(tokens, engine.allocate(len(tokens))) for tokens in missing],
+        plan=(*(Exact(span.length, span) for span in cached), *map(Computed, missing)),
+        targets=[engine.allocate(len(tokens)) for tokens in missing],
         question=question,
         memory=engine.allocate(len(question) + max_tokens - 1),
         max_tokens=max_tokens,

@@ -19,6 +19,7 @@ from ragcache.engine.protocol import (
 )
 from ragcache.engine.simulated.roofline import Roofline
 from ragcache.engine.simulated.step_cost import StepCost
+from ragcache.reuse.plan import prefix_and_rest
 
 Deliver = Callable[[EngineEvent], None]
 
@@ -28,13 +29,14 @@ _MARGIN = 1.0  # no logits, no doubt
 
 @dataclass(slots=True, eq=False)
 class SimulatedKV:
-    """KV of `length` tokens in memory for `capacity`: the numbers alone."""
+    """KV of `length` tokens in memory for `capacity` tokens: the numbers alone."""
 
     capacity: int
     length: int = 0
 
     @property
     def room(self) -> int:
+        """Tokens that still fit."""
         return self.capacity - self.length
 
 
@@ -44,21 +46,21 @@ class _Running:
 
     deliver: Deliver
     pending: int  # prompt tokens whose KV is not computed yet
-    spans: list[SimulatedKV]  # to be filled, in order: missing, then own
+    spans: list[SimulatedKV]  # to be filled, in order: the plan's targets, then the question's memory
     max_tokens: int
     position: int  # of the next token to compute
-    prompt_tokens: int  # to be computed: missing and question
+    prompt_tokens: int  # to be computed: those of the plan, and the question
     started: bool = False
     cancelled: bool = False
     generated: int = 0
-    filling: int = 0  # which span
+    filling: int = 0  # index of the span that is filled next
 
     @property
     def computed_tokens(self) -> int:
         return self.prompt_tokens - self.pending
 
     def fill(self, tokens: int) -> None:
-        """The KV of so many more tokens is computed."""
+        """Enters the KV of this many more tokens into the spans."""
         self.position += tokens
         while tokens:
             span = self.spans[self.filling]
@@ -73,12 +75,13 @@ class SimulatedEngine:
     """Composes its steps as the embedded engine does, and lets each pass in the time that `cost` says.
 
     Each step has a token of every decoding job, and of the prompts, in order of arrival, as much as `prefill_chunk`
-    allows. A step begins when the one before ends, with whatever was submitted until then, or at once when the engine
-    is idle; then Started is told, all else when it ends. Jobs are told in order of arrival, by callbacks of the loop
-    that was running at the first submission: nothing happens in `submit`. An exception out of `deliver` is the loop's.
+    allows. A step begins when the one before ends, with all that was submitted until then, or at once when the engine
+    is idle. Started is delivered when it begins, all other events when it ends, in order of the jobs' arrival, by
+    callbacks of the loop that ran at the first submission: `submit` delivers nothing. An exception that `deliver`
+    raises goes to the loop.
 
-    An answer is as long as `max_tokens` says. Its tokens are made up: each is its position, modulo `vocab`. Cached KV
-    is anything with a `length` in tokens.
+    An answer is as long as `max_tokens` says. Each of its tokens is its position, modulo `vocab`. Of the KV that a plan
+    reads, only the size counts.
     """
 
     def __init__(
@@ -99,8 +102,8 @@ class SimulatedEngine:
         self._prefill_chunk = prefill_chunk
         self._vocab = vocab
         self._running: list[_Running] = []
-        self._batch: list[tuple[_Running, int]] = []  # of the step that passes: prompt tokens, 0 for a decode
-        self._timer: asyncio.Handle | None = None  # the end of that step, or the beginning of the first
+        self._batch: list[tuple[_Running, int]] = []  # the current step: jobs and prompt tokens, 0 for a decode
+        self._timer: asyncio.Handle | None = None  # the end of the current step, or the beginning of the first
         self._any_cancelled = False
         self._closed = False
         self._steps = 0
@@ -110,7 +113,7 @@ class SimulatedEngine:
 
     @classmethod
     def of(cls, roofline: Roofline, *, context_length: int | None = None) -> SimulatedEngine:
-        """An engine with the roofline's model, machine and chunks; `context_length` may exceed the model's."""
+        """An engine with the roofline's model, machine and chunks. `context_length` may exceed the model's own."""
         shape = roofline.model
         return cls(
             roofline,
@@ -137,13 +140,16 @@ class SimulatedEngine:
         own: SimulatedKV = job.memory
         if not job.question or job.max_tokens < 1 or own.room < len(job.question) + job.max_tokens - 1:
             raise ValueError("a job needs a question, max_tokens >= 1 and memory for both")
-        prompt_tokens = sum(len(tokens) for tokens, _ in job.missing) + len(job.question)
+        exact, computed = prefix_and_rest(job.plan)
+        if len(job.targets) != len(computed):
+            raise ValueError(f"a job with {len(computed)} computed pieces has {len(job.targets)} targets for their KV")
+        prompt_tokens = sum(map(len, computed)) + len(job.question)
         running = _Running(
             deliver=deliver,
             pending=prompt_tokens,
-            spans=[*(kv for _, kv in job.missing), own],
+            spans=[*job.targets, own],
             max_tokens=job.max_tokens,
-            position=sum(kv.length for kv in job.cached),
+            position=sum(map(len, exact)),
             prompt_tokens=prompt_tokens,
         )
         self._running.append(running)
@@ -180,7 +186,7 @@ class SimulatedEngine:
             self._any_cancelled = False
             for running in [running for running in self._running if running.cancelled]:
                 self._finish(running, "cancelled")
-        if self._closed:  # by one who was told
+        if self._closed:  # by a listener
             return
         if not self._running:
             self._timer = None

@@ -10,22 +10,22 @@ from ragcache.errors import ConfigError
 
 GiB = 2**30
 
-# Shares of the stated peak that a serving engine reaches: assumptions, round and the same for all GPUs, not measured
-# here and not fitted to anybody's results.
+# Shares of the stated peak that a serving engine reaches: round assumptions, the same for all GPUs, not measured here
+# and not fitted to published results.
 # - Compute: large matrix products stay below the dense 16-bit peak, whose clock the power limit seldom allows, and
-#   attention and small kernels below those. 0.6 lies in the middle of what is usually told of long prefills.
-# - Memory: of decode, 0.60 to 0.85 is the range in which "model bandwidth utilization" is commonly stated.
-# - Links: packets take their part of the wire; copies of pinned memory are said to reach some 25 of PCIe 4's 32 GB/s.
+#   attention and small kernels below those. 0.6 lies in the middle of what is usually reported for long prefills.
+# - Memory: 0.60 to 0.85 is the range in which the "model bandwidth utilization" of decodes is commonly stated.
+# - Links: packet headers take their part; copies of pinned memory are said to reach about 25 of PCIe 4's 32 GB/s.
 _COMPUTE, _MEMORY, _LINK = 0.6, 0.75, 0.8
-# a Python loop that schedules and launches a step, seconds: an assumption too, of the order of milliseconds
+# seconds in which a Python loop schedules and launches a step: an assumption too, of the order of milliseconds
 _STEP = 0.002
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """One or several equal devices that share a model's layers between them (tensor parallelism).
+    """One or several equal devices that split each of a model's layers between them (tensor parallelism).
 
-    Of each device: `flops` are peak multiplications and additions a second by dtype (dense, a multiply-add is two),
+    For each device: `flops` are peak multiplications and additions a second by dtype (dense, a multiply-add is two),
     `memory_bandwidth` peak bytes a second, `memory` bytes, `host_bandwidth` peak bytes a second to and from the host,
     in one direction, `peer_bandwidth` the same to the other devices. The efficiencies are the shares of these peaks
     that are reached. `step_seconds` passes in every step whatever it computes, `peer_seconds` in every exchange.

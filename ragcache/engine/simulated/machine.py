@@ -1,4 +1,4 @@
-"""Machine: what runs a model: how long its steps take, how much KV it holds, how fast KV comes to it."""
+"""Machine: what a replay knows of a model on its hardware: times of steps, room for KV, rate of the host link."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from ragcache.engine.simulated.step_cost import StepCost
 
 
 class Machine(StepCost, Protocol):
-    """A model on a machine; its call is a PrefillCost, of a prompt that runs alone."""
+    """A model on its hardware. Calling it gives the seconds of a lone prefill: it is a PrefillCost."""
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """For a report: `hardware` and `model` by name, and whatever else tells this machine from others."""
+        """For a report: `hardware` and `model` by name, and all else that distinguishes this machine from others."""
 
     @property
     def bytes_per_token(self) -> int:
-        """KV of a token."""
+        """Bytes of a token's KV."""
 
     @property
     def context_length(self) -> int:
-        """Tokens that the model was made for; 0 if nobody says."""
+        """Longest prompt and output, in tokens, that the model was trained for; 0 if that is unknown."""
 
     @property
     def vocab(self) -> int:
-        """Different tokens."""
+        """Number of different tokens."""
 
     @property
     def host_rate(self) -> float:

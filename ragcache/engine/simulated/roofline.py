@@ -1,4 +1,4 @@
-"""Roofline: how long a step takes by the sizes of a model and the rates of a machine."""
+"""Roofline: the time of an engine's step, from the sizes of a model and the rates of a machine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Roofline:
 
     @classmethod
     def named(cls, hardware: str, model: str, *, prefill_chunk: int = 512) -> Roofline:
-        """Of what stands in the tables under these names; ConfigError lists them."""
+        """The roofline of the tables' entries with these names. Raises ConfigError, with all names, for another."""
         for what, name, known in (("hardware", hardware, HARDWARE), ("model", model, MODELS)):
             if name not in known:
                 raise ConfigError(f"there is no {what} {name!r}; known are {', '.join(known)}")
@@ -71,7 +71,7 @@ class Roofline:
         return self.hardware.host_rate
 
     def step(self, chunks: Sequence[tuple[int, int]], decodes: Sequence[int]) -> float:
-        """As StepCost promises."""
+        """Seconds of a step: the formula above."""
         tokens = len(decodes)
         attention = 0.0
         for before, new in chunks:
@@ -94,11 +94,11 @@ class Roofline:
         return chunked(self, cached_tokens, new_tokens, self.prefill_chunk)
 
     def decode(self, batch: int, context: int) -> float:
-        """A step in which `batch` sequences of `context` tokens decode one more each."""
+        """Seconds of a step in which `batch` sequences of `context` tokens decode one more token each."""
         return self.step((), [context] * batch)
 
     def kv_capacity(self, share: float = 0.9) -> int:
-        """Bytes that are left for KV when `share` of the memory is the engine's. ConfigError if none are."""
+        """Bytes left for KV if the engine has `share` of the memory. Raises ConfigError if the weights take it all."""
         usable = int(self.hardware.devices * self.hardware.memory * share)
         if usable <= self.model.weight_bytes:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""StepCost: how long a step of an engine takes, given what it computes."""
+"""StepCost: seconds of an engine's step, given what it computes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ class StepCost(Protocol):
     """Seconds of a step that computes a chunk of some prompts and a token for each sequence that decodes."""
 
     def step(self, chunks: Sequence[tuple[int, int]], decodes: Sequence[int]) -> float:
-        """`chunks`: for each prompt, the tokens before the chunk and those in it. `decodes`: for each sequence that
-        decodes, the tokens before the one it computes. Finite and never negative."""
+        """Seconds, finite and never negative.
+
+        `chunks`: for each prompt, the tokens before the chunk and those in it. `decodes`: for each sequence that
+        decodes, the tokens before the one that it computes.
+        """
 
 
 def chunked(cost: StepCost, cached_tokens: int, new_tokens: int, chunk: int) -> float:

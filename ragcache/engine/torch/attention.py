@@ -19,13 +19,13 @@ from ragcache.engine.torch.kv import LayerViews
 from ragcache.errors import ModelError
 
 ATTENTION_NAME = "ragcache_packed"
-# what models hand to attention functions that changes the result: logit caps, sinks, biases of positions
+# arguments of attention functions that change the result: logit caps, sinks, biases of positions
 UNSUPPORTED = frozenset({"softcap", "s_aux", "position_bias"})
 
 
 @dataclass(frozen=True, slots=True)
 class SpanWrite:
-    """The KV of tokens [first, last) of the packed batch goes to `target`."""
+    """A write of one step: the KV of tokens [first, last) of the packed batch goes to `target`."""
 
     target: LayerViews
     first: int
@@ -34,7 +34,7 @@ class SpanWrite:
 
 @dataclass(frozen=True, slots=True)
 class SequencePlan:
-    """What one sequence does in one step: its new tokens are [first, last) of the packed batch.
+    """One sequence's part of one step: its new tokens are [first, last) of the packed batch.
 
     The new tokens see all of `past`, whose parts may come in any order: positions are in the keys. With `causal` they
     see themselves and one another as well; without it they are a single token that `writes` put into `past`.
@@ -116,7 +116,7 @@ def packed_attention(
             raise ModelError(f"its attention has {name}, which this engine does not compute")
     if not getattr(module, "is_causal", True):
         raise ModelError("its attention looks ahead: it is an encoder")
-    del attention_mask, dropout  # the plan says who sees what; inference drops nothing
+    del attention_mask, dropout  # the plan says which tokens see which; inference drops none
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])

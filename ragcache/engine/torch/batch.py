@@ -26,12 +26,13 @@ from ragcache.engine.protocol import (
 from ragcache.engine.torch.kv import KVSpan
 from ragcache.engine.torch.model import StepInput, TorchModel
 from ragcache.engine.torch.sampler import Sampler
+from ragcache.reuse.plan import prefix_and_rest
 
 log = logging.getLogger(__name__)
 
 Deliver = Callable[[EngineEvent], None]
 
-# what CPU allocators and CUDA's libraries say, where torch raises a plain RuntimeError
+# messages of CPU allocators and CUDA's libraries that torch raises as a plain RuntimeError
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
@@ -49,13 +50,13 @@ class RunningJob:
     deliver: Deliver
     sampler: Sampler
     pending: list[int]  # prompt tokens whose KV is not computed yet
-    prompt_tokens: int  # that were pending at first
-    spans: list[KVSpan]  # all of the sequence's KV in order: cached, missing, own
-    first_writable: int  # spans before this one are somebody else's
+    prompt_tokens: int  # how many were pending at first
+    spans: list[KVSpan]  # all of the sequence's KV in order: read from the cache, computed, own
+    first_writable: int  # spans before this one are shared, and only read
     position: int  # of the next token to compute
     generated: int  # tokens of the answer, those of earlier jobs included
     last_token: int  # `generated` of the last
-    # set by the caller. It refers to nothing, so keeping the means to cancel keeps no KV alive
+    # set by the caller. It has no references, so that a caller who keeps the means to cancel keeps no KV alive
     cancelled: threading.Event
     started: bool = False
     ended: bool = False
@@ -63,19 +64,23 @@ class RunningJob:
 
     @classmethod
     def of(cls, job: Job, deliver: Deliver) -> RunningJob:
-        """Raises ValueError for a job that cannot be done."""
+        """The job as the batch runs it. Raises ValueError for one that cannot be done."""
         own: KVSpan = job.memory
         if not job.question or job.max_tokens < 1 or own.room < len(job.question) + job.max_tokens - 1:
             raise ValueError("a job needs a question, max_tokens >= 1 and memory for both")
-        pending = [token for tokens, _ in job.missing for token in tokens] + list(job.question)
+        exact, computed = prefix_and_rest(job.plan)
+        if len(job.targets) != len(computed):
+            raise ValueError(f"a job with {len(computed)} computed pieces has {len(job.targets)} targets for their KV")
+        pending = [token for piece in computed for token in piece.tokens] + list(job.question)
+        read: list[KVSpan] = [piece.kv for piece in exact]
         return cls(
             deliver=deliver,
             sampler=Sampler(job.sampling),
             pending=pending,
             prompt_tokens=len(pending),
-            spans=[*job.cached, *(span for _, span in job.missing), own],
-            first_writable=len(job.cached),
-            position=sum(span.length for span in job.cached),
+            spans=[*read, *job.targets, own],
+            first_writable=len(read),
+            position=sum(span.length for span in read),
             generated=job.generated,
             last_token=job.generated + job.max_tokens,
             cancelled=threading.Event(),
@@ -83,20 +88,22 @@ class RunningJob:
 
     @property
     def decoding(self) -> bool:
+        """Whether the whole prompt is computed."""
         return not self.pending
 
     @property
     def computed_tokens(self) -> int:
+        """Prompt tokens whose KV this job has computed."""
         return self.prompt_tokens - len(self.pending)
 
     def step(self, budget: int) -> StepInput:
-        """The next at most `budget` prompt tokens, or the token generated last."""
+        """The next prompt tokens, `budget` at most, or the token generated last."""
         tokens = self.pending[:budget] if self.pending else [self.next_token]
         ends_prompt = len(tokens) >= len(self.pending)
         return StepInput(tokens, self.position, self.spans, self.spans[self.first_writable :], ends_prompt)
 
     def computed(self, step: StepInput) -> None:
-        """The KV of that step is there."""
+        """Takes in that the step's KV is computed."""
         self.position += len(step.tokens)
         del self.pending[: len(step.tokens)]
 
@@ -110,7 +117,7 @@ class Batch:
     Each step is one forward over a token of every decoding job and, of the prompts in order of arrival, at most
     `prefill_chunk` tokens. A forward that raises fails the jobs in it, one that lacks memory preempts the youngest of
     them and is composed anew. A listener (`deliver`) that raises an Exception loses its job, which ends with Failed;
-    other jobs do not notice. What else is raised leaves `running` as it is.
+    other jobs do not notice. Any other BaseException leaves `running` as it is.
     """
 
     def __init__(self, model: TorchModel, prefill_chunk: int) -> None:
@@ -121,15 +128,17 @@ class Batch:
         self._stats = EngineStats(0, 0, 0.0, 0, 0)
 
     def stats(self) -> EngineStats:
+        """A snapshot; callable from any thread."""
         with self._lock:
             return self._stats
 
     def drop_cancelled(self) -> None:
+        """Ends the jobs that were cancelled since the last step."""
         for running in [running for running in self.running if running.cancelled.is_set()]:
             self._end(running, Finished("cancelled", running.computed_tokens))
 
     def step(self) -> None:
-        """One step, of as many of the jobs as there is memory for."""
+        """Makes one step, with as many of the jobs as there is memory for."""
         while chosen := self._choose():
             self._start(chosen)
             if any(running.ended for running, _ in chosen):
@@ -159,7 +168,7 @@ class Batch:
                 log.exception("a listener failed")
 
     def _choose(self) -> Step:
-        """The next step: all that decode, and prompt tokens in order of arrival up to the chunk."""
+        """Composes the next step: all decodes, and prompt tokens in order of arrival up to the chunk."""
         chosen = [(running, running.step(1)) for running in self.running if running.decoding]
         budget = self._prefill_chunk
         for running in self.running:
@@ -176,9 +185,9 @@ class Batch:
                 self._tell(running, Started())
 
     def _make_room(self, chosen: Step, reason: str) -> None:
-        """After a forward that lacked memory: one job less. Each of these makes the next step smaller, or ends it."""
+        """Ends one job after a forward that lacked memory, so that the next step is smaller or there is none."""
         stepped = {id(running) for running, _ in chosen}
-        # a job that was not in the step takes no memory but its KV: it goes only where no other can
+        # a job that was not in the step takes no memory but its KV: it is preempted only if no other can be
         candidates = [running for running in self.running if len(stepped) == 1 or id(running) in stepped]
         youngest = candidates[-1]
         if len(candidates) > 1:
@@ -196,7 +205,7 @@ class Batch:
             self._end(running, Failed(reason, running.computed_tokens))
 
     def _computed(self, chosen: Step, logits: Tensor, seconds: float) -> None:
-        """The forward over that step took so long and gave these logits, a row for each that wants them."""
+        """Takes in a forward: its `seconds`, and `logits` [n, vocab], a row for each sequence that wants them."""
         decoded = sum(running.decoding for running, _ in chosen)
         self._count(1, seconds, sum(len(step.tokens) for _, step in chosen) - decoded, decoded)
         rows = iter(logits)
@@ -210,7 +219,7 @@ class Batch:
                 self._advance(running, row)
 
     def _advance(self, running: RunningJob, logits: Tensor) -> None:
-        """The next token of a job whose prompt is computed."""
+        """Chooses and delivers the next token of a job whose prompt is computed. logits [vocab]."""
         try:
             running.next_token, margin = running.sampler.choose(logits, running.generated)
         except Exception as error:
@@ -233,7 +242,7 @@ class Batch:
             self._end(running, Failed(f"its listener failed: {type(error).__name__}: {error}", running.computed_tokens))
 
     def _end(self, running: RunningJob, event: LastEvent) -> None:
-        """The job leaves; `event` is its last, even if its listener fails at it."""
+        """Removes the job and delivers its last event, even if its listener fails at that."""
         self.running.remove(running)
         running.ended = True
         self._count()

@@ -20,7 +20,7 @@ from ragcache.errors import EngineError
 
 log = logging.getLogger(__name__)
 
-# so many deaths of the thread within so many seconds are no accident: the engine stays dead
+# this many deaths of the thread within this time are not an accident: the engine stays dead
 MAX_DEATHS = 5
 DEATHS_SECONDS = 60.0
 SHUT_DOWN = "the engine was shut down"
@@ -42,8 +42,8 @@ class TorchEngine:
     `threads` is the number of torch threads of the stepping thread (None: torch's default). While it has no job,
     that thread runs the model's preparation.
 
-    Whatever ends the stepping thread, every job that ran or waited ends with Failed, and another thread takes over,
-    until the fifth death within a minute: then jobs are refused with EngineError.
+    If the stepping thread dies, every job that ran or waited ends with Failed and another thread takes over, until the
+    fifth death within a minute: from then on jobs are refused with EngineError.
     """
 
     def __init__(self, model: TorchModel, *, prefill_chunk: int = 512, threads: int | None = None) -> None:
@@ -52,7 +52,7 @@ class TorchEngine:
         self.model = model
         self._threads = threads
         self._batch = Batch(model, prefill_chunk)  # the stepping thread's, as is what follows
-        self._preparation = model.preparation()  # one that raises is over, and the next thread goes on without it
+        self._preparation = model.preparation()  # if it raises it is over, and the next thread goes on without it
         self._prepared = False
         self._inbox: queue.SimpleQueue[RunningJob | None] = queue.SimpleQueue()
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
@@ -126,7 +126,7 @@ class TorchEngine:
         self._hand_over(died)
 
     def _receive(self) -> bool:
-        """Takes in what was submitted, waiting for it when idle and prepared; False when the engine is to end."""
+        """Takes in submitted jobs, waiting for one when idle and prepared. Returns False when the engine is to end."""
         while True:
             idle = not self._batch.running
             try:
@@ -146,12 +146,12 @@ class TorchEngine:
                 self._batch.running.append(running)
 
     def _hand_over(self, died: str) -> None:
-        """The last that a dying thread does: it ends the jobs, and starts the thread that takes over."""
+        """Last act of a dying thread: ends the jobs, and starts the thread that takes over."""
         now = time.monotonic()
         self._deaths.append(now)
         with self._lock:
             self._error = died
-            # before the jobs are told: what is submitted by then is for the next thread, or refused
+            # before events are delivered: jobs submitted by listeners are for the next thread, or refused
             self._dead = len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATHS_SECONDS
             self._empty_inbox()
         self._batch.fail_all(died)
@@ -159,12 +159,12 @@ class TorchEngine:
             if not self._closed and not self._dead:
                 try:
                     self._thread = self._start_thread()
-                except RuntimeError as error:  # the system has no thread to give
+                except RuntimeError as error:  # the system has no thread left
                     self._dead = True
                     self._error = f"{died}; no other could be started: {error}"
                 else:
                     self._restarts += 1
-                    return  # the batch is the other thread's
-            self._empty_inbox()  # what came while the jobs were told
+                    return  # the batch belongs to the other thread now
+            self._empty_inbox()  # jobs that came while events were delivered
             last_words = SHUT_DOWN if self._closed else died
         self._batch.fail_all(last_words)

@@ -1,4 +1,4 @@
-"""Fingerprint: which numbers a model computes, as a digest that every process and every copy of it agrees on."""
+"""Fingerprint: a digest of the numbers that a model computes, equal in every process and for every copy of it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from transformers import PreTrainedModel
 
 from ragcache.engine.torch.packed_linear import PackedLinear
 
-# What a configuration says of a file and not of the numbers. All else counts, the irrelevant with it: a fingerprint
-# that differs without need costs a prefill, one that agrees without right gives wrong answers
+# Entries of a configuration that describe a file and not the numbers. All others count, even irrelevant ones: a
+# fingerprint that differs without need costs a prefill, one that agrees without right gives wrong answers
 _OF_THE_FILE = frozenset(
     {
         "_name_or_path",
-        "_model_name_or_path",  # from a GGUF's metadata
+        "_model_name_or_path",  # from the metadata of a GGUF file
         "_commit_hash",
-        "_attn_implementation",  # the engine's own, whatever was asked for
+        "_attn_implementation",  # always the engine's own
         "attn_implementation",
         "transformers_version",
-        "architectures",  # of whoever saved it; the class that was built counts instead
-        "dtype",  # of the file's weights; the weights count as they were loaded
+        "architectures",  # as saved; the class that was built counts instead
+        "dtype",  # of the weights in the file; they count as they were loaded
         "torch_dtype",
     }
 )
@@ -33,8 +33,9 @@ _OF_THE_FILE = frozenset(
 def fingerprint_of(module: PreTrainedModel) -> bytes:
     """Digest of 16 bytes over configuration, weights and dtype; equal means that KV can be exchanged.
 
-    It finds mistakes, not attacks: weights are digested with xxh3, at the speed of memory. Buffers that are not saved
-    follow from the configuration. To be called before linear layers are packed, since packed weights are no parameters.
+    It guards against mistakes, not attacks: weights are digested with xxh3, at the speed of memory. Buffers that are
+    not saved follow from the configuration. Raises ValueError once linear layers are packed: packed weights are not
+    parameters.
     """
     if any(isinstance(child, PackedLinear) for child in module.modules()):
         raise ValueError("the fingerprint has to be taken before linear layers are packed")
@@ -57,7 +58,7 @@ def fingerprint_of(module: PreTrainedModel) -> bytes:
 
 
 def numbers_of(settings: Any) -> Any:
-    """`settings` without what says nothing of the numbers, at every depth."""
+    """`settings` without entries that describe only the file, at every depth."""
     if isinstance(settings, dict):
         return {str(key): numbers_of(value) for key, value in settings.items() if key not in _OF_THE_FILE}
     if isinstance(settings, list | tuple):

@@ -1,4 +1,4 @@
-"""KVSpan: the keys and values of a run of consecutive tokens, in memory of ours."""
+"""KVSpan: the keys and values of consecutive tokens, in memory that this package allocates."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class KVLayout:
 
     @property
     def bytes_per_token(self) -> int:
+        """Bytes of a token's KV, all layers together."""
         return self.layers * 2 * self.kv_heads * self.head_dim * self.dtype.itemsize
 
     def allocate(self, tokens: int, device: torch.device) -> KVSpan:
@@ -31,7 +32,7 @@ class KVLayout:
         return KVSpan(on_pages(self.shape(tokens), self.dtype))
 
     def shape(self, tokens: int) -> tuple[int, int, int, int, int]:
-        """Of the one tensor that holds `tokens`."""
+        """Shape of the one tensor that holds `tokens`: [layers, 2, kv_heads, tokens, head_dim]."""
         return self.layers, 2, self.kv_heads, tokens, self.head_dim
 
 
@@ -74,8 +75,8 @@ class KVSpan:
     """KV of `length` tokens, `data` [layers, 2, kv_heads, capacity, head_dim].
 
     One tensor a span, so that a document moves between tiers in one copy. Spans are read where they lie: a
-    sequence is a list of them, and no step copies what another has written. Only the engine writes, and only
-    behind `length`; once a span is full it belongs to whoever holds its node and never changes.
+    sequence is a list of them, and no step copies KV that another has written. Only the engine writes, and only
+    behind `length`; once a span is full it never changes, and belongs to the holders of its node.
     """
 
     data: torch.Tensor
@@ -83,10 +84,12 @@ class KVSpan:
 
     @property
     def capacity(self) -> int:
+        """Tokens that the memory is for."""
         return self.data.shape[3]
 
     @property
     def room(self) -> int:
+        """Tokens that still fit."""
         return self.capacity - self.length
 
     def views(self, first: int, last: int) -> LayerViews:

@@ -59,13 +59,13 @@ class TorchModel:
             self.context_length = _context_length(config)
             self.layout = layout_of(config, module.dtype)
         except AttributeError as error:
-            raise ModelError(f"{name!r} ({type(module).__name__}) is no decoder with attention: {error}") from error
+            raise ModelError(f"{name!r} ({type(module).__name__}) is not a decoder with attention: {error}") from error
         self.eos_tokens = _eos_tokens(module)
         self._check_exact()
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: str | None = None) -> TorchModel:
-        """Loads the weights: float32 on CPU, bfloat16 or float16 on CUDA. Raises ModelError if that cannot be."""
+        """Loads the weights: float32 on CPU, bfloat16 or float16 on CUDA. Raises ModelError if that fails."""
         config = load_config(checkpoint)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = torch.float32
@@ -91,7 +91,7 @@ class TorchModel:
         return cls(module, checkpoint.name, fingerprint)
 
     def preparation(self) -> Iterator[None]:
-        """What makes later steps take no memory or time for being the first of their size, in short parts.
+        """Prepares for steps of every size, in short parts: else the first of each size takes extra time and memory.
 
         To be run in the thread that will call `forward`, between its calls or not at all: results are the same.
         """
@@ -132,8 +132,8 @@ class TorchModel:
     def _check_exact(self) -> None:
         """Compares split, packed attention with the model's own; refuses a model that we would run wrongly.
 
-        Attention variants (logit caps, sinks, local windows, latent KV) are many and new ones appear; one look at
-        the numbers finds those that this engine does not reproduce.
+        Attention variants (logit caps, sinks, local windows, latent KV) are many and new ones appear: comparing numbers
+        detects all that this engine does not reproduce.
         """
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(self.vocab_size, (PROBE_TOKENS,), generator=generator)
@@ -161,7 +161,7 @@ class TorchModel:
 
 
 def _shares(step: StepInput) -> list[tuple[KVSpan, int]]:
-    """How many of the step's tokens go to which of its targets, filled in order."""
+    """Number of the step's tokens that go to each of its targets, filled in order. ValueError if there is no room."""
     shares: list[tuple[KVSpan, int]] = []
     left = len(step.tokens)
     for span in step.targets:
@@ -191,7 +191,7 @@ def _plan(step: StepInput, first: int) -> SequencePlan:
 
 
 def layout_of(config: Any, dtype: torch.dtype) -> KVLayout:
-    """Shape of the KV of a decoder with this text configuration. AttributeError if it has no attention."""
+    """Shape of the KV of a decoder with this text configuration. Raises AttributeError if it has no attention."""
     heads = config.num_attention_heads
     return KVLayout(
         layers=config.num_hidden_layers,

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 # oneDNN keeps what it prepared for each number of rows, about 2 MiB a number, up to 1,024 shapes by default, and
 # preparing takes 3 ms. Read at its first use
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-# Prompts come in every length: beyond a few, rows are filled up to a multiple of so many, or a server's memory would
+# Prompts come in every length: beyond this many, rows are filled up to a multiple of it, or a server's memory would
 # grow with each new one (107 lengths took 219 MiB, and so take 48)
 ROWS = 16
 # More rows than this are computed in pieces, so that there are 47 numbers of rows, whatever the prefill chunk: with
@@ -50,7 +50,7 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(module: nn.Module) -> int:
-    """Replaces the linear layers inside `module` where that helps; returns how many were replaced."""
+    """Replaces the linear layers inside `module` where that is faster. Returns the number of replaced layers."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return 0
     replaced = 0

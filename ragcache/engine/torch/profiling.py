@@ -29,13 +29,13 @@ SPAN = 512  # tokens: past and new KV lie in spans of a usual document's length
 LONGEST = 8192  # where the default grid ends for models that read more: from there the plane goes on
 # KV of noise, small enough that no softmax over it underflows: attention is slow where numbers are denormal
 _NOISE = 0.1
-_DOUBTFUL = 0.5  # of a median: a spread from which something else was running
-_NAME_LENGTH = 60  # of a model or a device in a file's name
+_DOUBTFUL = 0.5  # share of a median: with a larger spread, another program was running
+_NAME_LENGTH = 60  # characters of a model's or a device's name in a file's name
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the time of a prefill depends on, besides its tokens. `shape` stands for the architecture and its sizes."""
+    """All that the time of a prefill depends on but its tokens. `shape` describes the architecture and its sizes."""
 
     model: str
     shape: str
@@ -45,6 +45,7 @@ class Setting:
 
     @classmethod
     def of(cls, model: TorchModel, threads: int) -> Setting:
+        """The setting of this model, here, with this many torch threads."""
         config = model.module.config.get_text_config()
         layout, estimated = model.layout, estimate(model)
         shape = (
@@ -62,7 +63,7 @@ class Setting:
         return cache_home() / "profiles" / f"{'-'.join(parts)}.json"
 
     def differences(self, profile: PrefillProfile) -> list[str]:
-        """Where the profile was measured otherwise, in words."""
+        """How the profile's setting differs from this one, a phrase for each difference."""
         named = ("model", "shape", "device", "dtype", "threads")
         pairs = [(name, getattr(profile, name), getattr(self, name)) for name in named]
         return [f"{name} {measured} instead of {here}" for name, measured, here in pairs if measured != here]
@@ -82,7 +83,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure and how often. It is checked when it is made, before seconds of loading."""
+    """What to measure and how often. Raises ConfigError when it is created, which is before seconds of loading."""
 
     threads: int
     runs: int = 3
@@ -100,7 +101,7 @@ class Plan:
                 _check_axis(name, axis, least)
 
     def grid(self, context_length: int) -> Grid:
-        """The grid for a model that reads so many tokens. ConfigError if one that was asked for goes beyond."""
+        """The grid for a model of this context length. Raises ConfigError if a given axis exceeds it."""
         most_cached, most_new = (self.cached or (0,))[-1], (self.new or (2,))[-1]
         if most_cached + most_new > context_length:
             raise ConfigError(
@@ -119,7 +120,7 @@ class Plan:
 
 
 def parse_axis(text: str, option: str) -> tuple[int, ...]:
-    """The numbers of a command line, `0,256,1024`."""
+    """The numbers in an option's text such as `0,256,1024`. Raises ConfigError, naming `option`, for other text."""
     numbers = [part.strip() for part in text.split(",")]
     if not all(number.isascii() and number.isdigit() for number in numbers):
         raise ConfigError(f"{option} takes whole numbers with commas between, not {text!r}")
@@ -134,7 +135,7 @@ def _check_axis(name: str, axis: Sequence[int], least: int) -> None:
 
 
 def estimate(model: TorchModel) -> AnalyticCost:
-    """A cost from the model's shape; the rate only scales it, and no policy minds."""
+    """A cost estimated from the model's shape. Only ratios count: policies do not depend on its scale."""
     config = model.module.config.get_text_config()
     layout = model.layout
     hidden, queries = config.hidden_size, config.num_attention_heads * layout.head_dim
@@ -145,7 +146,7 @@ def estimate(model: TorchModel) -> AnalyticCost:
 
 
 def find_profile(model: TorchModel, threads: int) -> PrefillProfile | None:
-    """What `ragcache profile` measured for this very setting and kept, if it did. A damaged file is none."""
+    """The profile that `ragcache profile` saved for this setting. None if there is none, or its file is damaged."""
     setting = Setting.of(model, threads)
     file = setting.file
     if not file.exists():
@@ -180,11 +181,11 @@ class Profiling:
 
     @property
     def tokens(self) -> int:
-        """How many tokens all runs together compute."""
+        """Number of tokens that all runs together compute."""
         return self.plan.runs * len(self.grid.cached) * sum(self.grid.new)
 
     def warm_up(self) -> float:
-        """Runs a few chunks that are not counted; returns about how many seconds `measure` will take."""
+        """Runs a few chunks that are not measured. Returns the estimated seconds that `measure` will take."""
         new = min(self.plan.prefill_chunk, self.grid.new[-1])
         self._prefill(0, new)
         self._prefill(self.grid.cached[-1], min(self.grid.new))
@@ -196,14 +197,14 @@ class Profiling:
     def measure(self, on_progress: Callable[[int], object] | None = None) -> PrefillProfile:
         """Visits every point once a run, each run in another order, so that drift does not fall on one corner.
 
-        `on_progress` is told the tokens of each measurement.
+        `on_progress` is called with the tokens of each measurement.
         """
         points = list(product(self.grid.cached, self.grid.new))
-        found: dict[tuple[int, int], list[float]] = {point: [] for point in points}
+        measured: dict[tuple[int, int], list[float]] = {point: [] for point in points}
         for _ in range(self.plan.runs):
             self._random.shuffle(points)
             for cached, new in points:
-                found[cached, new].append(self._prefill(cached, new))
+                measured[cached, new].append(self._prefill(cached, new))
                 if on_progress is not None:
                     on_progress(new)
         setting = self.setting
@@ -214,11 +215,11 @@ class Profiling:
             threads=setting.threads,
             cached=self.grid.cached,
             new=self.grid.new,
-            seconds=self._table(lambda point: statistics.median(found[point])),
+            seconds=self._table(lambda point: statistics.median(measured[point])),
             shape=setting.shape,
             prefill_chunk=self.plan.prefill_chunk,
             runs=self.plan.runs,
-            spread=self._table(lambda point: (max(found[point]) - min(found[point])) / statistics.median(found[point])),
+            spread=self._table(lambda point: _relative_spread(measured[point])),
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -260,7 +261,7 @@ class Profiling:
 
 
 def table(profile: PrefillProfile) -> str:
-    """The measured grid for people: milliseconds, a row a number of cached tokens, a column a number of new ones."""
+    """The measured grid as text: milliseconds, a row for each number of cached tokens, a column for new ones."""
     lines = [f"{'cached | new':>12}" + "".join(f"{new:>11,}" for new in profile.new)]
     for cached, row in zip(profile.cached, profile.seconds, strict=True):
         lines.append(f"{cached:>12,}" + "".join(f"{_milliseconds(seconds):>11}" for seconds in row))
@@ -274,7 +275,7 @@ def table(profile: PrefillProfile) -> str:
 
 
 def doubts(profile: PrefillProfile) -> str | None:
-    """Why the profile should be measured again, if it should: times that no quiet machine gives."""
+    """Why the profile should be measured again: its times vary as on a busy machine. None if they do not."""
     if _widest(profile) > _DOUBTFUL:
         return f"a time varied by {_widest(profile):.0%}"
     rows = profile.seconds
@@ -283,6 +284,11 @@ def doubts(profile: PrefillProfile) -> str | None:
     ):
         return "more tokens took less time"
     return None
+
+
+def _relative_spread(seconds: Sequence[float]) -> float:
+    """Difference of the slowest and the fastest, as a share of the median."""
+    return (max(seconds) - min(seconds)) / statistics.median(seconds)
 
 
 def _widest(profile: PrefillProfile) -> float:
@@ -300,7 +306,7 @@ def _pieces(tokens: int) -> Sequence[int]:
 
 
 def _device_name(device: torch.device) -> str:
-    """What computes, by the maker's name: profiles travel with home folders, and must not be taken for another's."""
+    """The processor's or the GPU's full name: home folders travel, and a profile must not serve another machine."""
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
     try:

@@ -1,6 +1,6 @@
 """KVTransfer: a span's KV between device, host memory and plain bytes, in the dtype it is stored in.
 
-It moves what it is told to and decides nothing. All of it may be called from any thread.
+It moves KV on request and decides nothing. All of it may be called from any thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ragcache.engine.torch.kv import KVLayout, KVSpan, on_pages
 from ragcache.engine.torch.model import TorchModel
 from ragcache.errors import TransferError
 
-# of what `HostKV.buffer` holds; to be raised with any change of order or meaning, so that older bytes are not read
+# version of what `HostKV.buffer` holds; raise it with any change of order or meaning, so that older bytes are not read
 FORMAT_VERSION = 1
 STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # elements converted and then checked at once: 1 MiB of float32 and half of it in float16, which is still in the
@@ -34,7 +34,7 @@ def _memory_or_error() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch has a class for a full device, but not for a full host: its words are what there is
+        # torch has an exception class for a full device, but not for a full host: only the message tells
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in _EXHAUSTED):
             raise
         raise TransferError(f"no memory to move KV: {error}", reason="memory") from error
@@ -44,7 +44,7 @@ def _memory_or_error() -> Iterator[None]:
 class HostKV:
     """Complete KV of a segment in host memory: `data` [layers, 2, kv_heads, tokens, head_dim] in the stored dtype.
 
-    It belongs to whoever holds it; the memory is the system's again with the last reference to it or its `buffer`.
+    The memory returns to the system with the last reference to it or to its `buffer`.
     """
 
     data: Tensor
@@ -195,7 +195,7 @@ class KVTransfer:
 
 
 def kv_fingerprint(model: TorchModel, transfer: KVTransfer) -> bytes:
-    """Of 16 bytes, what the key of a stored record starts from: equal where one's bytes serve the other."""
+    """16 bytes that the key of a stored record starts from: equal if stored KV of one model serves the other."""
     return hashlib.blake2b(model.fingerprint + transfer.describe().encode(), digest_size=16).digest()
 
 

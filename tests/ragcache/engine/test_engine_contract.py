@@ -24,6 +24,7 @@ from ragcache.engine.protocol import (
 from ragcache.engine.simulated.engine import SimulatedEngine
 from ragcache.engine.torch.engine import TorchEngine
 from ragcache.replay.virtual_time import VirtualTimeLoop
+from ragcache.reuse.plan import Computed, Exact, Moved
 
 PATIENCE = 30  # seconds for what takes milliseconds
 
@@ -173,8 +174,8 @@ def drive(request: pytest.FixtureRequest) -> Iterator[Callable[..., Driven]]:
 def job(engine: Engine, question: int, max_tokens: int = 8, missing: Sequence[int] = (), cached: Sequence[Any] = ()):
     """Numbers of tokens: of the question, of the answer, and of segments."""
     return Job(
-        cached=cached,
-        missing=[(range(3, 3 + tokens), engine.allocate(tokens)) for tokens in missing],
+        plan=(*(Exact(kv.length, kv) for kv in cached), *(Computed(range(3, 3 + tokens)) for tokens in missing)),
+        targets=[engine.allocate(tokens) for tokens in missing],
         question=range(3, 3 + question),
         memory=engine.allocate(max(0, question + max_tokens - 1)),
         max_tokens=max_tokens,
@@ -204,7 +205,7 @@ def test_kv_is_filled_and_what_was_cached_stays_as_it_was(drive):
     driven = drive(prefill_chunk=16)
     first = job(driven.engine, 8, 3, missing=[20, 30])
     driven.finish(driven.submit(first))
-    spans = [kv for _, kv in first.missing]
+    spans = list(first.targets)
     assert [kv.length for kv in spans] == [20, 30]
     assert (first.memory.length, first.memory.room) == (10, 0)  # the last token is never read back
     again = job(driven.engine, 8, 3, missing=[9], cached=spans)
@@ -212,7 +213,7 @@ def test_kv_is_filled_and_what_was_cached_stays_as_it_was(drive):
     driven.finish(run)
     assert run.events[1] == Prefilled(computed_tokens=9 + 8)
     assert [kv.length for kv in spans] == [20, 30]
-    assert again.missing[0][1].length == 9
+    assert again.targets[0].length == 9
 
 
 def test_equal_jobs_get_equal_tokens_whatever_is_cached(drive):
@@ -221,7 +222,7 @@ def test_equal_jobs_get_equal_tokens_whatever_is_cached(drive):
     runs = [driven.submit(first)]
     driven.finish(*runs)
     for question in (8, 8):
-        runs.append(driven.submit(job(driven.engine, question, 5, cached=[first.missing[0][1]])))
+        runs.append(driven.submit(job(driven.engine, question, 5, cached=first.targets)))
     driven.finish(*runs)
     tokens = [[event.id for event in run.events if isinstance(event, Token)] for run in runs]
     assert tokens[0] == tokens[1] == tokens[2]
@@ -350,8 +351,8 @@ def test_an_answer_that_goes_on_in_another_job_is_the_same(drive, split):
     assert len(tokens) == 8
     question = [*first.question, *tokens[:split]]
     rest = Job(
-        cached=[first.missing[0][1]],
-        missing=[],
+        plan=(Exact(20, first.targets[0]),),
+        targets=[],
         question=question,
         memory=driven.engine.allocate(len(question) + 8 - split - 1),
         max_tokens=8 - split,
@@ -368,10 +369,33 @@ def test_an_answer_that_goes_on_in_another_job_is_the_same(drive, split):
 def test_a_job_that_cannot_be_done_is_refused(drive, question, max_tokens, room):
     driven = drive()
     with pytest.raises(ValueError, match="a job needs"):
-        driven.submit(Job([], [], range(question), driven.engine.allocate(room), max_tokens))
+        driven.submit(Job((), [], range(question), driven.engine.allocate(room), max_tokens))
     good = driven.submit(job(driven.engine, 5, 4))
     driven.finish(good)
     assert good.events[-1] == Finished("length", 5)
+
+
+def test_a_plan_with_kv_that_is_not_an_exact_prefix_is_refused(drive):
+    driven = drive()
+    first = job(driven.engine, 4, 1, missing=[20])
+    driven.finish(driven.submit(first))
+    (kv,) = first.targets
+    new = Computed(range(3, 12))
+    for plan in [(Moved(20, kv, shift=9),), (new, Moved(20, kv, shift=9)), (new, Exact(20, kv))]:
+        targets = [driven.engine.allocate(9) for piece in plan if piece is new]
+        with pytest.raises(ValueError, match="has to read exact KV first and compute the rest"):
+            driven.submit(replace(job(driven.engine, 4, 1), plan=plan, targets=targets))
+    good = driven.submit(job(driven.engine, 4, 1, missing=[9], cached=[kv]))
+    driven.finish(good)
+    assert good.events[-1] == Finished("length", 9 + 4)
+
+
+@pytest.mark.parametrize("targets", [0, 2])
+def test_a_plan_without_a_target_for_each_computed_piece_is_refused(drive, targets):
+    driven = drive()
+    good = job(driven.engine, 4, 1, missing=[9])
+    with pytest.raises(ValueError, match=f"1 computed pieces has {targets} targets"):
+        driven.submit(replace(good, targets=[driven.engine.allocate(9)] * targets))
 
 
 def test_a_chunk_of_nothing_is_refused(drive):

@@ -1,4 +1,4 @@
-"""Leases come in order of arrival; whoever leaves or gives up wakes the next; nothing is lost on the way."""
+"""Leases come in order of arrival; a request that leaves or gives up wakes the next; no memory is lost on the way."""
 
 import asyncio
 import random
@@ -150,7 +150,7 @@ def test_cancelled_between_admission_and_its_turn_gives_the_lease_back():
     run(scenario())
 
 
-def test_every_order_of_ends_and_cancellations_wakes_everybody():
+def test_every_order_of_ends_and_cancellations_wakes_all_others():
     """No lost wake-up: whatever ends in whatever order, all others are admitted and the pool is whole again."""
 
     async def scenario(order):

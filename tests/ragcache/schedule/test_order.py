@@ -1,4 +1,4 @@
-"""Whose turn it is: what is cached goes first, nobody is passed over for ever, and a turn is cheap."""
+"""Whose turn it is: cached requests go first, none is overtaken for ever, and a turn is cheap."""
 
 import random
 import time
@@ -70,7 +70,7 @@ def naive_turn(tree: KnowledgeTree, waiting: list[Waiting], passed: dict[int, in
     ),
 )
 @settings(max_examples=examples(300), deadline=None)
-def test_the_turn_is_that_of_a_naive_search_and_nobody_is_passed_over_too_often(window, steps):
+def test_the_turn_is_that_of_a_naive_search_and_none_is_overtaken_too_often(window, steps):
     cache = KnowledgeCache(60, 1, LRU())
     order = Order(cache.tree, window)
     waiting: list[Waiting] = []
@@ -113,7 +113,7 @@ def test_the_turn_is_that_of_a_naive_search_and_nobody_is_passed_over_too_often(
 
 
 @pytest.mark.parametrize("window", [1, 5, 32])
-def test_under_adversarial_arrivals_the_one_nobody_shares_waits_no_longer_than_the_window(window):
+def test_under_adversarial_arrivals_the_one_that_shares_nothing_waits_no_longer_than_the_window(window):
     cache = KnowledgeCache(100, 1, LRU())
     order = Order(cache.tree, window)
     with cache.lease([A], 0) as lease:

@@ -1,4 +1,4 @@
-"""Speculation begins earlier and answers the same: rule, timing, waste, and who gives way, in virtual time."""
+"""Speculation begins earlier and answers the same: rule, timing, waste, and which guess gives way, in virtual time."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ FEW = SYSTEM_TOKENS + QUESTION_TOKENS
 
 
 @pytest.mark.parametrize(
-    ("running", "found", "pool", "verdict"),
+    ("running", "candidate", "pool", "verdict"),
     [
         (None, "AB", 0, START),
         (None, "AB", 3, START),
@@ -54,9 +54,9 @@ FEW = SYSTEM_TOKENS + QUESTION_TOKENS
         ("AB", "AC", 4, CANCEL),
     ],
 )
-def test_the_rule(running, found, pool, verdict):
+def test_the_rule(running, candidate, pool, verdict):
     keys = [letter.encode() for letter in running] if running is not None else None
-    assert judge(keys, [letter.encode() for letter in found], pool, 4) == verdict
+    assert judge(keys, [letter.encode() for letter in candidate], pool, 4) == verdict
 
 
 def service_of(
@@ -84,7 +84,7 @@ def settled(service: RagService) -> None:
     assert not service._unsettled
 
 
-def asked(script: Script, *, max_tokens: int = 1, **options: Any) -> tuple[Answer, RagService]:
+def answer_alone(script: Script, *, max_tokens: int = 1, **options: Any) -> tuple[Answer, RagService]:
     """The answer to one question, alone."""
 
     async def main() -> tuple[Answer, RagService]:
@@ -99,8 +99,8 @@ def asked(script: Script, *, max_tokens: int = 1, **options: Any) -> tuple[Answe
 
 def test_a_list_that_stands_becomes_the_answer_and_its_prefill_overlaps_the_search():
     script = [(0.1, "AB"), (0.3, "AB")]
-    answer, service = asked(script)
-    plain, _ = asked(script, speculate=False)
+    answer, service = answer_alone(script)
+    plain, _ = answer_alone(script, speculate=False)
     # prefilled from 100 to 330 ms, the search ended at 400: the first token was there by then
     assert answer.timing.ttft_ms == pytest.approx(400)
     assert answer.timing.search_overlap_ms == pytest.approx(300)
@@ -114,7 +114,7 @@ def test_a_list_that_stands_becomes_the_answer_and_its_prefill_overlaps_the_sear
 
 
 def test_what_is_left_of_the_prefill_is_all_that_is_waited_for():
-    answer, _ = asked([(0.1, "AB"), (0.1, "AB")])
+    answer, _ = answer_alone([(0.1, "AB"), (0.1, "AB")])
     assert answer.timing.ttft_ms == pytest.approx(100 + 200 + FEW)
     assert answer.timing.retrieval_ms == pytest.approx(200)
     assert answer.timing.prefill_ms == pytest.approx(100 + FEW)
@@ -122,7 +122,7 @@ def test_what_is_left_of_the_prefill_is_all_that_is_waited_for():
 
 def test_a_list_that_changes_is_cancelled_at_the_next_step_and_what_is_complete_of_it_stays():
     # A is complete after 110 ms, so that the second list finds it; the step in which the change comes is finished
-    answer, service = asked([(0.1, "AB"), (0.12, "AC"), (0.5, "AC")])
+    answer, service = answer_alone([(0.1, "AB"), (0.12, "AC"), (0.5, "AC")])
     assert (answer.speculation.started, answer.speculation.used) == (2, True)
     assert answer.usage.cached_tokens.device == SYSTEM_TOKENS + DOCUMENT_TOKENS
     # three steps of 50 were over or under way by 220 ms, and with them 110 of 150 tokens were worth keeping
@@ -131,8 +131,8 @@ def test_a_list_that_changes_is_cancelled_at_the_next_step_and_what_is_complete_
 
 
 def test_the_last_list_decides():
-    answer, service = asked([(0.1, "AB"), (0.09, "BA")])
-    plain, _ = asked([(0.1, "AB"), (0.09, "BA")], speculate=False)
+    answer, service = answer_alone([(0.1, "AB"), (0.09, "BA")])
+    plain, _ = answer_alone([(0.1, "AB"), (0.09, "BA")], speculate=False)
     assert [document.id for document in answer.documents] == ["B", "A"]
     assert (answer.speculation.started, answer.speculation.used) == (1, False)
     assert answer.token_ids == plain.token_ids
@@ -142,15 +142,15 @@ def test_the_last_list_decides():
 
 
 def test_a_cache_that_keeps_nothing_wastes_everything():
-    answer, _ = asked([(0.1, "AB"), (0.09, "BA")], keep=False)
+    answer, _ = answer_alone([(0.1, "AB"), (0.09, "BA")], keep=False)
     assert answer.speculation.wasted_tokens == 100
 
 
 def test_a_speculation_may_have_ended_before_the_search():
-    answer, _ = asked([(0.1, "AB"), (2, "AB")], max_tokens=5)
+    answer, _ = answer_alone([(0.1, "AB"), (2, "AB")], max_tokens=5)
     assert answer.timing.ttft_ms == answer.timing.total_ms == pytest.approx(2100)
     assert answer.usage.completion_tokens == 5
-    wrong, _ = asked([(0.1, "AB"), (2, "CD")], max_tokens=5)
+    wrong, _ = answer_alone([(0.1, "AB"), (2, "CD")], max_tokens=5)
     # documents and system prompt stay in the cache: question and answer are lost
     assert wrong.speculation.wasted_tokens == QUESTION_TOKENS + 5
 
@@ -200,7 +200,7 @@ def test_a_request_whose_turn_has_come_takes_the_place_of_the_youngest_guess(sca
     assert sure.timing.ttft_ms == pytest.approx(230 + 230 - 50 + 50)  # behind the older guess, which began before
 
 
-def test_a_guess_waits_for_nobody_and_nobody_behind_it():
+def test_a_guess_waits_for_no_other_and_no_other_waits_behind_it():
     async def main() -> None:
         scripts = {"big": [(0.0, "ABCD")], "next": [(0.0, "EFGH")], "guess": [(0.01, "IJ"), (0.1, "IJ")]}
         service = service_of(ScriptedFinder(scripts), cache_tokens=500)
@@ -212,7 +212,7 @@ def test_a_guess_waits_for_nobody_and_nobody_behind_it():
 
 
 @pytest.mark.parametrize("ends", ["hangs up", "expires", "fails"])
-def test_whoever_goes_takes_the_guess_along(ends):
+def test_a_request_that_goes_takes_its_guess_along(ends):
     async def main() -> None:
         error = SearchError("the index is gone")
         finder = ScriptedFinder({"q": [(0.1, "AB"), (0.05, "AB")]}, {"q": error} if ends == "fails" else None)
@@ -234,8 +234,8 @@ def test_whoever_goes_takes_the_guess_along(ends):
 
 
 def test_the_final_list_begins_with_what_the_guess_has_computed_of_it():
-    answer, _ = asked([(0.1, "AB"), (0.12, "AC")])
-    plain, _ = asked([(0.22, "AC")])
+    answer, _ = answer_alone([(0.1, "AB"), (0.12, "AC")])
+    plain, _ = answer_alone([(0.22, "AC")])
     assert answer.usage.cached_tokens.device == SYSTEM_TOKENS + DOCUMENT_TOKENS
     # the step that ran ended at 250 ms
     assert answer.timing.ttft_ms == pytest.approx(250 + DOCUMENT_TOKENS + QUESTION_TOKENS)
@@ -313,7 +313,7 @@ def test_real_searches_and_a_real_engine_answer_the_same_with_guesses(
     build_index(corpus, tmp_path / "ivf", "ivf", Embedder.load(threads=1), progress=False)
     size = tiny_model.layout.bytes_per_token
 
-    async def answers(speculate: bool) -> tuple[list[Answer], RagService]:
+    async def answered(speculate: bool) -> tuple[list[Answer], RagService]:
         finder = RetrieverFinder(
             Retriever.open(tmp_path / "ivf", threads=1),
             PromptTemplate.load(tiny_checkpoint, max_doc_tokens=256, max_question_tokens=64),
@@ -324,16 +324,16 @@ def test_real_searches_and_a_real_engine_answer_the_same_with_guesses(
         engine = TorchEngine(tiny_model, prefill_chunk=16, threads=1)
         service = RagService(finder, cache, engine, limits)
         try:
-            found = await asyncio.gather(*(answer_of(service, f"How does {row['title']} work?") for row in rows))
+            answers = await asyncio.gather(*(answer_of(service, f"How does {row['title']} work?") for row in rows))
             while service.running:
                 await asyncio.sleep(0.01)
             settled(service)
-            return found, service
+            return answers, service
         finally:
             service.close()
 
-    plain, _ = asyncio.run(answers(False))
-    guessed, service = asyncio.run(answers(True))
+    plain, _ = asyncio.run(answered(False))
+    guessed, service = asyncio.run(answered(True))
     for before, after in zip(plain, guessed, strict=True):
         assert before.documents == after.documents
         assert before.token_ids == after.token_ids
@@ -351,7 +351,7 @@ def test_a_real_engine_answers_the_same_whatever_is_guessed_before(tiny_model):
         for at in range(24)
     }
 
-    async def answers(speculate: bool) -> tuple[list[Answer], RagService]:
+    async def answered(speculate: bool) -> tuple[list[Answer], RagService]:
         size = tiny_model.layout.bytes_per_token
         engine = TorchEngine(tiny_model, prefill_chunk=32, threads=1)
         limits = Limits(top_k=2, max_tokens=4, max_batch=6, max_waiting=99, max_prefill_batch=9, speculate=speculate)
@@ -363,15 +363,15 @@ def test_a_real_engine_answers_the_same_whatever_is_guessed_before(tiny_model):
                 async with asking:
                     return await answer_of(service, name)
 
-            found = await asyncio.gather(*map(ask, scripts))
+            answers = await asyncio.gather(*map(ask, scripts))
             while service.running:
                 await asyncio.sleep(0.01)
             settled(service)
-            return found, service
+            return answers, service
         finally:
             service.close()
 
-    plain, _ = asyncio.run(answers(False))
-    guessed, service = asyncio.run(answers(True))
+    plain, _ = asyncio.run(answered(False))
+    guessed, service = asyncio.run(answered(True))
     assert [answer.token_ids for answer in plain] == [answer.token_ids for answer in guessed]
     assert service.stats.speculations > service.stats.used_speculations > 0

@@ -44,7 +44,7 @@ def test_what_is_lost_is_failed_until_found():
     assert health.worked("engine", "generate") is False
     health.failed("engine", "generate", "dead", 4.0)
     assert health.state == "failed"
-    assert health.found("engine") is True
-    assert health.found("engine") is False
+    assert health.regained("engine") is True
+    assert health.regained("engine") is False
     assert health.state == "ok"
     assert (health.failures("engine"), health.recoveries("engine")) == (3, 1)

@@ -12,7 +12,7 @@ def test_an_answer_ends_before_a_stop_string(make_service):
     service = make_service(step_seconds=0.002)
 
     async def scenario():
-        events = await events_of(service, Query(OTTERS, max_tokens=16, stop=("never said by anybody", stop)))
+        events = await events_of(service, Query(OTTERS, max_tokens=16, stop=("in no answer", stop)))
         await until(lambda: service.cache.balance().held == 0)
         return events
 

@@ -28,7 +28,7 @@ def test_memory_that_cannot_be_had_is_an_error_and_not_a_leak(make_service, monk
 
 
 def test_memory_that_cannot_be_had_is_waited_for_while_others_run(make_service, monkeypatch):
-    """Who asks for memory last is the youngest, and so the one to give way."""
+    """The request that asks for memory last is the youngest, and so the one that gives way."""
     service = make_service(step_seconds=0.002)
     alone = run(ask(make_service(), "What is rust?"))
     allocate, refused = service.engine.allocate, []
@@ -52,7 +52,7 @@ def test_memory_that_cannot_be_had_is_waited_for_while_others_run(make_service, 
     first, second = run(scenario())
     assert first.finish_reason == "length"
     assert second.token_ids == alone.token_ids
-    assert len(refused) == 1, "it did not wait until somebody had left"
+    assert len(refused) == 1, "it did not wait until another had left"
 
 
 def test_an_answer_that_is_preempted_goes_on_where_it_was(make_service, monkeypatch):

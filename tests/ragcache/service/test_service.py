@@ -421,7 +421,7 @@ def test_a_question_over_cached_documents_is_answered_before_those_that_came_ear
     service = make_service(max_batch=1, step_seconds=0.003, top_k=1, reorder_window=8)
 
     async def answered(cached: str, *others: str) -> list[str]:
-        """In which order, if they are asked in the order given while the service is busy with something else."""
+        """The order of the answers, if these are asked in the given order while another question is answered."""
         await ask(service, cached)
         busy = await begin(service, Query("How does a kite fly?", max_tokens=16))
         order: list[str] = []
@@ -431,9 +431,9 @@ def test_a_question_over_cached_documents_is_answered_before_those_that_came_ear
             order.append(text)
 
         tasks = []
-        for at, text in enumerate([*others, cached], 1):
+        for number, text in enumerate([*others, cached], 1):
             tasks.append(asyncio.create_task(question(text)))
-            await until(lambda at=at: service.waiting == at and not service._searching)  # type: ignore[misc]
+            await until(lambda number=number: service.waiting == number and not service._searching)  # type: ignore[misc]
         await busy.aclose()
         await asyncio.gather(*tasks)
         return order

@@ -42,11 +42,11 @@ def tokens_of(*pieces: str | bytes) -> list[int]:
 
 def cut(whole: str, stop: list[str]) -> tuple[str, bool]:
     """The definition, on the whole text."""
-    found = [at for at in (whole.find(string) for string in stop) if at >= 0]
-    return (whole[: min(found)], True) if found else (whole, False)
+    starts = [start for start in map(whole.find, stop) if start >= 0]
+    return (whole[: min(starts)], True) if starts else (whole, False)
 
 
-def told(tokens: list[int], stop: list[str]) -> tuple[Transcript, str]:
+def transcribed(tokens: list[int], stop: list[str]) -> tuple[Transcript, str]:
     """The transcript of an answer that ends with its tokens, or when it says so; its pieces, joined."""
     transcript, pieces = Transcript(TOKENIZER, stop), ""
     for token in tokens:
@@ -70,7 +70,7 @@ def told(tokens: list[int], stop: list[str]) -> tuple[Transcript, str]:
 def test_the_text_is_what_a_search_of_the_whole_would_leave(pieces, stop):
     tokens = [IDS[piece] for piece in pieces]
     whole = TOKENIZER.decode(tokens)
-    transcript, text = told(tokens, stop)
+    transcript, text = transcribed(tokens, stop)
     assert (text, transcript.stopped) == cut(whole, stop)
 
 
@@ -112,16 +112,16 @@ def test_the_stop_that_begins_first_wins_even_if_another_is_complete_before_it()
     assert (transcript.text, transcript.stopped) == ("", False)
     transcript.add(IDS[b"b"], 1.0)
     assert (transcript.text, transcript.stopped) == ("", True)
-    transcript, _ = told(tokens_of("aba", "a"), stop)
+    transcript, _ = transcribed(tokens_of("aba", "a"), stop)
     assert (transcript.text, transcript.stopped) == ("a", True)
-    transcript, _ = told(tokens_of("aba"), stop)
+    transcript, _ = transcribed(tokens_of("aba"), stop)
     assert (transcript.text, transcript.stopped) == ("a", True), "the answer ended meanwhile"
 
 
 @pytest.mark.parametrize("stop", [["é"], ["🦦"], ["é🦦", "🦦"]])
 def test_a_stop_of_several_bytes_is_found_across_tokens(stop):
     pieces = [bytes([byte]) for byte in "aé🦦b".encode()]
-    transcript, text = told(tokens_of(*pieces), stop)
+    transcript, text = transcribed(tokens_of(*pieces), stop)
     assert (text, transcript.stopped) == cut("aé🦦b", stop)
 
 

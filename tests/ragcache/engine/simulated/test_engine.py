@@ -21,6 +21,7 @@ from ragcache.model.shape import MODELS
 from ragcache.policy import LRU
 from ragcache.prompt.template import PromptTemplate
 from ragcache.replay.virtual_time import run_virtual
+from ragcache.reuse.plan import Computed, Exact
 from ragcache.service.answer import Answer, Query
 from ragcache.service.limits import Limits
 from ragcache.service.retriever_finder import RetrieverFinder
@@ -52,8 +53,11 @@ class Run:
 
         *missing, question = new
         job = Job(
-            cached=[SimulatedKV(tokens, tokens) for tokens in cached],
-            missing=[(range(tokens), engine.allocate(tokens)) for tokens in missing],
+            plan=(
+                *(Exact(tokens, SimulatedKV(tokens, tokens)) for tokens in cached),
+                *(Computed(range(tokens)) for tokens in missing),
+            ),
+            targets=[engine.allocate(tokens) for tokens in missing],
             question=range(question),
             memory=engine.allocate(question + output - 1),
             max_tokens=output,
@@ -165,7 +169,7 @@ def test_what_is_told_may_submit_cancel_and_close():
         await first.ended
         await asyncio.sleep(1)
         assert runs[0].events
-        job = Job([], [], range(5), engine.allocate(5), 1)
+        job = Job((), [], range(5), engine.allocate(5), 1)
         engine.submit(job, lambda event: engine.close() if isinstance(event, Started) else None)
         await asyncio.gather(other.ended, runs[0].ended)
         assert other.events[-1][1] == runs[0].events[-1][1] == Failed("the engine was shut down", 10)

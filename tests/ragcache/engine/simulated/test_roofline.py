@@ -126,34 +126,44 @@ def test_a_prompt_alone_is_its_chunks_one_after_the_other():
     assert roofline(30, 0) == roofline.step([], []) == 0.0
 
 
+# 8 chunks of 512 tokens, all of them bound by computing, at 0.6 of the data sheet's peak
 @pytest.mark.parametrize(
-    ("hardware", "model", "cached", "new", "low", "high"),
+    ("hardware", "model", "seconds"),
     [
-        # 4,096 tokens of 13.5 GFLOP and attention are 58 TFLOP: 0.83 s at the 70 TFLOP/s of the data sheet
-        ("a10g", "llama2-7b", 0, 4096, 1.0, 2.0),
-        ("h100", "llama-3.1-8b", 0, 4096, 0.08, 0.2),  # public servers prefill 20,000 to 50,000 tokens a second
-        ("2xh800", "llama2-70b", 0, 4096, 0.4, 1.0),
-        # measured on 2 cores with plain transformers: 2.96, 5.4 and 0.28 s
-        ("this-cpu", "smollm2-135m", 0, 1024, 2.96 * 0.75, 2.96 / 0.75),
-        ("this-cpu", "smollm2-135m", 0, 2048, 5.4 * 0.75, 5.4 / 0.75),
-        ("this-cpu", "smollm2-135m", 2048, 48, 0.28 * 0.6, 0.28 / 0.6),
+        # 2·6.476e9·4096 for the layers and 4.40e12 for attention are 5.745e13 operations; 8 steps of 2 ms
+        ("a10g", "llama2-7b", 5.745e13 / 42e12 + 0.016),
+        # 2·6.979e9·4096 and 4.40e12
+        ("h100", "llama-3.1-8b", 6.158e13 / 593.4e12 + 0.016),
+        # 2·68.45e9·4096 and 2.2e13 on two devices; 160 all-reduces a step, of 8 MiB at 160 GB/s and 10 µs each
+        ("2xh800", "llama2-70b", 5.827e14 / 1186.8e12 + 0.016 + 8 * 160 * (1e-5 + 2**23 / 160e9)),
     ],
 )
-def test_prefills_are_of_the_order_that_is_seen(hardware, model, cached, new, low, high):
-    assert low < Roofline(HARDWARE[hardware], MODELS[model])(cached, new) < high
+def test_a_prefill_of_4096_tokens_takes_what_the_published_sizes_say(hardware, model, seconds):
+    assert Roofline(HARDWARE[hardware], MODELS[model])(0, 4096) == pytest.approx(seconds, rel=0.003)
 
 
+# the weights but for the embedding, and the KV of 2,049 tokens, at 0.75 of the data sheet's bandwidth; a step of 2 ms
 @pytest.mark.parametrize(
-    ("hardware", "model", "low", "high"),
+    ("hardware", "model", "seconds"),
     [
-        ("a10g", "llama2-7b", 0.028, 0.045),  # 13.5 GB at 600 GB/s: 22 ms at best
-        ("h100", "llama-3.1-8b", 0.005, 0.012),  # public servers write 100 to 150 tokens a second alone
-        ("2xh800", "llama2-70b", 0.021, 0.045),
-        ("this-cpu", "smollm2-135m", 0.03, 0.05),  # vLLM on this machine: 40 ms
+        ("a10g", "llama2-7b", (6.607e9 * 2 + 2049 * 2**19) / 450e9 + 0.002),
+        ("h100", "llama-3.1-8b", (7.505e9 * 2 + 2049 * 2**17) / 2512.5e9 + 0.002),
+        # and two all-reduces a layer of 16 KiB each
+        ("2xh800", "llama2-70b", (68.714e9 * 2 + 2049 * 327_680) / 5025e9 + 0.002 + 160 * (1e-5 + 2**14 / 160e9)),
     ],
 )
-def test_decodes_are_of_the_order_that_is_seen(hardware, model, low, high):
-    assert low < Roofline(HARDWARE[hardware], MODELS[model]).decode(1, 2048) < high
+def test_a_decode_behind_2048_tokens_takes_what_the_published_sizes_say(hardware, model, seconds):
+    assert Roofline(HARDWARE[hardware], MODELS[model]).decode(1, 2048) == pytest.approx(seconds, rel=0.003)
+
+
+def test_this_cpu_is_about_as_fast_as_was_measured():
+    """Against plain `transformers` on 2 cores, which took 2.96 and 5.4 s, and 40 ms a decode."""
+    roofline = Roofline(HARDWARE["this-cpu"], MODELS["smollm2-135m"])
+    assert roofline(0, 1024) == pytest.approx(2.96, rel=0.15)
+    assert roofline(0, 2048) == pytest.approx(5.4, rel=0.15)
+    assert roofline.decode(1, 2048) == pytest.approx(0.040, rel=0.05)
+    # a short question behind a long prefix took 0.28 s: small products are slower than the rates say
+    assert 0.5 * 0.28 < roofline(2048, 48) < 0.28
 
 
 def test_fetching_is_cheaper_than_computing_on_every_machine_of_the_paper():
@@ -182,16 +192,31 @@ def test_what_cannot_be_is_refused():
         MeasuredCost(PolynomialCost(1, 0), 1.0, token_seconds=float("nan"))
 
 
-def test_every_table_says_where_its_figures_are_from():
-    assert set(HARDWARE) == {"a10g", "h100", "2xh800", "this-cpu"}
-    for name, hardware in HARDWARE.items():
-        assert hardware.name == name
-        assert hardware.source
-        assert 0 < hardware.compute_efficiency <= 1
-        assert 0 < hardware.memory_efficiency <= 1
-        assert hash(hardware) == hash(dataclasses.replace(hardware))
-        with pytest.raises(TypeError):
-            hardware.flops["float16"] = 1.0
+@pytest.mark.parametrize(
+    ("name", "devices", "teraflops", "gigabytes_a_second", "gibibytes", "link"),
+    [("a10g", 1, 70, 600, 24, 32), ("h100", 1, 989, 3350, 80, 64), ("2xh800", 2, 989, 3350, 80, 64)],
+)
+def test_peaks_are_those_of_the_data_sheets(name, devices, teraflops, gigabytes_a_second, gibibytes, link):
+    hardware = HARDWARE[name]
+    assert hardware.flops["float16"] == hardware.flops["bfloat16"] == teraflops * 1e12
+    assert hardware.memory_bandwidth == gigabytes_a_second * 1e9
+    assert (hardware.devices, hardware.memory) == (devices, gibibytes * 2**30)
+    assert hardware.host_bandwidth == link * 1e9
+
+
+def test_every_machine_says_where_its_figures_are_from_and_reaches_no_more_than_its_peaks():
+    for hardware in HARDWARE.values():
+        assert len(hardware.source) > 20
+        for share in (hardware.compute_efficiency, hardware.memory_efficiency, hardware.link_efficiency):
+            assert 0 < share <= 1
+
+
+def test_a_machine_cannot_be_changed_and_may_be_a_key():
+    assert len(set(HARDWARE.values())) == len(HARDWARE) > 1
+    with pytest.raises(TypeError):
+        HARDWARE["a10g"].flops["float16"] = 1.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        HARDWARE["a10g"].memory = 1
 
 
 def test_a_measured_step():

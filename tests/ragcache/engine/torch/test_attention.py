@@ -1,4 +1,4 @@
-"""Attention over split contexts is attention over the whole, whoever computes it."""
+"""Attention over split contexts is attention over the whole, by every implementation."""
 
 import math
 

@@ -33,7 +33,7 @@ def test_output_does_not_depend_on_what_was_cached(engines, generate, cached):
     first = job(engine, prompt(8, 8), 10, missing=parts)
     expected = Run(engine, first).wait().tokens
     assert expected == generate([*chain(*parts), *prompt(8, 8)], 10)
-    spans = [span for _, span in first.missing[:cached]]
+    spans = first.targets[:cached]
     before = [span.data.clone() for span in spans]
     again = Run(engine, job(engine, prompt(8, 8), 10, missing=parts[cached:], cached=spans)).wait()
     assert again.tokens == expected
@@ -44,23 +44,23 @@ def test_output_does_not_depend_on_what_was_cached(engines, generate, cached):
 
 def test_the_model_is_prepared_by_the_engines_thread_while_there_is_no_job(engines, tiny_model, generate):
     threads, parts = [], threading.Semaphore(0)
-    told = threading.Semaphore(0)
+    prepared = threading.Semaphore(0)
 
     def preparation() -> Any:
         for _ in range(4):
             threads.append(threading.current_thread())
-            told.release()
+            prepared.release()
             assert parts.acquire(timeout=PATIENCE)
             yield
 
     engine = engines(Changed(tiny_model, preparation=preparation))
-    assert told.acquire(timeout=PATIENCE)
+    assert prepared.acquire(timeout=PATIENCE)
     run = Run(engine, job(engine, prompt(5, 1), 6))
     parts.release()  # the first part ends, and the job goes before the second
     assert run.wait().tokens == generate(prompt(5, 1), 6)
     parts.release(3)
     for _ in range(3):
-        assert told.acquire(timeout=PATIENCE)
+        assert prepared.acquire(timeout=PATIENCE)
     assert threads == [engine._thread] * 4
     assert Run(engine, job(engine, prompt(5, 1), 6)).wait().tokens == run.tokens
 
@@ -90,11 +90,11 @@ def test_one_token_is_one_token(engines, generate):
 def test_an_end_token_stops_and_is_not_told(engines, tiny_model, generate):
     expected = generate(prompt(20, 9), 12)
     stop = expected[5]
-    at = expected.index(stop)
+    end = expected.index(stop)
     engine = engines(Changed(tiny_model, eos_tokens=frozenset([stop])))
     run = Run(engine, job(engine, prompt(20, 9), 12)).wait()
     assert run.events[-1] == Finished("stop", 20)
-    assert run.tokens == expected[:at]
+    assert run.tokens == expected[:end]
 
 
 def test_an_end_token_at_once_gives_an_empty_answer(engines, tiny_model, generate):
@@ -138,7 +138,7 @@ def test_memory_goes_with_its_last_reference(engines, tiny_model, end, monkeypat
 
     engine = engines(Changed(tiny_model, forward=forward))
     work = job(engine, prompt(10, 1), 5 if end == "finished" else 2000, missing=[prompt(20, 2)])
-    memory = [weakref.ref(span.data) for span in (work.memory, work.missing[0][1])]
+    memory = [weakref.ref(span.data) for span in (work.memory, work.targets[0])]
     run = Run(engine, work)
     del work
     run.job = None
@@ -184,7 +184,7 @@ def test_only_the_batch_in_the_failed_step_fails(engines, tiny_model):
 
     engine = engines(Changed(gate, forward=forward), prefill_chunk=10)
     first = Run(engine, job(engine, prompt(10, 1), 3))
-    gate.asked.get(timeout=PATIENCE)
+    gate.begun.get(timeout=PATIENCE)
     second, third = (Run(engine, job(engine, prompt(10, seed), 3)) for seed in (2, 3))
     failing.set()
     gate.allowed.release(20)
@@ -225,7 +225,7 @@ def test_a_sampled_answer_does_not_depend_on_what_was_cached_nor_on_where_it_was
     settings = {"temperature": 1.2, "top_p": 0.9, "seed": 4}
     first = job(engine, prompt(9, 1), 15, missing=[prompt(30, 2)], **settings)
     whole = Run(engine, first).wait().tokens
-    cached = [span for _, span in first.missing]
+    cached = first.targets
     assert Run(engine, job(engine, prompt(9, 1), 15, cached=cached, **settings)).wait().tokens == whole
     for split in (1, 6, 14):
         rest = job(engine, [*prompt(9, 1), *whole[:split]], 15 - split, cached=cached, **settings)

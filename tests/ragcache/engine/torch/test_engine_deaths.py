@@ -45,7 +45,7 @@ def test_running_and_queued_jobs_fail_and_the_next_one_is_answered(engines, tiny
     running.append(Run(engine, job(engine, prompt(10, 2), 500)))
     while gate.step() != [1, 1]:
         pass
-    gate.asked.get(timeout=PATIENCE)
+    gate.begun.get(timeout=PATIENCE)
     queued = Run(engine, job(engine, prompt(10, 3), 500))  # in the inbox: the thread is in its step
     first_thread = engine._thread
     pending.append(error)
@@ -96,9 +96,9 @@ def test_a_listener_that_exits_kills_the_thread_and_all_are_told(engines, genera
         time.sleep(0.001)
     engine.submit(job(engine, prompt(10, 2), 500), deliver)
     assert isinstance(other.wait().events[-1], Failed)
-    told = [events.get(timeout=PATIENCE) for _ in range(4)]
-    assert isinstance(told[-1], Failed)
-    assert "SystemExit" in told[-1].message
+    delivered = [events.get(timeout=PATIENCE) for _ in range(4)]
+    assert isinstance(delivered[-1], Failed)
+    assert "SystemExit" in delivered[-1].message
     assert Run(engine, job(engine, prompt(20, 4), 6)).wait().tokens == generate(prompt(20, 4), 6)
     assert events.empty()
     assert last_events(other) == 1
@@ -117,11 +117,11 @@ def test_a_listener_that_fails_loses_its_job_and_disturbs_no_other(engines, gene
     other = Run(engine, job(engine, prompt(20, 1), 40))
     engine.submit(job(engine, prompt(20, 2), 5), deliver)
     assert other.wait().tokens == generate(prompt(20, 1), 40)
-    told = [events.get_nowait() for _ in range(events.qsize())]
-    assert sum(isinstance(event, LastEvent) for event in told) == 1
+    delivered = [events.get_nowait() for _ in range(events.qsize())]
+    assert sum(isinstance(event, LastEvent) for event in delivered) == 1
     if kind is not Finished:
-        assert told[-1].message == "its listener failed: ValueError: the loop is gone"
-        assert isinstance(told[-2], kind)
+        assert delivered[-1].message == "its listener failed: ValueError: the loop is gone"
+        assert isinstance(delivered[-2], kind)
     assert engine.stats().restarts == engine.stats().running == 0
     assert "a listener failed" in caplog.text
 

@@ -45,7 +45,7 @@ def again(engine: Any, run: Run) -> Job:
     assert run.job is not None
     question, done = [*run.job.question, *run.tokens], len(run.tokens)
     left = run.job.max_tokens - done
-    rest = job(engine, question, left, missing=[tokens for tokens, _ in run.job.missing])
+    rest = job(engine, question, left, missing=[piece.tokens for piece in run.job.plan])
     return replace(rest, sampling=run.job.sampling, generated=done)
 
 
@@ -110,7 +110,7 @@ def test_in_a_step_of_its_own_a_long_prefill_preempts_who_waits_behind_it(engine
     gate = Gate(Changed(tiny_model, forward=forward))
     engine = engines(gate, prefill_chunk=8)
     first = Run(engine, job(engine, prompt(40, 1), 2))
-    gate.asked.get(timeout=30)
+    gate.begun.get(timeout=30)
     second = Run(engine, job(engine, prompt(5, 2), 2))
     failures = iter([False, True])
     gate.allowed.release(30)

@@ -1,4 +1,4 @@
-"""A span's memory is the system's again as soon as nobody refers to it."""
+"""A span\'s memory returns to the system with the last reference to it."""
 
 import psutil
 import torch

@@ -125,12 +125,12 @@ def test_a_packed_step_is_each_sequence_alone(tiny_model, plain, data):
         new = 1 if done and data.draw(st.booleans()) else data.draw(st.integers(1, length - done))
         tokens = tokens[: done + new]
         past: list[KVSpan] = []
-        at = 0
+        start = 0
         for piece in cut(tokens[:done], data.draw(st.lists(st.integers(1, 20), max_size=4))):
             span = spans_for(tiny_model, [len(piece)])[0]
-            tiny_model.forward([StepInput(piece, at, [*past, span], [span])])
+            tiny_model.forward([StepInput(piece, start, [*past, span], [span])])
             past.append(span)
-            at += len(piece)
+            start += len(piece)
         targets = spans_for(tiny_model, list(map(len, cut(tokens[done:], data.draw(st.lists(st.integers(1, 20)))))))
         if past and data.draw(st.booleans()):  # the last span may have room still, as when decoding
             grown = spans_for(tiny_model, [past[-1].length + data.draw(st.integers(1, 5))])[0]

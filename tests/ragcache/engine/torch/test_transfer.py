@@ -90,9 +90,9 @@ def test_in_a_wider_dtype_every_value_comes_back():
 def test_what_float16_cannot_hold_is_refused_wherever_it_lies(value, move, monkeypatch):
     monkeypatch.setattr(transfer_module, "_CHUNK", 1000)  # so that there are several, the last one short
     span = span_of(53)
-    for at in (0, 999, 1000, span.data.numel() - 1):
+    for index in (0, 999, 1000, span.data.numel() - 1):
         spoiled = span_of(53)
-        spoiled.data.view(-1)[at] = value
+        spoiled.data.view(-1)[index] = value
         with pytest.raises(TransferError, match=r"float16 cannot hold .*65504.* store it as float32") as caught:
             move(FLOAT16, spoiled)
         assert caught.value.reason == "overflow"
@@ -214,30 +214,30 @@ def test_torchs_own_words_for_exhaustion_are_understood_and_others_left_alone(mo
 
 
 class FakeStream:
-    """Stands in for a CUDA stream where there is no CUDA: notes what is asked of it, and when."""
+    """Stands in for a CUDA stream where there is no CUDA: records the calls that it gets, in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[str] = []
+        self.calls: list[str] = []
         empty, copy = torch.empty, torch.Tensor.copy_
 
         def noted_copy(into: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-            self.asked.append("copy" if non_blocking else "waiting copy")
+            self.calls.append("copy" if non_blocking else "waiting copy")
             return copy(into, source)
 
         def noted_empty(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
-            self.asked.append("pinned" if pin_memory else "pageable")
+            self.calls.append("pinned" if pin_memory else "pageable")
             return empty(*shape, **options)
 
         monkeypatch.setattr(torch.cuda, "default_stream", lambda device: f"engine's on {device}")
-        monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext(self.asked.append("enter")))
+        monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext(self.calls.append("enter")))
         monkeypatch.setattr(torch.Tensor, "copy_", noted_copy)
         monkeypatch.setattr(torch, "empty", noted_empty)
 
     def wait_stream(self, other: str) -> None:
-        self.asked.append(f"wait for {other}")
+        self.calls.append(f"wait for {other}")
 
     def synchronize(self) -> None:
-        self.asked.append("synchronise")
+        self.calls.append("synchronise")
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16])
@@ -249,17 +249,17 @@ def test_on_cuda_copies_run_on_a_stream_behind_the_engines_and_have_ended(stored
     transfer._stream = stream  # type: ignore[assignment]
     side = ["wait for engine's on cpu", "enter", "copy", "synchronise"]
     host = transfer.to_host(span)
-    assert stream.asked == ["pinned", *side]
-    stream.asked.clear()
+    assert stream.calls == ["pinned", *side]
+    stream.calls.clear()
     back = transfer.adopt(host)  # host memory is not the device's
-    assert stream.asked == side
+    assert stream.calls == side
     assert torch.equal(back.data, span.data.to(stored).float())
     assert back.data.data_ptr() != host.data.data_ptr()
     if stored == torch.float16:
-        stream.asked.clear()
+        stream.calls.clear()
         with pytest.raises(TransferError, match="cannot hold"):
             transfer.payload(spoiled)
-        assert stream.asked[-1] == "synchronise"
+        assert stream.calls[-1] == "synchronise"
 
 
 def test_other_stored_dtypes_are_refused_by_name():

@@ -1,4 +1,4 @@
-"""Rest: what a server must be like once nobody asks any more: all memory back, books in order, nothing failed."""
+"""IdleServer: a server once no request is left. All memory must be back, its books in order, and nothing failed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ RECOUNT_SECONDS = 5.0  # an idle server recounts its books sooner
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
-    """`cache` is the body of `GET /v1/cache`; `outcomes` are the server's requests; `problems` what must not be."""
+class IdleServer:
+    """`cache` is the body of `GET /v1/cache`, `outcomes` counts requests by how they ended, `problems` says what is
+    wrong."""
 
     cache: dict[str, Any]
     outcomes: dict[str, int]
     problems: tuple[str, ...]
 
 
-def come_to_rest(url: str) -> Rest:
-    """Waits until the server is idle and has recounted its books since, then looks. httpx.HTTPError if it is gone."""
+def come_to_rest(url: str) -> IdleServer:
+    """Waits until the server is idle and has recounted its books since, then checks it.
+
+    Raises httpx.HTTPError if the server is gone.
+    """
     with httpx.Client(base_url=url, timeout=REST_SECONDS, trust_env=False) as http:
         begin, before = time.monotonic(), _cache(http)["integrity"]["audits"]
         while True:
@@ -31,7 +35,7 @@ def come_to_rest(url: str) -> Rest:
             idle = not (metrics["ragcache_requests_running",] or metrics["ragcache_requests_waiting",])
             idle = idle and not cache["moving"] and not cache["unwritten"]
             audits, waited = cache["integrity"]["audits"], time.monotonic() - begin
-            # the last recount may have been over before we looked
+            # the last recount may have ended before the first look
             audited = audits > before or (audits > 0 and waited > RECOUNT_SECONDS)
             if (idle and audited) or waited > REST_SECONDS:
                 break
@@ -49,7 +53,7 @@ def come_to_rest(url: str) -> Rest:
         if size["free"] + size["cached"] + size["held"] != size["total"] or min(size.values()) < 0:
             problems.append(f"the bytes of the {name} do not add up: {size}")
         if size["held"]:
-            problems.append(f"{size['held']} bytes of the {name} are held though nobody asks")
+            problems.append(f"{size['held']} bytes of the {name} are held though no request is left")
         if tier["failures"].keys() - {"full", "busy"}:
             problems.append(f"moves failed on the {name}: {tier['failures']}")
     outcomes = {key[1]: int(value) for key, value in metrics.items() if key[0] == "ragcache_requests_total"}
@@ -57,11 +61,11 @@ def come_to_rest(url: str) -> Rest:
         problems.append(f"{outcomes['failed']} requests failed, says the server")
     if ready != {"status": "ready"}:
         problems.append(f"/readyz says {ready}")
-    return Rest(cache, outcomes, tuple(problems))
+    return IdleServer(cache, outcomes, tuple(problems))
 
 
 def cache_state(url: str) -> dict[str, Any]:
-    """The body of `GET /v1/cache`. httpx.HTTPError if there is none."""
+    """The body of `GET /v1/cache`. Raises httpx.HTTPError if the server does not answer."""
     with httpx.Client(base_url=url, timeout=REST_SECONDS, trust_env=False) as http:
         return _cache(http)
 
@@ -71,7 +75,7 @@ def _cache(http: httpx.Client) -> dict[str, Any]:
 
 
 def _metrics(http: httpx.Client) -> dict[tuple[str, ...], float]:
-    """By name, and labels' values in the order of their names."""
+    """Samples of `GET /metrics`, by name and the values of their labels (in the order of the labels' names)."""
     text = http.get("/metrics").raise_for_status().text
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value

@@ -1,4 +1,4 @@
-"""PlainProcess: plain `transformers` in a process of its own, the yardstick of the engine's figures.
+"""TransformersProcess: plain `transformers` in a process of its own, which the engine's figures are compared with.
 
 In one process the two would slow each other: each thread that runs parallel torch work keeps its own pool of OpenMP
 threads, and once the pools together exceed the cores, libgomp stops spinning and every operation waits to be woken.
@@ -20,18 +20,18 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from ragcache.model.checkpoint import Checkpoint
 
 
-class PlainProcess:
+class TransformersProcess:
     """Times forwards of the unmodified model. A context manager; idle while nothing is asked of it."""
 
     def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, checkpoint.location, threads), daemon=True)
+        self._pipe, child_pipe = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child_pipe, checkpoint.location, threads), daemon=True)
         self._process.start()
-        theirs.close()
+        child_pipe.close()
 
     def prefill(self, tokens: Sequence[int]) -> float:
-        """Seconds of one forward over `tokens`, logits of the last only."""
+        """Seconds of one forward over `tokens`, with logits of the last token only."""
         return self._ask("prefill", list(tokens))
 
     def decode(self, tokens: Sequence[int], steps: int) -> float:
@@ -57,7 +57,7 @@ class PlainProcess:
         self._pipe.close()  # ends its loop
         self._process.join()
 
-    def __enter__(self) -> PlainProcess:
+    def __enter__(self) -> TransformersProcess:
         return self
 
     def __exit__(
@@ -66,7 +66,9 @@ class PlainProcess:
         self.close()
 
 
-class _Plain:
+class _PlainModel:
+    """What the process runs: the unmodified model, and the KV that is kept for `extend`."""
+
     def __init__(self, location: str) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32).eval()
         self._ready = DynamicCache()
@@ -104,7 +106,7 @@ class _Plain:
 def _serve(pipe: Connection, location: str, threads: int) -> None:
     torch.set_num_threads(threads)
     with torch.inference_mode():
-        plain = _Plain(location)
+        plain = _PlainModel(location)
         while True:
             try:
                 name, *arguments = pipe.recv()

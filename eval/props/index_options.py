@@ -1,4 +1,4 @@
-"""Material: the index and the questions that an evaluation of a server asks, from options or the demo's."""
+"""IndexOptions: which index, model and questions an evaluation of a server uses; the demo's by default."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ragcache.sizes import parse_size
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
 
-QUESTIONS = Path(__file__).parent / "questions" / "python.jsonl"
+QUESTIONS = Path(__file__).parents[1] / "questions" / "python.jsonl"
 
 
-def add_options(parser: argparse.ArgumentParser, **sizes: str) -> None:
-    """Where documents come from and what serves them; `sizes` are the defaults of --device-cache and so on."""
+def add_index_options(parser: argparse.ArgumentParser, **sizes: str) -> None:
+    """Adds the options of `opened_index` and of the server's sizes; `sizes` are defaults, as device_cache="64MiB"."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--index", type=Path, help="folder of a built index (default: the demo's, built if missing)")
     source.add_argument("--corpus", type=Path, help="docs.jsonl[.gz]; an index is built in a temporary folder")
@@ -26,12 +26,14 @@ def add_options(parser: argparse.ArgumentParser, **sizes: str) -> None:
     parser.add_argument("--max-doc-tokens", type=int, default=100, metavar="N")
     for name, size in sizes.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=parse_size, default=size, metavar="SIZE")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the server's engine (0: one a core)")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="torch threads of the server's engine (0: one a core)"
+    )
 
 
 @contextmanager
-def opened(options: argparse.Namespace, name: str) -> Iterator[tuple[Path, Path]]:
-    """A temporary folder that is removed in the end, and the index. RetrievalError if there can be none."""
+def opened_index(options: argparse.Namespace, name: str) -> Iterator[tuple[Path, Path]]:
+    """Yields a temporary folder, removed afterwards, and the index folder; RetrievalError if it cannot be built."""
     with TemporaryDirectory(prefix=f"ragcache-{name}-") as folder:
         index = options.index
         if options.corpus is not None:

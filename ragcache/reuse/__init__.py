@@ -1,0 +1,1 @@
+"""Which KV may serve a prompt? Plans, and the rule that makes them."""

@@ -1,0 +1,101 @@
+"""Request: a query that was checked, with the service's defaults in place of what it left open."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+
+from ragcache.engine.protocol import Sampling
+from ragcache.errors import BadQuery
+from ragcache.service.answer import Query
+from ragcache.service.limits import Limits
+
+MAX_TEMPERATURE = 5.0
+MAX_STOPS = 8
+MAX_STOP_CHARACTERS = 200
+MAX_TENANT_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be answered, and how. `seconds` from its arrival it expires; None: never."""
+
+    question: str
+    top_k: int
+    max_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+    tenant: str
+    seconds: float | None
+
+    @classmethod
+    def of(cls, query: Query, limits: Limits, corpus_size: int) -> Request:
+        """The request that `query` makes. Raises BadQuery, naming the field, for a value out of its bounds."""
+        return cls(
+            question=query.question,
+            top_k=_top_k(query, limits, corpus_size),
+            max_tokens=_max_tokens(query, limits),
+            sampling=_sampling(query),
+            stop=_stop(query),
+            tenant=_tenant(query),
+            seconds=_seconds(query),
+        )
+
+
+def _top_k(query: Query, limits: Limits, corpus_size: int) -> int:
+    # the operator's default may exceed a tiny corpus
+    top_k = min(limits.top_k, corpus_size) if query.top_k is None else query.top_k
+    if not 1 <= top_k <= corpus_size:
+        raise BadQuery(f"top_k is {top_k}; the corpus has {corpus_size} documents", field="top_k", limit=corpus_size)
+    return top_k
+
+
+def _max_tokens(query: Query, limits: Limits) -> int:
+    limit = limits.max_tokens
+    max_tokens = limit if query.max_tokens is None else query.max_tokens
+    if not 1 <= max_tokens <= limit:
+        raise BadQuery(f"max_tokens is {max_tokens}; it may be 1 to {limit}", field="max_tokens", limit=limit)
+    return max_tokens
+
+
+def _sampling(query: Query) -> Sampling:
+    temperature = 0.0 if query.temperature is None else query.temperature
+    top_p = 1.0 if query.top_p is None else query.top_p
+    if not (math.isfinite(temperature) and 0.0 <= temperature <= MAX_TEMPERATURE):
+        raise BadQuery(f"temperature is {temperature}; it may be 0 to {MAX_TEMPERATURE}", field="temperature")
+    if not 0.0 < top_p <= 1.0:
+        raise BadQuery(f"top_p is {top_p}; it may be above 0 and up to 1", field="top_p")
+    if query.seed is not None and not 0 <= query.seed < 2**63:
+        raise BadQuery(f"seed is {query.seed}; it may be 0 to 2^63 - 1", field="seed")
+    # a seed of the answer's own, so that an answer that is interrupted can go on as it would have
+    seed = secrets.randbits(63) if query.seed is None and temperature else query.seed
+    return Sampling(temperature, seed, top_p)
+
+
+def _stop(query: Query) -> tuple[str, ...]:
+    if len(query.stop) > MAX_STOPS or not all(1 <= len(text) <= MAX_STOP_CHARACTERS for text in query.stop):
+        raise BadQuery(f"stop may be up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters", field="stop")
+    return query.stop
+
+
+def _tenant(query: Query) -> str:
+    if not 1 <= len(query.tenant) <= MAX_TENANT_CHARACTERS:
+        raise BadQuery(
+            f"tenant has {len(query.tenant)} characters; it may have 1 to {MAX_TENANT_CHARACTERS}",
+            field="tenant",
+            limit=MAX_TENANT_CHARACTERS,
+        )
+    try:
+        query.tenant.encode()
+    except UnicodeEncodeError as error:
+        raise BadQuery("tenant holds half of a surrogate pair, which is not text", field="tenant") from error
+    return query.tenant
+
+
+def _seconds(query: Query) -> float | None:
+    if query.timeout_ms is None:
+        return None
+    if query.timeout_ms < 1:
+        raise BadQuery(f"timeout_ms is {query.timeout_ms}; it must be 1 or more", field="timeout_ms")
+    return query.timeout_ms / 1000
