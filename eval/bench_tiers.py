@@ -10,6 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,10 @@ from ragcache.engine.torch.model import layout_of
 from ragcache.engine.torch.transfer import KVTransfer
 from ragcache.errors import RagCacheError
 from ragcache.model.checkpoint import DEFAULT_MODEL, Checkpoint, load_config
+from ragcache.storage.interface import DeviceKV
 from ragcache.storage.lmdb_store import DiskStore
+from ragcache.storage.record import Record, record_key
 from ragcache.storage.stores import DiskRecords
-from ragcache.tree.segment import Segment
-from ragcache.tree.tree import DEVICE, KnowledgeTree, Node
 
 _DEVICE = torch.device("cpu")
 _Moves = Mapping[str, Callable[[], object]]
@@ -59,20 +60,14 @@ def measure_disk(layout: KVLayout, tokens: int, runs: int, folder: Path) -> list
         name = str(stored).removeprefix("torch.")
         with DiskStore.open(folder / name, 4 * size + (64 << 20), b"bench") as disk:
             records, plain_file = DiskRecords(disk, transfer, b"bench"), folder / f"{name}.bin"
-            node = KnowledgeTree().insert(KnowledgeTree().root("default"), Segment.of("node", range(tokens)))
+            ids = array("i", range(tokens))
             parent = records.root_key("default")
-            key = records.key(parent, node.tokens)
+            record = Record(record_key(parent, ids), parent, "default", "node", ids, 0)
 
-            def write(
-                records: DiskRecords = records,
-                key: bytes = key,
-                parent: bytes = parent,
-                node: Node = node,
-                span: KVSpan = span,
-            ) -> None:
-                records.write(key, parent, node, span, DEVICE)
+            def write(records: DiskRecords = records, record: Record = record, span: KVSpan = span) -> None:
+                records.write(record, DeviceKV(span))
 
-            def read(records: DiskRecords = records, key: bytes = key) -> object:
+            def read(records: DiskRecords = records, key: bytes = record.key) -> object:
                 return records.land(records.read(key, tokens))
 
             def plain_write(file: Path = plain_file, transfer: KVTransfer = transfer, span: KVSpan = span) -> None:

@@ -192,8 +192,8 @@ class Exactness:
         return self._verdict("plain transformers", reference, answers, computed=computed, cached={})
 
 
-def _generated(output: Any, prompt_tokens: int, eos: int | list[int]) -> Generated:
-    ends = {eos} if isinstance(eos, int) else set(eos)
+def _generated(output: Any, prompt_tokens: int, eos: int | list[int] | None) -> Generated:
+    ends = {eos} if isinstance(eos, int) else set(eos or ())
     ids = [token for token in output.sequences[0, prompt_tokens:].tolist() if token not in ends]
     best = [logits[0].topk(2).values for logits in output.logits]
     return Generated(tuple(ids), tuple(float(pair[0] - pair[1]) for pair in best))

@@ -24,8 +24,8 @@ settings.load_profile(TIER)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each worker whole modules, whose fixtures are made once; what has the default model in memory goes to one
-    worker, and what starts servers to one."""
+    """Gives each worker whole modules, whose fixtures are made once. To one worker goes what has the default model in
+    memory, to one what starts servers, and to one pimsim, whose kernels take minutes to be compiled."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     for item in items:
@@ -38,4 +38,5 @@ def _group(item: pytest.Item) -> str:
         return "real"
     if "serve" in getattr(item, "fixturenames", ()):
         return "servers"
-    return str(item.path.relative_to(item.config.rootpath))
+    path = item.path.relative_to(item.config.rootpath)
+    return "pimsim" if path.is_relative_to("tests/pimsim") else str(path)

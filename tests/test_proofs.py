@@ -35,9 +35,26 @@ class Test:
 
 def read_tests(path: str, source: str) -> list[Test]:
     """The tests that pytest collects from a module."""
-    module = ast.parse(source)
+    module = _Constants().visit(ast.parse(source))
     marks = [each.value for each in module.body if _assigns(each, "pytestmark")]
     return list(_tests_in(path, module.body, marks))
+
+
+class _Constants(ast.NodeTransformer):
+    """Puts a module's constants in where they are named: a mark may be one."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, ast.expr] = {}
+
+    def visit_Assign(self, statement: ast.Assign) -> ast.Assign:
+        self.generic_visit(statement)
+        for target in statement.targets:
+            if isinstance(target, ast.Name) and target.id.isupper():
+                self._values[target.id] = statement.value
+        return statement
+
+    def visit_Name(self, name: ast.Name) -> ast.expr:
+        return self._values.get(name.id, name) if isinstance(name.ctx, ast.Load) else name
 
 
 def _tests_in(path: str, body: list[ast.stmt], outer: list[ast.expr]) -> Iterator[Test]:
@@ -133,6 +150,8 @@ CASES = "@pytest.mark.parametrize('n', [1, pytest.param(2, marks=pytest.mark.ful
         (f"pytestmark = [pytest.mark.real, pytest.mark.full(proof='test_gone')]\n{SLOW_TEST}", "0 tests"),
         (f"class TestSlow:\n    pytestmark = pytest.mark.full(proof='test_gone')\n    {SLOW_TEST}", "0 tests"),
         (f"@pytest.mark.full(proof='test_fast')\nclass TestSlow:\n    {SLOW_TEST}", None),
+        (f"SLOW = pytest.mark.full(proof='test_gone')\n@SLOW\n{SLOW_TEST}", "0 tests"),
+        (f"SLOW = pytest.mark.full(proof='test_slow')\n@SLOW\n{SLOW_TEST}", "0 tests"),
         (CASES.format("test_gone"), "0 tests"),
         (CASES.format("test_slow"), None),
     ],

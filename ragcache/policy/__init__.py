@@ -1,4 +1,4 @@
-"""Which KV is given up first: one protocol, a file a policy, and their names."""
+"""Which KV is given up first: one protocol, one file for each policy, and their names."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ from ragcache.policy.sieve import SIEVE
 from ragcache.policy.sketch import FrequencySketch
 from ragcache.policy.wtinylfu import WTinyLFU
 
-# by name, made for a tier of a capacity in tokens
+# by name; each makes a policy for a tier whose capacity is given in tokens
 POLICIES: dict[str, Callable[[int], Policy]] = {
     "lru": lambda _: LRU(),
     "lfu": lambda _: LFU(),

@@ -14,7 +14,7 @@ from ragcache.errors import ConfigError
 from ragcache.service.finder import Finder
 from ragcache.service.service import RagService
 from ragcache.service.settings import ServiceSettings
-from ragcache.storage.interface import HostStore, RecordStore
+from ragcache.storage.interface import LoadingHostStore, LoadingRecordStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,8 @@ class KvParts:
     cost: PrefillCost | None = None
     request_tokens: int = 0
     stored_bytes_per_token: int = 0
-    host: HostStore | None = None
-    disk: RecordStore | None = None
+    host: LoadingHostStore | None = None
+    disk: LoadingRecordStore | None = None
     disk_capacity: int = 0
     copies: Mover | None = None
     writes: Mover | None = None

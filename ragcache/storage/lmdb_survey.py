@@ -1,10 +1,10 @@
-"""Survey: an LMDB data file read page by page without LMDB, to tell whether LMDB can be let loose on it.
+"""Survey: an LMDB data file read page by page without LMDB, to see whether it is safe to open it with LMDB.
 
-LMDB believes what stands in its file: a flipped bit in a page of a B-tree ends the process by a signal, one in the list
-of free pages makes it write over what is in use. Here every page that LMDB would follow is read with `pread` and held
-against the format (LMDB 0.9, data version 1, little-endian): its number, its kind, the place of each node in it, the
-order of the keys, the run of each long value, the counts in the table's root, and that no page has two owners. What
-long values contain is not looked at: LMDB does not either, their checksums are the business of who wrote them.
+LMDB trusts its file: a flipped bit in a page of a B-tree ends the process by a signal, one in the list of free pages
+makes it write over pages in use. Here every page that LMDB would follow is read with `pread` and compared with the
+format (LMDB 0.9, data version 1, little-endian): its number, its kind, the place of each node in it, the order of the
+keys, the run of each long value, the counts in the table's root, and that no page has two owners. The content of long
+values is not checked, as LMDB does not look at it: the store has checksums for it.
 """
 
 from __future__ import annotations
@@ -82,8 +82,10 @@ class _Node:
 
 
 def survey(path: Path, tables: Collection[bytes], progress: Progress | None = None) -> Survey:
-    """Reads all that LMDB would follow in `path`; Untrusted if anything is wrong or another table than `tables` is
-    there, OSError if the file cannot be read. Memory: a byte a page."""
+    """Reads every page that LMDB would follow in `path`, with a byte of memory for each.
+
+    Untrusted if anything is wrong or the file has another table than `tables`, OSError if it cannot be read.
+    """
     with path.open("rb", buffering=0) as file:
         return _Surveyor(file.fileno(), frozenset(tables), progress).survey()
 
@@ -100,15 +102,15 @@ class _Surveyor:
 
     def survey(self) -> Survey:
         free, main, transaction = self._newest_meta()
-        found: list[_Table] = []
+        surveyed: list[_Table] = []
 
         def table(node: _Node, page: bytes) -> None:
             if node.key not in self._tables or node.flags != _TABLE or node.size != _ROOT.size:
                 raise Untrusted(f"{node.key[:40]!r} is not a table of this store")
-            found.append(_Table.unpack(node.key.decode(), page[node.data : node.data + node.size]))
+            surveyed.append(_Table.unpack(node.key.decode(), page[node.data : node.data + node.size]))
 
         self._walk(main, table)
-        for each in found:
+        for each in surveyed:
             self._walk(each, None)
         used = self._claimed
 
@@ -150,7 +152,7 @@ class _Surveyor:
         return _Table.unpack(FREE, free), _Table.unpack(MAIN, main), transaction
 
     def _claim(self, first: int, count: int, owner: str) -> None:
-        """Pages in use: each has one owner and lies within the file, or reading it through the map would end us."""
+        """Notes pages in use: each has one owner and lies within the file, or else the map would end this process."""
         end = first + count
         if end > len(self._owned):
             raise Untrusted(f"{owner} has page {end - 1}, past the last ({len(self._owned) - 1})")
@@ -164,7 +166,7 @@ class _Surveyor:
             self._progress(self._claimed, len(self._owned))
 
     def _claim_free(self, node: _Node, value: bytes, transaction: int) -> None:
-        """A list of free pages, largest first, under the transaction that freed them. They may lie past the end."""
+        """Notes a list of free pages, largest first, by the transaction that freed them. They may lie past the end."""
         if len(node.key) != 8 or len(value) < 8 or len(value) % 8:
             raise Untrusted(f"a list of free pages has {len(node.key)} and {len(value)} bytes")
         freed_by = int.from_bytes(node.key, "little")
@@ -183,7 +185,7 @@ class _Surveyor:
         self._owned[pages] = True
 
     def _walk(self, table: _Table, each: Callable[[_Node, bytes], None] | None) -> None:
-        """Every page of a B-tree, in the order of its keys; `each` gets the entries."""
+        """Checks every page of a B-tree, in the order of its keys, and hands its entries to `each`."""
         if table.root == _EMPTY:
             if table.depth or any(table.stored):
                 raise Untrusted(f"table {table.name!r} is empty and is not")
@@ -224,9 +226,9 @@ class _Surveyor:
     def _page(self, number: int, owner: str) -> tuple[bytes, int]:
         self._claim(number, 1, f"table {owner!r}")
         page = os.pread(self._fd, self._page_size, number * self._page_size)
-        found, _, kind, _, _ = _HEADER.unpack_from(page)
-        if found != number or kind not in (_BRANCH, _LEAF):
-            raise Untrusted(f"page {number} of table {owner!r} is page {found} of kind {kind:#x}")
+        own_number, _, kind, _, _ = _HEADER.unpack_from(page)
+        if own_number != number or kind not in (_BRANCH, _LEAF):
+            raise Untrusted(f"page {number} of table {owner!r} is page {own_number} of kind {kind:#x}")
         return page, kind
 
     def _nodes(self, number: int, page: bytes, table: _Table, *, leaf: bool) -> list[_Node]:
@@ -268,8 +270,8 @@ class _Surveyor:
         count = (PAGE_HEADER - 1 + node.size) // self._page_size + 1
         self._claim(first, count, f"a long value of table {owner!r}")
         header = os.pread(self._fd, PAGE_HEADER, first * self._page_size)
-        found, _, kind, pages = _RUN_HEADER.unpack(header)
-        if (found, kind, pages) != (first, _OVERFLOW, count):
+        own_number, _, kind, pages = _RUN_HEADER.unpack(header)
+        if (own_number, kind, pages) != (first, _OVERFLOW, count):
             raise Untrusted(f"pages {first} to {first + count - 1} of table {owner!r} are not the long value there")
         return count
 

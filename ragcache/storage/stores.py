@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from array import array
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ragcache.storage.interface import DeviceKV, HostKV
 from ragcache.storage.lmdb_store import DiskStore
-from ragcache.storage.record import Record, Stats, record_key, root_key
-from ragcache.tree.tree import DEVICE, Node
+from ragcache.storage.record import Record, Stats, root_key
 
 
 class HostBytes(Protocol):
-    """KV in host memory, whose bytes can be seen and filled."""
+    """KV in host memory, whose bytes can be read and written."""
 
     @property
-    def buffer(self) -> memoryview: ...
+    def buffer(self) -> memoryview:
+        """The bytes themselves, contiguous and writable."""
 
 
 class Transfer(Protocol):
-    """What moves KV between device, host memory and plain bytes: see ragcache.engine.torch.transfer."""
+    """Moves KV between device, host memory and plain bytes: see ragcache.engine.torch.transfer."""
 
     @property
     def stored_bytes_per_token(self) -> int: ...
@@ -32,7 +33,7 @@ class Transfer(Protocol):
 
 
 class HostMemory:
-    """A HostStore: copies of the device's KV."""
+    """A LoadingHostStore: copies of the device's KV in this process' memory, made by a `transfer`."""
 
     def __init__(self, transfer: Transfer) -> None:
         self._transfer = transfer
@@ -45,7 +46,7 @@ class HostMemory:
 
 
 class DiskRecords:
-    """A RecordStore over a DiskStore. `fingerprint` says whose KV it is: model, weights, dtype, layout."""
+    """A LoadingRecordStore over a DiskStore. `fingerprint` names the model, its weights, the dtype and the layout."""
 
     def __init__(self, disk: DiskStore, transfer: Transfer, fingerprint: bytes) -> None:
         self._disk = disk
@@ -55,33 +56,16 @@ class DiskRecords:
     def root_key(self, namespace: str) -> bytes:
         return root_key(self._fingerprint, namespace)
 
-    def key(self, parent: bytes, tokens: Sequence[int]) -> bytes:
-        return record_key(parent, _ids(tokens))
-
     def footprint(self, tokens: int) -> int:
         return self._disk.footprint(tokens * self._transfer.stored_bytes_per_token, tokens)
 
     def records(self) -> list[Record]:
         return self._disk.records()
 
-    def write(self, key: bytes, parent: bytes, node: Node, kv: Any, source: int) -> None:
-        payload = self._transfer.payload(kv) if source == DEVICE else self._transfer.payload_of_host(kv)
-        root = node
-        while root.parent is not None:
-            root = root.parent
-        record = Record(
-            key=key,
-            parent=parent,
-            namespace=root.label,
-            label=node.label,
-            tokens=_ids(node.tokens),
-            size=payload.nbytes,
-            frequency=node.frequency,
-            last_use=node.last_use,
-            misses=node.misses,
-            seconds_per_token=node.seconds_per_token,
-        )
-        self._disk.write(record, payload)
+    def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
+        bytes_of = self._transfer.payload if isinstance(kv, DeviceKV) else self._transfer.payload_of_host
+        payload = bytes_of(kv.content)
+        self._disk.write(dataclasses.replace(record, size=payload.nbytes), payload)
 
     def read(self, key: bytes, tokens: int) -> Any:
         host = self._transfer.empty_host(tokens)
@@ -99,7 +83,3 @@ class DiskRecords:
             self._disk.update(learned)
         finally:
             self._disk.close()
-
-
-def _ids(tokens: Sequence[int]) -> array[int]:
-    return tokens if isinstance(tokens, array) else array("i", tokens)

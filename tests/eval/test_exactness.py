@@ -15,7 +15,7 @@ QUESTIONS = Path(__file__).parents[2] / "eval" / "questions" / "python.jsonl"
 
 
 def test_answers_are_the_same_wherever_the_kv_comes_from(tiny_index: Path, tiny_folder: Path) -> None:
-    """With the tiny model, and a device that holds one prompt: so what is cached lies where it is said to lie."""
+    """With the tiny model, and a device that holds one prompt, so that documents lie where they are said to lie."""
     questions = [f"What is known of the {name}?" for name in list(TOPICS)[:5]]
     config = ServeConfig(index=tiny_index, model=str(tiny_folder), threads=1, **SHORT)
 
@@ -28,7 +28,7 @@ def test_answers_are_the_same_wherever_the_kv_comes_from(tiny_index: Path, tiny_
     assert len(by_name) == 6
     warm = by_name["cache warm"]
     for name, tier in (("cache warm", "device"), ("from disk", "disk"), ("from host", "host")):
-        assert by_name[name].cached_tokens[tier] > 0.5 * sum(by_name[name].cached_tokens.values()) > 0
+        assert by_name[name].cached_tokens[tier] > 2 * by_name[name].computed_tokens
         assert by_name[name].computed_tokens == warm.computed_tokens
     assert sum(by_name["cleared before each"].cached_tokens.values()) == 0
     assert by_name["cleared before each"].computed_tokens == by_name["cache warm"].computed_tokens + sum(

@@ -43,7 +43,7 @@ def test_a_short_soak_has_no_error_and_tells_its_times(options, capsys, monkeypa
     """The shorter one with its server in this process."""
     if minutes < 0.1:
         server_here(soak)
-    monkeypatch.setattr(soak, "SAMPLE_SECONDS", 0.25)
+    monkeypatch.setattr(soak, "SAMPLE_SECONDS", 0.25 if minutes > 0.1 else 0.08)
     monkeypatch.setattr(soak, "LONGEST_TIMEOUT_MS", 20)
     monkeypatch.setattr(soak, "LONGEST_HANG_UP", 0.05)
     status = soak.main([*options, "--minutes", str(minutes), "--rate", "15", "--json"])

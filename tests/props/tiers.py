@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,8 +12,9 @@ from ragcache.cache.cache import KnowledgeCache, Lease
 from ragcache.cache.interface import DiskTier, HostTier
 from ragcache.cache.mover import Moved, timed
 from ragcache.policy import POLICIES
+from ragcache.storage.interface import DeviceKV, HostKV
+from ragcache.storage.record import Record
 from ragcache.tree.segment import Segment
-from ragcache.tree.tree import Node
 
 SYSTEM = Segment.of("system", [1, 2, 3])
 DOCUMENTS = [Segment.of(f"d{i}", [10 + i] * (1 + i % 4)) for i in range(7)]
@@ -83,23 +83,18 @@ class Box(Store):
         super().__init__()
         self._alive = alive
         self.records: dict[bytes, Any] = {}
-        self.parents: dict[bytes, bytes] = {}
+        self.not_removed: set[bytes] = set()  # keys whose removal failed
 
     def root_key(self, namespace: str) -> bytes:
         return hashlib.blake2b(namespace.encode(), digest_size=32).digest()
 
-    def key(self, parent: bytes, tokens: Sequence[int]) -> bytes:
-        return hashlib.blake2b(parent + array("i", tokens).tobytes(), digest_size=32).digest()
-
     def footprint(self, tokens: int) -> int:
         return -(-tokens // PAGE) * PAGE
 
-    def write(self, key: bytes, parent: bytes, node: Node, kv: Any, source: int) -> None:
-        del node, source
+    def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
         self._maybe_fail()
-        assert key not in self.records
-        self.records[key] = kv.content if isinstance(kv, Kv) else kv[1]
-        self.parents[key] = parent
+        assert record.key not in self.records
+        self.records[record.key] = kv.content.content if isinstance(kv, DeviceKV) else kv.content[1]
 
     def read(self, key: bytes, tokens: int) -> Any:
         self._maybe_fail()
@@ -114,10 +109,11 @@ class Box(Store):
         return Kv(staged[1], self._alive)
 
     def remove(self, keys: Sequence[bytes]) -> None:
+        if self.reasons:
+            self.not_removed.update(keys)
         self._maybe_fail()
         for key in keys:
             self.records.pop(key, None)
-            self.parents.pop(key, None)
 
 
 class HandMover:

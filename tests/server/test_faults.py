@@ -20,6 +20,10 @@ from tests.server.tiered_site import cache_of, metrics_of, settled
 NO_MEMORY = MemoryError("cannot allocate 16 MiB")
 BAD_DISK = OSError(errno.EIO, "Input/output error")
 
+# as another error in the same place
+OTHER_SEARCH = pytest.mark.full(proof="test_a_search_that_fails_is_one_clear_error_each")
+OTHER_HOST = pytest.mark.full(proof="test_a_host_tier_that_fails_costs_time_alone")
+
 
 @pytest.fixture
 def make_parts(tiny_index, tiny_checkpoint, tiny_model) -> Iterator[MakeParts]:
@@ -103,7 +107,7 @@ def balanced(site: Site) -> None:
             "comparing vectors: RuntimeError: Error in faiss: bad",
         ),
         ("store", "get", lmdb.CorruptedError("page is damaged"), "CorruptedError: page is damaged"),
-        ("store", "get", BAD_DISK, "OSError: [Errno 5] Input/output error"),
+        pytest.param("store", "get", BAD_DISK, "OSError: [Errno 5] Input/output error", marks=OTHER_SEARCH),
         ("embedder", "encode", NO_MEMORY, "embedding the question: MemoryError: cannot allocate 16 MiB"),
     ],
 )
@@ -147,7 +151,10 @@ def test_a_question_that_is_refused_is_no_failure_of_the_search(open_site, make_
     assert counted(site, "search") == (1, 0, 0)
 
 
-@pytest.mark.parametrize(("method", "error"), [("put", NO_MEMORY), ("put", BAD_DISK), ("load", NO_MEMORY)])
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [("put", NO_MEMORY), pytest.param("put", BAD_DISK, marks=OTHER_HOST), ("load", NO_MEMORY)],
+)
 def test_a_host_tier_that_fails_costs_time_alone(open_site, make_parts, answers, method, error):
     parts = make_parts()
     site = open_site(parts=parts)

@@ -105,6 +105,7 @@ def test_after_a_grace_too_short_it_still_ends_well_and_soon(serve):
     assert "Traceback" not in serving.errors
 
 
+@pytest.mark.full(proof="test_serve_answer_query_and_end")
 def test_ctrl_c_ends_it_too(serve):
     serving = serve()
     serving.ready().close()

@@ -179,6 +179,7 @@ def test_a_truncated_file_is_given_up_with_a_warning(reopen_kv, kv, written, unc
         assert ask(client, OTTERS, uncached)["computed_tokens"] == written
 
 
+@pytest.mark.full(proof="test_a_second_opening_is_refused_in_this_process_and_in_another")
 def test_a_second_server_on_one_disk_cache_is_refused_in_a_line(serve_kv, kv, uncached):
     first = serve_kv()
     with first.ready() as client:

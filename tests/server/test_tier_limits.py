@@ -56,6 +56,7 @@ def test_a_disk_that_is_full_makes_room_and_serves_on(reopen, wide_folder, wide_
         assert sum(ask(client, question, wide_answers)["cached_tokens"]["disk"] for question in QUESTIONS[-3:]) > 0
 
 
+@pytest.mark.full(proof="test_a_disk_that_runs_full_while_writing")
 def test_a_device_without_space_left_for_the_disk_cache(serve, wide_folder, wide_answers, tmp_path):
     """The file may not grow beyond 6 MiB, as if there were no more blocks; later it may."""
     serving = serve(

@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 
+import pytest
+
 from pimsim.examples import cache_interval, placement, stacks_or_dimms
 
 
@@ -18,6 +20,7 @@ def test_units_at_the_banks_are_the_fastest_at_any_length(tmp_path):
     assert drawn(tmp_path, "placement")
 
 
+@pytest.mark.full(proof="test_the_vertex_cache_hits_only_where_there_is_one")
 def test_a_larger_vertex_cache_is_hit_more_often(tmp_path):
     results = cache_interval.study(tmp_path, requests=4, workers=1)
     assert not results.errors

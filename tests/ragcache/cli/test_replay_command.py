@@ -22,6 +22,8 @@ from ragcache.replay.workload import TimedRequest, Workload
 from tests.props.small_replays import searches as recorded
 from tests.props.small_replays import workload
 
+pytestmark = pytest.mark.xdist_group("pimsim")  # whose kernels are compiled once
+
 FAST = 1000  # requests a second of one core
 
 
@@ -220,7 +222,7 @@ def refusal(capsys: pytest.CaptureFixture[str], arguments: Sequence[Any]) -> str
         (["--timeout-ms", "0"], "--timeout-ms must be at least 1, not 0"),
         (["--threads", "-1"], "--threads must be at least 0, not -1"),
         (["--trace", "no/such/folder/t.json"], "cannot write no/such/folder/t.json: No such file or directory"),
-        (["--trace", "."], "cannot write .: it is no file"),
+        (["--trace", "."], "cannot write .: it is not a regular file"),
         (["--search", "no.json"], "cannot read no.json: No such file or directory"),
         (["--prefill-times", "no.json"], "no.json"),
         (["--engine", "torch", "--model", "no/such/model"], "no/such/model"),

@@ -23,6 +23,8 @@ from ragcache.replay.service import SimulatedSettings
 from ragcache.replay.workload import TimedRequest, Workload
 from tests.props.small_replays import served, workload
 
+pytestmark = pytest.mark.xdist_group("pimsim")  # whose kernels are compiled once
+
 ENGINES = ["heterrag-base", "cpu-gpu-v100", "naive-hbm", "only-dimm", "upmem-like"]  # all of either kind, without p
 ONE_QUERY = {"search.sampled": 1}  # all searches are alike
 QUESTION = 20

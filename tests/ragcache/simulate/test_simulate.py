@@ -129,7 +129,7 @@ def test_a_damaged_archive_and_a_missing_file(tmp_path):
         ("--policy", "lru,best", "there is no policy 'best'; known are lru, lfu"),
         ("--capacity", "5,0", "a capacity is a whole number of 1 or more, not '0'"),
         ("--capacity", "many", "not 'many'"),
-        ("--cost", "dear", "'dear' is no cost"),
+        ("--cost", "dear", "'dear' is not a cost"),
         ("--curve", "curve.xyz", "ends in one of .png"),
         ("--curve", "nowhere/curve.png", "there is no folder nowhere"),
     ],
