@@ -77,9 +77,8 @@ WITHOUT_TENSORS = [
     "ragcache.engine.vllm.wire.*",
     "ragcache.engine.vllm.scheduler.*",
     "ragcache.cli",
-    "ragcache.cli.main",
-    "ragcache.cli.config",
-    "ragcache.cli.options",
+    *(f"ragcache.cli.{name}" for name in ("main", "clash", "config", "corpus", "index", "serve", "query", "simulate")),
+    *(f"ragcache.cli.{name}" for name in ("replay", "profile", "profile_search")),
 ]
 NEEDS_TENSORS = [  # of them, those that join live parts
     "ragcache.replay.search_recording",

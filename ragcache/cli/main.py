@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ragcache import __version__
 from ragcache.cli.clash import check_packages
 from ragcache.errors import RagCacheError
 
@@ -91,6 +90,8 @@ def _fail(name: str, error: Exception) -> int:
 
 def _exit_with_list(words: Sequence[str]) -> NoReturn:
     """Prints the help or the version, or names what is wrong with the command line."""
+    from ragcache import __version__
+
     parser = argparse.ArgumentParser(
         prog="ragcache",
         description="A RAG service that keeps the KV of its documents in a knowledge tree.",

@@ -154,6 +154,8 @@ def test_dashes_are_read_as_the_options_are_written(tmp_path):
         ("engine = 'vllm'\nvllm_options = 'x=1'", "vllm_options is not valid JSON"),
         ("engine = 'vllm'\nvllm_options = '[1]'", "must be a JSON object"),
         ("engine = 'vllm'\nkv_store_dtype = 'float16'", "leave out --kv-store-dtype"),
+        ("engine = 'vllm'\npolicy = 'collections:Counter'", "Counter is not a policy, it lacks missed()"),
+        ("engine = 'vllm'\npolicy = 'ragcache.policy:LRU'", "with --engine vllm, policy is one of lru, lfu"),
         ("top_k = 0", "top_k must be at least 1, not 0"),
         ('policy = "belady"', "there is no policy 'belady'; known are lru, lfu, gdsf, pgdsf, arc, "),
         ('admission = "no"', "admission is one of always, competes, not 'no'"),

@@ -169,6 +169,15 @@ def test_the_settings_reach_the_service(file, capsys):
     assert slow > 2 * fast
 
 
+def test_a_policy_of_ones_own_is_named_in_the_report(file, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine_to_replay.py").write_text("from ragcache.policy import LRU\nclass Mine(LRU): pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    mine, lru = (report(capsys, "--workload", file, "--policy", name) for name in ("mine_to_replay:Mine", "lru"))
+    assert mine["config"]["policy"] == "mine_to_replay:Mine"
+    assert {**mine, "config": None} == {**lru, "config": None}
+
+
 def test_a_table_and_a_trace_for_people(file, tmp_path, capsys):
     assert main(["replay", "--workload", str(file), "--trace", str(tmp_path / "t.json")]) == 0
     out = capsys.readouterr().out
