@@ -28,7 +28,7 @@ from retrieval.embedder import Embedder
 from retrieval.errors import SearchError
 from retrieval.index import build_index
 from retrieval.retriever import Retriever
-from retrieval.staged import even_shares
+from retrieval.staged_search import even_shares
 from tests.ragcache.scripted_finder import DOCUMENT_TOKENS, QUESTION_TOKENS, SYSTEM_TOKENS, Script, ScriptedFinder
 
 KEEP, CANCEL, START, NEITHER, BOTH = (

@@ -170,9 +170,7 @@ def test_a_text_longer_than_a_batch_is_a_batch_alone() -> None:
     assert list(_batches([3, budget + 1, budget, 2])) == [[1], [2], [0, 3]]
 
 
-def test_threads_are_set_where_it_computes_and_put_back(
-    embedder_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_are_set_where_it_computes_and_put_back(embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = Embedder.load(str(embedder_folder), threads=1)
     model = Recorded(embedder, monkeypatch)
     afterwards: list[int] = []

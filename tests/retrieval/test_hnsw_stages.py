@@ -355,7 +355,7 @@ def test_wrong_arguments_are_refused_before_any_stage() -> None:
 
 
 def test_other_threads_run_while_it_searches() -> None:
-    """Counts ticks of this thread within a stage of another: if a stage held the GIL, 10 s long, there would be none."""
+    """Counts ticks of this thread within a stage of another: were the GIL held, for up to 10 s, there would be none."""
     rows, queries = vectors("random")
     flat = faiss.IndexFlatL2(DIM)
     flat.add(rows)
