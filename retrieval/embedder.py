@@ -33,7 +33,7 @@ class Embedder:
 
     `name` is what `load` was given (a folder as an absolute path), `dim` the length of a vector, `max_tokens` the
     number of tokens after which a text is cut, special tokens included. `fingerprint` differs between models whose
-    vectors differ. Any thread may call `encode`.
+    vectors differ; `config` is transformers' own. Any thread may call `encode`.
     """
 
     def __init__(self, name: str, folder: Path, threads: int | None = None) -> None:
@@ -55,8 +55,9 @@ class Embedder:
             ) from error
         if self._model.config.is_encoder_decoder:
             raise EmbedderError(f"embedding model {name!r} is an encoder-decoder; only encoder models are supported")
-        self.dim = int(self._model.config.hidden_size)
-        self.max_tokens = max_tokens_of(folder, self._tokenizer, self._model.config)
+        self.config: Any = self._model.config
+        self.dim = int(self.config.hidden_size)
+        self.max_tokens = max_tokens_of(folder, self._tokenizer, self.config)
         self.fingerprint = fingerprint_of(folder, self._pooling, self.max_tokens)
 
     @classmethod
@@ -91,8 +92,7 @@ class Embedder:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         if not texts:
             return vectors
-        with self._tokenizing:
-            tokens = self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens)
+        tokens = self._tokenized(texts)
         batches = list(_batches([len(ids) for ids in tokens["input_ids"]]))
         with contextlib.closing(self._computed(tokens, batches)) as parts:
             for rows, part in zip(batches, parts, strict=True):
@@ -100,6 +100,16 @@ class Embedder:
                 if progress is not None:
                     progress(len(rows))
         return vectors
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens computed for each text: special tokens count, what is cut off does not."""
+        if not texts:
+            return []
+        return [len(ids) for ids in self._tokenized(texts)["input_ids"]]
+
+    def _tokenized(self, texts: Sequence[str]) -> Any:
+        with self._tokenizing:
+            return self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens)
 
     def _computed(self, tokens: Any, batches: Sequence[list[int]]) -> Generator[np.ndarray]:
         """The vectors of each batch, in order.
