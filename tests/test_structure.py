@@ -6,6 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def reached(graph: dict[str, set[str]], start: str) -> set[str]:
     found: set[str] = set()
     left = [start]
     while left:
-        new = {name for imported in graph[left.pop()] for name in (imported, imported.rpartition(".")[0])}
+        new = {name for imported in graph[left.pop()] for name in accumulate(imported.split("."), "{}.{}".format)}
         new = (new & set(graph)) - found
         found |= new
         left += new
