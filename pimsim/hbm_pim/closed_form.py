@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pimsim.compiled import kernel
-from pimsim.hbm_pim.kernel import Counts, Rules
+from pimsim.hbm_pim.kernel import Counts
+from pimsim.hbm_pim.state import Rules
 from pimsim.hbm_pim.stream import BANK, BUFFER, Shape
 
 

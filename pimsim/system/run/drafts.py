@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pimsim.compiled import fingerprint, kernel
+from pimsim.compiled import kernel
 from pimsim.system.generation.protocol import Pieces
 from pimsim.system.retrieval.confidence import HandedOn
-from pimsim.system.run import prefix_tree
 from pimsim.system.run.prefix_tree import BOTH, DENSE, NEITHER, PrefixTree, find, keep
 
 UNKNOWN = -1
@@ -196,65 +195,55 @@ def _give_up(tables: Any, place: Any) -> Any:
     return wasted
 
 
-def _prefilling(sources: int) -> Any:
-    """The kernel; it is compiled anew when `sources` changes, which its code on disk is kept by."""
-
-    @kernel
-    def run(tables: Any, tree: Any, with_tree: Any, asked: Any, tokens: Any, important: Any) -> Any:
-        """Returns the fields of Pieces, tokens loaded and wasted, and documents that waited."""
-        count, rows, behind, pairs, loaded, wasted, answered = 0, 0, 0, 0.0, 0, 0, 0
-        if sources < 0:
-            return count, rows, behind, pairs, loaded, wasted, answered
-        widest = tables.order.shape[1]
-        sequence, found = np.empty(widest, np.int64), np.empty(widest, np.int64)
-        for row in range(asked.shape[0]):
-            place, last, right, question, keeps = (
-                asked[row, 0], asked[row, 1], asked[row, 2], asked[row, 3], asked[row, 4]
-            )  # fmt: skip
-            ordered = tables.ordered[place]
-            if right != Kept.ALL:
-                wasted += _displace(tables, place, right, important)
-            if last:
-                wasted += _give_up(tables, place)
-            answered += tables.waiting[place]
-            tables.waiting[place] = 0
-            tables.behind[place], tables.passed[place] = tables.order[place], ordered
-            for at in range(ordered):
-                sequence[at] = tables.documents[place, tables.order[place, at]]
-            if with_tree:
-                find(tree, sequence, ordered, found)
-            for at in range(ordered):
-                vertex = tables.order[place, at]
-                has, dense = tables.computed[place, vertex], tables.dense[place, vertex]
-                if _is_there(tables, place, vertex) or (has != UNKNOWN and not dense):
-                    continue
-                kind = found[at] if with_tree else NEITHER
-                if kind == BOTH:
-                    computed = 0
-                elif kind == DENSE or (with_tree and dense):
-                    computed = important
-                else:
-                    computed = tokens
-                if computed < tokens:
-                    loaded += tokens
-                if computed:
-                    count += 1
-                    rows += computed
-                    behind += at * tokens
-                    pairs += computed * (at * tokens + (computed + 1) / 2)
-                tables.computed[place, vertex] = max(has, 0) + computed
-                tables.dense[place, vertex] = False
-            if question:
-                before = tables.counts[place] * tokens
+@kernel
+def _prefill(tables: Any, tree: Any, with_tree: Any, asked: Any, tokens: Any, important: Any) -> Any:
+    """Returns the fields of Pieces, tokens loaded and wasted, and documents that waited."""
+    count, rows, behind, pairs, loaded, wasted, answered = 0, 0, 0, 0.0, 0, 0, 0
+    widest = tables.order.shape[1]
+    sequence, found = np.empty(widest, np.int64), np.empty(widest, np.int64)
+    for row in range(asked.shape[0]):
+        place, last, right, question, keeps = (
+            asked[row, 0], asked[row, 1], asked[row, 2], asked[row, 3], asked[row, 4]
+        )  # fmt: skip
+        ordered = tables.ordered[place]
+        if right != Kept.ALL:
+            wasted += _displace(tables, place, right, important)
+        if last:
+            wasted += _give_up(tables, place)
+        answered += tables.waiting[place]
+        tables.waiting[place] = 0
+        tables.behind[place], tables.passed[place] = tables.order[place], ordered
+        for at in range(ordered):
+            sequence[at] = tables.documents[place, tables.order[place, at]]
+        if with_tree:
+            find(tree, sequence, ordered, found)
+        for at in range(ordered):
+            vertex = tables.order[place, at]
+            has, dense = tables.computed[place, vertex], tables.dense[place, vertex]
+            if _is_there(tables, place, vertex) or (has != UNKNOWN and not dense):
+                continue
+            kind = found[at] if with_tree else NEITHER
+            if kind == BOTH:
+                computed = 0
+            elif kind == DENSE or (with_tree and dense):
+                computed = important
+            else:
+                computed = tokens
+            if computed < tokens:
+                loaded += tokens
+            if computed:
                 count += 1
-                rows += question
-                behind += before
-                pairs += question * (before + (question + 1) / 2)
-            if keeps and with_tree:  # the result
-                keep(tree, tables.documents[place], tables.counts[place])
-        return count, rows, behind, pairs, loaded, wasted, answered
-
-    return run
-
-
-_prefill = _prefilling(fingerprint(prefix_tree))
+                rows += computed
+                behind += at * tokens
+                pairs += computed * (at * tokens + (computed + 1) / 2)
+            tables.computed[place, vertex] = max(has, 0) + computed
+            tables.dense[place, vertex] = False
+        if question:
+            before = tables.counts[place] * tokens
+            count += 1
+            rows += question
+            behind += before
+            pairs += question * (before + (question + 1) / 2)
+        if keeps and with_tree:  # the result
+            keep(tree, tables.documents[place], tables.counts[place])
+    return count, rows, behind, pairs, loaded, wasted, answered

@@ -7,7 +7,8 @@ pair of them against each rule.
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from pimsim.hbm_pim.kernel import ACT, PRE, REF, CommandLog, Rules
+from pimsim.hbm_pim.kernel import ACT, PRE, REF, CommandLog
+from pimsim.hbm_pim.state import Rules
 from pimsim.hbm_pim.stream import BARRIER, MAC, WRITE, Stream
 
 COLUMN = (MAC, WRITE)
