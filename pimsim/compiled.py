@@ -78,16 +78,16 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def part(function: Callable[..., Any]) -> Any:
-    """Compile `function` into each kernel of its own folder that calls it, as if it stood there.
+    """Compile a function that kernels of its own folder call. It is kept with them, and not by itself."""
+    return njit(function, nogil=True)
 
-    A call passes each array as seven numbers, which is too much for every event. Divisors are taken not to be 0.
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function into each kernel of its own folder that calls it, as if it stood there: for every event's.
+
+    A call would pass each array as seven numbers. Divisors are taken not to be 0.
     """
     return njit(function, nogil=True, forceinline=True, error_model="numpy")
-
-
-def rare_part(function: Callable[..., Any]) -> Any:
-    """Compile `function` once for all kernels of its own folder: for what seldom happens, or takes long."""
-    return njit(function, nogil=True, error_model="numpy")
 
 
 def struct(fields: type[NamedTuple]) -> Any:

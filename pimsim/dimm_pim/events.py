@@ -10,7 +10,7 @@ while this one streams. Events of one time happen in the order in which they wer
 
 from typing import Any
 
-from pimsim.compiled import kernel
+from pimsim.compiled import inlined, kernel, part
 from pimsim.dimm_pim.heap import pop, push
 from pimsim.dimm_pim.ranks import decide, wake
 from pimsim.dimm_pim.state import (
@@ -50,7 +50,7 @@ from pimsim.dimm_pim.vertex_cache import merge
 # the host and the TPM
 
 
-@kernel
+@part
 def _send(p: Any, s: Any, now: Any, most: Any) -> None:
     """The host sends the next queries, one after another over the link."""
     for query in range(s.scalars[SENT], min(s.scalars[SENT] + most, s.sent.shape[0])):
@@ -60,7 +60,7 @@ def _send(p: Any, s: Any, now: Any, most: Any) -> None:
         s.scalars[SENT] += 1
 
 
-@kernel
+@part
 def _arrived(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
     if s.scalars[ACTIVE_QUERIES] < p.in_flight:
         _begin(p, w, s, now, query)
@@ -73,7 +73,7 @@ def _arrived(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
     s.scalars[LAST_WAITING] = query
 
 
-@kernel
+@part
 def _begin(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
     """Load the query into the registers of all ranks, a broadcast on each channel, and begin its first hop."""
     s.scalars[ACTIVE_QUERIES] += 1
@@ -84,7 +84,7 @@ def _begin(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
     _begin_hop(p, w, s, now, query)
 
 
-@kernel
+@part
 def _begin_hop(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
     hop = s.hop[query]
     rank = w.list_rank[hop]
@@ -100,7 +100,7 @@ def _begin_hop(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
     wake(s, rank, now)
 
 
-@kernel
+@part
 def _lane(p: Any, s: Any, now: Any, query: Any, duration: Any) -> Any:
     """Occupy the lane of a query; returns when it is done."""
     lane = query % p.lanes
@@ -109,7 +109,7 @@ def _lane(p: Any, s: Any, now: Any, query: Any, duration: Any) -> Any:
     return s.lane_free[lane]
 
 
-@kernel
+@part
 def _send_instructions(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
     first, last = w.first_vector[s.hop[query]], w.first_vector[s.hop[query] + 1]
     s.missing[query] = last - first
@@ -123,7 +123,7 @@ def _send_instructions(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
                 break
 
 
-@kernel
+@part
 def _search_ends(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
     s.searched[query] = now
     merge(p, s, query)
@@ -139,7 +139,7 @@ def _search_ends(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
 # channels
 
 
-@kernel
+@part
 def _submit(p: Any, w: Any, s: Any, now: Any, bus: Any, kind: Any, argument: Any) -> None:
     """Put a transfer at the end of a bus's queue; it starts at once if the bus is free."""
     at = (s.bus[bus, 0] + s.bus[bus, 1]) % s.bus_ring.shape[1]
@@ -149,7 +149,7 @@ def _submit(p: Any, w: Any, s: Any, now: Any, bus: Any, kind: Any, argument: Any
         _bus_starts(p, w, s, now, bus)
 
 
-@kernel
+@part
 def _bus_starts(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
     first = s.bus[bus, 0]
     kind, argument = s.bus_ring[bus, first, 0], s.bus_ring[bus, first, 1]
@@ -182,7 +182,7 @@ def _bus_starts(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
     push(s, end, BUS, bus)
 
 
-@kernel
+@part
 def _bus_ends(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
     kind, argument = s.bus[bus, 4], s.bus[bus, 5]
     s.bus[bus, 2] = 0
@@ -195,7 +195,7 @@ def _bus_ends(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
         _bus_starts(p, w, s, now, bus)
 
 
-@kernel
+@part
 def _deliver_instructions(p: Any, w: Any, s: Any, start: Any, channel: Any, query: Any) -> Any:
     """Queue a hop's vectors at the ranks of a channel as their instructions come in; returns the cycles that takes."""
     cycles = 0
@@ -217,7 +217,7 @@ def _deliver_instructions(p: Any, w: Any, s: Any, start: Any, channel: Any, quer
     return cycles
 
 
-@kernel
+@part
 def _result(p: Any, w: Any, s: Any, now: Any, at: Any) -> None:
     """A distance comes into its DIMM's buffer."""
     dimm = w.rank[at] % p.dimms
@@ -234,7 +234,7 @@ def _result(p: Any, w: Any, s: Any, now: Any, at: Any) -> None:
         _submit(p, w, s, now, dimm % p.channels, SEND_RESULTS, dimm)
 
 
-@kernel
+@part
 def _deliver_results(p: Any, w: Any, s: Any, now: Any, bus: Any, dimm: Any) -> None:
     """A burst of distances reaches the TPM; the DIMM queues again behind the others if it has more."""
     count = s.bus[bus, 6]
@@ -269,7 +269,7 @@ def run(parameters: Any, work: Any, state: Any) -> None:
         _happen(p, w, s, now, event, argument)
 
 
-@kernel
+@inlined
 def _happen(p: Any, w: Any, s: Any, now: Any, event: Any, argument: Any) -> None:
     if event == RANK:
         decide(p, w, s, now, argument)

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from pimsim.compiled import kernel
+from pimsim.compiled import inlined, part
 from pimsim.dimm_pim.state import ORDER, SIZE
 
 
-@kernel
+@part
 def push(s: Any, time: Any, event: Any, argument: Any) -> None:
     """Add an event to the heap, behind those of the same time."""
     heap, at = s.heap, s.scalars[SIZE]
@@ -23,7 +23,7 @@ def push(s: Any, time: Any, event: Any, argument: Any) -> None:
     heap[at, 0], heap[at, 1], heap[at, 2], heap[at, 3] = time, order, event, argument
 
 
-@kernel
+@inlined
 def pop(s: Any) -> Any:
     heap = s.heap
     time, event, argument = heap[0, 0], heap[0, 2], heap[0, 3]

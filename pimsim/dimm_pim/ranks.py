@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from pimsim.compiled import kernel
+from pimsim.compiled import part
 from pimsim.dimm_pim.bank_state import read_list, read_vector
 from pimsim.dimm_pim.heap import push
 from pimsim.dimm_pim.state import ACTIVE, COMPUTING, LIST, MISS, NEVER, RANK, RESULT
 from pimsim.dimm_pim.vertex_cache import look_up
 
 
-@kernel
+@part
 def wake(s: Any, rank: Any, time: Any) -> None:
     """Have the rank decide at that time, or as soon after as it can, unless it decides before anyway."""
     time = max(time, s.rank_ready[rank, 0])
@@ -18,7 +18,7 @@ def wake(s: Any, rank: Any, time: Any) -> None:
         push(s, time, RANK, rank)
 
 
-@kernel
+@part
 def decide(p: Any, w: Any, s: Any, now: Any, rank: Any) -> None:
     """Begin the next list or vector that is there."""
     if s.rank_at[rank] != now:

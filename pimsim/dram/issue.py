@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pimsim.compiled import part
+from pimsim.compiled import inlined
 from pimsim.dram.queue import oldest_hit, remove
 from pimsim.dram.state import (
     ACTIVATE,
@@ -19,7 +19,7 @@ from pimsim.dram.state import (
 )
 
 
-@part
+@inlined
 def activate(r: Any, c: Any, bank: Any, slots: Any, now: Any) -> None:
     """Open the row of a bank's candidate, which owns it then."""
     slot = bank.head[c.mode]
@@ -38,7 +38,7 @@ def activate(r: Any, c: Any, bank: Any, slots: Any, now: Any) -> None:
     bank.can_activate = now + r.tRC
 
 
-@part
+@inlined
 def gate_activations(r: Any, rank: Any, gates: Any, now: Any, bank: Any) -> None:
     """Keep the activations of a rank apart after one of this bank of it."""
     rank.activations[rank.ring] = now
@@ -51,7 +51,7 @@ def gate_activations(r: Any, rank: Any, gates: Any, now: Any, bank: Any) -> None
         gates[first + other] = max(gates[first + other], now + gap, window)
 
 
-@part
+@inlined
 def precharge(r: Any, c: Any, bank: Any, now: Any) -> None:
     """Close the row of a bank."""
     c.row_bus = now + 1
@@ -60,7 +60,7 @@ def precharge(r: Any, c: Any, bank: Any, now: Any) -> None:
     bank.can_activate = max(bank.can_activate, now + r.tRP)
 
 
-@part
+@inlined
 def column(r: Any, c: Any, bank: Any, slots: Any, now: Any, kind: Any) -> Any:
     """Read or write the column of a bank's candidate; returns the command, which may close the row by itself."""
     slot, counts = bank.hit if bank.owner == NONE else bank.owner, c.counts
@@ -92,13 +92,13 @@ def column(r: Any, c: Any, bank: Any, slots: Any, now: Any, kind: Any) -> Any:
     return kind
 
 
-@part
+@inlined
 def column_end(r: Any, kind: Any, now: Any) -> Any:
     """When the last byte of a column that is read or written now has crossed the bus."""
     return now + (r.tCL if kind == READ else r.tCWL) + r.tBL
 
 
-@part
+@inlined
 def gate_columns(r: Any, gates: Any, now: Any, bank: Any, kind: Any) -> None:
     """Keep the columns of all ranks apart after one of this bank was read or written."""
     first_group = bank.rank * r.bank_groups

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pimsim.compiled import kernel, part, rare_part
+from pimsim.compiled import inlined, kernel, part
 from pimsim.dram.issue import activate, column, column_end, gate_activations, gate_columns, precharge
 from pimsim.dram.queue import append, change_over, choose, waiting_write
 from pimsim.dram.refresh import best_refresh, fall_due, send_refresh
@@ -77,7 +77,7 @@ def advance(
             _send(r, c, banks, slots, ranks, gates, bank_of, activated, done, log)
 
 
-@part
+@inlined
 def _find_best(c: Any, banks: Any, ranks: Any, gates: Any) -> None:
     """Find the candidate that can be sent first; of equal ones the one that ranks first."""
     base = c.bus
@@ -94,7 +94,7 @@ def _find_best(c: Any, banks: Any, ranks: Any, gates: Any) -> None:
     c.stale = 0
 
 
-@part
+@inlined
 def _enter(
     r: Any, c: Any, banks: Any, slots: Any, gates: Any, bank_of: Any, row: Any, column_of: Any, request: Any, kind: Any,
     now: Any,
@@ -116,7 +116,7 @@ def _enter(
         _reconsider(r, c, banks, slots, gates, bank_of, number, slot)
 
 
-@part
+@inlined
 def _forward(c: Any, done: Any) -> None:
     """Count a read that a waiting write answers."""
     c.counts[READS] += 1
@@ -125,7 +125,7 @@ def _forward(c: Any, done: Any) -> None:
     c.counts[LAST_READ] = max(c.counts[LAST_READ], done)
 
 
-@part
+@inlined
 def _reconsider(r: Any, c: Any, banks: Any, slots: Any, gates: Any, bank_of: Any, number: Any, slot: Any) -> None:
     """Choose a bank's candidate anew, now that a request of the kind that is served has come into `slot`."""
     bank = banks[number]
@@ -147,7 +147,7 @@ def _reconsider(r: Any, c: Any, banks: Any, slots: Any, gates: Any, bank_of: Any
             c.stale = 1
 
 
-@part
+@inlined
 def _send(
     r: Any, c: Any, banks: Any, slots: Any, ranks: Any, gates: Any, bank_of: Any, activated: Any, done: Any, log: Any
 ) -> None:
@@ -187,7 +187,7 @@ def _send(
         c.logged += 1
 
 
-@rare_part
+@part
 def _doubled(log: Any) -> Any:
     """A log with twice the room."""
     longer = np.empty((2 * log.shape[0], LOG_COLUMNS), np.int64)

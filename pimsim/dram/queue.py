@@ -7,11 +7,11 @@ or writes are being served.
 
 from typing import Any
 
-from pimsim.compiled import part, rare_part
+from pimsim.compiled import inlined, part
 from pimsim.dram.state import ACTIVATE, FAR, NONE, OF_OTHERS, OF_OWNER, PRECHARGE, READ, REQUEST_BITS, WRITE
 
 
-@part
+@inlined
 def append(bank: Any, slots: Any, kind: Any, slot: Any) -> None:
     """Add the request in `slot` at the end of a bank's reads or writes."""
     slots[slot].next = NONE
@@ -23,7 +23,7 @@ def append(bank: Any, slots: Any, kind: Any, slot: Any) -> None:
     bank.tail[kind] = slot
 
 
-@part
+@inlined
 def remove(bank: Any, slots: Any, kind: Any, slot: Any) -> None:
     """Take the request in `slot` out of its bank's reads or writes."""
     before, after = bank.head[kind], slots[slot].next
@@ -38,7 +38,7 @@ def remove(bank: Any, slots: Any, kind: Any, slot: Any) -> None:
         bank.tail[kind] = before
 
 
-@part
+@inlined
 def oldest_hit(bank: Any, slots: Any, kind: Any) -> Any:
     """The slot of a bank's oldest read or write for the row that is open, or NONE."""
     slot, row = bank.head[kind], bank.open_row
@@ -47,7 +47,7 @@ def oldest_hit(bank: Any, slots: Any, kind: Any) -> Any:
     return slot
 
 
-@part
+@inlined
 def waiting_write(bank: Any, slots: Any, row: Any, column: Any) -> Any:
     """The slot of a bank's oldest write to this row and column, or NONE."""
     slot = bank.head[WRITE]
@@ -56,7 +56,7 @@ def waiting_write(bank: Any, slots: Any, row: Any, column: Any) -> Any:
     return slot
 
 
-@part
+@inlined
 def choose(r: Any, c: Any, banks: Any, slots: Any, number: Any) -> None:
     """Make the command that a bank needs next its candidate, from the first cycle that the bank itself allows."""
     bank = banks[number]
@@ -83,7 +83,7 @@ def choose(r: Any, c: Any, banks: Any, slots: Any, number: Any) -> None:
     bank.ranking = (order << REQUEST_BITS) + slots[slot].request
 
 
-@part
+@inlined
 def change_over(r: Any, c: Any, banks: Any, slots: Any) -> Any:
     """Serve the other kind of requests from now on, if it is time; returns whether it was.
 
@@ -102,7 +102,7 @@ def change_over(r: Any, c: Any, banks: Any, slots: Any) -> Any:
     return True
 
 
-@rare_part
+@part
 def _choose_all(r: Any, c: Any, banks: Any, slots: Any) -> None:
     for number in range(banks.shape[0]):
         banks[number].hit = oldest_hit(banks[number], slots, c.mode)

@@ -6,7 +6,7 @@ requests; their rows close together, and the refresh follows.
 
 from typing import Any
 
-from pimsim.compiled import rare_part
+from pimsim.compiled import part
 from pimsim.dram.queue import choose
 from pimsim.dram.state import (
     FAR,
@@ -24,7 +24,7 @@ from pimsim.dram.state import (
 PER_BANK = 2  # of Rules.refresh
 
 
-@rare_part
+@part
 def fall_due(r: Any, c: Any, banks: Any, slots: Any, ranks: Any) -> None:
     """Hold the banks of each refresh that is due at `next_due`."""
     c.bus = max(c.bus, c.next_due)
@@ -46,7 +46,7 @@ def fall_due(r: Any, c: Any, banks: Any, slots: Any, ranks: Any) -> None:
     c.next_due = later
 
 
-@rare_part
+@part
 def best_refresh(c: Any, banks: Any, ranks: Any, best: Any) -> Any:
     """The better of `best` and the refreshes that are pending, or their precharges, ranked as the best candidate is."""
     for number in range(ranks.shape[0]):
@@ -68,7 +68,7 @@ def best_refresh(c: Any, banks: Any, ranks: Any, best: Any) -> Any:
     return best
 
 
-@rare_part
+@part
 def send_refresh(r: Any, c: Any, banks: Any, slots: Any, rank: Any, now: Any) -> Any:
     """Close the banks of a rank's refresh or, if they are closed, refresh them; returns the command."""
     per_bank = r.refresh == PER_BANK

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pimsim.compiled import kernel, part, rare_part
+from pimsim.compiled import inlined, kernel, part
 from pimsim.hbm_pim.state import CLOSED, FAR, LINE, Rules, State, as_record
 from pimsim.hbm_pim.stream import BARRIER, MAC, WRITE, Stream
 
@@ -105,7 +105,7 @@ def _issue(
         c.now += 1
 
 
-@part
+@inlined
 def _fetch(c: Any, kinds: Any, slot_of: Any, rows: Any, slots: Any, window: Any) -> None:
     """Fill the window, and drop the barriers at its head, as all before them has gone."""
     while True:
@@ -121,7 +121,7 @@ def _fetch(c: Any, kinds: Any, slot_of: Any, rows: Any, slots: Any, window: Any)
         _take(c, window, 0)
 
 
-@part
+@inlined
 def _take(c: Any, window: Any, place: Any) -> None:
     """Take the request at a place out of the window."""
     c.waiting -= 1
@@ -129,7 +129,7 @@ def _take(c: Any, window: Any, place: Any) -> None:
         window[after] = window[after + 1]
 
 
-@rare_part
+@part
 def _refresh(r: Any, c: Any, slots: Any, log: Any) -> None:
     """While a refresh is due: close all rows, one PRE-all for those that may close in a cycle, and then refresh."""
     soonest, still_open = FAR, 0
@@ -158,7 +158,7 @@ def _refresh(r: Any, c: Any, slots: Any, log: Any) -> None:
         c.now = max(c.now + 1, soonest if still_open else ready)
 
 
-@part
+@inlined
 def _pick(
     r: Any, c: Any, kinds: Any, slot_of: Any, rows: Any, slots: Any, groups: Any, stack_ids: Any, window: Any
 ) -> Any:
@@ -206,14 +206,14 @@ def _pick(
     return column_place, row_place, soonest
 
 
-@part
+@inlined
 def _act_ready(r: Any, c: Any, slot: Any, group: Any, stack_id: Any) -> Any:
     """The first cycle in which a slot may be activated."""
     ready = max(slot.may_act, c.row_bus, group.may_act, stack_id.may_act)
     return max(ready, stack_id.acts[stack_id.ring] + r.faw) if r.faw > 0 else ready
 
 
-@part
+@inlined
 def _precharge(r: Any, c: Any, slots: Any, number: Any, log: Any) -> None:
     slot = slots[number]
     slot.open_row = CLOSED
@@ -223,7 +223,7 @@ def _precharge(r: Any, c: Any, slots: Any, number: Any, log: Any) -> None:
     _log(c, log, PRE, number, -1, -1)
 
 
-@part
+@inlined
 def _activate(r: Any, c: Any, slots: Any, groups: Any, stack_ids: Any, number: Any, row: Any, log: Any) -> None:
     slot, now = slots[number], c.now
     stack_id = stack_ids[slot.stack_id]
@@ -240,7 +240,7 @@ def _activate(r: Any, c: Any, slots: Any, groups: Any, stack_ids: Any, number: A
     _log(c, log, ACT, number, row, -1)
 
 
-@part
+@inlined
 def _hits(c: Any, kinds: Any, slot_of: Any, rows: Any, window: Any, number: Any, row: Any) -> Any:
     """How many requests of the window are for this row of a slot."""
     count = 0
@@ -251,7 +251,7 @@ def _hits(c: Any, kinds: Any, slot_of: Any, rows: Any, window: Any, number: Any,
     return count
 
 
-@part
+@inlined
 def _mac(r: Any, c: Any, slots: Any, groups: Any, stack_ids: Any, number: Any, kind: Any) -> None:
     """A MAC, or a write."""
     slot, now = slots[number], c.now
@@ -262,7 +262,7 @@ def _mac(r: Any, c: Any, slots: Any, groups: Any, stack_ids: Any, number: Any, k
     slot.hits -= 1
 
 
-@part
+@inlined
 def _move(r: Any, c: Any, groups: Any, stack_ids: Any, number: Any) -> None:
     group = groups[number]
     c.may_move = c.now + r.move
@@ -270,7 +270,7 @@ def _move(r: Any, c: Any, groups: Any, stack_ids: Any, number: Any) -> None:
     stack_ids[group.stack_id].may_move = c.now + r.move_stack_id
 
 
-@part
+@inlined
 def _log(c: Any, log: Any, kind: Any, slot: Any, row: Any, column: Any) -> None:
     if log.shape[0]:
         line = log[c.logged]

@@ -116,7 +116,7 @@ class State(NamedTuple):
     @classmethod
     def begin(cls, rules: Rules) -> State:
         """Before the first request: all rows closed, no rule in the way."""
-        return cls(*(table.copy() for table in _beginning(rules)))
+        return cls._make(table.copy() for table in _beginning(rules))
 
 
 @lru_cache(maxsize=64)

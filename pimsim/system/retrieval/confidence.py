@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pimsim.compiled import kernel
+from pimsim.compiled import kernel, part
 
 
 class HandedOn(NamedTuple):
@@ -101,7 +101,7 @@ def _looks_that_see(shares: Any, durations: Any, interval: Any) -> Any:
     return seen, last
 
 
-@kernel
+@part
 def _sorted_below(times: Any, last: Any) -> Any:
     """Those of the times that are below the last, each once: faster than sorting where there are few looks."""
     marked = np.zeros(last, np.bool_)
@@ -111,7 +111,7 @@ def _sorted_below(times: Any, last: Any) -> Any:
     return np.flatnonzero(marked)
 
 
-@kernel
+@part
 def _changes(
     seen: Any, last: Any, documents: Any, buffer: Any, tail_from: Any, newest_share: Any, looks: Any, counts: Any,
     orders: Any,

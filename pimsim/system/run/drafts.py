@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pimsim.compiled import kernel
+from pimsim.compiled import kernel, part
 from pimsim.system.generation.protocol import Pieces
 from pimsim.system.retrieval.confidence import HandedOn
 from pimsim.system.run.prefix_tree import BOTH, DENSE, NEITHER, PrefixTree, find, keep
@@ -140,7 +140,7 @@ def _begin(tables: Any, places: Any, documents: Any, counts: Any, there: Any) ->
     return tables.waiting.sum()
 
 
-@kernel
+@part
 def _is_there(tables: Any, place: Any, vertex: Any) -> Any:
     return vertex < tables.counts[place] and tables.there[place, vertex]
 
@@ -162,7 +162,7 @@ def _know(tables: Any, places: Any, search: Any, order: Any, count: Any, first: 
     return more
 
 
-@kernel
+@part
 def _displace(tables: Any, place: Any, right: Any, important: Any) -> Any:
     """KV that was computed behind others than those of the order is of no use; returns its tokens."""
     same, wasted = 0, 0
@@ -184,7 +184,7 @@ def _displace(tables: Any, place: Any, right: Any, important: Any) -> Any:
     return wasted
 
 
-@kernel
+@part
 def _give_up(tables: Any, place: Any) -> Any:
     """What was computed of documents that are not in the result; returns its tokens."""
     wasted = 0

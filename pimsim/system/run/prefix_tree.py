@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pimsim.compiled import kernel
+from pimsim.compiled import kernel, part
 
 NEITHER, DENSE, BOTH = range(3)  # parts of a document's KV
 NONE = -1  # no entry; and the one before a path's first
@@ -139,7 +139,7 @@ def keep(tables: Any, sequence: Any, count: Any) -> None:
             sizes[USED] -= sizes[DENSE_BYTES]
 
 
-@kernel
+@part
 def _home(tables: Any, before: Any, document: Any) -> Any:
     """Where the hash table looks for it first."""
     key = np.uint64(before + 1) * np.uint64(tables.paths.shape[0]) + np.uint64(document)
@@ -148,7 +148,7 @@ def _home(tables: Any, before: Any, document: Any) -> Any:
     return np.int64((key >> np.uint64(32)) & np.uint64(tables.places.shape[0] - 1))
 
 
-@kernel
+@part
 def _place(tables: Any, before: Any, document: Any) -> Any:
     """Where the entry stands in the hash table, or would."""
     last = tables.places.shape[0] - 1
@@ -160,7 +160,7 @@ def _place(tables: Any, before: Any, document: Any) -> Any:
         place = (place + 1) & last
 
 
-@kernel
+@part
 def _take(tables: Any, place: Any, before: Any, document: Any) -> None:
     """A free entry, for this document."""
     counts = tables.counts
@@ -170,7 +170,7 @@ def _take(tables: Any, place: Any, before: Any, document: Any) -> None:
     tables.before[entry], tables.document[entry], tables.places[place] = before, document, entry
 
 
-@kernel
+@part
 def _drop(tables: Any, entry: Any) -> None:
     counts, places = tables.counts, tables.places
     last = places.shape[0] - 1
@@ -188,7 +188,7 @@ def _drop(tables: Any, entry: Any) -> None:
     counts[HELD] -= 1
 
 
-@kernel
+@part
 def _link(tables: Any, entry: Any) -> None:
     """As the one used last."""
     counts = tables.counts
@@ -201,7 +201,7 @@ def _link(tables: Any, entry: Any) -> None:
     counts[NEWEST] = entry
 
 
-@kernel
+@part
 def _unlink(tables: Any, entry: Any) -> None:
     counts, older, newer = tables.counts, tables.older[entry], tables.newer[entry]
     if older == NONE:

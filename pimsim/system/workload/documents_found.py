@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pimsim.compiled import kernel
+from pimsim.compiled import kernel, part
 from pimsim.system.described.config import Workload as Stated
 from pimsim.system.workload.requests import Documents, Request
 
@@ -69,7 +69,7 @@ class Draws:
         return Retrievals(first.tolist(), found, counts, wanted & ~changed, some, self._sums)
 
 
-@kernel
+@part
 def _drawn(sums: Any) -> Any:
     return min(np.searchsorted(sums, np.random.random(), side="right"), sums.shape[0] - 1)
 
