@@ -16,7 +16,7 @@ from typing import Any
 from pimsim.system.described.config import SystemConfig
 from pimsim.system.generation.engine import generator
 from pimsim.system.report.result import SystemResult
-from pimsim.system.run.simulation import in_hand
+from pimsim.system.run.room import in_hand
 from pimsim.system.run.simulation import run as simulate
 from pimsim.system.workload.requests import requests
 

@@ -14,21 +14,21 @@ from functools import partial
 
 import numpy as np
 
-from pimsim.errors import WorkloadError
 from pimsim.result import Provenance
 from pimsim.system.described.config import SystemConfig
 from pimsim.system.generation.engine import generator
 from pimsim.system.generation.protocol import Cost
 from pimsim.system.report.bill import area_mm2, cost_usd
 from pimsim.system.report.result import UNITS, SystemResult
-from pimsim.system.report.standby import standby_w
 from pimsim.system.retrieval.confidence import HandedOn, Rule, looks_that_see
 from pimsim.system.retrieval.drawn_searches import Met
 from pimsim.system.retrieval.engine import retriever, search
 from pimsim.system.run.batch import DECODING, DONE, PREFILLING, SEARCHING, Batch, Place, Steps
+from pimsim.system.run.books import Books
 from pimsim.system.run.drafts import Drafts
 from pimsim.system.run.event_loop import ARRIVE, END, LOOK, PS, TICK, EventLoop, Server, picoseconds
 from pimsim.system.run.prefix_tree import PrefixTree
+from pimsim.system.run.room import in_hand
 from pimsim.system.workload.documents_found import Draws, Retrievals
 from pimsim.system.workload.requests import Documents, Request, earlier_documents, requests
 
@@ -84,18 +84,7 @@ class _Run:
         self.searched_until = 0
         self.steps: Steps | None = None
         self.retrievals: list[float] = []
-        self.energy: dict[str, float] = {}
-        self.counts: dict[str, float] = {
-            "retrievals": 0,
-            "prefilled_tokens": 0,
-            "loaded_tokens": 0,
-            "wasted_tokens": 0,
-            "wasted_documents": 0,
-            "prefills": 0,
-            "decode_steps": 0,
-            "bytes_retrieval_link": 0,
-            "bytes_generation_link": 0,
-        }
+        self.books = Books()
         self.latency = picoseconds(config.link.latency_ns * 1e-9)
 
     def _warm_tree(self, capacity: float) -> PrefixTree:
@@ -116,17 +105,9 @@ class _Run:
         makespan = (max(request.done for request in self.requests) - begin) / PS
         servers = (self.host, self.to_search, self.search, self.to_generation, self.generation)
         busy = {server.name: server.busy / PS for server in servers}
-        host = config.host
-        self.energy["host"] = (host.idle_w * makespan + (host.active_w - host.idle_w) * busy["host"]) * 1e9
-        link = config.dimm.energy["link"]
-        for name in ("retrieval_link", "generation_link"):
-            self.energy[name] = link.nj(8 * self.counts[f"bytes_{name}"])
-        for name, watts in standby_w(config).items():
-            self.energy[f"{name}_standby"] = watts * makespan * 1e9
-        for name, idle_w in (("retrieval", self.retriever.idle_w), ("generation", self.generator.idle_w)):
-            if idle_w:
-                self.energy[f"{name}_idle"] = idle_w * (makespan - busy[name]) * 1e9
-        counts = {**self.counts, **self.retriever.counts, "batch_in_hand": self.room, "events": self.loop.events}
+        idle_w = {"retrieval": self.retriever.idle_w, "generation": self.generator.idle_w}
+        self.books.close(config, makespan, busy, idle_w)
+        counts = {**self.books.counts, **self.retriever.counts, "batch_in_hand": self.room, "events": self.loop.events}
         if self.tree is not None:
             counts["evicted_entries"] = self.tree.evicted - self.evicted_before
         return SystemResult(
@@ -137,7 +118,7 @@ class _Run:
             makespan=makespan,
             tokens=sum(request.output for request in self.requests),
             busy=busy,
-            energy=self.energy,
+            energy=self.books.energy,
             counts=counts,
             area_mm2=area_mm2(config),
             cost_usd=cost_usd(config),
@@ -188,14 +169,14 @@ class _Run:
             rows.append(row)
         numbers = np.array([place.number for place in places])
         self.batch.drafts.begin(numbers, found.documents[rows], found.counts[rows], found.there[rows])
-        self.counts["retrievals"] += len(places)
+        self.books.counts["retrievals"] += len(places)
         query = config.dimm.vectors.bytes
         time = picoseconds(len(places) * config.host.query_us * 1e-6)
         self.host.do(time, "queries", lambda: self._over_link(len(places) * query, partial(self._found_by, places)))
 
     def _over_link(self, size: int, then: Callable[[], None]) -> None:
         """To or from every retrieval device at once."""
-        self.counts["bytes_retrieval_link"] += size * self.config.retrieval.devices
+        self.books.counts["bytes_retrieval_link"] += size * self.config.retrieval.devices
         self.to_search.do(picoseconds(size / (self.config.link.gbps * 1e9)), "queries", then, later=self.latency)
 
     def _found_by(self, places: list[Place]) -> None:
@@ -214,7 +195,7 @@ class _Run:
         effort = self.config.search.effort
         searches = search(self.retriever, effort, len(places), len(self.ends), again, self.rng)
         for part, nj in searches.energy.items():
-            self._spend(f"retrieval_{part}", nj * searches.times)
+            self.books.spend(f"retrieval_{part}", nj * searches.times)
         ends = [begin + picoseconds(time) for time in searches.done.tolist()]
         last = max(ends)
         if last > self.searched_until:  # searches beside each other keep the devices busy once
@@ -249,7 +230,7 @@ class _Run:
             searched, vertices = found.strangers.T
             rows = np.array([place.retrieval for place in places])[searched]
             self.batch.drafts.name(numbers[searched], vertices, self.found.strangers(rows, self.strange))
-        self.counts["wasted_documents"] += len(found.strangers)
+        self.books.counts["wasted_documents"] += len(found.strangers)
         searches, first = found.search.tolist(), found.first.tolist()
         told = zip(
             found.look.tolist(), first, first[1:], found.documents.tolist(), found.results.tolist(), strict=False
@@ -274,7 +255,7 @@ class _Run:
     def _tokens(self, tokens: int, then: Callable[[], None]) -> None:
         """Between the host and the generation devices."""
         size = tokens * TOKEN_BYTES
-        self.counts["bytes_generation_link"] += size
+        self.books.counts["bytes_generation_link"] += size
         self.to_generation.do(picoseconds(size / (self.config.link.gbps * 1e9)), "tokens", then, later=self.latency)
 
     def _known(self, news: News) -> None:
@@ -314,10 +295,10 @@ class _Run:
             return
         if self.batch.waits():
             prefill = self.batch.prefill()
-            self.counts["prefills"] += 1
-            self.counts["prefilled_tokens"] += prefill.tokens
-            self.counts["loaded_tokens"] += prefill.loaded
-            self.counts["wasted_tokens"] += prefill.wasted
+            self.books.counts["prefills"] += 1
+            self.books.counts["prefilled_tokens"] += prefill.tokens
+            self.books.counts["loaded_tokens"] += prefill.loaded
+            self.books.counts["wasted_tokens"] += prefill.wasted
             self._generate(prefill.cost, "prefill", partial(self._prefilled, prefill.ready))
             return
         steps = self.batch.steps()
@@ -332,16 +313,10 @@ class _Run:
         self.generation.do(picoseconds(cost.seconds), what, then)
 
     def _pay(self, cost: Cost) -> None:
-        spent = self.energy
-        for part, nj in cost.energy.items():
-            name = f"generation_{part}"
-            spent[name] = spent.get(name, 0.0) + nj
+        self.books.pay(cost)
         if cost.link_bytes:  # each device's, while it generates
-            self.counts["bytes_generation_link"] += cost.link_bytes * self.config.generation.devices
+            self.books.counts["bytes_generation_link"] += cost.link_bytes * self.config.generation.devices
             self.to_generation.busy += picoseconds(cost.link_bytes / (self.config.link.gbps * 1e9))
-
-    def _spend(self, part: str, nj: float) -> None:
-        self.energy[part] = self.energy.get(part, 0.0) + nj
 
     def _prefilled(self, ready: list[Place]) -> None:
         self.generating = False
@@ -360,7 +335,7 @@ class _Run:
         self.steps, self.generating = None, False
         self.generation.took("decode", steps.begin, self.loop.now)
         self._pay(steps.cost())
-        self.counts["decode_steps"] += steps.count
+        self.books.counts["decode_steps"] += steps.count
         for place in steps.places:
             place.request.made += steps.count
             place.request.context += steps.count
@@ -383,22 +358,3 @@ class _Run:
 
     def _answered(self, request: Request) -> None:
         request.done = self.loop.now
-
-
-def in_hand(config: SystemConfig, found: list[Request], memory: float) -> tuple[int, float]:
-    """How many requests can be in hand, and the bytes that are left for documents' KV."""
-    model, stated = config.model, config.workload
-    free = memory - model.weight_bytes
-    tokens, number = max(
-        (one.question + one.output + len(one.documents) * stated.document_tokens, -one.number) for one in found
-    )
-    need = tokens * model.kv_token_bytes
-    share = 1 - config.generation.cache_share if config.optimisations.g else 1.0
-    room = min(stated.batch, int(free * share / need))
-    if room < 1:
-        raise WorkloadError(
-            f"request {1 - number} has {tokens} tokens and needs {need / 1e9:.2f} GB of KV, and "
-            f"{free * share / 1e9:.2f} GB are left: shorten the prompt or the answer, or take more devices "
-            "(generation.devices)"
-        )
-    return room, free - room * need
