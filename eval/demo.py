@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.demo_corpus import demo_index, is_built
-from ragcache.engine.checkpoint import Checkpoint
 from ragcache.errors import ModelError, RagCacheError
+from ragcache.model.checkpoint import Checkpoint
 from retrieval.errors import RetrievalError
 from server.client import RagClient, ServerError
 from server.run import bind

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import cache
 from graphlib import TopologicalSorter
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -216,7 +217,7 @@ def reached(graph: dict[str, set[str]], start: str) -> set[str]:
     names: set[str] = set()
     left = [start]
     while left:
-        new = {name for imported in graph[left.pop()] for name in (imported, imported.rpartition(".")[0])}
+        new = {name for imported in graph[left.pop()] for name in accumulate(imported.split("."), "{}.{}".format)}
         new = (new & set(graph)) - names
         names |= new
         left += new
