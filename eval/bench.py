@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 
 from eval.demo_corpus import demo_index
-from eval.props.plain import PlainProcess
 from eval.props.question_set import read_questions
+from eval.props.transformers_process import TransformersProcess
 from ragcache.cli.assembly.torch import assemble, available_cores
 from ragcache.cli.config import ServeConfig
 from ragcache.engine.protocol import EngineEvent, Failed, Finished, Job, Token
@@ -50,7 +50,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A figure and the value it may not exceed."""
+    """A figure, and the largest value it may have."""
 
     name: str
     value: float
@@ -78,7 +78,7 @@ def paired(first: Callable[[], float], second: Callable[[], float], runs: int) -
 
 
 def _ttft(answer: Answer) -> float:
-    """Seconds."""
+    """Time to first token, in seconds."""
     return answer.timing.ttft_ms / 1000
 
 
@@ -88,7 +88,7 @@ def random_ids(count: int, seed: int) -> list[int]:
 
 
 def segments(n: int) -> list[list[int]]:
-    """`n` tokens as a RAG prompt has them: system, two documents, question."""
+    """`n` token ids cut as a RAG prompt is: system prompt, two documents, question."""
     ids = random_ids(n, seed=n)
     ends = [40, 40 + (n - 60) // 2, n - 20, n]
     return [ids[first:last] for first, last in zip([0, *ends], ends, strict=False)]
@@ -97,31 +97,31 @@ def segments(n: int) -> list[list[int]]:
 class EngineBench:
     """Prefill and decode of the torch engine beside the plain forward over the same tokens."""
 
-    def __init__(self, checkpoint: Checkpoint, plain: PlainProcess, runs: int, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, plain: TransformersProcess, runs: int, threads: int) -> None:
         self._runs = runs
         self._plain = plain
         self._engine = TorchEngine(TorchModel.load(checkpoint), threads=threads)
 
     def run(self) -> tuple[dict[str, Any], list[Bound]]:
-        found: dict[str, Any] = {"prefill": {}, "decode": {}}
+        timings: dict[str, Any] = {"prefill": {}, "decode": {}}
         bounds = []
         try:
             for n in LENGTHS:
                 tokens = [token for part in segments(n) for token in part]
                 prefill = paired(partial(self._time_prefill, n), partial(self._plain.prefill, tokens), self._runs)
                 decode = paired(partial(self._decode, n), partial(self._plain.decode, tokens, DECODE_STEPS), self._runs)
-                found["prefill"][n], found["decode"][n] = prefill, decode
+                timings["prefill"][n], timings["decode"][n] = prefill, decode
                 bounds.append(Bound(f"prefill of {n} tokens / plain forward", prefill["ratio"], 1.10))
                 bounds.append(Bound(f"decode after {n} tokens / plain, a token", decode["ratio"], 1.15))
         finally:
             self._engine.close()
-        return found, bounds
+        return timings, bounds
 
     def _time_prefill(self, n: int) -> float:
         return self._prefill(n)[1]
 
     def _decode(self, n: int) -> float:
-        """Seconds a token, over cached documents."""
+        """Median seconds between two tokens of an answer over cached documents."""
         spans, _ = self._prefill(n)
         _, times = self._run(spans, [], segments(n)[-1], DECODE_STEPS)
         if len(times) < 2:
@@ -146,9 +146,9 @@ class EngineBench:
         self._engine.submit(job, lambda event: events.put((time.perf_counter() - begin, event)))
         times = []
         while True:
-            at, event = events.get()
+            seconds, event = events.get()
             if isinstance(event, Token):
-                times.append(at)
+                times.append(seconds)
             if isinstance(event, Failed):
                 raise RuntimeError(event.message)
             if isinstance(event, Finished):
@@ -158,7 +158,7 @@ class EngineBench:
 class CachedBench:
     """TTFT of the whole service with all documents cached: beside a plain forward, and beside itself when cold."""
 
-    def __init__(self, index: Path, plain: PlainProcess, runs: int, threads: int) -> None:
+    def __init__(self, index: Path, plain: TransformersProcess, runs: int, threads: int) -> None:
         self._runs = runs
         self._plain = plain
         self._service = assemble(ServeConfig(index=index, threads=threads, max_tokens=1))
@@ -180,21 +180,21 @@ class CachedBench:
 
         cold()
         usage = warm().usage
-        cached, rest = usage.cached_tokens.device, usage.computed_tokens
+        cached, computed = usage.cached_tokens.device, usage.computed_tokens
         self._plain.make_ready(random_ids(cached, seed=0))
         against_plain = paired(
-            lambda: _ttft(warm()), partial(self._plain.extend, random_ids(rest, seed=1)), 5 * self._runs
+            lambda: _ttft(warm()), partial(self._plain.extend, random_ids(computed, seed=1)), 5 * self._runs
         )
         against_cold = paired(lambda: _ttft(warm()), lambda: _ttft(cold()), self._runs)
-        found = {
+        row = {
             "question": question,
             "cached_tokens": cached,
-            "remaining_tokens": rest,
+            "remaining_tokens": computed,
             "against_plain_forward": against_plain,
             "against_cold": {**against_cold, "cold_ms": against_cold.pop("plain_ms")},
             "phases": asdict(warm().timing),
         }
-        return found, [
+        return row, [
             Bound("cached TTFT / plain forward of the rest over a ready KV", against_plain["ratio"], 1.25),
             Bound("cached TTFT / cold TTFT", against_cold["ratio"], 0.15),
         ]
@@ -240,8 +240,8 @@ class ServerBench:
                 ready = _wait_ready(client, server, begin)
                 process = psutil.Process(server.pid)
                 sizes = [process.memory_info().rss]
-                for at in tqdm(range(self._requests), desc="memory", file=sys.stderr):
-                    client.ask(questions[at * 7 % len(questions)], top_k=1 + at % 3, max_tokens=1 + at % 8)
+                for number in tqdm(range(self._requests), desc="memory", file=sys.stderr):
+                    client.ask(questions[number * 7 % len(questions)], top_k=1 + number % 3, max_tokens=1 + number % 8)
                     sizes.append(process.memory_info().rss)
                 evictions = client.get("/v1/cache")["tiers"]["device"]["evictions"]
         finally:
@@ -249,7 +249,7 @@ class ServerBench:
             status = server.wait()
         peak, quarter = max(sizes), max(1, self._requests // 4)
         allowed = weights + self._device_cache + 1536 * MIB
-        found = {
+        row = {
             "ready_s": round(ready, 2),
             "requests": self._requests,
             "peak_rss_mib": peak >> 20,
@@ -259,7 +259,7 @@ class ServerBench:
             "evictions": evictions,
             "exit_status": status,
         }
-        return found, [
+        return row, [
             Bound("seconds to /readyz on a built index", ready, 20.0),
             Bound("peak RSS in MiB, of weights + caches + 1.5 GiB", peak >> 20, allowed >> 20),
         ]
@@ -297,13 +297,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints JSON; exit status 1 if a figure is over its bound."""
     parser = argparse.ArgumentParser(prog="python -m eval.bench", description=__doc__)
     parser.add_argument("--index", type=Path, help="folder of a built index (default: the demo's, built if missing)")
-    parser.add_argument("--questions", type=Path, default=QUESTIONS)
-    parser.add_argument("--only", choices=("engine", "cached", "server"), action="append")
-    parser.add_argument("--runs", type=int, default=5, help="pairs of timings a figure (default: 5)")
-    parser.add_argument("--requests", type=int, default=200, help="requests of the memory figure (default: 200)")
+    parser.add_argument("--questions", type=Path, default=QUESTIONS, help="JSON lines with id, question")
+    parser.add_argument("--only", choices=("engine", "cached", "server"), action="append", help="may be repeated")
+    parser.add_argument("--runs", type=int, default=5, help="pairs of timings for each figure (default: 5)")
+    parser.add_argument(
+        "--requests", type=int, default=200, help="requests sent while memory is watched (default: 200)"
+    )
     options = parser.parse_args(arguments)
     threads = available_cores()
-    torch.set_num_threads(1)  # parallel work is the engine's thread's and the plain process's
+    torch.set_num_threads(1)  # parallel work is for the engine's thread and the plain process
     report: dict[str, Any] = {"machine": _machine(threads)}
     bounds: list[Bound] = []
     chosen = options.only or ["server", "engine", "cached"]
@@ -318,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 report[name], more = ServerBench(index, options.requests).run(questions, weights)
                 bounds += more
                 continue
-            with PlainProcess(checkpoint, threads) as plain:
+            with TransformersProcess(checkpoint, threads) as plain:
                 if name == "engine":
                     report[name], more = EngineBench(checkpoint, plain, options.runs, threads).run()
                 else:

@@ -28,24 +28,26 @@ from ragcache.reuse.plan import Computed, Exact
 
 TOGETHER = 8  # sequences
 TOGETHER_BOUND = 3.0  # times the tokens a second of one after another, at least
-CHUNK_BOUND = 1.25  # chunk steps that a decode, or who cancels, waits at most: one, and the machine's moods
+CHUNK_BOUND = 1.25  # most chunk steps that a decode or a cancellation waits: one, and what a busy machine adds
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
+    """A forward pass: how long it took, and what it computed."""
+
     seconds: float
     shares: Sequence[tuple[int, int]]  # of each sequence: first position, tokens
 
 
 class _WatchedModel:
-    """A model that keeps account of its steps, and whose answers are as long as asked."""
+    """A model that records its steps, and never ends an answer before its longest length."""
 
     eos_tokens: frozenset[int] = frozenset()
 
     def __init__(self, model: TorchModel) -> None:
         self._model = model
         self.steps: list[_Step] = []
-        self.before: Callable[[_Step], None] = lambda _: None  # told of each step when it begins, of no seconds yet
+        self.before: Callable[[_Step], None] = lambda _: None  # called when a step begins, with 0 seconds
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -60,7 +62,7 @@ class _WatchedModel:
 
 
 class _Run:
-    """A submitted job, and when it was told what."""
+    """A submitted job, its events, and when each came."""
 
     def __init__(self, engine: TorchEngine, job: Job) -> None:
         self.events: list[tuple[float, EngineEvent]] = []
@@ -68,7 +70,7 @@ class _Run:
         self.cancel = engine.submit(job, lambda event: self._inbox.put((time.perf_counter(), event)))
 
     def until(self, *kinds: type) -> _Run:
-        """Waits for the next event of these kinds. RuntimeError if the job fails."""
+        """Waits for the next event of these kinds. Raises RuntimeError if the job ends with another."""
         while True:
             self.events.append(self._inbox.get())
             event = self.events[-1][1]
@@ -81,11 +83,11 @@ class _Run:
         return self.until(Finished)
 
     def times(self, kind: type) -> list[float]:
-        return [at for at, event in self.events if isinstance(event, kind)]
+        return [came for came, event in self.events if isinstance(event, kind)]
 
 
 class BatchingBench:
-    """An engine over the default model, and what is measured on it. Timings that are compared are taken in turn."""
+    """Measures an engine over the default model. Timings that are compared are taken in turn."""
 
     def __init__(self, model: TorchModel, *, threads: int, chunk: int = 512) -> None:
         self._model = _WatchedModel(model)
@@ -136,12 +138,12 @@ class BatchingBench:
             decode.until(Token).cancel()
             decode.ended()
             (first,), (last,) = prefill.times(Started), prefill.times(Prefilled)
-            before = [at for at in decode.times(Token) if at < first]
+            before = [came for came in decode.times(Token) if came < first]
             # from the token before the prefill to the one that comes with its last step
-            during = [before[-1], *(at for at in decode.times(Token) if first <= at)]
-            during = [at for at in during if at <= last] + [next((at for at in during if at > last), last)]
-            gaps = [after - at for at, after in pairwise(during)]
-            alone = statistics.median(after - at for at, after in pairwise(before[1:]))
+            during = [before[-1], *(came for came in decode.times(Token) if first <= came)]
+            during = [came for came in during if came <= last] + [next((came for came in during if came > last), last)]
+            gaps = [after - came for came, after in pairwise(during)]
+            alone = statistics.median(after - came for came, after in pairwise(before[1:]))
             chunks = sum(any(tokens > 1 for _, tokens in step.shares) for step in self._model.steps[-len(gaps) :])
             rounds.append((max(gaps), chunk_seconds, (max(gaps) - alone) / chunk_seconds, len(gaps) / max(1, chunks)))
         gap, chunk, ratio, tokens_per_chunk = (statistics.median(values) for values in zip(*rounds, strict=True))
@@ -167,9 +169,9 @@ class BatchingBench:
             cancelled_at: list[float] = []
             running: list[_Run] = []
 
-            def cancel(step: _Step, at: list[float] = cancelled_at, running: list[_Run] = running) -> None:
+            def cancel(step: _Step, cancelled_at: list[float] = cancelled_at, running: list[_Run] = running) -> None:
                 if step.shares[0][0] == middle:
-                    at.append(time.perf_counter())
+                    cancelled_at.append(time.perf_counter())
                     running[0].cancel()
 
             self._model.before = cancel
@@ -178,10 +180,10 @@ class BatchingBench:
                 run = running[0].ended()
             finally:
                 self._model.before = lambda _: None
-            at, event = run.events[-1]
+            ended_at, event = run.events[-1]
             if not isinstance(event, Finished) or event.reason != "cancelled":
                 raise RuntimeError(f"the prefill was to be cancelled, and ended with {event}")
-            seconds = at - cancelled_at[0]
+            seconds = ended_at - cancelled_at[0]
             rounds.append((seconds, alone.seconds, seconds / alone.seconds, event.computed_tokens - middle))
         return {
             "prompt": prompt,
@@ -199,7 +201,7 @@ class BatchingBench:
         return list(self._model.steps)
 
     def _context(self, tokens: int, seed: int) -> KVSpan:
-        """KV of so many tokens, computed."""
+        """The KV of this number of tokens, computed by the engine."""
         span = self._engine.allocate(tokens)
         plan = (Computed(self._ids(tokens, seed)),)
         job = Job(plan, [span], self._ids(1, seed), self._engine.allocate(1), 1)
@@ -217,10 +219,10 @@ class BatchingBench:
 
 
 def _decode_rate(runs: Sequence[_Run]) -> float:
-    """Tokens a second from where all of them decode to where the first has ended."""
+    """Tokens a second of all runs together, while all of them decode."""
     begin = max(run.times(Token)[0] for run in runs)
     end = min(run.times(Token)[-1] for run in runs)
-    return sum(sum(begin < at <= end for at in run.times(Token)) for run in runs) / (end - begin)
+    return sum(sum(begin < came <= end for came in run.times(Token)) for run in runs) / (end - begin)
 
 
 def _holds(row: dict[str, Any]) -> bool:
@@ -259,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=4000, metavar="N", help="tokens of the prefill (%(default)s)")
     parser.add_argument("--tokens", type=int, default=16, metavar="N", help="decoded by each (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="of each measurement (default: %(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: one a core)")
+    parser.add_argument("--threads", type=int, metavar="N", help="torch threads (default: one a core)")
     arguments = parser.parse_args(argv)
     if min(*arguments.contexts, arguments.runs, arguments.threads or 1) < 1 or arguments.tokens < 3:
         parser.error("--contexts, --runs and --threads must be at least 1, --tokens at least 3")

@@ -26,7 +26,7 @@ _KV = (True, True)
 
 
 class _Questions:
-    """Paths of two documents: half of them again one of the last `remembered`, the others drawn from a skewed corpus.
+    """Paths of two documents. Half repeat one of the last `remembered`, the others are drawn from a skewed corpus.
 
     The mix of hits, misses and evictions is thus much the same whatever the size. Tokens are shared by all that use a
     document.
@@ -37,7 +37,8 @@ class _Questions:
         self._remembered = remembered
         self._past: list[tuple[Segment, Segment]] = []
         self._documents = [
-            Segment(f"d{at}", range(100 + at % 900), at.to_bytes(16, "little")) for at in range(documents)
+            Segment(f"d{number}", range(100 + number % 900), number.to_bytes(16, "little"))
+            for number in range(documents)
         ]
 
     def __iter__(self) -> Iterator[tuple[Segment, Segment]]:
@@ -59,13 +60,13 @@ def _user_seconds() -> float:
 
 
 def _filled(policy: str, nodes: int) -> tuple[KnowledgeCache, Iterator[tuple[Segment, Segment]]]:
-    """A cache that holds about so many nodes, is full, and evicts at most misses."""
+    """A full cache of about `nodes` nodes, which evicts at most misses, and the questions that filled it."""
     questions = iter(_Questions(nodes // 2, nodes // 8))
     tokens = nodes * 500
     cache = KnowledgeCache(tokens, 1, POLICIES[policy](tokens), cost=_COST)
     while not cache.counts.evictions:
         _serve(cache, next(questions))
-    for _ in range(nodes // 4):  # past the first shake-out, where queues are sorted
+    for _ in range(nodes // 4):  # until the policies' queues are in order
         _serve(cache, next(questions))
     return cache, questions
 
@@ -78,7 +79,7 @@ def _serve(cache: KnowledgeCache, path: tuple[Segment, Segment]) -> None:
 
 
 def controller(policy: str, nodes: int, requests: int = 20_000) -> dict[str, Any]:
-    """Microseconds a request of look-up, lease, update, evict, commit and release."""
+    """Microseconds that look-up, lease, update, eviction, commit and release take for each request."""
     cache, questions = _filled(policy, nodes)
     paths = [next(questions) for _ in range(requests)]
     hits, evictions = cache.counts.hits, cache.counts.evictions
@@ -104,7 +105,7 @@ def controller(policy: str, nodes: int, requests: int = 20_000) -> dict[str, Any
 
 
 def overhead(policy: str, nodes: int = 20_000) -> dict[str, Any]:
-    """Bytes a node takes besides its KV and its document's tokens."""
+    """Bytes that a node takes besides its KV and its document's tokens."""
     questions = iter(_Questions(nodes // 2, nodes // 8))
     tracemalloc.start()
     cache = KnowledgeCache(nodes * 10**4, 1, POLICIES[policy](nodes * 500), cost=_COST)

@@ -1,4 +1,4 @@
-"""Replay in figures: requests simulated a second of one core, and what of a request's time its scheduling takes."""
+"""Replay in figures: requests simulated in a second of one core, and the time that scheduling takes of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ragcache.replay.finder import SimulatedFinder
 from ragcache.replay.pim_machine import PimMachine
 from ragcache.replay.run import replay_service
 from ragcache.replay.search_profile import SearchProfile
-from ragcache.replay.searches import Together
+from ragcache.replay.searches import SearchesTogether
 from ragcache.replay.service import SimulatedService, SimulatedSettings
 from ragcache.replay.virtual_time import run_virtual
 from ragcache.replay.workload import TimedRequest, Workload
@@ -26,9 +26,9 @@ from ragcache.schedule.admission import AdmissionQueue
 LEAST = 1000.0  # requests a second of process time
 MOST_SCHEDULING = 0.001  # seconds a request
 SYSTEM_TOKENS = 50
-# requests a second for an A10G with Mistral-7B: hardly anybody waits, or nearly all do
+# requests a second for an A10G with Mistral-7B: hardly any request waits, or nearly all do
 LOADS = {"light": 1.0, "overload": 200.0}
-WAITING = 1000  # at least so many do in the overload
+WAITING = 1000  # least number of requests that wait in the overload
 _SEARCHES = SearchProfile(
     index_type="ivf",
     vectors=100_000,
@@ -49,24 +49,24 @@ _SEARCHES = SearchProfile(
 def workload(requests: int, per_second: float, documents: int = 2000, seed: int = 0) -> Workload:
     """Pairs of documents, some much more popular than others, at random times."""
     chance = random.Random(seed)
-    made = []
+    requested = []
     for _ in range(requests):
         first, second = int(documents * chance.random() ** 3), int(documents * chance.random() ** 2)
         pair = (first, second if second != first else documents)
-        sizes = tuple((f"d{at}", 200 + at * 7 % 800) for at in pair)
-        made.append(TimedRequest(0.0, sizes, 20, chance.randint(1, 12)))
-    return Workload(tuple(made)).with_rate(per_second, seed)
+        sizes = tuple((f"d{document}", 200 + document * 7 % 800) for document in pair)
+        requested.append(TimedRequest(0.0, sizes, 20, chance.randint(1, 12)))
+    return Workload(tuple(requested)).with_rate(per_second, seed)
 
 
 class _Stopwatch:
-    """Adds up the time of calls, those within each other once."""
+    """Adds up the time of calls. A call within another counts once."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._depth = 0
 
     def on(self, owner: type, name: str) -> Callable[[], None]:
-        """Times a method from now on, until what is returned is called."""
+        """Times the method `owner.name` from now on. Returns a function that stops it."""
         method = getattr(owner, name)
 
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -91,10 +91,10 @@ _SCHEDULING = (
 
 
 def replayed(load: str, requests: int, hardware: str, *, timed: bool) -> dict[str, Any]:
-    """One replay; `timed` adds what its queue and cache took, and takes longer for it."""
+    """The row of one replay. With `timed` it has the time of queue and cache, and the replay takes longer."""
     asked = workload(requests, LOADS[load])
     machine = None if hardware in HARDWARE else PimMachine.load(hardware)
-    searches = _SEARCHES if machine is None else Together(machine)
+    searches = _SEARCHES if machine is None else SearchesTogether(machine)
     finder = SimulatedFinder(asked, system_tokens=SYSTEM_TOKENS, searches=searches)
     settings = SimulatedSettings(hardware=hardware, speculate=True, host_cache=64 * 2**30)
     longest = max(each.output for each in asked.requests)
@@ -108,21 +108,21 @@ def replayed(load: str, requests: int, hardware: str, *, timed: bool) -> dict[st
         for each in restore:
             each()
     seconds = time.process_time() - begin
-    found = report.as_dict()
+    totals = report.as_dict()
     return {
         "load": load,
         "requests": requests,
-        "most_in_flight": found["queueing"]["most_in_flight"],
+        "most_in_flight": totals["queueing"]["most_in_flight"],
         "requests_per_second": round(requests / seconds, 1),
         "scheduling_us": round(stopwatch.seconds / requests * 1e6, 1),
-        "document_ratio": found["hits"]["document_ratio"],
-        "speculations": found["speculation"]["started"],
-        "answered": found["outcomes"].get("answered", 0),
+        "document_ratio": totals["hits"]["document_ratio"],
+        "speculations": totals["speculation"]["started"],
+        "answered": totals["outcomes"].get("answered", 0),
     }
 
 
 def measure(load: str, requests: int, hardware: str) -> dict[str, Any]:
-    """The speed as it is, and the share of scheduling from a second replay, which is disturbed by timing it."""
+    """The row of a load. Speed is measured undisturbed, the time of scheduling in a second replay."""
     row = replayed(load, requests, hardware, timed=False)
     row["scheduling_us"] = replayed(load, requests, hardware, timed=True)["scheduling_us"]
     row["ok"] = row["requests_per_second"] >= LEAST and row["scheduling_us"] <= MOST_SCHEDULING * 1e6
@@ -146,7 +146,9 @@ def _in_words(report: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.bench_replay", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--requests", type=int, default=20_000, metavar="N", help="a replay (default: %(default)s)")
+    parser.add_argument(
+        "--requests", type=int, default=20_000, metavar="N", help="requests of each replay (default: %(default)s)"
+    )
     parser.add_argument("--hardware", default="a10g", metavar="NAME", help="as `ragcache replay` takes it")
     arguments = parser.parse_args(argv)
     if arguments.requests < 2 * WAITING:

@@ -1,4 +1,4 @@
-"""Staged search in figures: its time beside one FAISS search of the same effort, and how early the answer is there."""
+"""Staged search in figures: its time beside a FAISS search of the same effort, how early its final list is known."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import numpy as np
 from retrieval.hnsw_stages import HNSWStages
 from retrieval.index import IndexType, index_vectors
 from retrieval.ivf_stages import IVFStages
-from retrieval.staged import StagedSearch, even_shares
+from retrieval.staged_search import StagedSearch, even_shares
 
 LIMITS = {IndexType.IVF: 1.10, IndexType.HNSW: 1.5}  # staged time / plain time, all stages together
 LEAST_VECTORS = 20_000  # for which the limits are meant
 SUBJECTS_PER_VECTOR = 1 / 50
 # spread so that recall, and how late the last of a list is found, are near those of real documents and questions
 SPREAD = 1.5  # around a subject's centre, as a share of the spread of the centres
-LATENT, NOISE = 40, 0.15  # directions that mean something, for embeddings fill few of theirs; spread in all of them
+LATENT, NOISE = 40, 0.15  # directions that carry meaning (embeddings use few of theirs), and the spread in all others
 ROUNDING = 1e-5  # of a score
 
 
@@ -35,10 +35,10 @@ def clustered(count: int, dim: int, queries: int, seed: int = 0) -> tuple[np.nda
     directions = random.standard_normal((latent, dim), dtype=np.float32) / np.float32(latent**0.5)
     centres = random.standard_normal((max(1, round(count * SUBJECTS_PER_VECTOR)), latent), dtype=np.float32)
 
-    def around(many: int) -> np.ndarray:
-        within = np.float32(SPREAD) * random.standard_normal((many, latent), dtype=np.float32)
-        noise = np.float32(NOISE) * random.standard_normal((many, dim), dtype=np.float32)
-        return _unit((centres[random.integers(len(centres), size=many)] + within) @ directions + noise)
+    def around(number: int) -> np.ndarray:
+        within = np.float32(SPREAD) * random.standard_normal((number, latent), dtype=np.float32)
+        noise = np.float32(NOISE) * random.standard_normal((number, dim), dtype=np.float32)
+        return _unit((centres[random.integers(len(centres), size=number)] + within) @ directions + noise)
 
     return around(count), around(queries)
 
@@ -61,9 +61,9 @@ def measure(
     stages = [list(staged.search(query, k, effort, shares)) for query in queries]
     worst = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[0][:, -1]
 
-    def recall(found: Sequence[np.ndarray] | np.ndarray) -> float:
-        # by score: of equally good vectors any will do
-        scores = np.einsum("qkd,qd->qk", vectors[np.array(found)], queries)
+    def recall(ids: Sequence[np.ndarray] | np.ndarray) -> float:
+        # by score: any of several equally good vectors will do
+        scores = np.einsum("qkd,qd->qk", vectors[np.array(ids)], queries)
         return float((scores >= worst[:, None] - ROUNDING).mean())
 
     plain, ours, ratio = _alternated(
@@ -74,7 +74,7 @@ def measure(
         queries,
         rounds,
     )
-    final = [found[-1].ids for found in stages]
+    final = [of_query[-1].ids for of_query in stages]
     limit = LIMITS[kind] if len(vectors) >= LEAST_VECTORS else None
     return {
         "index": str(kind),
@@ -95,18 +95,18 @@ def measure(
 def _alternated(
     searches: Sequence[Callable[[np.ndarray], object]], queries: np.ndarray, rounds: int
 ) -> tuple[float, float, float]:
-    """Median milliseconds of both, and the median over the queries of their ratio.
+    """Median milliseconds of both searches, and the median over the queries of their ratio.
 
-    Query by query in turn, and in the next round the other way round: a query's second search would else find what it
-    reads in the processor's cache.
+    Query by query in turn, and in the next round in the other order: otherwise a query's second search would find what
+    it reads in the processor's cache.
     """
     seconds = np.empty((2, rounds, len(queries)))
     for turn in range(2 * rounds):
-        for at, query in enumerate(queries):
-            which = (at + turn) % 2
+        for number, query in enumerate(queries):
+            which = (number + turn) % 2
             begin = time.perf_counter()
             searches[which](query)
-            seconds[which, turn // 2, at] = time.perf_counter() - begin
+            seconds[which, turn // 2, number] = time.perf_counter() - begin
     plain, ours = np.median(seconds, axis=1)
     return float(1e3 * np.median(plain)), float(1e3 * np.median(ours)), float(np.median(ours / plain))
 
@@ -114,10 +114,10 @@ def _alternated(
 def _by_stage(stages: list[list[Any]]) -> list[dict[str, float]]:
     """For each stage: its effort, and the share of queries whose final list, in its order, was already there."""
     rows = []
-    for at in range(max(map(len, stages))):
-        # a search that ended early has its last stage from then on
-        reached = [found[min(at, len(found) - 1)] for found in stages]
-        same = [(stage.ids == found[-1].ids).all() for stage, found in zip(reached, stages, strict=True)]
+    for stage_number in range(max(map(len, stages))):
+        # a search that ended early stays at its last stage
+        reached = [of_query[min(stage_number, len(of_query) - 1)] for of_query in stages]
+        same = [(stage.ids == of_query[-1].ids).all() for stage, of_query in zip(reached, stages, strict=True)]
         rows.append({"effort": float(np.mean([stage.effort for stage in reached])), "final": float(np.mean(same))})
     return rows
 
@@ -142,15 +142,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 if a figure is over its limit."""
     parser = argparse.ArgumentParser(prog="python -m eval.bench_search", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--vectors", type=int, default=20_000, metavar="N", help="made up (default: %(default)s)")
-    parser.add_argument("--dim", type=int, default=384, metavar="N", help="of made-up vectors (default: %(default)s)")
+    parser.add_argument(
+        "--vectors", type=int, default=20_000, metavar="N", help="number of made-up vectors (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dim", type=int, default=384, metavar="N", help="dimensions of made-up vectors (default: %(default)s)"
+    )
     parser.add_argument("--embeddings", type=Path, metavar="FILE.npy", help="measure on these vectors instead")
-    parser.add_argument("--queries", type=Path, metavar="FILE.npy", help="and these queries (default: made up near)")
-    parser.add_argument("--count", type=int, default=400, metavar="N", help="queries (default: %(default)s)")
-    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="(default: %(default)s)")
-    parser.add_argument("--stages", type=int, metavar="N", help="of equal effort (default: what the search chooses)")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of each query (default: %(default)s)")
-    parser.add_argument("--only", choices=[str(kind) for kind in LIMITS], help="one kind of index")
+    parser.add_argument(
+        "--queries", type=Path, metavar="FILE.npy", help="with these queries (default: made up near the vectors)"
+    )
+    parser.add_argument("--count", type=int, default=400, metavar="N", help="number of queries (default: %(default)s)")
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="results of a search (default: %(default)s)")
+    parser.add_argument(
+        "--stages", type=int, metavar="N", help="stages of equal effort (default: what the search chooses)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, metavar="N", help="rounds of each query (default: %(default)s)"
+    )
+    parser.add_argument("--only", choices=[str(kind) for kind in LIMITS], help="measure one kind of index")
     arguments = parser.parse_args(argv)
     numbers = (arguments.vectors, arguments.dim, arguments.count, arguments.top_k, arguments.rounds)
     if min(numbers) < 1 or (arguments.stages is not None and arguments.stages < 1):

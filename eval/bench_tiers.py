@@ -10,6 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,10 @@ from ragcache.engine.torch.model import layout_of
 from ragcache.engine.torch.transfer import KVTransfer
 from ragcache.errors import RagCacheError
 from ragcache.model.checkpoint import DEFAULT_MODEL, Checkpoint, load_config
+from ragcache.storage.interface import DeviceKV
 from ragcache.storage.lmdb_store import DiskStore
+from ragcache.storage.record import Record, record_key
 from ragcache.storage.stores import DiskRecords
-from ragcache.tree.segment import Segment
-from ragcache.tree.tree import DEVICE, KnowledgeTree, Node
 
 _DEVICE = torch.device("cpu")
 _Moves = Mapping[str, Callable[[], object]]
@@ -50,8 +51,8 @@ def measure(layout: KVLayout, tokens: int, runs: int) -> list[dict[str, Any]]:
 
 
 def measure_disk(layout: KVLayout, tokens: int, runs: int, folder: Path) -> list[dict[str, Any]]:
-    """Likewise to and from a real disk tier in `folder`, against a plain file of the bytes as stored: written and
-    flushed to the disk, or read, with the page cache warm, into memory that is new every time."""
+    """The same rows for moves to and from a real disk tier in `folder`. They are compared with a plain file of the
+    bytes as stored: written and flushed to the disk, or read (page cache warm) into memory that is new every time."""
     rows = []
     for stored in dict.fromkeys([layout.dtype, torch.float16]):
         transfer, span = KVTransfer(layout, _DEVICE, stored), _filled(layout, tokens)
@@ -59,20 +60,14 @@ def measure_disk(layout: KVLayout, tokens: int, runs: int, folder: Path) -> list
         name = str(stored).removeprefix("torch.")
         with DiskStore.open(folder / name, 4 * size + (64 << 20), b"bench") as disk:
             records, plain_file = DiskRecords(disk, transfer, b"bench"), folder / f"{name}.bin"
-            node = KnowledgeTree().insert(KnowledgeTree().root("default"), Segment.of("node", range(tokens)))
+            ids = array("i", range(tokens))
             parent = records.root_key("default")
-            key = records.key(parent, node.tokens)
+            record = Record(record_key(parent, ids), parent, "default", "node", ids, 0)
 
-            def write(
-                records: DiskRecords = records,
-                key: bytes = key,
-                parent: bytes = parent,
-                node: Node = node,
-                span: KVSpan = span,
-            ) -> None:
-                records.write(key, parent, node, span, DEVICE)
+            def write(records: DiskRecords = records, record: Record = record, span: KVSpan = span) -> None:
+                records.write(record, DeviceKV(span))
 
-            def read(records: DiskRecords = records, key: bytes = key) -> object:
+            def read(records: DiskRecords = records, key: bytes = record.key) -> object:
                 return records.land(records.read(key, tokens))
 
             def plain_write(file: Path = plain_file, transfer: KVTransfer = transfer, span: KVSpan = span) -> None:
@@ -110,7 +105,7 @@ def _moves(transfer: KVTransfer, span: KVSpan) -> _Moves:
 
 
 def _plain_copies(layout: KVLayout, tokens: int) -> _Moves:
-    """The same moves as one copy each, into new memory of the kind that the move fills."""
+    """For each move, one plain copy of its bytes into new memory of the kind that the move fills."""
     exact, span = KVTransfer(layout, _DEVICE), _filled(layout, tokens)
     host = exact.to_host(span)
     return {
@@ -127,15 +122,15 @@ def _filled(layout: KVLayout, tokens: int) -> KVSpan:
 
 
 def _medians(works: Sequence[Callable[[], object]], runs: int) -> list[float]:
-    """Seconds of each, taken in turn so that the machine's moods fall on all alike; the first round is not counted."""
-    taken: list[list[float]] = [[] for _ in works]
+    """Seconds of each, taken in turn so that a busy moment falls on all alike; the first round is not counted."""
+    times: list[list[float]] = [[] for _ in works]
     for _ in range(runs + 1):
-        for work, seconds in zip(works, taken, strict=True):
+        for work, seconds in zip(works, times, strict=True):
             begin = time.perf_counter()
             result = work()
             seconds.append(time.perf_counter() - begin)
             del result  # the memory goes back outside the measured time
-    return [statistics.median(seconds[1:]) for seconds in taken]
+    return [statistics.median(seconds[1:]) for seconds in times]
 
 
 def _in_words(report: dict[str, Any]) -> str:
@@ -152,10 +147,12 @@ def _in_words(report: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.bench_tiers", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--tokens", type=int, default=1000, metavar="N", help="of the node (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=21, metavar="N", help="of each move (default: %(default)s)")
     parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="on the disk to try (default: that of temporary files)"
+        "--tokens", type=int, default=1000, metavar="N", help="tokens of the node (default: %(default)s)"
+    )
+    parser.add_argument("--runs", type=int, default=21, metavar="N", help="runs of each move (default: %(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="a folder on the disk to measure (default: that of temporary files)"
     )
     arguments = parser.parse_args(argv)
     if arguments.tokens < 1 or arguments.runs < 1:

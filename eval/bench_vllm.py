@@ -1,7 +1,7 @@
 """The connector's figures: `python -m eval.bench_vllm --data DIR`, in the environment of `make setup-vllm`.
 
-Plain vLLM and vLLM with the connector run side by side, each in a process of its own, the same model in float32, the
-same prompts, the same number of blocks, and are asked in turn, so that a busy machine slows both.
+Plain vLLM and vLLM with the connector run side by side, each in a process of its own, with the same model in float32,
+the same prompts and the same number of blocks. They are asked in turn, so that a busy machine slows both.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ragcache.errors import RagCacheError
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.template import PromptTemplate
 
-TTFT_LIMIT = 0.25  # from the host, of a cold prefill
-STREAM_LIMIT = 0.75  # mean TTFT on the skewed stream, of plain vLLM's
-OVERHEAD_LIMIT = 0.03  # of TTFT, with nothing cached
-DEVICE_SHARE = 10  # the device holds one in so many of the tokens that the stream touches
+TTFT_LIMIT = 0.25  # TTFT from the host, as a share of a cold prefill's
+STREAM_LIMIT = 0.75  # mean TTFT on the skewed stream, as a share of plain vLLM's
+OVERHEAD_LIMIT = 0.03  # most that the connector adds to TTFT with nothing cached, as a share
+DEVICE_SHARE = 10  # the device holds a tenth of the tokens that the stream touches
 PARTS = ("host", "exact", "stream", "overhead")
 
 
 class Bench:
-    """Prompts of one data folder, put to both engines."""
+    """The measurements, each a method that returns its figures and whether they `met` their limit."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         checkpoint = Checkpoint.resolve(options.model)
@@ -40,7 +40,7 @@ class Bench:
         self._host = {"host_cache": options.host_cache, "policy": options.policy}
 
     def host(self) -> dict[str, Any]:
-        """TTFT with the documents on the host, against plain vLLM that has nothing."""
+        """TTFT with the documents on the host, against plain vLLM with nothing cached."""
         documents = self._long.whole(2 * self._options.runs)
         prompts = [self._long.prompt(pair) for pair in zip(documents[::2], documents[1::2], strict=True)]
         cold, warm = [], []
@@ -73,10 +73,10 @@ class Bench:
             for prompt in prompts:
                 plain.forget_device()
                 ours.forget_device()
-                wanted = plain.ask(prompt.tokens, prompt.segments, self._options.tokens)
-                found = ours.ask(prompt.tokens, prompt.segments, self._options.tokens)
-                equal += found.ids == wanted.ids
-                from_host += found.cached.get("host", 0) > 0
+                expected = plain.ask(prompt.tokens, prompt.segments, self._options.tokens)
+                answered = ours.ask(prompt.tokens, prompt.segments, self._options.tokens)
+                equal += answered.ids == expected.ids
+                from_host += answered.cached.get("host", 0) > 0
         return {"questions": count, "equal": equal, "from_host": from_host, "met": equal == from_host == count}
 
     def stream(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Bench:
         }
 
     def overhead(self) -> dict[str, Any]:
-        """TTFT where nothing is cached, prompt after prompt with either going first in turn."""
+        """TTFT with nothing cached. From prompt to prompt, the engine that goes first changes."""
         prompts = [self._stream.prompt([n]) for n in range(2 * self._options.runs + 2)]
         ratios = []
         with self._pair(self._blocks_for(prompts)) as (plain, ours):
@@ -133,7 +133,7 @@ class Bench:
         return PromptTemplate.load(checkpoint, max_doc_tokens=tokens, max_question_tokens=512)
 
     def _blocks_for(self, prompts: Sequence[StreamPrompt], answer: int = 1) -> int:
-        """Enough for one request at a time."""
+        """Blocks that are enough for one of these requests at a time."""
         return max(len(prompt.tokens) + answer for prompt in prompts) // BLOCK + 2
 
     def _pair(self, blocks: int) -> _Pair:
@@ -142,7 +142,7 @@ class Bench:
 
 
 class _Pair:
-    """Plain vLLM, and vLLM with the connector. A context manager."""
+    """Plain vLLM, and vLLM with the connector. A context manager: it ends both."""
 
     def __init__(self, model: str, blocks: int, longest: int, settings: dict[str, Any], *, eager: bool) -> None:
         longest = min(longest, 8192)
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=400, metavar="N", help="requests of the stream")
     parser.add_argument("--top-k", type=int, default=1, metavar="N", help="documents of each")
     parser.add_argument("--doc-tokens", type=int, default=512, metavar="N", help="a longer document is cut to these")
-    parser.add_argument("--eager", action="store_true", help="spare the compilation of both engines")
+    parser.add_argument("--eager", action="store_true", help="do not compile the models: starts faster, runs slower")
     options = parser.parse_args(arguments)
     begin = time.perf_counter()
     figures: dict[str, Any] = {}

@@ -1,8 +1,9 @@
 """Crash: a server is killed at random moments under load, and started again over what that left on its disk cache.
 
-Each round starts `ragcache serve` as a process, holds its first answers against uncached ones, sets clients on it and
-kills it with SIGKILL: while they ask, or while it ends after SIGTERM. Some rounds kill a starting one besides. What is
-then on disk is looked at in a copy, so that the next server finds the crash as it was left.
+Each round starts `ragcache serve` as a process, compares its first answers with uncached ones, sends it questions from
+several clients, and kills it with SIGKILL: while they ask, or while it ends after SIGTERM. Some rounds also kill a
+server that is starting. What is then on disk is checked in a copy, so that the next server finds it as the crash left
+it.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ from server.client import RagClient, ServerError
 
 QUESTIONS = Path(__file__).parent / "questions" / "python.jsonl"
 KNOWN, NEW = 12, 36  # questions that are asked again and again, and others
-FIRST = 4  # answers after each start that are held against uncached ones before anything else is asked
+FIRST = 4  # answers after each start that are compared with uncached ones before anything else is asked
 STARTING_SHARE = 0.2  # of the rounds kill a server that is still starting, too
-FINISHING_SHARE = 0.25  # of the rounds kill one that was told to end
+FINISHING_SHARE = 0.25  # of the rounds kill one that is ending after SIGTERM
 FINISHING_SECONDS = 0.8  # after SIGTERM, at most
 # what a crash may leave to be swept: KV that was being written or removed, which no header makes visible
 INNOCENT = {"unfinished"}
-BAD_WORDS = ("Traceback", "do not balance")  # in what a server says
+BAD_WORDS = ("Traceback", "do not balance")  # in a server's log
 
 
 @dataclass(slots=True)
 class Report:
-    """What was seen. `kills` by phase; `visible` records after each kill; `problems` are what must not be."""
+    """What the rounds showed: `kills` by phase, `visible` records after each kill; `problems` say what is wrong."""
 
     rounds: int = 0
     seed: int = 0
@@ -73,12 +74,12 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
     def as_json(self) -> str:
-        found: dict[str, Any] = {name: getattr(self, name) for name in Report.__slots__}
-        found["first_answers"], found["load_answers"] = asdict(self.first_answers), asdict(self.load_answers)
-        found["visible"] = _spread(self.visible)
-        found["ready_seconds"] = _spread([round(seconds, 2) for seconds in self.ready_seconds])
-        found["seconds"] = round(self.seconds, 1)
-        return json.dumps(found, indent=2)
+        values: dict[str, Any] = {name: getattr(self, name) for name in Report.__slots__}
+        values["first_answers"], values["load_answers"] = asdict(self.first_answers), asdict(self.load_answers)
+        values["visible"] = _spread(self.visible)
+        values["ready_seconds"] = _spread([round(seconds, 2) for seconds in self.ready_seconds])
+        values["seconds"] = round(self.seconds, 1)
+        return json.dumps(values, indent=2)
 
     def in_words(self) -> str:
         visible = _spread(self.visible)
@@ -133,7 +134,7 @@ class Crash:
         self.report = Report(seed=seed)
 
     def run(self, rounds: int, progress: Callable[[], object] = lambda: None) -> Report:
-        """So many kills under load, and a last restart."""
+        """Kills a server under load in each of `rounds`, and starts a last one."""
         begin = time.monotonic()
         report = self.report
         try:
@@ -147,10 +148,10 @@ class Crash:
                 server.terminate()
                 status = server.wait()
                 if status != 0:
-                    self._blame(f"the last server ended with status {status}")
-                self._listen(server)
+                    self._problem(f"the last server ended with status {status}")
+                self._read_log(server)
         except (ServerDied, ServerError) as error:
-            self._blame(str(error))
+            self._problem(str(error))
         report.seconds = time.monotonic() - begin
         return report
 
@@ -175,20 +176,20 @@ class Crash:
             load.join()
         self.report.hung_up += load.hung_up
         for problem in load.problems:
-            self._blame(problem)
+            self._problem(problem)
         for question, body in load.answers:
-            self._hold(question, body, self.report.load_answers, self.report.load_tokens)
+            self._compare(question, body, self.report.load_answers, self.report.load_tokens)
 
     def _server(self) -> ServerProcess:
         return ServerProcess(self._arguments, self._folder / "server.log")
 
     def _kill(self, server: ServerProcess, phase: str) -> None:
         self.report.kills[phase if server.kill() else "ended before"] += 1
-        self._listen(server)
-        self._look()
+        self._read_log(server)
+        self._check_disk()
 
-    def _look(self) -> None:
-        """Opens and reads a copy of what is on disk."""
+    def _check_disk(self) -> None:
+        """Opens a copy of what is on disk, and reads and checks every record of it."""
         report, copy = self.report, self._folder / "copy"
         self._on_disk = 0
         if not (self._disk.folder / "data.mdb").exists():
@@ -199,62 +200,64 @@ class Crash:
             with DiskStore.open(copy, self._disk.size, self._fingerprint) as store:
                 report.swept.update(store.swept)
                 if half := {reason: count for reason, count in store.swept.items() if reason not in INNOCENT}:
-                    self._blame(f"half a record was visible, and swept: {half}")
+                    self._problem(f"half a record was visible, and swept: {half}")
                 if store.discarded:
                     report.discarded += 1
-                    self._blame(f"the cache file was given up: {store.discarded}")
+                    self._problem(f"the cache file was given up: {store.discarded}")
                 damaged = store.verify()
                 report.visible.append(len(store))
                 report.verified += len(store)
                 report.damaged += len(damaged)
                 for error in damaged.values():
-                    self._blame(str(error))
+                    self._problem(str(error))
                 self._on_disk = len(store)
         finally:
             shutil.rmtree(copy)
 
     def _ask_first(self, server: ServerProcess) -> str:
-        """Questions that earlier servers were asked, one after the other."""
+        """Asks questions that earlier servers were asked, one after the other; the server's URL."""
         url, seconds = server.wait_ready()
         self.report.ready_seconds.append(seconds)
         with RagClient(url) as client:
-            found = client.get("/v1/cache")["tiers"]["disk"]["nodes"]
+            records = client.get("/v1/cache")["tiers"]["disk"]["nodes"]
             if self._on_disk is not None:
                 self.report.restarts += 1
-                if found != self._on_disk:
-                    self._blame(f"the server took in {found} of {self._on_disk} records")
+                if records != self._on_disk:
+                    self._problem(f"the server took in {records} of {self._on_disk} records")
             for question in self._rng.sample(self._known, min(FIRST, len(self._known))):
-                self._hold(question, client.ask(question), self.report.first_answers, self.report.first_tokens)
+                self._compare(question, client.ask(question), self.report.first_answers, self.report.first_tokens)
             failures = client.get("/v1/cache")["tiers"]["disk"]["failures"]
             if failures:
-                self._blame(f"moves from or to the disk failed: {failures}")
+                self._problem(f"moves from or to the disk failed: {failures}")
         return url
 
-    def _hold(self, question: str, body: dict[str, Any], tally: Tally, tokens: Counter[str]) -> None:
-        """An answer against the uncached one; its tokens by source against the prompt's."""
+    def _compare(self, question: str, body: dict[str, Any], tally: Tally, tokens: Counter[str]) -> None:
+        """Compares an answer with the uncached one, and the sum of its tokens by source with the prompt's."""
         usage = body["usage"]
         sources = {"computed": usage["computed_tokens"], **usage["cached_tokens"]}
         tokens.update(sources)
         if sum(sources.values()) != usage["prompt_tokens"]:
-            self._blame(f"{question!r}: {sources} do not add up to {usage['prompt_tokens']} tokens")
+            self._problem(f"{question!r}: {sources} do not add up to {usage['prompt_tokens']} tokens")
         verdict = self._reference[question].compare(body)
         tally.count(verdict)
         if verdict == "different":
             expected = self._reference[question]
-            self._blame(f"{question!r}: {body['answer']!r}, uncached {expected.text!r} with margins {expected.margins}")
+            self._problem(
+                f"{question!r}: {body['answer']!r}, uncached {expected.text!r} with margins {expected.margins}"
+            )
 
-    def _listen(self, server: ServerProcess) -> None:
-        """What a server says must be no complaint."""
+    def _read_log(self, server: ServerProcess) -> None:
+        """Adds a problem if a server's log has one of BAD_WORDS."""
         for word in BAD_WORDS:
             if word in server.said:
-                self._blame(f"the server said: {server.said.strip()}")
+                self._problem(f"the server said: {server.said.strip()}")
 
-    def _blame(self, problem: str) -> None:
+    def _problem(self, problem: str) -> None:
         self.report.problems.append(f"round {self.report.rounds}: {problem}")
 
 
 def _fingerprint(config: ServeConfig) -> bytes:
-    """Whose KV the disk cache of such a server holds."""
+    """Names the model, weights and layout whose KV the disk cache of such a server holds."""
     model = TorchModel.load(Checkpoint.resolve(config.model))
     return kv_fingerprint(model, KVTransfer(model.layout, model.device))
 
@@ -268,25 +271,31 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m eval.crash", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=100, metavar="N", help="kills under load (default: %(default)s)")
-    parser.add_argument("--model", default="default")
+    parser.add_argument("--model", default="default", help="folder, GGUF file or Hugging Face id")
     parser.add_argument("--index", type=Path, help="folder of a built index (default: the demo's, built if missing)")
     parser.add_argument("--questions", type=Path, default=QUESTIONS, help="JSON lines with id, question")
-    parser.add_argument("--seed", type=int, default=0, help="of what is asked and when it ends (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the questions and the times of kills (default: %(default)s)"
+    )
     parser.add_argument("--clients", type=int, default=4, metavar="N")
-    parser.add_argument("--load-seconds", type=float, default=3.0, help="a server lives under load, at most")
+    parser.add_argument(
+        "--load-seconds", type=float, default=3.0, help="longest life of a server under load (default: %(default)s)"
+    )
     parser.add_argument("--max-doc-tokens", type=int, default=100, metavar="N")
     parser.add_argument("--max-tokens", type=int, default=4, metavar="N")
     # room for about two requests, one and seven of the default model
     parser.add_argument("--device-cache", type=parse_size, default="32MiB", metavar="SIZE")
     parser.add_argument("--host-cache", type=parse_size, default="16MiB", metavar="SIZE")
     parser.add_argument("--disk-cache", type=parse_size, default="96MiB", metavar="SIZE")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the server's engine (0: one a core)")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="torch threads of the server (0: one a core)"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if anything was seen that must not be."""
+    """Exit status 1 if there was a problem."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.clients < 1 or not options.load_seconds >= 0:

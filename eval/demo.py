@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from eval.demo_corpus import demo_index
-from ragcache.errors import RagCacheError
+from eval.demo_corpus import demo_index, is_built
+from ragcache.errors import ModelError, RagCacheError
+from ragcache.model.checkpoint import Checkpoint
 from retrieval.errors import RetrievalError
 from server.client import RagClient, ServerError
 from server.run import bind
@@ -22,14 +28,15 @@ READY_SECONDS = 120.0
 
 
 def main() -> int:
-    """Runs the demo; with --once it ends after the table, otherwise the server goes on until Ctrl-C."""
+    """Run the demo. With --once it ends after the table; otherwise the server runs until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m eval.demo", description=__doc__)
     parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     parser.add_argument("--once", action="store_true", help="stop after the table instead of serving on")
     options = parser.parse_args()
     try:
-        bind("127.0.0.1", options.port).close()  # or another server there would be asked in place of ours
-        index = demo_index() / "faiss.idx"
+        bind("127.0.0.1", options.port).close()  # or its server would answer in place of ours
+        with _model_prepared():
+            index = demo_index() / "faiss.idx"
     except (RagCacheError, RetrievalError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -55,12 +62,37 @@ def main() -> int:
         server.wait()
 
 
+@contextlib.contextmanager
+def _model_prepared() -> Iterator[None]:
+    """Convert the default model in another process during the block, which leaves a core idle, if the index is new.
+
+    A failure is not reported: the server converts what is not there, and says what is wrong.
+    """
+    if is_built():
+        yield
+        return
+    process = multiprocessing.get_context("spawn").Process(target=_convert_model, daemon=True)
+    process.start()
+    yield
+    process.join()
+
+
+def _convert_model() -> None:
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        contextlib.suppress(ModelError, KeyboardInterrupt),
+    ):
+        Checkpoint.resolve("default")
+
+
 def _url(port: int) -> str:
     return "" if port == 8000 else f" --url http://127.0.0.1:{port}"
 
 
 def _ready(client: RagClient, server: subprocess.Popen[bytes]) -> bool:
-    """Waits for the server; False if it ended instead."""
+    """Wait for the server; False if it ended instead."""
     deadline = time.monotonic() + READY_SECONDS
     while server.poll() is None:
         try:
@@ -83,11 +115,10 @@ def _ask_twice(client: RagClient) -> None:
 
 
 def table(answers: list[dict[str, Any]]) -> str:
-    """Time to first token and the prompt's tokens by source; a column an answer."""
-    first_row = ["", "asked first", "asked again"]
+    """A table of both answers: time to first token, and the prompt's tokens by source."""
     usages = [answer["usage"] for answer in answers]
     rows = [
-        first_row,
+        ["", "asked first", "asked again"],
         ["time to first token", *(f"{answer['timing']['ttft_ms']:,.0f} ms" for answer in answers)],
         ["prompt tokens", *(f"{usage['prompt_tokens']:,}" for usage in usages)],
         ["  from the cache", *(f"{sum(usage['cached_tokens'].values()):,}" for usage in usages)],

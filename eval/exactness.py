@@ -46,7 +46,7 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Answers of one way to run against the reference's: all equal, or up to a tie, or different."""
+    """The answers of one way to run beside the reference: how many are equal, how many tied, which questions differ."""
 
     name: str
     equal: int
@@ -58,11 +58,11 @@ class Comparison:
 
 def compare(reference: Generated, other: Generated) -> str:
     """ "equal", "tie" (the first difference is between logits less than `TIE` apart) or "different"."""
-    for at, (expected, got) in enumerate(zip_longest(reference.ids, other.ids)):
+    for place, (expected, got) in enumerate(zip_longest(reference.ids, other.ids)):
         if expected != got:
-            # an answer that ends here chose the end token, whose margin is in the one that goes on
-            source = reference if at < len(reference.margins) else other
-            return "tie" if source.margins[at] <= TIE else "different"
+            # an answer that ends here chose the end token; the margin is in the answer that goes on
+            source = reference if place < len(reference.margins) else other
+            return "tie" if source.margins[place] <= TIE else "different"
     return "equal"
 
 
@@ -75,17 +75,17 @@ class Exactness:
         self._max_tokens = max_tokens
 
     def run(self, plain: int = 0) -> list[Comparison]:
-        """Compares with the service whose cache is off; `plain` questions also with plain `transformers`.
+        """Compares each way to run with the service whose cache is off; `plain` questions also with `transformers`.
 
         A second service starts on what the first left on disk, with a device so small that each question empties it.
         """
         with self._service(cache=False) as service:
             off = self._ask(service, "cache off")
         reference = [Generated(answer.token_ids, answer.margins) for answer in off]
-        found = []
+        comparisons = []
 
         def run(service: RagService, name: str, *, clear: bool = False) -> None:
-            found.append(self._compare(name, reference, self._ask(service, name, clear=clear)))
+            comparisons.append(self._compare(name, reference, self._ask(service, name, clear=clear)))
 
         with tempfile.TemporaryDirectory(prefix="ragcache-exactness-") as folder:
             disk = f"{folder}/kv:8GiB"
@@ -97,8 +97,8 @@ class Exactness:
                 run(service, "from host")
                 run(service, "cleared before each", clear=True)
         if plain:
-            found.append(self._compare_plainly(reference[:plain]))
-        return found
+            comparisons.append(self._compare_plainly(reference[:plain]))
+        return comparisons
 
     def _one_request(self) -> int:
         """Bytes of device memory for little more than one question."""
@@ -166,7 +166,7 @@ class Exactness:
         return Comparison(name, verdicts.count("equal"), verdicts.count("tie"), tuple(different), computed, cached)
 
     def _compare_plainly(self, reference: Sequence[Generated]) -> Comparison:
-        """The same prompts through `transformers`' own generation: no code of ours computes."""
+        """Compares with `transformers`' own generation over the same prompts: none of this project's code computes."""
         config = self._config
         checkpoint = Checkpoint.resolve(config.model)
         template = PromptTemplate.load(
@@ -192,8 +192,8 @@ class Exactness:
         return self._verdict("plain transformers", reference, answers, computed=computed, cached={})
 
 
-def _generated(output: Any, prompt_tokens: int, eos: int | list[int]) -> Generated:
-    ends = {eos} if isinstance(eos, int) else set(eos)
+def _generated(output: Any, prompt_tokens: int, eos: int | list[int] | None) -> Generated:
+    ends = {eos} if isinstance(eos, int) else set(eos or ())
     ids = [token for token in output.sequences[0, prompt_tokens:].tolist() if token not in ends]
     best = [logits[0].topk(2).values for logits in output.logits]
     return Generated(tuple(ids), tuple(float(pair[0] - pair[1]) for pair in best))
@@ -208,10 +208,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--embeddings", type=Path, help="vectors of the corpus, instead of embedding it")
     parser.add_argument("--questions", type=Path, required=True, help="JSON lines with id, question")
     parser.add_argument("--count", type=int, default=50, help="questions, spread evenly over the file (default: 50)")
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--max-doc-tokens", type=int, default=200)
-    parser.add_argument("--max-tokens", type=int, default=16)
-    parser.add_argument("--plain", type=int, default=0, metavar="N", help="compare N with plain transformers too")
+    parser.add_argument("--model", default="default", help="folder, GGUF file or Hugging Face id")
+    parser.add_argument("--max-doc-tokens", type=int, default=200, metavar="N", help="default: %(default)s")
+    parser.add_argument("--max-tokens", type=int, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--plain", type=int, default=0, metavar="N", help="compare N questions with plain transformers, too"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
@@ -222,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 build_index(options.corpus, index, "flat", Embedder.load(), options.embeddings)
             texts = [question.text for question in read_questions(options.questions)]
             count = min(options.count, len(texts))
-            questions = [texts[at * len(texts) // count] for at in range(count)]
+            questions = [texts[number * len(texts) // count] for number in range(count)]
             config = ServeConfig(
                 index=index, model=options.model, max_doc_tokens=options.max_doc_tokens, max_tokens=options.max_tokens
             )

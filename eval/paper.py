@@ -18,7 +18,7 @@ GiB = 2**30
 SYSTEM_TOKENS = 50
 TOP_K = 2
 LISTS = 1024  # of the IVF index [paper]
-USUAL_SHARE = 0.125  # of the lists are probed, unless the search is what is looked at
+USUAL_SHARE = 0.125  # of the lists are probed, unless the search itself is studied
 SEARCH_SHARES = (0.125, 0.25, 0.5, 1.0)
 HOSTS = (8, 16, 32, 64, 128)  # GiB
 POLICIES = ("pgdsf", "gdsf", "lru", "lfu")
@@ -31,7 +31,7 @@ SYSTEMS = {
     "RAGCache": RAGCACHE,
 }
 STEP = 1.1  # between the rates that are tried for the throughput
-SLOW = 5.0  # the throughput is the highest rate with a mean TTFT below so many times that at the lowest [paper]
+SLOW = 5.0  # throughput: the highest rate with a mean TTFT below this many times that of the lowest rate [paper]
 
 Row = dict[str, Any]
 
@@ -42,7 +42,7 @@ class Evaluation:
     def __init__(self, pages: Pages, requests: int, seed: int) -> None:
         self._seed = seed
         self._pages = pages
-        self._asked = pages.asked(requests)
+        self._questions = pages.questions(requests)
         self.usual = self._load(USUAL_SHARE)
 
     def systems(self) -> Iterator[Row]:
@@ -59,7 +59,7 @@ class Evaluation:
                 yield {"dataset": dataset, "system": name, **ttft, "throughput": throughput}
 
     def policies(self) -> Iterator[Row]:
-        """Hits and time to first token by policy and host memory, at a rate that no policy is overwhelmed by."""
+        """Hits and time to first token by policy and host memory, at a rate that every policy keeps up with."""
         rate = 0.6 * self._throughput(replace(RAGCACHE, policy="lru", host_cache=HOSTS[0] * GiB), 1)
         for host in HOSTS:
             for policy in POLICIES:
@@ -74,7 +74,7 @@ class Evaluation:
                 }
 
     def reordering(self) -> Iterator[Row]:
-        """The window off and on, around the highest rate that arrival order bears."""
+        """Time to first token with the window off and on, around the highest rate that arrival order keeps up with."""
         plain = replace(RAGCACHE, reorder_window=0, speculate=False)
         highest = self._throughput(plain, 1)
         for load in (0.9, 1.0, 1.1, 1.25):
@@ -91,8 +91,10 @@ class Evaluation:
             }
 
     def speculation(self, factors: Sequence[float]) -> Iterator[Row]:
-        """Speculation off and on by the share of the lists that are probed, at a low rate. The recorded search times
-        are multiplied by each of `factors`."""
+        """Time to first token with speculation off and on, by the share of lists that are probed, at a low rate.
+
+        The recorded search times are multiplied by each of `factors`.
+        """
         rate = 0.3 * self._throughput(replace(RAGCACHE, speculate=False), 1)
         for share in SEARCH_SHARES:
             load = self._load(share)
@@ -115,7 +117,7 @@ class Evaluation:
                 }
 
     def _load(self, share: float) -> PaperLoad:
-        return self._pages.load(*self._asked, top_k=TOP_K, nprobe=max(1, round(share * self._pages.index.nlist)))
+        return self._pages.load(*self._questions, top_k=TOP_K, nprobe=max(1, round(share * self._pages.index.nlist)))
 
     def _run(self, settings: SimulatedSettings, rate: float, tokens: int, load: PaperLoad | None = None) -> Row:
         load = load or self.usual
@@ -124,7 +126,7 @@ class Evaluation:
         return report.as_dict()
 
     def _throughput(self, settings: SimulatedSettings, tokens: int) -> float:
-        """The highest rate, of a ladder, with a mean TTFT below SLOW times that at the lowest."""
+        """The highest rate, in steps of STEP, with a mean TTFT below SLOW times that of the lowest rate."""
         rate = lowest = 0.02
         bound = SLOW * self._run(settings, lowest, tokens)["ttft"]["mean"]
         while self._run(settings, rate * STEP**4, tokens)["ttft"]["mean"] < bound:
@@ -158,12 +160,16 @@ def _cell(value: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints each experiment as it ends; JSON all together."""
+    """Prints each experiment as it ends; JSON at the end."""
     parser = argparse.ArgumentParser(prog="python -m eval.paper", description=__doc__)
-    parser.add_argument("--requests", type=int, default=2000, metavar="N", help="of each run (default: %(default)s)")
-    parser.add_argument("--pages", type=int, default=300_000, metavar="N", help="in the corpus (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--only", choices=list(PAPER), help="one experiment")
+    parser.add_argument(
+        "--requests", type=int, default=2000, metavar="N", help="requests of each run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pages", type=int, default=300_000, metavar="N", help="pages of the corpus (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything drawn (default: %(default)s)")
+    parser.add_argument("--only", choices=list(PAPER), help="run one experiment")
     parser.add_argument(
         "--search-factor",
         type=float,
@@ -178,10 +184,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--requests is 10 or more, --pages 100 or more, and a --search-factor above 0")
     begin = time.monotonic()
 
-    def tell(text: str) -> None:
+    def say(text: str) -> None:
         print(f"[{time.monotonic() - begin:4.0f} s] {text}", file=sys.stderr, flush=True)
 
-    tell(f"indexing {arguments.pages:,} pages and searching for {arguments.requests:,} questions ...")
+    say(f"indexing {arguments.pages:,} pages and searching for {arguments.requests:,} questions ...")
     pages = Pages(arguments.pages, min(LISTS, arguments.pages // 40), arguments.seed)
     evaluation = Evaluation(pages, arguments.requests, arguments.seed)
     experiments: dict[str, Callable[[], Iterator[Row]]] = {
@@ -190,15 +196,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "reordering": evaluation.reordering,
         "speculation": lambda: evaluation.speculation(arguments.search_factor),
     }
-    found: dict[str, Any] = {"found_first": evaluation.usual.found_first}
+    results: dict[str, Any] = {"found_first": evaluation.usual.found_first}
     for name, experiment in experiments.items():
         if arguments.only in (None, name):
-            tell(f"{name} ...")
-            rows = found[name] = list(experiment())
+            say(f"{name} ...")
+            rows = results[name] = list(experiment())
             if not arguments.json:
                 print(f"\n{name}\n{_table(rows)}\npaper: {PAPER[name]}", flush=True)
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
     return 0
 
 

@@ -1,13 +1,13 @@
 """Soak: a live server under a mixed load for minutes: no error, no growth of memory, and how long its answers took.
 
 Clients ask about documents, some of which are far more popular than others, for one to three at a time, as a whole or
-as a stream, greedily or by chance; some hang up, some give their question too little time. Meanwhile the server's
-memory is sampled. Times are the server's own, from a request's arrival.
+as a stream, greedily or with random draws; some hang up, some give their question too little time. Meanwhile the
+server's memory is sampled. Times are the server's own, from a request's arrival.
 
 What must not grow is the server's *own* memory: what is resident (RSS), less the KV that its cache accounts for, and
-less the pages of files. The cache takes all that it was given, and at a low rate it is not full for minutes; the rest
-of the soak sees that its books balance and that at rest nothing is held. The disk cache's file is mapped, so that its
-pages count as resident once they were read, but the system takes them back when it likes.
+less the pages of files. The cache takes all that it was given, and at a low rate it is not full for minutes. That
+its books balance and nothing is held in the end is checked separately. The disk cache's file is mapped, so that its
+pages count as resident once they were read, but the system can take them back at any time.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from eval.props import material
 from eval.props.crowd import Crowd, Request, Visit
+from eval.props.idle_server import cache_state, come_to_rest
+from eval.props.index_options import add_index_options, opened_index
 from eval.props.question_set import QuestionError, read_questions
-from eval.props.rest import cache_state, come_to_rest
 from eval.props.server_process import ServerDied, ServerProcess, arguments_for
 from ragcache.cli.config import ServeConfig
 from ragcache.errors import RagCacheError
@@ -53,17 +53,16 @@ LONGEST_HANG_UP = 2.0  # seconds
 LONGEST_TIMEOUT_MS = 500
 SAMPLE_SECONDS = 2.0
 LEAST_SAMPLES = 9  # below, thirds say nothing
-# Own memory has not grown if the last third's median is at most so much above the middle third's. While the first
-# lasts buffers reach their size. A step's buffers come and go by some MiB, and the allocator keeps what is
-# fragmented, so a smaller difference may be chance; 200 KiB lost
-# with each of one request a second show within 10 minutes.
+# Own memory has not grown if the last third's median exceeds the middle third's by no more than this. In the first
+# third, buffers reach their size. A step's buffers come and go by some MiB, and the allocator keeps what is fragmented,
+# so a smaller difference may be chance. A loss of 200 KiB with each of one request a second shows within 10 minutes.
 ALLOWED_SHARE, ALLOWED_BYTES = 0.02, 16 << 20
 
 
 @dataclass(slots=True)
 class Report:
-    """What was seen; `rss` and `own` are bytes, every SAMPLE_SECONDS. Times are milliseconds of answered requests,
-    `tpot` between two tokens of an answer on average. `problems` are what must not be."""
+    """What the soak showed. `rss` and `own` are bytes, every SAMPLE_SECONDS. Times are milliseconds of answered
+    requests; `tpot` is the mean time between two tokens of an answer. `problems` say what is wrong."""
 
     minutes: float
     rate: float
@@ -81,9 +80,9 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
     def growth(self) -> tuple[float, float] | None:
-        """Bytes by which own memory's median in the last third is above the middle third's, and how many may be.
+        """Bytes by which own memory's median grew from the middle third to the last, and the bytes allowed.
 
-        None if it was too short.
+        None if there are too few samples.
         """
         count = len(self.own)
         if count < LEAST_SAMPLES:
@@ -93,17 +92,17 @@ class Report:
         return last - middle, max(ALLOWED_BYTES, ALLOWED_SHARE * middle)
 
     def judge_growth(self) -> None:
-        """Growth beyond what may be is a problem."""
+        """Adds a problem if memory grew by more than is allowed."""
         growth = self.growth()
         if growth is not None and growth[0] > growth[1]:
             self.problems.append(f"memory grew by {_mib(growth[0])}, {_mib(growth[1])} may be chance")
 
     def as_json(self) -> str:
         growth = self.growth()
-        found: dict[str, Any] = {name: getattr(self, name) for name in Report.__slots__}
-        found |= {name: _percentiles(getattr(self, name)) for name in ("ttft", "total", "tpot")}
-        found["growth"] = None if growth is None else {"bytes": growth[0], "allowed": growth[1]}
-        return json.dumps(found, indent=2)
+        values: dict[str, Any] = {name: getattr(self, name) for name in Report.__slots__}
+        values |= {name: _percentiles(getattr(self, name)) for name in ("ttft", "total", "tpot")}
+        values["growth"] = None if growth is None else {"bytes": growth[0], "allowed": growth[1]}
+        return json.dumps(values, indent=2)
 
     def in_words(self) -> str:
         ended = ", ".join(f"{count:,} {name}" for name, count in sorted(self.outcomes.items())) or "none"
@@ -125,14 +124,14 @@ class Report:
             lines.append(f"  {name:<24}" + "".join(f"{cell:>10}" for cell in cells))
         if self.rss:
             growth = self.growth()
-            told = "too short to judge" if growth is None else f"{_mib(growth[0])}, {_mib(growth[1])} may be chance"
+            verdict = "too short to judge" if growth is None else f"{_mib(growth[0])}, {_mib(growth[1])} may be chance"
             lines.append(
                 f"memory: {_mib(self.rss[0])} at first, {_mib(statistics.median(self.rss))} median, "
                 f"{_mib(max(self.rss))} at most, {_mib(self.rss[-1])} at last"
             )
             lines.append(
                 f"  without KV and files: {_mib(self.own[0])} at first, {_mib(self.own[-1])} at last; "
-                f"growth from the middle third to the last: {told}"
+                f"growth from the middle third to the last: {verdict}"
             )
         return "\n".join([*lines, *(f"PROBLEM: {problem}" for problem in self.problems)])
 
@@ -144,17 +143,17 @@ def _mib(size: float) -> str:
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
-    return {f"p{at}": round(float(np.percentile(values, at)), 1) for at in (50, 95, 99)}
+    return {f"p{percent}": round(float(np.percentile(values, percent)), 1) for percent in (50, 95, 99)}
 
 
 def mixed_requests(questions: Sequence[str], rate: float, most_tokens: int, seed: int) -> Iterator[Request]:
     """An endless mixed load: Poisson arrivals, `rate` a second. The first question is the most popular, and so on."""
     rng = random.Random(seed)
-    weights = list(accumulate((at + 1) ** -SKEW for at in range(len(questions))))
+    weights = list(accumulate((rank + 1) ** -SKEW for rank in range(len(questions))))
     most_documents = min(MOST_DOCUMENTS, len(questions))
-    at = 0.0
+    arrival = 0.0
     while True:
-        at += rng.expovariate(rate)
+        arrival += rng.expovariate(rate)
         question = questions[min(bisect(weights, rng.random() * weights[-1]), len(questions) - 1)]
         body: dict[str, Any] = {
             "question": question,
@@ -166,11 +165,11 @@ def mixed_requests(questions: Sequence[str], rate: float, most_tokens: int, seed
             body |= by_chance(rng)
         manner = rng.random()
         if manner < HANG_UP_SHARE:
-            yield Request(body, at, hang_up=rng.uniform(0.001, LONGEST_HANG_UP))
+            yield Request(body, arrival, hang_up=rng.uniform(0.001, LONGEST_HANG_UP))
         elif manner < HANG_UP_SHARE + TIMEOUT_SHARE:
-            yield Request({**body, "timeout_ms": rng.randint(1, LONGEST_TIMEOUT_MS)}, at)
+            yield Request({**body, "timeout_ms": rng.randint(1, LONGEST_TIMEOUT_MS)}, arrival)
         else:
-            yield Request(body, at)
+            yield Request(body, arrival)
 
 
 def by_chance(rng: random.Random) -> dict[str, Any]:
@@ -184,21 +183,21 @@ def by_chance(rng: random.Random) -> dict[str, Any]:
 
 
 def own_bytes(memory: Any, cache: Mapping[str, Any]) -> int:
-    """Resident bytes without files' pages and the KV in host memory; of psutil's figures and `GET /v1/cache`."""
+    """Resident bytes less files' pages and the KV in host memory. `memory` is psutil's, `cache` of `GET /v1/cache`."""
     in_memory = ("host",) if torch.cuda.is_available() else ("device", "host")
     tiers = [tier["bytes"] for name, tier in cache["tiers"].items() if name in in_memory]
-    # psutil tells of files' pages ("shared") on Linux only
+    # psutil has files' pages ("shared") on Linux only
     return int(memory.rss - getattr(memory, "shared", 0) - sum(size["cached"] + size["held"] for size in tiers))
 
 
 class Soak:
-    """Holds what happens in its report."""
+    """Sends the load to a server and keeps the report."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
 
     def hold(self, visit: Visit) -> None:
-        """Counts a visit, and what is wrong with it."""
+        """Counts how a request ended, and adds what is wrong with it to the problems."""
         report, body, answer = self.report, visit.request.body, visit.answer
         report.outcomes[visit.outcome] += 1
         if visit.outcome in ("failed", "refused") or (visit.outcome == "expired" and "timeout_ms" not in body):
@@ -248,18 +247,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="requests a second (default: 1)")
-    parser.add_argument("--clients", type=int, default=16, metavar="N", help="at a time, at most (default: 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is asked, when and how (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=16, metavar="N", help="most requests at a time (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of questions, times and manners (default: %(default)s)")
     parser.add_argument("--questions", type=Path, help="JSON lines with id, question (default: one a document)")
     parser.add_argument("--max-tokens", type=int, default=24, metavar="N")
-    material.add_options(parser, device_cache="64MiB", host_cache="64MiB", disk_cache="64MiB")
+    add_index_options(parser, device_cache="64MiB", host_cache="64MiB", disk_cache="64MiB")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if not (options.minutes > 0 and options.rate > 0 and options.clients >= 1):
         parser.error("--minutes and --rate must be above 0, --clients at least 1")
     report = Report(options.minutes, options.rate, options.clients, options.seed)
     try:
-        with material.opened(options, "soak") as (folder, index):
+        with opened_index(options, "soak") as (folder, index):
             _run(options, folder, index, report)
     except (RagCacheError, RetrievalError, QuestionError, ServerDied, httpx.HTTPError) as error:
         print(f"soak: {error}", file=sys.stderr)
@@ -278,7 +277,7 @@ def _run(options: argparse.Namespace, folder: Path, index: Path, report: Report)
         max_doc_tokens=options.max_doc_tokens,
         max_question_tokens=64,
         max_tokens=options.max_tokens,
-        max_waiting=options.clients,  # nobody is refused
+        max_waiting=options.clients,  # no request is refused
         device_cache=options.device_cache,
         host_cache=options.host_cache,
         disk_cache=f"{folder / 'kv'}:{options.disk_cache}",
@@ -298,15 +297,15 @@ def _run(options: argparse.Namespace, folder: Path, index: Path, report: Report)
 
 
 def _questions(options: argparse.Namespace, index: Path) -> list[str]:
-    """In an order of chance, which is that of their popularity."""
+    """The questions in random order, the most popular first."""
     if options.questions is not None:
-        found = [question.text for question in read_questions(options.questions)]
+        texts = [question.text for question in read_questions(options.questions)]
     else:
         with DocumentStore.open(index / DOCUMENTS_FOLDER) as store:
             names = [store.get(row).title or store.get(row).id for row in range(len(store))]
-        found = [f"What should one know of {name[:100]}?" for name in names]
-    random.Random(options.seed).shuffle(found)
-    return found
+        texts = [f"What should one know of {name[:100]}?" for name in names]
+    random.Random(options.seed).shuffle(texts)
+    return texts
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Under load: many clients at once get, token for token, what each gets alone, and afterwards all memory is back.
 
 Each question is first answered alone, with the cache off. Then a server with a device cache too small for the clients,
-and a host cache behind it, is asked by all of them: questions that come again and ones that come once, as a whole or as
+and a host cache behind it, is asked by all of them: repeated questions and new ones, as a whole or as
 a stream; some clients hang up at a random moment, some give their question too little time.
 """
 
@@ -22,10 +22,10 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from eval.props import material
 from eval.props.crowd import Crowd, Request, Visit
+from eval.props.idle_server import come_to_rest
+from eval.props.index_options import QUESTIONS, add_index_options, opened_index
 from eval.props.question_set import QuestionError, read_questions
-from eval.props.rest import come_to_rest
 from eval.props.server_process import ServerDied, ServerProcess, arguments_for
 from eval.props.uncached import Tally, Uncached, answer_uncached
 from ragcache.cli.config import ServeConfig
@@ -33,7 +33,7 @@ from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
 
 KNOWN = 12  # questions that are asked again and again
-NEW_SHARE = 0.3  # of the requests ask what nobody asked before, for as long as there are such questions
+NEW_SHARE = 0.3  # of the requests ask a new question, for as long as there are any
 STREAM_SHARE = 0.4
 HANG_UP_SHARE = 0.15
 TIMEOUT_SHARE = 0.15
@@ -43,8 +43,8 @@ TIMEOUT_MS = (1, 300)
 
 @dataclass(slots=True)
 class Report:
-    """What was seen. `answers` against those given alone; `tokens` of answered prompts by source; `problems` are what
-    must not be."""
+    """What the load showed. `answers` are compared with those given alone; `tokens` are those of answered prompts, by
+    source; `problems` say what is wrong."""
 
     seed: int
     clients: int
@@ -60,8 +60,8 @@ class Report:
 
     def as_json(self) -> str:
         # not asdict for all, which before Python 3.12 makes a Counter of pairs from a Counter
-        found = {name: getattr(self, name) for name in Report.__slots__}
-        return json.dumps(found | {"answers": asdict(self.answers)}, indent=2)
+        values = {name: getattr(self, name) for name in Report.__slots__}
+        return json.dumps(values | {"answers": asdict(self.answers)}, indent=2)
 
     def in_words(self) -> str:
         rows = [
@@ -110,7 +110,7 @@ class UnderLoad:
                 yield Request(body)
 
     def hold(self, visit: Visit) -> None:
-        """Counts a visit, and what is wrong with it."""
+        """Counts how a request ended, and adds what is wrong with it to the problems."""
         report, body = self.report, visit.request.body
         report.outcomes[visit.outcome] += 1
         if visit.outcome == "failed" or (visit.outcome == "expired" and "timeout_ms" not in body):
@@ -132,7 +132,7 @@ class UnderLoad:
             )
 
     def run(self, url: str, count: int) -> Report:
-        """All requests, and a look at the server afterwards."""
+        """Sends all requests, and checks the server once it is idle."""
         report, begin = self.report, time.monotonic()
         with tqdm(total=count, unit="request", file=sys.stderr, disable=None, leave=False) as bar:
 
@@ -142,13 +142,13 @@ class UnderLoad:
 
             Crowd(url, self.requests(count), report.clients, on_visit).join()
         report.seconds = round(time.monotonic() - begin, 1)
-        rest = come_to_rest(url)
-        report.problems += rest.problems
-        report.audits = rest.cache["integrity"]["audits"]
-        report.evictions = {name: tier["evictions"] for name, tier in rest.cache["tiers"].items()}
-        report.server_outcomes = rest.outcomes
-        if rest.outcomes["answered"] < report.outcomes["answered"]:
-            report.problems.append(f"the server counts {rest.outcomes}, the clients {dict(report.outcomes)}")
+        idle = come_to_rest(url)
+        report.problems += idle.problems
+        report.audits = idle.cache["integrity"]["audits"]
+        report.evictions = {name: tier["evictions"] for name, tier in idle.cache["tiers"].items()}
+        report.server_outcomes = idle.outcomes
+        if idle.outcomes["answered"] < report.outcomes["answered"]:
+            report.problems.append(f"the server counts {idle.outcomes}, the clients {dict(report.outcomes)}")
         return report
 
 
@@ -164,17 +164,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--clients", type=int, default=16, metavar="N")
     parser.add_argument("--requests", type=int, default=200, metavar="N")
-    parser.add_argument("--seed", type=int, default=0, help="of what is asked, and how (default: %(default)s)")
-    parser.add_argument("--questions", type=Path, default=material.QUESTIONS, help="JSON lines with id, question")
+    parser.add_argument("--seed", type=int, default=0, help="of questions and manners (default: %(default)s)")
+    parser.add_argument("--questions", type=Path, default=QUESTIONS, help="JSON lines with id, question")
     parser.add_argument("--max-tokens", type=int, default=12, metavar="N")
     # room for about five requests of the default model, and as many again on the host
-    material.add_options(parser, device_cache="64MiB", host_cache="64MiB")
+    add_index_options(parser, device_cache="64MiB", host_cache="64MiB")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if options.clients < 1 or options.requests < 1:
         parser.error("--clients and --requests must be at least 1")
     try:
-        with material.opened(options, "under-load") as (folder, index):
+        with opened_index(options, "under-load") as (folder, index):
             report = _run(options, folder, index)
     except (RagCacheError, RetrievalError, QuestionError, ServerDied, httpx.HTTPError) as error:
         print(f"under_load: {error}", file=sys.stderr)
@@ -196,7 +196,7 @@ def _run(options: argparse.Namespace, folder: Path, index: Path) -> Report:
         max_doc_tokens=options.max_doc_tokens,
         max_question_tokens=64,
         max_tokens=options.max_tokens,
-        max_waiting=options.clients,  # nobody is refused
+        max_waiting=options.clients,  # no request is refused
         device_cache=options.device_cache,
         host_cache=options.host_cache,
         threads=options.threads,

@@ -28,7 +28,7 @@ class PrefillCost(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConstantCost:
-    """Every prefill takes as long, whatever it computes."""
+    """The same `seconds` for every prefill, whatever it computes."""
 
     seconds: float = 1.0
 
@@ -56,7 +56,7 @@ class PolynomialCost:
 
 @dataclass(frozen=True, slots=True)
 class AnalyticCost:
-    """An estimate from a model's shape, for want of a measured profile: arithmetic at one sustained rate, no overheads.
+    """An estimate from a model's shape, where no profile was measured: arithmetic at one sustained rate, no overheads.
 
     T = (2·P·β + 2·L·W·((α+β)² − α²)) / F, where P is the number of weights (a token multiplies and adds with each),
     L the layers, W the width of the queries (a query and key pair takes 2·W for the score and 2·W for the value, and
@@ -126,41 +126,43 @@ class PrefillProfile:
         return max(0.0, below + (above - below) * x)
 
     def as_json(self) -> str:
+        """The profile as a JSON object, with its format's version."""
         return json.dumps({"version": PROFILE_VERSION, **asdict(self)}, indent=1)
 
     def save(self, file: Path) -> None:
-        """Writes the file, whole or not at all."""
+        """Writes the profile to a JSON file, whole or not at all; ConfigError or OSError if it cannot be written."""
         with written_whole(file) as unfinished:
             unfinished.write_text(self.as_json() + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, file: Path) -> PrefillProfile:
-        """The profile in a JSON file; ConfigError if it is none."""
+        """Reads the profile in a JSON file; ConfigError if the file cannot be read or has no such profile."""
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            fields = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read the profile {file}: {error.strerror or error}") from error
         except ValueError as error:
             raise ConfigError(f"the profile {file} is not valid JSON: {error}") from error
-        if not isinstance(found, dict) or found.get("version") != PROFILE_VERSION:
-            version = found.get("version") if isinstance(found, dict) else None
+        if not isinstance(fields, dict) or fields.get("version") != PROFILE_VERSION:
+            version = fields.get("version") if isinstance(fields, dict) else None
             raise ConfigError(
-                f"{file} is no prefill profile of version {PROFILE_VERSION} (its version: {version!r}); measure it anew"
+                f"{file} is not a prefill profile of version {PROFILE_VERSION} (its version: {version!r}); "
+                "measure a new one"
             )
         try:
             return cls(
-                model=_text(found, "model"),
-                device=_text(found, "device"),
-                dtype=_text(found, "dtype"),
-                threads=int(found["threads"]),
-                cached=tuple(map(int, found["cached"])),
-                new=tuple(map(int, found["new"])),
-                seconds=tuple(tuple(map(float, row)) for row in found["seconds"]),
-                shape=_text(found, "shape"),
-                prefill_chunk=int(found["prefill_chunk"]),
-                runs=int(found["runs"]),
-                spread=tuple(tuple(map(float, row)) for row in found["spread"]),
-                measured_at=_text(found, "measured_at"),
+                model=_text(fields, "model"),
+                device=_text(fields, "device"),
+                dtype=_text(fields, "dtype"),
+                threads=int(fields["threads"]),
+                cached=tuple(map(int, fields["cached"])),
+                new=tuple(map(int, fields["new"])),
+                seconds=tuple(tuple(map(float, row)) for row in fields["seconds"]),
+                shape=_text(fields, "shape"),
+                prefill_chunk=int(fields["prefill_chunk"]),
+                runs=int(fields["runs"]),
+                spread=tuple(tuple(map(float, row)) for row in fields["spread"]),
+                measured_at=_text(fields, "measured_at"),
             )
         except KeyError as error:
             raise ConfigError(f"the profile {file} lacks {error.args[0]!r}") from error
@@ -171,7 +173,10 @@ class PrefillProfile:
 
 
 def parse_cost(text: str) -> PrefillCost:
-    """`constant`, `a,b` (microseconds, see PolynomialCost) or the file of a profile."""
+    """The cost that a command line names: `constant`, `a,b` (microseconds, see PolynomialCost) or a profile's file.
+
+    ConfigError for anything else, and for a file that is not a profile.
+    """
     if text == "constant":
         return ConstantCost()
     parts = text.split(",")
@@ -183,17 +188,17 @@ def parse_cost(text: str) -> PrefillCost:
         else:
             return PolynomialCost(a, b)
     if not Path(text).exists():
-        raise ConfigError(f"{text!r} is no cost: write constant, a,b (such as 50,0.01, in µs) or a profile's file")
+        raise ConfigError(f"{text!r} is not a cost: write constant, a,b (such as 50,0.01, in µs) or a profile's file")
     return PrefillProfile.load(Path(text))
 
 
 def _place(axis: Sequence[int], value: int) -> tuple[int, float]:
-    """The cell that `value` lies in or nearest to, and how far from its lower edge (below 0 or above 1: outside)."""
-    at = min(max(bisect.bisect_right(axis, value) - 1, 0), len(axis) - 2)
-    return at, (value - axis[at]) / (axis[at + 1] - axis[at])
+    """The cell that `value` lies in or nearest to, and its place there: 0 to 1, below 0 or above 1 if it is outside."""
+    cell = min(max(bisect.bisect_right(axis, value) - 1, 0), len(axis) - 2)
+    return cell, (value - axis[cell]) / (axis[cell + 1] - axis[cell])
 
 
-def _text(found: dict[str, Any], key: str) -> str:
-    if not isinstance(found[key], str):
-        raise TypeError(f"{key!r} must be a text, not {found[key]!r}")
-    return str(found[key])
+def _text(fields: dict[str, Any], key: str) -> str:
+    if not isinstance(fields[key], str):
+        raise TypeError(f"{key!r} must be a text, not {fields[key]!r}")
+    return str(fields[key])

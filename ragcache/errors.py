@@ -31,11 +31,11 @@ class EngineError(RagCacheError):
 
 
 class Overloaded(RagCacheError):
-    """More requests wait than the service is willing to hold."""
+    """More requests are waiting than the service accepts."""
 
 
 class DeadlineExceeded(RagCacheError):
-    """The time that a question was given is over; its work is stopped."""
+    """A question's deadline has passed; its work is stopped."""
 
 
 class BadQuery(RagCacheError):
@@ -56,12 +56,18 @@ class TraceError(RagCacheError):
 
 
 class RecordError(RagCacheError):
-    """A record on disk that cannot be written or read. What it holds can always be computed anew.
+    """A record on disk that cannot be written or read. Its KV can always be computed anew.
 
-    `reason` is one of "full", "missing", "checksum", "truncated", "format", "io", "closed".
+    `reason` is one of "full", "missing", "checksum", "truncated", "format", "io", "closed"; `key` is the record's,
+    empty if the error is not about one.
     """
 
     def __init__(self, message: str, *, reason: str, key: bytes = b"") -> None:
         super().__init__(message)
         self.reason = reason
         self.key = key
+
+
+def reason_of(error: Exception) -> str:
+    """A short word for an error in statistics: its `reason` if it has one, else the name of its class."""
+    return str(getattr(error, "reason", type(error).__name__))

@@ -1,4 +1,4 @@
-"""Sizes: numbers of bytes as people write them, and the folder with a size that a disk cache is."""
+"""Sizes: numbers of bytes as people write them, and a disk cache's folder with its size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNITS |= {"g": 2**30, "gib": 2**30, "gb": 10**9, "t": 2**40, "tib": 2**40, "tb"
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes of "2GiB", "512M" (binary), "1.5GB" (decimal) or a plain number of bytes."""
+    """The number of bytes that "2GiB", "512M" (binary), "1.5GB" (decimal) or a plain number means; else ConfigError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
     if match is None or match[2].lower() not in _UNITS:
         raise ConfigError(f"{text!r} is not a size: write for example 2GiB, 512MiB or a number of bytes")
@@ -29,7 +29,7 @@ class DiskCache:
 
     @classmethod
     def parse(cls, text: str) -> DiskCache:
-        """`PATH:SIZE`; the path may hold colons, the size is after the last."""
+        """Reads `PATH:SIZE`, where the path may hold colons and the size is after the last; else ConfigError."""
         path, colon, size = text.rpartition(":")
         if not colon or not path:
             raise ConfigError(f"disk_cache is PATH:SIZE, such as /var/cache/kv:100GiB, not {text!r}")

@@ -12,7 +12,7 @@ from ragcache.errors import ConfigError
 
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
-    """A path beside `file`, with its ending, to write to. It becomes `file` if the block ends well, else it goes."""
+    """A path beside `file`, with its suffix, to write to. It replaces `file` if the block ends well, else it goes."""
     unfinished = _beside(file)
     try:
         yield unfinished
@@ -22,9 +22,9 @@ def written_whole(file: Path) -> Iterator[Path]:
 
 
 def check_writable(file: Path) -> None:
-    """Raises ConfigError if `file` could not be written, so that this is told before the work and not after it."""
+    """Raises ConfigError if `file` cannot be written, to be called before the work and not after it."""
     if file.exists() and not file.is_file():
-        raise ConfigError(f"cannot write {file}: it is no file")
+        raise ConfigError(f"cannot write {file}: it is not a regular file")
     unfinished = _beside(file)
     try:
         unfinished.touch()

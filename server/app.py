@@ -37,11 +37,11 @@ MAX_BODY_BYTES = 1 << 20
 
 
 class ClientGone(Exception):
-    """The client hung up; there is nobody to answer."""
+    """The client closed the connection before its answer was complete."""
 
 
 def create_app(service: RagService) -> FastAPI:
-    """The API of one service. The app does not start or stop the service."""
+    """The API of one service, which the caller starts and closes."""
     app = FastAPI(title="ragcache", description="RAG with a knowledge tree of KV", version="1")
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
     errors.install(app)
@@ -55,7 +55,7 @@ def create_app(service: RagService) -> FastAPI:
             return _unavailable("the server is shutting down")
         events = _while_connected(request, service.ask(body.query()))
         try:
-            # the documents come first: until then an error can still be told by the status
+            # the documents come first: until then, an error can still set the status
             retrieved = await anext(events)
             assert isinstance(retrieved, Retrieved)
             if body.stream:
@@ -66,12 +66,12 @@ def create_app(service: RagService) -> FastAPI:
                         metrics.observe(event)
                         return Response(AnswerBody.of(event).model_dump_json(), media_type="application/json")
         except ClientGone:
-            return Response(status_code=499)  # as nginx logs it; nobody reads it
+            return Response(status_code=499)  # as nginx has it in its log; no client reads it
         raise RuntimeError("the service ended without an answer")
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Whether the process lives."""
+        """Says that the process runs, whether or not it can answer questions."""
         return {"status": "ok"}
 
     @app.get("/readyz", response_model=ReadyBody, responses=openapi_errors(503))
@@ -80,10 +80,10 @@ def create_app(service: RagService) -> FastAPI:
         if app.state.draining:
             return _unavailable("the server is shutting down")
         health = service.health
-        told = _troubles(health)
+        troubles = _troubles(health)
         if health.state == "failed":
-            return _unavailable("; ".join(f"the {name} failed: {body.message}" for name, body in told.items()))
-        body = ReadyBody(status="degraded" if told else "ready", components=told or None)
+            return _unavailable("; ".join(f"the {name} failed: {body.message}" for name, body in troubles.items()))
+        body = ReadyBody(status="degraded" if troubles else "ready", components=troubles or None)
         return Response(body.model_dump_json(exclude_none=True), media_type="application/json")
 
     @app.get("/metrics")
@@ -93,7 +93,7 @@ def create_app(service: RagService) -> FastAPI:
 
     @app.get("/v1/cache")
     async def cache() -> CacheBody:
-        """What the knowledge tree holds."""
+        """What the knowledge tree holds on each tier, and totals since the start."""
         return _cache_body(service)
 
     @app.delete("/v1/cache")
@@ -127,7 +127,7 @@ def _cache_body(service: RagService) -> CacheBody:
 
 
 def _troubles(health: Health) -> dict[str, ComponentBody]:
-    """Those components that are not well."""
+    """The components that do not work, by name."""
     now = asyncio.get_running_loop().time()
     return {
         name: ComponentBody(
@@ -159,7 +159,7 @@ async def _sse(
                 yield _event("done", AnswerBody.of(event))
     except ClientGone:
         return
-    except Exception as error:  # the status is sent already, so the stream itself has to say it
+    except Exception as error:  # the status is sent already, so the stream itself has to report it
         yield _event("error", errors.describe(error)[1])
     finally:
         await events.aclose()
@@ -176,7 +176,7 @@ def _event(name: str, body: BaseModel) -> bytes:
 async def _while_connected(
     request: Request, events: AsyncGenerator[ServiceEvent, None]
 ) -> AsyncGenerator[ServiceEvent, None]:
-    """Yields the events; once the client hangs up, closes them (which stops the work) and raises ClientGone."""
+    """Yields the events. Once the client is gone, closes them, which stops the work, and raises ClientGone."""
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         while True:

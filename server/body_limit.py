@@ -1,4 +1,4 @@
-"""BodyLimit: refuses a request body that is larger than any valid one, before it fills the memory."""
+"""BodyLimit: refuses a request body that is larger than any valid one before it fills the memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _TooLarge(Exception):
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for bodies over `limit` bytes, announced or not."""
+    """ASGI middleware: answers 413 to bodies of more than `limit` bytes, with or without a Content-Length."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -43,7 +43,7 @@ class BodyLimit:
             if received <= self._limit:
                 await send(message)
 
-        # raised while the body is read, so nothing has been sent yet; the app may make an answer of its own of it
+        # raised while the body is read, so nothing has been sent yet; the app may turn it into an answer of its own
         with contextlib.suppress(_TooLarge):
             await self._app(scope, counted, unless_too_large)
         if received > self._limit:

@@ -1,4 +1,4 @@
-"""RagClient: asks a running server and reads its stream."""
+"""RagClient: sends questions to a running server and reads its stream."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 class ServerError(RagCacheError):
-    """The server could not be reached, or said no."""
+    """The server could not be reached, or refused the request."""
 
 
 class RagClient:
-    """A connection to one server. A context manager."""
+    """A connection to one server, which is closed by `close` or at the end of a `with` statement.
+
+    Every method raises ServerError if the server cannot be reached or refuses; the message is the server's.
+    """
 
     def __init__(self, url: str = DEFAULT_URL, timeout_seconds: float = 600.0) -> None:
+        """`url` is http://HOST:PORT. `timeout_seconds` is the longest silence of the server. Raises ServerError for a
+        URL that cannot be used."""
         self.url = url.rstrip("/")
         timeout = httpx.Timeout(timeout_seconds, connect=5.0)
         try:
             self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
-            raise ServerError(f"{url!r} is no address of a server: {error}; write http://HOST:PORT") from error
+            raise ServerError(f"{url!r} is not the address of a server: {error}; write http://HOST:PORT") from error
 
     def stream(self, question: str, **options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields (event, data): `documents`, `delta`…, and `done` at last. ServerError if that does not come.
+        """Yields the events of an answer as pairs of name and data: `documents`, `delta` by `delta`, and last `done`.
 
-        `options`: `top_k`, `max_tokens`, `temperature`; None is left to the server.
+        The data are the bodies of the HTTP API. `options` are fields of `POST /v1/query` besides the question, such as
+        `top_k`, `max_tokens` and `temperature`; for None the server's default holds.
         """
         body = {"question": question, "stream": True, **{k: v for k, v in options.items() if v is not None}}
         try:
@@ -62,16 +68,16 @@ class RagClient:
             raise ServerError(f"{self.url} ended its answer early; its log may say why")
 
     def ask(self, question: str, **options: Any) -> dict[str, Any]:
-        """The whole answer, as the body of `POST /v1/query`."""
+        """The whole answer: the body that `POST /v1/query` answers with. `options` are those of `stream`."""
         *_, (_, answer) = self.stream(question, **options)
         return answer
 
     def get(self, path: str) -> Any:
-        """The JSON behind a GET."""
+        """The JSON that a GET of this path answers with, such as "/v1/cache" or "/readyz"."""
         return self._request("GET", path)
 
     def clear_cache(self) -> dict[str, int]:
-        """Drops the server's cached KV; returns what was dropped."""
+        """Drops all KV that no running request holds; returns `dropped_nodes`, `dropped_bytes` and `held_bytes`."""
         return dict(self._request("DELETE", "/v1/cache"))
 
     def _request(self, method: str, path: str) -> Any:
@@ -87,6 +93,7 @@ class RagClient:
         return ServerError(f"no answer from {self.url}: {error}; is `ragcache serve` running there?")
 
     def close(self) -> None:
+        """Closes the connection. A second call does nothing."""
         self._http.close()
 
     def __enter__(self) -> RagClient:

@@ -1,4 +1,4 @@
-"""Errors over HTTP: one status and one body for each, never a traceback."""
+"""Errors over HTTP: each has one status and one body, never a traceback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RETRY_AFTER_SECONDS = 1
 
 
 def describe(error: Exception) -> tuple[int, ErrorBody]:
-    """Status and body of an error that a request ended with."""
+    """Status and body for the error that a request ended with."""
     for kind, status, name in _STATUS:
         if isinstance(error, kind):
             field, limit = getattr(error, "field", None), getattr(error, "limit", None)

@@ -1,4 +1,4 @@
-"""Metrics: the service's counters and latencies in Prometheus' words."""
+"""Metrics: the service's counters and latencies in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
 
 
 class Metrics:
-    """A registry of its own a server: counters read from the service at each scrape, histograms fed by answers."""
+    """The metrics of one service: counters are read from it at each scrape, histograms are fed by its answers."""
 
     def __init__(self, service: RagService) -> None:
         self._registry = CollectorRegistry()
@@ -32,11 +32,12 @@ class Metrics:
         }
 
     def observe(self, answer: Answer) -> None:
+        """Adds the times of an answer to the histograms."""
         for name, histogram in self._phases.items():
             histogram.observe(getattr(answer.timing, f"{name}_ms") / 1000)
 
     def text(self) -> bytes:
-        """The exposition format of Prometheus."""
+        """All metrics in the exposition format of Prometheus."""
         return generate_latest(self._registry)
 
 
@@ -136,12 +137,12 @@ class _ServiceCollector(Collector):
 
     def _components(self) -> Iterator[Metric]:
         health = self._service.health
-        up = GaugeMetricFamily(
-            "ragcache_component_up", "1 if what the component was last asked for worked, else 0", labels=["component"]
+        up = GaugeMetricFamily("ragcache_component_up", "1 if its last use succeeded, else 0", labels=["component"])
+        failures = CounterMetricFamily(
+            "ragcache_component_failures", "Uses of the component that failed", labels=["component"]
         )
-        failures = CounterMetricFamily("ragcache_component_failures", "Tries that failed", labels=["component"])
         recoveries = CounterMetricFamily(
-            "ragcache_component_recoveries", "How often it was well again", labels=["component"]
+            "ragcache_component_recoveries", "Times that it worked again after failures", labels=["component"]
         )
         for name, condition in health.conditions().items():
             up.add_metric([name], condition.state == "ok")

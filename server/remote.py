@@ -21,10 +21,10 @@ _WORDS = (
 
 
 class RemoteAsker:
-    """Asks over HTTP, as many requests at once as come. A context manager.
+    """An Asker over HTTP with any number of requests at a time; to be used in an `async with` statement.
 
-    The server finds documents of its own, as many as the request has. A question of which only the length is known is
-    made up, of as many words. Times are the server's.
+    The server finds documents of its own, as many as the request has. A question that is known by its length alone is
+    made up of that many words. Times are the server's. Raises ServerError if the server cannot be reached.
     """
 
     def __init__(self, url: str, timeout_ms: int | None = None, *, timeout_seconds: float = 600.0) -> None:
@@ -38,21 +38,21 @@ class RemoteAsker:
                 trust_env=False,
             )
         except httpx.InvalidURL as error:
-            raise ServerError(f"{url!r} is no address of a server: {error}; write http://HOST:PORT") from error
+            raise ServerError(f"{url!r} is not the address of a server: {error}; write http://HOST:PORT") from error
 
     async def ask(self, number: int, request: TimedRequest) -> Served:
-        body = {
+        query = {
             "question": request.question if isinstance(request.question, str) else _words(number, request.question),
             "max_tokens": request.output,
             "top_k": len(request.documents) or None,
             "timeout_ms": self._timeout_ms,
         }
         try:
-            response = await self._http.post("/v1/query", json={k: v for k, v in body.items() if v is not None})
-            found = response.json()
+            response = await self._http.post("/v1/query", json={k: v for k, v in query.items() if v is not None})
+            body = response.json()
             if response.status_code != 200:
-                _raise(response.status_code, found["error"]["message"])
-            return _served(found)
+                _raise(response.status_code, body["error"]["message"])
+            return _served(body)
         except httpx.HTTPError as error:
             raise ServerError(f"no answer from {self._url}: {error}; is `ragcache serve` running there?") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -85,8 +85,8 @@ def _raise(status: int, message: str) -> None:
     raise ServerError(f"{message} (HTTP {status})")
 
 
-def _served(found: dict[str, Any]) -> Served:
-    timing, usage, tiers = found["timing"], found["usage"], found["usage"]["cached_tokens"]
+def _served(answer: dict[str, Any]) -> Served:
+    timing, usage, tiers = answer["timing"], answer["usage"], answer["usage"]["cached_tokens"]
     return Served(
         ttft=timing["ttft_ms"] / 1000,
         total=timing["total_ms"] / 1000,
@@ -100,11 +100,11 @@ def _served(found: dict[str, Any]) -> Served:
         host_tokens=tiers["host"],
         disk_tokens=tiers["disk"],
         output_tokens=usage["completion_tokens"],
-        documents=len(found["documents"]),
+        documents=len(answer["documents"]),
         cached_documents=None,
-        speculations=found["speculation"]["started"],
-        speculation_used=found["speculation"]["used"],
-        wasted_tokens=found["speculation"]["wasted_tokens"],
+        speculations=answer["speculation"]["started"],
+        speculation_used=answer["speculation"]["used"],
+        wasted_tokens=answer["speculation"]["wasted_tokens"],
     )
 
 

@@ -1,4 +1,4 @@
-"""Server: the API on a port, until a signal; running answers finish first."""
+"""HttpServer: the API on a port until it is stopped or a signal comes; running answers finish first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ragcache.errors import ConfigError
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet, so that clients are refused until the service is ready.
 
-    ConfigError if the address cannot be had.
+    Port 0 takes any free one. Raises ConfigError if the address cannot be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -31,26 +31,52 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def url_of(bound: socket.socket) -> str:
+    """The address that a client of this bound socket uses, such as http://127.0.0.1:8000."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 Finish = Callable[[float], Awaitable[None]]
+
+
+class HttpServer:
+    """Serves an app on a bound socket. On the main thread, SIGTERM and SIGINT stop it, and a second SIGINT at once."""
+
+    def __init__(self, app: FastAPI, bound: socket.socket, *, grace_seconds: float) -> None:
+        """Listens from now on: clients wait until `serve` runs.
+
+        Raises ConfigError if another process, which had bound the address as well, listens already.
+        """
+        self._bound = bound
+        config = uvicorn.Config(
+            _QuietEnd(app), log_level="warning", timeout_graceful_shutdown=max(1, round(grace_seconds))
+        )
+        self._server = _Server(config, app)
+        try:
+            bound.listen(config.backlog)
+        except OSError as error:
+            host, port = bound.getsockname()[:2]
+            raise _cannot_listen(host, port, error) from error
+
+    async def serve(self) -> None:
+        """Serves until it is stopped, then lets running answers finish within the grace. Closes the socket."""
+        await self._server.serve(sockets=[self._bound])
+
+    def stop(self) -> None:
+        """Ends `serve`: no new connections, and new questions are refused (503). Called on the loop that serves."""
+        self._server.stop()
 
 
 def run(app: FastAPI, bound: socket.socket, *, grace_seconds: float, finish: Finish | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then lets running answers finish within `grace_seconds`. Returns normally.
 
-    Then `finish` has as long once more for what else is under way.
-
-    ConfigError if another process, which had bound the address as well, listens already.
+    After that, `finish` has the same time again for whatever else is under way. Raises ConfigError as HttpServer does.
     """
-    config = uvicorn.Config(_QuietEnd(app), log_level="warning", timeout_graceful_shutdown=max(1, round(grace_seconds)))
-    server = _Server(config, app)
-    try:
-        bound.listen(config.backlog)
-    except OSError as error:
-        host, port = bound.getsockname()[:2]
-        raise _cannot_listen(host, port, error) from error
+    server = HttpServer(app, bound, grace_seconds=grace_seconds)
 
     async def serve() -> None:
-        await server.serve(sockets=[bound])
+        await server.serve()
         if finish is not None:
             await finish(grace_seconds)
 
@@ -63,7 +89,7 @@ def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
 
 
 class _QuietEnd:
-    """ASGI: ends the requests that are cancelled when the grace is over without a traceback in the log."""
+    """ASGI: requests that are cancelled when the grace is over end without a traceback in the log."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -77,7 +103,7 @@ class _QuietEnd:
 
 
 class _Server(uvicorn.Server):
-    """Ends with success on SIGTERM, where uvicorn's own would raise the signal again when it is done."""
+    """Ends normally on SIGTERM, where uvicorn's own server would raise the signal again when it is done."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
@@ -85,7 +111,10 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         del frame
-        self._app.state.draining = True
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
+        self.stop()
+
+    def stop(self) -> None:
+        self._app.state.draining = True
         self.should_exit = True

@@ -1,4 +1,4 @@
-"""What travels over HTTP: bodies of requests and answers."""
+"""Schemas: the bodies of requests and answers over HTTP."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from ragcache.service.answer import Answer, Query, Retrieved, Speculated, Timing
 
 
 class QueryBody(BaseModel):
-    """Body of `POST /v1/query`. Unknown fields are refused: a misspelt one would be silently ignored."""
+    """Body of `POST /v1/query`. Unknown fields are refused: a misspelt one would be ignored otherwise."""
 
     model_config = ConfigDict(extra="forbid")
 
     question: StrictStr
-    top_k: StrictInt | None = Field(None, description="how many documents; the server's default if absent")
+    top_k: StrictInt | None = Field(None, description="number of documents; the server's default if absent")
     max_tokens: StrictInt | None = Field(None, description="longest answer in tokens, up to the server's limit")
     temperature: StrictFloat | None = Field(None, description="0, the default, is greedy")
-    top_p: StrictFloat | None = Field(None, description="draw from the tokens that have this much of the probability")
+    top_p: StrictFloat | None = Field(
+        None, description="draw from the most probable tokens that have this share of the probability together"
+    )
     seed: StrictInt | None = Field(None, description="equal seeds give equal answers")
     stop: list[StrictStr] = Field([], description="a string or several: the answer ends before the first that appears")
-    timeout_ms: StrictInt | None = Field(None, description="after so many milliseconds the work is stopped: 504")
+    timeout_ms: StrictInt | None = Field(None, description="give up after this many milliseconds: 504")
     stream: StrictBool = Field(False, description="answer as server-sent events")
 
     @field_validator("stop", mode="before")
@@ -78,7 +80,7 @@ class RetrievedBody(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """What was wrong. `field` and `limit` where one field broke a bound."""
+    """What was wrong; `field` and `limit` where a field broke a bound."""
 
     type: str
     message: str
@@ -96,12 +98,12 @@ class ErrorBody(BaseModel):
 
 
 class TierBody(BaseModel):
-    """One tier of the cache: where its bytes are, and totals since the start, in segments and tokens.
+    """One tier of the cache: the state of its bytes, and totals since the start, in segments and tokens.
 
-    Below the device, `hits` and `misses` are of what the faster tiers lacked. Segments leave for room (`evictions`, of
-    which `losses` left no copy elsewhere), as newcomers that were worth less (`rejections`), as mirrors of what the
-    device has too, as `orphans` of a lost ancestor, or `cleared` by request. `failures` are moves that failed, by
-    reason, each a miss.
+    Below the device, `hits` and `misses` count what the faster tiers lacked. Segments leave to make room (`evictions`,
+    of which `losses` left no copy elsewhere), as newcomers that were worth less (`rejections`), as `mirrors` of what
+    the device has too, as `orphans` of a lost ancestor, or `cleared` by request. `failures` counts failed moves, by
+    reason; each is a miss.
     """
 
     nodes: int
@@ -122,7 +124,7 @@ class TierBody(BaseModel):
 
 
 class MovesBody(BaseModel):
-    """Moves of segments in one direction: how many, their bytes as stored, and the seconds they took."""
+    """Moves of segments in one direction: their number, their bytes as stored, and the seconds they took."""
 
     moves: int
     bytes: int
@@ -130,14 +132,14 @@ class MovesBody(BaseModel):
 
 
 class IntegrityBody(BaseModel):
-    """How often the books were recounted when the server was idle, and found wrong."""
+    """Audits: how often the books were recounted while the server was idle, and how often they were wrong."""
 
     audits: int
     failed: int
 
 
 class CacheBody(BaseModel):
-    """Answer of `GET /v1/cache`. `moving` are moves under way, `unwritten` segments that wait to be written to disk."""
+    """Answer of `GET /v1/cache`. `moving` counts moves under way, `unwritten` segments that are not on disk yet."""
 
     nodes: int
     tiers: dict[str, TierBody]
@@ -148,9 +150,10 @@ class CacheBody(BaseModel):
 
 
 class ComponentBody(BaseModel):
-    """A part of the service that is not well: for how many `seconds`, so many `failures`, the `message` of the last.
+    """A part of the service that does not work: since how many `seconds`, after how many `failures`, and the `message`
+    of the last.
 
-    "degraded" is well again with the next success of what failed; "failed" needs a new server.
+    "degraded" ends with the next success of what failed; "failed" needs a new server.
     """
 
     state: str
@@ -160,7 +163,7 @@ class ComponentBody(BaseModel):
 
 
 class ReadyBody(BaseModel):
-    """Answer of `GET /readyz` while questions are answered: "ready", or "degraded" with the components that are."""
+    """Answer of `GET /readyz` while questions are answered: "ready", or "degraded" with the components to blame."""
 
     status: str
     components: dict[str, ComponentBody] | None = None

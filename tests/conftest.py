@@ -1,233 +1,42 @@
-"""Fixtures that more than one folder needs: the demo's index and model, and a tiny index and model for the rest.
+"""What every test run needs: no network, no quarrel over cores, the tier's budgets, and who shares a worker.
 
-The tiny model has random weights, large enough that attention matters, and no end-of-text token, so that an answer is
-exactly as long as asked. Its index is small but made by the real embedder.
+What needs torch is a plugin, `tests.props.live`, which the conftests of the folders that use it name.
 """
 
-import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from tests.props.budget import TIER
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test asks the network
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # read when torch, FAISS and numpy are imported, here and in the processes that tests start: workers that each use
+    # all cores would wait for each other in every operation
+    os.environ["OMP_NUM_THREADS"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as it is for what a script runs in the background; the processes that tests start and interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from eval.demo_corpus import demo_index as build_demo_index
-from ragcache.cache.cache import KnowledgeCache
-from ragcache.engine.torch.engine import TorchEngine
-from ragcache.engine.torch.model import TorchModel
-from ragcache.model.checkpoint import Checkpoint
-from ragcache.policy import LRU
-from ragcache.prompt.template import PromptTemplate
-from ragcache.service.limits import Limits
-from ragcache.service.retriever_finder import RetrieverFinder
-from ragcache.service.service import RagService
-from retrieval.embedder import Embedder
-from retrieval.index import build_index
-from retrieval.retriever import Retriever, SearchStage
-
-TOPICS = {
-    "otter": "Otters hold hands while they sleep, so that the river does not carry them apart.",
-    "glacier": "A glacier is a river of ice that flows downhill under its own weight, metres in a year.",
-    "violin": "A violin has four strings tuned in fifths; its body amplifies the vibration of the bridge.",
-    "volcano": "Volcanoes erupt when gas dissolved in magma comes out of solution and drives it upward.",
-    "bread": "Bread rises because yeast turns sugar into carbon dioxide, which the gluten holds as bubbles.",
-    "moon": "The moon keeps one face to the earth: its rotation takes as long as its orbit, 27 days.",
-    "bee": "A honey bee tells the others where flowers are by dancing at an angle to the sun.",
-    "tide": "Tides are highest when sun, moon and earth stand in a line, at new and at full moon.",
-    "piano": "A piano's hammer leaves the string at once, so that the string can go on sounding.",
-    "desert": "Deserts are cold at night because dry air holds little heat once the sun has set.",
-    "coral": "Coral reefs are built by animals that live with algae, which feed them with sugar.",
-    "rust": "Iron rusts in the presence of water and oxygen; salt makes the reaction faster.",
-    "kite": "A kite flies because its tilted surface deflects the wind downward.",
-    "owl": "Owls fly silently: a comb on the edge of their feathers breaks up the turbulence.",
-    "cheese": "Cheese ages as bacteria and moulds break its proteins and fats into aromas.",
-    "compass": "A compass needle lines up with the magnetic field of the earth, not with its axis.",
-}
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+settings.load_profile(TIER)
 
 
-@pytest.fixture(scope="session")
-def demo_index() -> Path:
-    """Folder of the index over this machine's Python documentation."""
-    return build_demo_index()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives each worker whole modules, whose fixtures are made once. To one worker goes what has the default model in
+    memory, to one what starts servers, and to one pimsim, whose kernels take minutes to be compiled."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
-@pytest.fixture(scope="session")
-def checkpoint() -> Checkpoint:
-    """The default model, converted."""
-    return Checkpoint.resolve("default")
-
-
-@pytest.fixture(scope="session")
-def model(checkpoint: Checkpoint) -> TorchModel:
-    """The default model with its real weights."""
-    return TorchModel.load(checkpoint)
-
-
-@pytest.fixture(scope="session")
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with ChatML as its chat template."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(TOPICS.values(), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", chat_template=CHATML)
-
-
-def tiny_llama(**changes: Any) -> LlamaForCausalLM:
-    """Random weights, the same at every call; `changes` to the configuration."""
-    settings: dict[str, Any] = {
-        "vocab_size": 500,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 8192,
-        "initializer_range": 0.2,
-        "tie_word_embeddings": False,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
-    torch.manual_seed(1)
-    return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval()
-
-
-@pytest.fixture(scope="session")
-def llama() -> Callable[..., LlamaForCausalLM]:
-    return tiny_llama
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
-    """The tiny model as a folder in Hugging Face's layout."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    tiny_llama().save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tiny_folder: Path) -> Checkpoint:
-    return Checkpoint.resolve(str(tiny_folder))
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tiny_checkpoint: Checkpoint) -> TorchModel:
-    return TorchModel.load(tiny_checkpoint)
-
-
-@pytest.fixture(scope="session")
-def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("corpus") / "docs.jsonl"
-    rows = [{"id": name, "title": name.capitalize(), "text": text} for name, text in TOPICS.items()]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="session")
-def tiny_index(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Path:
-    """Index folder of 16 short documents, one a topic, by the default embedder."""
-    folder = tmp_path_factory.mktemp("index") / "tiny"
-    build_index(tiny_corpus, folder, "flat", Embedder.load(threads=1), progress=False)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_retriever(tiny_index: Path) -> Iterator[Retriever]:
-    """Shared by the services of the run, which therefore get a view that does not close it."""
-    with Retriever.open(tiny_index, threads=1) as retriever:
-        yield retriever
-
-
-class SlowModel:
-    """A model whose forward takes at least `seconds`, so that a test can act while an answer is written."""
-
-    def __init__(self, model: TorchModel, seconds: float) -> None:
-        self._model = model
-        self._seconds = seconds
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def forward(self, steps: Any) -> torch.Tensor:
-        time.sleep(self._seconds)
-        return self._model.forward(steps)
-
-
-class _BorrowedRetriever:
-    """A retriever that outlives the service which closes it."""
-
-    def __init__(self, retriever: Retriever) -> None:
-        self._retriever = retriever
-
-    def __len__(self) -> int:
-        return len(self._retriever)
-
-    def search_stages(self, question: str, k: int, shares: Sequence[float] | None = None) -> Iterator[SearchStage]:
-        return self._retriever.search_stages(question, k, shares)
-
-    def close(self) -> None:
-        pass
-
-
-ServiceFactory = Callable[..., RagService]
-
-
-@pytest.fixture
-def make_service(
-    tiny_model: TorchModel, tiny_checkpoint: Checkpoint, tiny_retriever: Retriever
-) -> Iterator[ServiceFactory]:
-    """Makes services over the tiny model. After the test, each has its memory back and its books in order."""
-    services: list[RagService] = []
-
-    def make(
-        *,
-        cache_tokens: int = 20_000,
-        keep: bool = True,
-        step_seconds: float = 0.0,
-        model: Any = None,
-        prefill_chunk: int = 512,
-        max_doc_tokens: int = 256,
-        max_question_tokens: int = 64,
-        **limits: int,
-    ) -> RagService:
-        template = PromptTemplate.load(
-            tiny_checkpoint, max_doc_tokens=max_doc_tokens, max_question_tokens=max_question_tokens
-        )
-        chosen = model or (SlowModel(tiny_model, step_seconds) if step_seconds else tiny_model)
-        size = tiny_model.layout.bytes_per_token
-        service = RagService(
-            RetrieverFinder(_BorrowedRetriever(tiny_retriever), template),  # type: ignore[arg-type]
-            KnowledgeCache(cache_tokens * size, size, LRU(), keep=keep),
-            TorchEngine(chosen, prefill_chunk=prefill_chunk, threads=1),
-            Limits(**{"top_k": 2, "max_tokens": 16} | limits),
-            model_name="tiny",
-        )
-        services.append(service)
-        return service
-
-    yield make
-    for service in services:
-        service.close()
-        service.cache.check_integrity()
-        assert service.cache.balance().held == 0, "a request ended and its memory did not come back"
+def _group(item: pytest.Item) -> str:
+    if item.get_closest_marker("real") is not None:
+        return "real"
+    if "serve" in getattr(item, "fixturenames", ()):
+        return "servers"
+    path = item.path.relative_to(item.config.rootpath)
+    return "pimsim" if path.is_relative_to("tests/pimsim") else str(path)

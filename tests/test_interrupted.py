@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.props.live"]
+
 COMMAND = [sys.executable, "-m", "ragcache"]
 PATIENCE = 30
 PROGRESS = re.compile(rb"\d+%\|[^\r\n]*\[\d+:\d+<[\d:]+, ")  # with time left
@@ -97,7 +99,13 @@ def simulation(folder: Path, requests: int, capacities: int) -> list[str]:
     return ["simulate", *options, "--curve", str(folder / "curve.png")]
 
 
-@pytest.mark.parametrize(("number", "last_words"), [(signal.SIGINT, ["interrupted"]), (signal.SIGTERM, [])])
+SIMULATED = pytest.mark.full(proof="test_a_long_simulation_says_how_long_it_takes_yet_and_ends_at_once")
+PROFILED = pytest.mark.full(proof="test_a_profile_that_is_interrupted_leaves_no_file")
+
+
+@pytest.mark.parametrize(
+    ("number", "last_words"), [(signal.SIGINT, ["interrupted"]), pytest.param(signal.SIGTERM, [], marks=SIMULATED)]
+)
 def test_a_long_simulation_says_how_long_it_takes_yet_and_ends_at_once(tmp_path, on_terminal, number, last_words):
     running = on_terminal(*simulation(tmp_path, 20_000, 200))
     running.wait_for_progress()
@@ -109,7 +117,7 @@ def test_a_long_simulation_says_how_long_it_takes_yet_and_ends_at_once(tmp_path,
 
 
 def test_a_simulation_that_is_read_by_a_program_shows_no_bar(tmp_path):
-    arguments = simulation(tmp_path, 20_000, 4)
+    arguments = simulation(tmp_path, 20_000, 2)
     begin = time.monotonic()
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE * 2, check=True)
     assert time.monotonic() - begin > 2  # longer than the bar's delay
@@ -133,7 +141,9 @@ def test_a_curve_that_is_interrupted_while_it_is_drawn_leaves_the_old_one(tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.png", "trace.jsonl"]
 
 
-@pytest.mark.parametrize(("number", "last_words"), [(signal.SIGINT, ["interrupted"]), (signal.SIGTERM, [])])
+@pytest.mark.parametrize(
+    ("number", "last_words"), [(signal.SIGINT, ["interrupted"]), pytest.param(signal.SIGTERM, [], marks=PROFILED)]
+)
 @pytest.mark.parametrize("out", [["--out", "profile.json"], []])
 def test_a_profile_that_is_interrupted_leaves_no_file(tmp_path, tiny_folder, on_terminal, out, number, last_words):
     running = on_terminal("profile", "--model", tiny_folder, "--runs", "9999", "--threads", "1", *out)

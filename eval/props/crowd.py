@@ -20,8 +20,8 @@ _OUTCOMES: dict[str, Outcome] = {"timeout": "expired", "overloaded": "refused"}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A body for `POST /v1/query`. It is sent `at` seconds after the crowd's start or as soon after as a client is
-    free, and whoever sends it leaves after `hang_up` seconds."""
+    """A body for `POST /v1/query`. It is sent `at` seconds after the crowd's start, or as soon after as a client is
+    free. The client hangs up after `hang_up` seconds."""
 
     body: dict[str, Any]
     at: float = 0.0
@@ -30,7 +30,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """How a request ended. `answer` is there if it was answered, `problem` says what was wrong if it failed."""
+    """How a request ended. `answer` is the body if it was answered, `problem` says what was wrong if it failed."""
 
     request: Request
     outcome: Outcome
@@ -45,7 +45,7 @@ class Crowd:
         self._url = url
         self._requests = requests
         self._on_visit = on_visit
-        self._taking, self._telling = threading.Lock(), threading.Lock()
+        self._taking, self._reporting = threading.Lock(), threading.Lock()
         self._leaving = threading.Event()
         self._begin = time.monotonic()
         # daemons: an interrupted evaluation does not wait for answers
@@ -70,7 +70,7 @@ class Crowd:
                 if request is None or self._leaving.wait(max(0.0, self._begin + request.at - time.monotonic())):
                     return
                 visit = ask(http, request)
-                with self._telling:
+                with self._reporting:
                     self._on_visit(visit)
 
 
@@ -95,7 +95,7 @@ def ask(http: httpx.Client, request: Request) -> Visit:
     try:
         return _read(request, status, lines)
     except (ValueError, KeyError, TypeError) as error:
-        return Visit(request, "failed", problem=f"what came is no answer ({error!r}): HTTP {status} {lines[:3]}")
+        return Visit(request, "failed", problem=f"the body is not an answer ({error!r}): HTTP {status} {lines[:3]}")
 
 
 def _read(request: Request, status: int, lines: list[str]) -> Visit:

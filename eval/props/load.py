@@ -11,7 +11,7 @@ from server.client import RagClient, ServerError
 
 KNOWN_SHARE = 0.7  # of the questions asked
 HANG_UP_SHARE = 0.25
-LONGEST_WAIT = 0.6  # seconds until somebody who hangs up does
+LONGEST_WAIT = 0.6  # seconds, of a client that hangs up
 
 
 class Load:
@@ -34,7 +34,7 @@ class Load:
             thread.start()
 
     def expect_end(self) -> None:
-        """From now on the server may refuse, or be gone: who sees that stops asking."""
+        """From now on the server may refuse or be gone; a client that sees this stops asking."""
         self._ending.set()
 
     def join(self) -> None:
@@ -48,7 +48,7 @@ class Load:
             hangs_up = rng.random() < HANG_UP_SHARE
             try:
                 if hangs_up:
-                    # what is not there by then is not waited for: the connection is closed in the midst of whatever
+                    # the connection is closed after that time, whatever the server is doing
                     with RagClient(self._url, timeout_seconds=rng.uniform(0.01, LONGEST_WAIT)) as client:
                         client.ask(question)
                     continue

@@ -15,7 +15,7 @@ from ragcache.replay.search_profile import SearchProfile
 from ragcache.replay.search_recording import record
 from ragcache.replay.workload import TimedRequest, Workload
 from retrieval.ivf_stages import IVFStages
-from retrieval.staged import even_shares
+from retrieval.staged_search import even_shares
 
 MEAN_TOKENS = 3718  # of a page [paper]
 SIGMA = 0.6  # of the logarithm of a page's tokens: an assumption, as Wikipedia's longer articles have it
@@ -37,7 +37,7 @@ class PaperLoad:
     found_first: float  # share of questions whose page came first
 
     def with_output(self, tokens: int) -> Workload:
-        """The same requests with answers of so many tokens."""
+        """The same requests with answers of `tokens` tokens."""
         return Workload(
             tuple(
                 TimedRequest(request.time, request.documents, request.question, tokens)
@@ -62,10 +62,10 @@ class Pages:
         self.index.add(self.vectors)
         self._random = random
 
-    def asked(self, questions: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pages drawn by popularity, and the vector of a question about each."""
-        pages = self._random.choice(len(self.tokens), size=questions, p=self._popularity)
-        noise = self._random.standard_normal((questions, DIM), dtype=np.float32)
+    def questions(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pages drawn by popularity [count], and the vector of a question about each [count, DIM]."""
+        pages = self._random.choice(len(self.tokens), size=count, p=self._popularity)
+        noise = self._random.standard_normal((count, DIM), dtype=np.float32)
         near = self.vectors[pages] + np.float32(QUESTION_SPREAD / DIM**0.5) * noise
         return pages, near / np.linalg.norm(near, axis=1, keepdims=True)
 
@@ -77,24 +77,24 @@ class Pages:
         ids: list[list[int]] = []
 
         def search(vector: np.ndarray) -> Iterator[tuple[Sequence[int], int]]:
-            found: Sequence[int] = ()
+            nearest: Sequence[int] = ()
             for stage in staged.search(vector, top_k, nprobe, even_shares(stages)):
-                found = stage.ids.tolist()
-                yield found, stage.effort
-            ids.append(list(found))
+                nearest = stage.ids.tolist()
+                yield nearest, stage.effort
+            ids.append(list(nearest))
 
         faiss.omp_set_num_threads(1)
         searches = record(search, questions, index_type="ivf", indexed=len(self.tokens), repeat=repeat)
         requests = tuple(
-            TimedRequest(0.0, tuple((str(row), int(self.tokens[row])) for row in found), QUESTION_TOKENS, 1)
-            for found in ids[repeat - 1 :: repeat]
+            TimedRequest(0.0, tuple((str(row), int(self.tokens[row])) for row in rows), QUESTION_TOKENS, 1)
+            for rows in ids[repeat - 1 :: repeat]
         )
-        first = float(np.mean([found[0] == page for found, page in zip(ids[::repeat], pages, strict=True)]))
+        first = float(np.mean([rows[0] == page for rows, page in zip(ids[::repeat], pages, strict=True)]))
         return PaperLoad(Workload(requests), searches, first)
 
 
 def _exponent(count: int) -> float:
-    """Of the Zipf law over `count` pages whose hottest HOT_SHARE have HOT_TRAFFIC of the requests."""
+    """The exponent of the Zipf law over `count` pages that gives the hottest HOT_SHARE their HOT_TRAFFIC."""
     ranks, hot = np.arange(1, count + 1, dtype=float), max(1, round(count * HOT_SHARE))
     low, high = 0.0, 3.0
     for _ in range(60):

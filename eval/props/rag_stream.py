@@ -31,10 +31,10 @@ class StreamPrompt:
 
 
 class RagStream:
-    """Documents of which each has a question, and the prompts made of them."""
+    """Documents that each have a question, and prompts over them."""
 
     def __init__(self, folder: Path, template: PromptTemplate, seed: int = 1) -> None:
-        """`folder` holds `medrag` and `ragpulse`; TraceError if it does not."""
+        """Reads the documents of `folder`, which holds `medrag` and `ragpulse`. Raises TraceError if it does not."""
         self._folder = folder
         self._template = template
         questions: dict[str, str] = {}
@@ -66,8 +66,8 @@ class RagStream:
         return list(itertools.islice((number for number, length in lengths if length == limit), count))
 
     def skewed(self, requests: int, top_k: int, documents: int) -> list[StreamPrompt]:
-        """The first `top_k` passages of RAGPulse's first requests, in its order, over so many documents (0: as many
-        as there are passages)."""
+        """The first `top_k` passages of RAGPulse's first requests, in its order, over this many `documents` (0: as
+        many as there are passages)."""
         asked = [
             row["hash_ids"]["passages_ids"][:top_k]
             for row in _rows(self._folder / "ragpulse" / "trace.jsonl.gz")

@@ -1,4 +1,4 @@
-"""ServerProcess: a `ragcache serve` which an evaluation starts, waits for and ends as roughly as it likes."""
+"""ServerProcess: a `ragcache serve` that an evaluation starts, waits for, and ends or kills."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ServerDied(Exception):
 
 
 def arguments_for(config: ServeConfig) -> list[str]:
-    """The options of `ragcache serve` that say the same. The cache must be on, for its absence is another option."""
+    """The options of `ragcache serve` with these settings. The cache must be on: `--no-cache` is not written."""
     words = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -34,7 +34,7 @@ def arguments_for(config: ServeConfig) -> list[str]:
 
 
 class ServerProcess:
-    """A context manager; leaving it kills a process that still runs. What the server says is in `said`.
+    """A context manager; leaving it kills a process that still runs. The server's log is in `said`.
 
     It listens on a free port of the loopback, and stands outside the terminal's group: Ctrl-C is its owner's to handle.
     """
@@ -57,15 +57,15 @@ class ServerProcess:
         return self.process.poll() is None
 
     def wait_ready(self) -> tuple[str, float]:
-        """Its URL, and the seconds from its start until it answers. ServerDied if it never does."""
+        """Its URL, and the seconds from its start until it answers. Raises ServerDied if it never does."""
         while self.running and time.monotonic() < self._began + PATIENCE_SECONDS:
-            if found := re.search(r" on (http://\S+)", self.said):
+            if url := re.search(r" on (http://\S+)", self.said):
                 try:
-                    with RagClient(found[1], timeout_seconds=10.0) as client:
+                    with RagClient(url[1], timeout_seconds=10.0) as client:
                         client.get("/readyz")
-                    return found[1], time.monotonic() - self._began
+                    return url[1], time.monotonic() - self._began
                 except ServerError:
-                    pass  # it says so a moment before it listens
+                    pass  # the line is printed a moment before it listens
             time.sleep(0.02)
         raise ServerDied(f"the server was not ready (exit status {self.process.poll()}): {self.said.strip()}")
 
@@ -73,14 +73,14 @@ class ServerProcess:
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
-        """The exit status. ServerDied if it does not end."""
+        """The exit status. Raises ServerDied if it does not end."""
         try:
             return self.process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise ServerDied(f"the server did not end: {self.said.strip()}") from error
 
     def kill(self) -> bool:
-        """Kill -9; whether there was something to kill."""
+        """Sends SIGKILL. Returns whether the server was still running."""
         alive = self.running
         self.process.kill()
         return self.process.wait() == -signal.SIGKILL and alive

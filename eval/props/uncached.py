@@ -31,8 +31,8 @@ class Uncached:
     margins: tuple[float, ...]
 
     def compare(self, body: dict[str, Any]) -> str:
-        """Of an answer over HTTP, where tokens have no ids: "equal" (its text and number of tokens), "tie" (it departs
-        at a token whose logits were less than `TIE` apart) or "different"."""
+        """Compares an answer over HTTP, which has no token ids, with this one: "equal" (text and number of tokens),
+        "tie" (it departs at a token whose two best logits were less than `TIE` apart) or "different"."""
         text = str(body["answer"])
         if text == self.text and body["usage"]["completion_tokens"] == len(self.texts):
             return "equal"
@@ -44,7 +44,7 @@ class Uncached:
 
 @dataclass(slots=True)
 class Tally:
-    """Answers held against uncached ones. `ties` depart where two logits were as good as equal."""
+    """How many answers were equal to uncached ones. `ties` depart where two logits were as good as equal."""
 
     equal: int = 0
     ties: int = 0
@@ -55,7 +55,7 @@ class Tally:
         return self.equal + self.ties + self.different
 
     def count(self, verdict: str) -> None:
-        """One more, by what `Uncached.compare` says."""
+        """Counts one more answer by its verdict, as `Uncached.compare` gives it."""
         self.equal += verdict == "equal"
         self.ties += verdict == "tie"
         self.different += verdict == "different"
@@ -65,7 +65,7 @@ class Tally:
 
 
 def answer_uncached(config: ServeConfig, questions: Sequence[str]) -> dict[str, Uncached]:
-    """The answer to each question, by a service of these settings in this process, one after the other."""
+    """The answers by question, of a service with these settings in this process, asked one after the other."""
     template = PromptTemplate.load(
         Checkpoint.resolve(config.model),
         max_doc_tokens=config.max_doc_tokens,
@@ -73,12 +73,12 @@ def answer_uncached(config: ServeConfig, questions: Sequence[str]) -> dict[str, 
     )
 
     async def every() -> dict[str, Uncached]:
-        found = {}
+        answers = {}
         for question in tqdm(questions, desc="uncached answers", file=sys.stderr, disable=None, leave=False):
             async for event in service.ask(Query(question)):
                 if isinstance(event, Answer):
-                    found[question] = _uncached(event, template)
-        return found
+                    answers[question] = _uncached(event, template)
+        return answers
 
     service = assemble(config, announce=lambda _: None)
     try:

@@ -1,4 +1,4 @@
-"""VllmChild: a vLLM engine in a process of its own, asked one prompt at a time. For measuring."""
+"""VllmChild: a vLLM engine in a process of its own, asked one prompt at a time, for measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ER
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one prompt took: seconds to the last of its tokens, and prompt tokens found, by tier."""
+    """One prompt's answer: seconds to its last token, its token ids, and the prompt tokens that each tier had."""
 
     seconds: float
     ids: tuple[int, ...]
@@ -28,11 +28,10 @@ class Asked:
 
 
 class VllmChild:
-    """vLLM over `model` in float32, `blocks` of 32 tokens for its KV and its prefix cache on. A context manager.
+    """vLLM over `model` in float32, with `blocks` blocks of 32 tokens and its prefix cache on. A context manager.
 
-    `eager` spares the compilation, most of a minute, and makes steps slower.
-
-    With `connector`, its settings, ours is plugged in as the README says; None is plain vLLM.
+    `connector` are the settings of our connector, which is plugged in as the README says; None is plain vLLM. `eager`
+    saves the compilation, most of a minute, and makes steps slower.
     """
 
     def __init__(
@@ -50,18 +49,18 @@ class VllmChild:
         self._receive()
 
     def ask(self, prompt: Sequence[int], segments: Sequence[int], tokens: int = 1) -> Asked:
-        """Greedy; what is to be copied and written afterwards is, on return, and not in the seconds."""
+        """A greedy answer of `tokens` tokens. Copies and writes that follow have ended on return, and are not timed."""
         self._pipe.send(("ask", list(prompt), list(segments), tokens))
-        found: Asked = self._receive()
-        return found
+        asked: Asked = self._receive()
+        return asked
 
     def forget_device(self) -> None:
-        """vLLM's own prefix cache is emptied; what is outside stays."""
+        """Empties vLLM's own prefix cache; the tiers outside keep theirs."""
         self._pipe.send(("forget",))
         self._receive()
 
     def forget_all(self) -> None:
-        """So is what is outside."""
+        """Empties vLLM's own prefix cache and the tiers outside."""
         self._pipe.send(("clear",))
         self._receive()
 
@@ -77,20 +76,20 @@ class VllmChild:
             self._process.kill()
 
     def _receive(self) -> Any:
-        found = self._pipe.recv()
-        if isinstance(found, Exception):
-            raise found
-        return found
+        received = self._pipe.recv()
+        if isinstance(received, Exception):
+            raise received
+        return received
 
 
 def _serve(
     pipe: Connection, model: str, blocks: int, max_tokens: int, connector: dict[str, Any] | None, eager: bool
 ) -> None:
-    """The child's life: until the pipe is closed."""
+    """Runs in the child: carries out commands until the pipe is closed."""
     try:
         engine = _Engine(model, blocks, max_tokens, connector, eager)
         pipe.send(None)
-    except Exception as error:  # told to who waits
+    except Exception as error:  # raised in the parent
         pipe.send(RuntimeError(f"vLLM does not start: {type(error).__name__}: {error}"))
         return
     while True:
@@ -105,7 +104,7 @@ def _serve(
 
 
 class _Engine:
-    """vLLM in this process."""
+    """vLLM in the child's own process, and what each command does."""
 
     def __init__(self, model: str, blocks: int, max_tokens: int, connector: dict[str, Any] | None, eager: bool) -> None:
         options: dict[str, Any] = {}
@@ -137,8 +136,8 @@ class _Engine:
         (output,) = self._llm.generate({"prompt_token_ids": prompt}, sampling, use_tqdm=False)
         seconds = time.perf_counter() - begin
         self._settle()
-        told = output.kv_transfer_params or {}
-        cached = told.get("cached_tokens", {"device": output.num_cached_tokens or 0})
+        returned = output.kv_transfer_params or {}
+        cached = returned.get("cached_tokens", {"device": output.num_cached_tokens or 0})
         return Asked(seconds, tuple(output.outputs[0].token_ids), dict(cached))
 
     def forget(self) -> None:

@@ -1,70 +1,41 @@
-"""Hierarchy: the knowledge tree over device, host and disk, and how KV moves between them.
+"""Hierarchy: the knowledge tree over device, host and disk: which node lies where, and what makes room for it.
 
-Who frees and who fills: evicting from the device hands the KV to a move, which copies it to the host unless a copy is
-there (swap out once) and then lets go of it. A load gives a node its place on the device at once, and the KV when it
-arrives. Nothing here waits, and whatever fails is a copy less, never a wrong one: a node whose last copy goes takes
-its descendants along, for without it they are useless.
+Evicting from the device hands the KV to a move, which copies it to the host unless a copy is there (swap out once) and
+then lets go of it. Nothing here waits, and whatever fails is a copy less, never a wrong one: a node whose last copy
+goes takes its descendants along, for without it they are useless.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ragcache.cache.interface import DiskTier, HostTier
-from ragcache.cache.mover import InlineMover, Moved, Mover
+from ragcache.cache.mover import Moved, Mover
+from ragcache.cache.moves import Arrival, Moves
 from ragcache.cache.tier import IntegrityError, Tier
-from ragcache.errors import RagCacheError
 from ragcache.policy import Policy
-from ragcache.tree.segment import Segment
+from ragcache.storage.interface import HostStore, RecordStore
 from ragcache.tree.tree import DEVICE, DISK, HOST, KnowledgeTree, Node, Place
 
-MAX_PENDING_COPIES = 256  # swap-outs beyond are not made: the KV is dropped rather than anybody kept waiting
+MAX_PENDING_COPIES = 256  # swap-outs beyond are not made: losing the KV costs less than keeping requests waiting
 KEPT_SHARE = 8  # an eighth of the host is for copies of hot upper nodes that the device has as well
 AUDITED_AT_ONCE = 256  # nodes, a millisecond or so
-HOT_USES = 4  # a node is hot from so many uses on, and an upper one with two children or more
+HOT_USES = 4  # a node is hot from this many uses on, and an upper one with two children or more
 
-
-@dataclass(slots=True)
-class MoveCounts:
-    """Totals of moves in one direction: how many, their bytes on the slower tier, and the seconds they took."""
-
-    moves: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Arrival:
-    """KV on its way. `value` is there for moves queued behind this one as soon as the mover is done with it."""
-
-    value: Any = None
-    finished: bool = False
-    callbacks: list[Callable[[], None]] = field(default_factory=list)
-
-    def finish(self) -> None:
-        self.finished = True
-        callbacks, self.callbacks = self.callbacks, []
-        for callback in callbacks:
-            callback()
-
-
-Held = list[tuple[Tier, Node, Place]]
+Held = list[tuple[Tier, Node, Place]]  # places that a move or a request holds, children before parents
 
 
 class Hierarchy:
-    """Tree and tiers. `on_lost` is told of a node that cannot be loaded, before it leaves the tree: who counted on it
-    lets go of it and of everything below. `on_room` is told when a move has ended that held memory, `on_moved` how
-    each move ended: what it was, the slower tier, and the error if it failed."""
+    """The tree, its tiers (`lower` are those below the device, fastest first) and the `moves` between them."""
 
     def __init__(
         self,
         capacity: int,
         bytes_per_token: int,
         policy: Policy,
-        host: HostTier | None = None,
-        disk: DiskTier | None = None,
+        host: HostTier[HostStore] | None = None,
+        disk: DiskTier[RecordStore] | None = None,
         *,
         contested: bool = False,
         inclusive: bool = False,
@@ -72,8 +43,10 @@ class Hierarchy:
         writes: Mover | None = None,
         reads: Mover | None = None,
     ) -> None:
-        """`inclusive`: see Tier."""
+        """`capacity` is the device's, in bytes, and `policy` its own. With `contested` a newcomer to a lower tier has
+        to win against what is there. `inclusive`: see Tier. Movers: see Moves."""
         self.tree = KnowledgeTree(3 if disk else 2 if host else 1)
+        self.moves = Moves(copies, writes, reads)
         self.device = Tier(DEVICE, capacity, policy, lambda node: node.size * bytes_per_token)
         self.host: Tier | None = None
         self.disk: Tier | None = None
@@ -86,72 +59,112 @@ class Hierarchy:
             self.disk = Tier(DISK, disk.capacity, disk.policy, lambda node: footprint(node.size))
             self.records = disk.store
         self.lower = [tier for tier in (self.host, self.disk) if tier is not None]
-        self.on_lost: Callable[[Node], None] = lambda _: None
-        self.on_room: Callable[[], None] = lambda: None
-        self.on_moved: Callable[[str, Tier, Exception | None], None] = lambda *_: None
-        self.moves = {name: MoveCounts() for name in ("device_to_host", "host_to_device", "to_disk", "from_disk")}
+        self._tiers = [self.device, *self.lower]
         self._contested = contested
-        self.copies: Mover = copies or InlineMover()
-        self.writes: Mover = writes or InlineMover()
-        self.reads: Mover = reads or InlineMover()
-        self._swapping_out: list[Arrival] = []
-        self._strays: list[Arrival] = []
-
-    @property
-    def moving(self) -> int:
-        """Moves that are not done."""
-        return self.copies.pending + self.writes.pending + self.reads.pending
 
     def tiers(self) -> list[Tier]:
-        return [self.device, *self.lower]
+        """All tiers, fastest first."""
+        return self._tiers
 
-    @property
-    def swapping_out(self) -> list[Arrival]:
-        """Moves whose device memory counts as free, and is not until they end: who fills memory waits for them."""
-        if self._swapping_out:
-            self._swapping_out = [arrival for arrival in self._swapping_out if not arrival.finished]
-        return self._swapping_out
+    # -- room on the device
 
-    @property
-    def has_strays(self) -> bool:
-        """Whether KV is on its way to the device that nobody can use, an ancestor of it having failed to load. It takes
-        memory that counts as free, and there is nothing to wait for but its end."""
-        if self._strays:
-            self._strays = [arrival for arrival in self._strays if not arrival.finished]
-        return bool(self._strays)
+    def make_room(self, size: int, needed_below: Sequence[Node]) -> None:
+        """Evicts from the device until `size` bytes are free; see `Moves.swap_outs` for when they can be filled.
 
-    def evict(self, node: Node, *, evicted: bool = True) -> None:
-        """A leaf of the device that nobody holds leaves it, to the host if there is one. See `swapping_out`.
-
-        `evicted` is what the device's policy is told.
+        `needed_below` are to be loaded, so that they must not be what makes room for others on their tier.
+        IntegrityError if there is not that much to evict, which the caller has made sure of.
         """
-        kv = self.device.leave(node, evicted=evicted).copy
-        if evicted:
-            self.device.counts.evictions += 1
+        device = self.device
+        if device.free >= size:
+            return
+        held = [(tier, node) for node in needed_below for tier in self.lower if node.places[tier.index] is not None]
+        for tier, node in held:
+            tier.hold(node)
+        while device.free < size:
+            try:
+                victim = device.victim()
+            except LookupError as error:
+                raise IntegrityError(f"nothing to evict although {device.cached} bytes are cached") from error
+            self.evict(victim)
+        for tier, node in held:
+            tier.release(node)
+
+    def evict(self, node: Node, *, rejected: bool = False) -> None:
+        """A leaf of the device that is not held makes room, and goes to the host if there is one.
+
+        `rejected`: it is a newcomer that lost against what is there, of which the policy learns nothing.
+        """
+        kv = (self.device.reject(node) if rejected else self.device.evict(node)).copy
         if self.host is not None:
             if node.places[HOST] is not None:
                 self.host.mirrored(node)
                 return
             arrival = self.copy_to_host(node, kv)
             if arrival is not None:
-                self._swapping_out.append(arrival)
+                self.moves.add_swap_out(arrival)
                 return
         if not any(node.places):
-            self.device.counts.losses += 1
+            self.device.lose()
             self.forget(node)
 
-    def expect(self, node: Node) -> None:
-        """The node gets a place on the device, held once by the caller, who has made room and fetches it next."""
-        self.device.enter(node).arrival = Arrival()
+    def lose_device(self) -> int:
+        """Takes all KV off the device that is not held; returns the number of nodes that have no copy left.
 
-    def fetch(self, node: Node) -> None:
-        """Starts to bring an expected node to the device, where its ancestors have places.
-
-        The move holds it there, with its ancestors, until it has arrived.
+        What the host or the disk has stays, down to the first node of a path that is on neither.
         """
-        place = node.places[DEVICE]
-        assert place is not None
-        self._load(node, place, self.hold(node))
+        before = len(self.tree)
+        for node in reversed(list(self.tree.nodes())):  # children before parents
+            place = node.places[DEVICE]
+            if place is not None and not place.holders and not node.below[DEVICE]:
+                self.device.leave(node)
+                if not any(node.places):
+                    self.forget(node)
+                elif self.host is not None:
+                    self.host.mirrored(node)
+        return before - len(self.tree)
+
+    # -- copies on the host
+
+    def copy_to_host(self, node: Node, kv: Any, held: Held | None = None) -> Arrival | None:
+        """Starts to copy device KV to the host, and releases `held` when that has ended.
+
+        Returns None, with `held` the caller's still, if the host does not take the node.
+        """
+        host = self.host
+        assert host is not None
+        if self.moves.copies.pending >= MAX_PENDING_COPIES:
+            host.fail("busy")
+            return None
+        place = self.admit(host, node)
+        if place is None:
+            return None
+        arrival = place.arrival = Arrival()
+
+        def work() -> None:
+            nonlocal kv
+            try:
+                arrival.value = self._host_store.put(kv)
+            finally:
+                kv = None  # now, for the next move may need the memory
+
+        def done(moved: Moved) -> None:
+            self.release(held or [])
+            self.moves.ended("device_to_host", host, node, moved)
+            if node.places[HOST] is place:
+                if moved.error is None:
+                    host.fill(place, arrival.value)
+                    host.release(node)
+                    host.mirrored(node)
+                else:
+                    host.leave(node)
+                    if not any(node.places):
+                        self.device.lose()
+                        self.forget(node)
+            arrival.finish()
+            self.moves.tell_room()
+
+        self.moves.copies.submit(work, done)
+        return arrival
 
     def keep_upper(self, path: Sequence[Node]) -> None:
         """Keeps host copies of the hot upper nodes of a path, so that losing the device does not lose them."""
@@ -170,135 +183,26 @@ class Hierarchy:
                 if self.copy_to_host(node, node.kv, held) is None:
                     self.release(held)
                     return
-            if node.places[HOST] is not None:  # not failed at once
+            if node.places[HOST] is not None:  # it has not failed at once
                 host.keep(node)
 
-    def restore(self) -> tuple[int, int]:
-        """Takes in what an earlier process left on disk; returns how many nodes that were, and their highest last use.
-
-        What does not fit, or hangs on nothing that is here, is removed from the disk.
-        """
-        disk, tree, store = self.disk, self.tree, self.records
-        assert disk is not None
-        known: dict[bytes, Node] = {}
-        left_out = []
-        last_use = 0
-        for record in store.records():  # parents before children
-            parent = known.get(record.parent)
-            if parent is None and record.parent == store.root_key(record.namespace):
-                parent = tree.root(record.namespace)
-            segment = Segment.of(record.label, record.tokens)
-            size = store.footprint(len(segment))
-            if parent is None or segment.key in parent.children or size > disk.free:
-                left_out.append(record.key)
-                continue
-            node = known[record.key] = tree.insert(parent, segment)
-            node.frequency, node.last_use = record.frequency, record.last_use
-            node.misses, node.seconds_per_token = record.misses, record.seconds_per_token
-            last_use = max(last_use, record.last_use)
-            disk.enter(node, record.key)
-            disk.release(node)
-        self.remove_records(left_out)
-        return len(known), last_use
-
-    def forget(self, node: Node) -> None:
-        """A node that is on no tier leaves the tree, with all that stands on it."""
-        removed: list[bytes] = []
-        stack, order = [node], []
-        while stack:
-            at = stack.pop()
-            order.append(at)
-            stack.extend(at.children.values())
-        for at in reversed(order):  # children before parents
-            for tier in self.tiers():
-                if at.places[tier.index] is not None:
-                    tier.counts.orphans += 1
-                    place = tier.leave(at, evicted=False)
-                    if tier is self.disk and place.copy is not None:
-                        removed.append(place.copy)
-                    if tier is self.device and place.arrival is not None:
-                        self._strays.append(place.arrival)
-            self.tree.remove(at)
-        self.remove_records(removed)
-
-    def drop(self, node: Node) -> int:
-        """Gives up every copy that nobody holds of a node without children; returns their bytes."""
-        size = 0
-        if node.children:
-            return size
-        removed: list[bytes] = []
-        for tier in self.tiers():
-            place = node.places[tier.index]
-            if place is not None and not place.holders:
-                tier.leave(node, evicted=False)
-                tier.counts.cleared += 1
-                size += tier.footprint(node)
-                if tier is self.disk:
-                    removed.append(place.copy)
-        self.remove_records(removed)
-        if any(node.places):
-            if self.host is not None:
-                self.host.mirrored(node)
-        else:
-            self.tree.remove(node)
-        return size
-
-    def close(self) -> None:
-        """Finishes the moves that are under way."""
-        for mover in (self.reads, self.copies, self.writes):
-            mover.close()
-
-    def copy_to_host(self, node: Node, kv: Any, held: Held | None = None) -> Arrival | None:
-        """Starts to copy device KV to the host; None if the host does not take it. `held` ends with the move."""
-        host = self.host
-        assert host is not None
-        if self.copies.pending >= MAX_PENDING_COPIES:
-            host.counts.failures["busy"] += 1
-            return None
-        place = self.admit(host, node)
-        if place is None:
-            return None
-        arrival = place.arrival = Arrival()
-
-        def work() -> None:
-            nonlocal kv
-            try:
-                arrival.value = self._host_store.put(kv)
-            finally:
-                kv = None  # now, for the next move may need the memory
-
-        def done(moved: Moved) -> None:
-            self.release(held or [])
-            self.count("device_to_host", host, node, moved)
-            if node.places[HOST] is place:
-                place.arrival = None
-                if moved.error is None:
-                    place.copy = arrival.value
-                    host.release(node)
-                    host.mirrored(node)
-                else:
-                    host.leave(node, evicted=False)
-                    if not any(node.places):
-                        self.device.counts.losses += 1
-                        self.forget(node)
-            arrival.finish()
-            self.on_room()
-
-        self.copies.submit(work, done)
-        return arrival
+    # -- room below the device
 
     def admit(self, tier: Tier, node: Node) -> Place | None:
-        """A place on a lower tier, held once; None if there is no room, or the policy prefers those who are there."""
+        """Gives a node a place on a lower tier, held once, for KV that comes next.
+
+        Returns None if there is no room, or if the policy prefers what is there.
+        """
         size = tier.footprint(node)
         if size > tier.unheld_limit:
-            tier.counts.failures["full"] += 1
+            tier.fail("full")
             return None
         if not self._contested:
             while tier.free < size:
                 try:
                     victim = tier.victim()
-                except LookupError:  # the rest stands below what is held
-                    tier.counts.failures["full"] += 1
+                except LookupError:  # the rest is held, or has children that are
+                    tier.fail("full")
                     return None
                 self.evict_below(tier, victim)
             return tier.enter(node)
@@ -307,9 +211,7 @@ class Hierarchy:
         while tier.free < 0:
             victims, loser = tier.contest(-tier.free, (node,))
             if loser is not None or not victims:
-                tier.leave(node, evicted=False)
-                tier.counts.insertions -= 1
-                tier.counts.rejections += 1
+                tier.reject(node)
                 return None
             for victim in victims:
                 self.evict_below(tier, victim)
@@ -317,157 +219,106 @@ class Hierarchy:
         return place
 
     def evict_below(self, tier: Tier, node: Node) -> None:
-        mirror = tier.is_mirror(node)
-        copy = tier.leave(node, evicted=not mirror).copy
-        if mirror:
-            tier.counts.mirrors += 1
-        else:
-            tier.counts.evictions += 1
+        """A leaf of a lower tier that is not held makes room there."""
+        copy = tier.evict(node).copy
         if tier is self.disk:
             self.remove_records([copy])
         if not any(node.places):
-            tier.counts.losses += 1
+            tier.lose()
             self.forget(node)
 
-    def _load(self, node: Node, place: Place, held: Held) -> None:
-        """Copies a node to its place on the device, from the fastest tier that has it."""
-        source = self.host if self.host is not None and node.places[HOST] is not None else self.disk
-        assert source is not None
-        origin = node.places[source.index]
-        assert origin is not None
-        source.hold(node)
-        if source is self.host:
-            copy, coming = origin.copy, origin.arrival
+    def discard(self, tier: Tier, node: Node) -> None:
+        """A copy on a lower tier that cannot be read is none."""
+        copy = tier.leave(node).copy
+        if tier is self.disk:
+            self.remove_records([copy])
+        if not any(node.places):
+            self.forget(node)
 
-            def load() -> Any:
-                found = copy if coming is None else coming.value
-                if found is None:
-                    raise RagCacheError("what was to be loaded never arrived")
-                return self._host_store.load(found)
+    # -- nodes that leave the tree
 
-            def done(moved: Moved) -> None:
-                self.count("host_to_device", source, node, moved)
-                self._loaded(node, place, source, origin, held, moved)
+    def forget(self, node: Node) -> None:
+        """A node that is on no tier leaves the tree, with everything below it."""
+        removed: list[bytes] = []
+        stack, order = [node], []
+        while stack:
+            last = stack.pop()
+            order.append(last)
+            stack.extend(last.children.values())
+        for orphan in reversed(order):  # children before parents
+            for tier in self._tiers:
+                if orphan.places[tier.index] is not None:
+                    place = tier.orphan(orphan)
+                    if tier is self.disk and place.copy is not None:
+                        removed.append(place.copy)
+                    if tier is self.device and place.arrival is not None:
+                        self.moves.add_stray(place.arrival)
+            self.tree.remove(orphan)
+        self.remove_records(removed)
 
-            self.copies.submit(load, done)
-            return
-
-        key = origin.copy
-
-        def landed(moved: Moved) -> None:
-            self._tell("land", source, moved)  # what was read is counted already
-            self._loaded(node, place, source, origin, held, moved)
-
-        def read(moved: Moved) -> None:
-            given_up = node.places[DISK] is not origin
-            # that a record is not there once the cache removed it, while its read waited, is no failure of the disk
-            if moved.error is None or not given_up or reason_of(moved.error) != "missing":
-                self.count("from_disk", source, node, moved)
-            if moved.error is not None:
-                self._loaded(node, place, source, origin, held, moved)
-                return
-            staged = [moved.value]
-            # in turn behind the swap-outs that make room on the device
-            self.copies.submit(lambda: self.records.land(staged.pop()), landed)
-
-        self.reads.submit(lambda: self.records.read(key, node.size), read)
-
-    def _loaded(self, node: Node, place: Place, source: Tier, origin: Place, held: Held, moved: Moved) -> None:
-        still = node.places[source.index] is origin
-        if still:
-            source.release(node)
-        wanted = node.places[DEVICE] is place
-        if moved.error is not None and still:  # a copy that cannot be read is none
-            source.leave(node, evicted=False)
-            if source is self.disk:
-                self.remove_records([origin.copy])
-            if not any(node.places):
-                self.forget(node)
-        if moved.error is not None and wanted and any(node.places[tier.index] for tier in self.lower):
-            self._load(node, place, held)
-            return
-        arrival = place.arrival
-        assert arrival is not None
-        if wanted:
-            place.arrival = None
-            if moved.error is None:
-                place.copy = moved.value
-                self.release(held)
-                if self.host is not None:
-                    self.host.mirrored(node)
-            else:
-                self.on_lost(node)
-                self.release(held)
-                self.device.leave(node, evicted=False)
-                self.device.counts.insertions -= 1
-                self.forget(node)
-        else:
-            self.release(held)
-        arrival.finish()
-        self.on_room()
+    def drop(self, node: Node) -> int:
+        """Gives up every copy that is not held of a node without children; returns their bytes."""
+        size = 0
+        if node.children:
+            return size
+        removed: list[bytes] = []
+        for tier in self._tiers:
+            place = node.places[tier.index]
+            if place is not None and not place.holders:
+                tier.clear(node)
+                size += tier.footprint(node)
+                if tier is self.disk:
+                    removed.append(place.copy)
+        self.remove_records(removed)
+        if not any(node.places):
+            self.tree.remove(node)
+        elif self.host is not None:
+            self.host.mirrored(node)
+        return size
 
     def remove_records(self, keys: list[bytes]) -> None:
-        if keys:
+        """Starts to remove records from the disk, behind the writes that are under way."""
+        disk = self.disk
+        if not keys or disk is None:
+            return
+        self.moves.writes.submit(
+            lambda: self.records.remove(keys), lambda moved: self.moves.step_ended("remove", disk, moved)
+        )
 
-            def done(moved: Moved) -> None:
-                if self.disk is not None:
-                    self._tell("remove", self.disk, moved)
-
-            self.writes.submit(lambda: self.records.remove(keys), done)
+    # -- what moves hold
 
     def hold(self, node: Node) -> Held:
-        """Holds a node of the device and its ancestors there: what moves keep, they keep as leases do."""
+        """Holds a node of the device and its ancestors there, as a lease would, for a move."""
         held: Held = []
-        at: Node | None = node
-        while at is not None and not at.is_root:
-            place = at.places[DEVICE]
+        ancestor: Node | None = node
+        while ancestor is not None and not ancestor.is_root:
+            place = ancestor.places[DEVICE]
             assert place is not None
-            self.device.hold(at)
-            held.append((self.device, at, place))
-            at = at.parent
+            self.device.hold(ancestor)
+            held.append((self.device, ancestor, place))
+            ancestor = ancestor.parent
         return held
 
     def release(self, held: Held) -> None:
-        for tier, node, place in held:  # children before parents
-            if node.places[tier.index] is place:  # else it was given up, and its holders with it
+        """Ends what `hold` began, but for places that have been given up since, and their holders with them."""
+        for tier, node, place in held:
+            if node.places[tier.index] is place:
                 tier.release(node)
 
-    def count(self, direction: str, tier: Tier, node: Node, moved: Moved) -> None:
-        self._tell(direction, tier, moved)
-        if moved.error is not None:
-            return
-        counts = self.moves[direction]
-        counts.moves += 1
-        counts.bytes += tier.footprint(node)
-        counts.seconds += moved.seconds
-
-    def _tell(self, what: str, tier: Tier, moved: Moved) -> None:
-        if moved.error is not None:
-            tier.counts.failures[reason_of(moved.error)] += 1
-        self.on_moved(what, tier, moved.error)
+    # -- conservation
 
     def audit(self, leases: dict[int, int]) -> Iterator[None]:
-        """Recounts tree and tiers; `leases` says how many leases hold each node, by id. IntegrityError if not right.
+        """Recounts tree and tiers; IntegrityError if the books differ. `leases`: how many hold each node, by id.
 
-        Pauses now and then, so that others may act; once they have, it is to be given up.
+        Pauses after every AUDITED_AT_ONCE nodes; once the cache was used in a pause, the audit is void.
         """
-        settled = not self.moving
-        tiers = self.tiers()
-        books = {tier.index: [0, 0, 0] for tier in tiers}
+        settled = not self.moves.pending
+        books = {tier.index: [0, 0, 0] for tier in self._tiers}
         count = 0
         for node in self.tree.nodes():
             count += 1
-            parent = node.parent
-            if parent is None or parent.children.get(node.key) is not node:
-                raise IntegrityError(f"node {node.id} ({node.label!r}) is not its parent's child")
-            if not any(node.places):
-                raise IntegrityError(f"node {node.id} ({node.label!r}) is in the tree without KV")
-            if not parent.is_root:
-                if node.places[DEVICE] is not None and parent.places[DEVICE] is None:
-                    raise IntegrityError(f"node {node.id} ({node.label!r}) is on the device without its parent")
-                if node.holders and not parent.holders:
-                    raise IntegrityError(f"node {node.id} ({node.label!r}) is held alone")
-            for tier in tiers:
+            _check_place_in_tree(node)
+            for tier in self._tiers:
                 if node.places[tier.index] is not None:
                     size = tier.audit(node, leases.get(node.id, 0) if tier is self.device else 0, settled=settled)
                     book = books[tier.index]
@@ -477,10 +328,19 @@ class Hierarchy:
                 yield
         if count != len(self.tree):
             raise IntegrityError(f"{count} nodes are in the tree, the books say {len(self.tree)}")
-        for tier in tiers:
+        for tier in self._tiers:
             tier.audit_books(*books[tier.index])
 
 
-def reason_of(error: Exception) -> str:
-    """A short word for the statistics."""
-    return str(getattr(error, "reason", type(error).__name__))
+def _check_place_in_tree(node: Node) -> None:
+    """IntegrityError unless the node is where it belongs in the tree, and on the device behind its ancestors."""
+    parent = node.parent
+    if parent is None or parent.children.get(node.key) is not node:
+        raise IntegrityError(f"node {node.id} ({node.label!r}) is not its parent's child")
+    if not any(node.places):
+        raise IntegrityError(f"node {node.id} ({node.label!r}) is in the tree without KV")
+    if not parent.is_root:
+        if node.places[DEVICE] is not None and parent.places[DEVICE] is None:
+            raise IntegrityError(f"node {node.id} ({node.label!r}) is on the device without its parent")
+        if node.holders and not parent.holders:
+            raise IntegrityError(f"node {node.id} ({node.label!r}) is held alone")

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ragcache.policy import Policy
 from ragcache.storage.interface import HostStore, RecordStore
 
+Host = TypeVar("Host", bound=HostStore, covariant=True)
+Records = TypeVar("Records", bound=RecordStore, covariant=True)
+
 
 @dataclass(frozen=True, slots=True)
-class HostTier:
-    """The host tier that a cache is given: bytes of host memory for KV, and what a token takes of them."""
+class HostTier(Generic[Host]):
+    """The host tier of a cache: `capacity` bytes of host memory for KV, of which a token takes `bytes_per_token`.
+
+    `policy` belongs to this tier alone.
+    """
 
     capacity: int
     bytes_per_token: int
     policy: Policy
-    store: HostStore
+    store: Host
 
 
 @dataclass(frozen=True, slots=True)
-class DiskTier:
-    """The disk tier that a cache is given: bytes of disk for records."""
+class DiskTier(Generic[Records]):
+    """The disk tier of a cache: `capacity` bytes for records, as their `footprint` counts them.
+
+    `policy` belongs to this tier alone.
+    """
 
     capacity: int
     policy: Policy
-    store: RecordStore
+    store: Records

@@ -16,11 +16,13 @@ Sources = tuple[int, int, int]  # a number each for device, host and disk
 
 
 class Lender(Protocol):
-    """The cache behind a lease."""
+    """The cache behind a lease, as the lease calls it."""
 
-    def commit(self, lease: Lease, kv: Sequence[Any]) -> None: ...
+    def commit(self, lease: Lease, kv: Sequence[Any]) -> None:
+        """Takes in KV of the lease's missing segments, the first ones or all."""
 
-    def end(self, lease: Lease) -> None: ...
+    def end(self, lease: Lease) -> None:
+        """Lets go of what the lease holds and reserves."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,13 +40,13 @@ class Lease:
     path: tuple[Segment, ...]
     nodes: list[Node]
     reserved: int  # bytes for what is missing and what else was asked for
-    cached_nodes: Sources  # segments that were found
+    cached_nodes: Sources  # segments that were cached
     cached_by_tier: Sources  # their tokens
     missed_tokens: int  # of the others
-    newcomers: int = 0  # how many nodes of the path's end this request brought
+    newcomers: int = 0  # nodes at the path's end that this request computed
     broken: bool = False
-    waiting: int = 0  # moves that have to end first
-    cached: int = field(init=False)  # how many segments of the path were found
+    waiting: int = 0  # moves that have to end before it is ready
+    cached: int = field(init=False)  # number of the path's segments that were cached
     _open: bool = True
     _on_ready: Callable[[], None] | None = None
 
@@ -53,10 +55,12 @@ class Lease:
 
     @property
     def cached_tokens(self) -> int:
+        """Tokens of the path that were cached, on any tier."""
         return sum(self.cached_by_tier)
 
     @property
     def missing(self) -> tuple[Segment, ...]:
+        """Segments of the path that were not cached, which the request computes."""
         return self.path[self.cached :]
 
     @property
@@ -69,10 +73,11 @@ class Lease:
 
     @property
     def ready(self) -> bool:
+        """Whether nothing is waited for any more; a broken lease is ready, too."""
         return not self.waiting or self.broken
 
     def when_ready(self, callback: Callable[[], None]) -> None:
-        """Calls back once, when the lease is ready; at once if it is. One caller may ask."""
+        """Calls back once, when the lease is ready; at once if it is. A lease has one such callback."""
         if self.ready:
             callback()
         else:
@@ -92,6 +97,7 @@ class Lease:
         self.lender.commit(self, kv)
 
     def release(self) -> None:
+        """Gives everything back that the lease holds and reserves; harmless if it was released before."""
         if self._open:
             self._open = False
             self.lender.end(self)
@@ -101,15 +107,15 @@ class Lease:
         self.waiting -= 1
         self.tell()
 
-    def cut(self, at: int) -> list[Node]:
-        """The node at this place of the path is lost: the lease is broken, and no longer holds what this returns."""
+    def cut(self, depth: int) -> list[Node]:
+        """Breaks the lease, for the node at this depth of the path is lost. Returns the nodes it no longer holds."""
         self.broken = True
-        lost = self.nodes[at:]
-        del self.nodes[at:]
+        lost = self.nodes[depth:]
+        del self.nodes[depth:]
         return lost
 
     def tell(self) -> None:
-        """Calls back who waits, if it is time."""
+        """Calls back if the lease is ready and a callback is set."""
         if self.ready and self._on_ready is not None:
             callback, self._on_ready = self._on_ready, None
             callback()

@@ -1,4 +1,4 @@
-"""Mover: does the work of moving KV, one piece after the other, beside everything else."""
+"""Mover: does the work of moving KV, one piece after the other, beside the service's thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How a piece of work ended: with a `value` or an `error`; `seconds` is what it took, without waiting."""
+    """How a piece of work ended: with a `value` or an `error`. `seconds` is its own time, without its wait."""
 
     value: Any
     error: Exception | None
@@ -23,22 +23,23 @@ class Moved:
 class Mover(Protocol):
     """Runs work in the order of submission, one at a time.
 
-    `done` is called for each piece, in the same order, by the thread that submitted it, once that is back in its event
-    loop (or at once, where nothing runs beside).
+    `done` is called for each piece, in the same order, by the thread that submitted it once it is back in its event
+    loop; a mover without a thread of its own calls it before `submit` returns.
     """
 
     @property
     def pending(self) -> int:
-        """How many pieces are submitted and not done."""
+        """Number of pieces that are submitted and not done."""
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Moved], None]) -> None: ...
+    def submit(self, work: Callable[[], Any], done: Callable[[Moved], None]) -> None:
+        """Queues a piece of work; what it raises ends up in `Moved.error`."""
 
     def close(self) -> None:
-        """Finishes what was submitted; nobody may be told of it any more."""
+        """Finishes what was submitted; `done` may not be called for it any more."""
 
 
 class InlineMover:
-    """Works at once, in the caller's thread: for simulation, where a move takes no time."""
+    """A Mover that works at once, in the caller's thread: for simulation, where a move takes no time."""
 
     pending = 0
 
@@ -50,7 +51,7 @@ class InlineMover:
 
 
 class ThreadMover:
-    """Works in a thread of its own. To be used from a running event loop, by whose thread `done` is called."""
+    """A Mover with a thread of its own. To be used from a running event loop, whose thread calls `done`."""
 
     def __init__(self, name: str, initializer: Callable[[], None] | None = None) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=initializer)
@@ -70,7 +71,7 @@ class ThreadMover:
 
         def run() -> None:
             moved = timed(work)
-            with contextlib.suppress(RuntimeError):  # a closed loop has no one left to tell
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing is left that waits
                 loop.call_soon_threadsafe(finish, moved)
 
         self._pool.submit(run)
@@ -80,7 +81,7 @@ class ThreadMover:
 
 
 def timed(work: Callable[[], Any]) -> Moved:
-    """Does the work and tells how it ended."""
+    """Does the work and returns how it ended. An Exception is returned and not raised."""
     begin = time.perf_counter()
     try:
         value, error = work(), None

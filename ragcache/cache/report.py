@@ -1,4 +1,4 @@
-"""CacheReport: what a knowledge cache holds, tier by tier, and what became of it, wherever it is."""
+"""CacheReport: what a knowledge cache holds, tier by tier, and its totals, in whichever process it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ragcache.cache.hierarchy import Hierarchy, MoveCounts
+from ragcache.cache.hierarchy import Hierarchy
+from ragcache.cache.moves import MoveCounts
 from ragcache.cache.tier import Balance, TierCounts
 
 T = TypeVar("T", Balance, TierCounts, MoveCounts)
@@ -15,7 +16,7 @@ T = TypeVar("T", Balance, TierCounts, MoveCounts)
 
 @dataclass(frozen=True, slots=True)
 class TierReport:
-    """One tier: its nodes, its bytes, and its totals since the start."""
+    """One tier: its number of nodes, its bytes by state, and its totals since the start."""
 
     name: str
     nodes: int
@@ -25,9 +26,10 @@ class TierReport:
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
-    """The whole cache. `moving` are moves under way, `unwritten` nodes that wait to be written to disk.
+    """The whole cache: `nodes` in its tree, its tiers, fastest first, and totals of moves by direction.
 
-    `audits` counts recounts of its books that it did itself, and `failed_audits` those that found them wrong.
+    `moving` is the number of moves under way, `unwritten` that of nodes that wait to be written to disk. `audits`
+    counts the recounts of its books that the cache did by itself, `failed_audits` those of them that found an error.
     """
 
     nodes: int = 0
@@ -40,12 +42,12 @@ class CacheReport:
 
     @classmethod
     def of(cls, hierarchy: Hierarchy, unwritten: int) -> CacheReport:
-        """Of a cache in this process; its counts go on counting."""
+        """Reports on a cache in this process. The counts are the cache's own, and go on changing."""
         tiers = [TierReport(tier.name, tier.nodes, tier.balance(), tier.counts) for tier in hierarchy.tiers()]
-        return cls(len(hierarchy.tree), tiers, hierarchy.moves, hierarchy.moving, unwritten)
+        return cls(len(hierarchy.tree), tiers, hierarchy.moves.counts, hierarchy.moves.pending, unwritten)
 
     def joined(self, other: CacheReport) -> CacheReport:
-        """That of both caches, which have the same tiers and share nothing."""
+        """One report on two caches that have the same tiers and share nothing: the sums of all figures."""
         tiers = [
             TierReport(
                 mine.name, mine.nodes + its.nodes, _sum(mine.balance, its.balance), _sum(mine.counts, its.counts)
@@ -64,6 +66,6 @@ class CacheReport:
 
 
 def _sum(mine: T, its: T) -> T:
-    """Field by field."""
+    """Adds two records of numbers field by field."""
     fields = [field.name for field in dataclasses.fields(mine)]
     return type(mine)(**{name: getattr(mine, name) + getattr(its, name) for name in fields})

@@ -1,4 +1,4 @@
-"""Tier: the books of one level of memory, and whose KV leaves it first."""
+"""Tier: the books of one level of memory, and which node's KV leaves it first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class IntegrityError(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Where a tier's bytes are; `total` is its capacity."""
+    """Where a tier's bytes are: `free + cached + held = total`, which is its capacity. See Tier."""
 
     total: int
     free: int
@@ -29,12 +29,13 @@ class Balance:
 
 @dataclass(slots=True)
 class TierCounts:
-    """Totals of one tier since the start. Hits and misses count segments of leased paths.
+    """Totals of one tier since the start. The tier alone writes them, with the move that each is of.
 
-    Below the device, hits and misses are of what the faster tiers lacked. `evictions` made room, and of them `losses`
-    left no copy on another tier; `rejections` are newcomers that lost against what was there; `mirrors` are copies of
-    what the device has as well, given up first; `orphans` lost an ancestor; `cleared` were dropped by request;
-    `refusals` are leases not given. `failures` counts moves to or from this tier that failed, by reason.
+    `hits` and `misses` count segments of leased paths, and `hit_tokens` and `missed_tokens` their tokens; below the
+    device, those that the faster tiers lacked. `insertions` are nodes whose KV has come to this tier. `evictions` made
+    room; `mirrors`, too, but were copies of what the device has, which go first. `losses` left no copy on another tier.
+    `rejections` are newcomers that lost against what was there, `orphans` lost an ancestor, `cleared` were dropped by
+    request. `refusals` are leases not given. `failures` are moves to or from this tier that failed, by reason.
     """
 
     hits: int = 0
@@ -55,13 +56,13 @@ class TierCounts:
 class Tier:
     """Which nodes have a place on one tier, what that takes of its `capacity` bytes, and which may be evicted.
 
-    `free + cached + held` is the capacity at any time: cached are the bytes of nodes that nobody holds, held those of
+    `free + cached + held` is the capacity at any time: cached are the bytes of nodes that are not held, held those of
     nodes that leases or moves hold, and what leases have reserved. The policy is offered the tier's leaves (nodes
-    without a child on this tier) that nobody holds.
+    without a child on this tier) that are not held.
 
     On the host, a copy of what the device has too is worth least: such mirrors go before the policy is asked, the one
-    that has been one for longest first, but for those that `keep` was told of. With `inclusive` the policy is asked of
-    mirrors like of any other: for a device that gives up KV without a word, of which no copy can be made then.
+    that has been one for longest first, except those marked with `keep`. An `inclusive` tier asks the policy about
+    mirrors like about any other node: for a device that gives up KV unannounced, when it is too late for a copy.
     """
 
     def __init__(
@@ -90,23 +91,34 @@ class Tier:
 
     @property
     def free(self) -> int:
+        """Bytes that are neither cached nor held."""
         return self.capacity - self.cached - self.held_nodes - self.reserved
 
     @property
     def unheld_limit(self) -> int:
-        """Bytes that could be free if everything that nobody holds were evicted."""
+        """Bytes that would be free if every node that is not held were evicted."""
         return self.capacity - self.held_nodes - self.reserved
 
     def balance(self) -> Balance:
+        """The tier's bytes by their state."""
         return Balance(self.capacity, self.free, self.cached, self.held_nodes + self.reserved)
 
-    def enter(self, node: Node, copy: Any = None) -> Place:
-        """The node is here from now on, held once by who brings it."""
-        index = self.index
+    # -- moves, each with its entry in the books
+
+    def enter(self, node: Node, copy: Any = None, *, reserved: bool = False) -> Place:
+        """Gives a node a place here, held once by the caller, who releases it.
+
+        Without `copy` its KV is on its way: `fill` when it has come, `leave` if it never does. With `reserved` it takes
+        bytes that the caller has reserved.
+        """
+        index, size = self.index, self.footprint(node)
         place = node.places[index] = Place(copy, 1)
         self.nodes += 1
-        self.held_nodes += self.footprint(node)
-        self.counts.insertions += 1
+        self.held_nodes += size
+        if reserved:
+            self.reserved -= size
+        if copy is not None:
+            self.counts.insertions += 1
         parent = node.parent
         assert parent is not None
         parent.below[index] += 1
@@ -116,8 +128,18 @@ class Tier:
         self.policy.inserted(node)
         return place
 
-    def leave(self, node: Node, *, evicted: bool) -> Place:
-        """The node is here no longer; returns the place it had. Whoever held it there holds nothing."""
+    def fill(self, place: Place, copy: Any) -> None:
+        """The KV of a place of this tier has come."""
+        place.copy = copy
+        place.arrival = None
+        self.counts.insertions += 1
+
+    def leave(self, node: Node, *, evicted: bool = False) -> Place:
+        """Takes a node's place away and returns it; its holders hold nothing from then on.
+
+        `evicted` says to the policy that the node was its choice. See `evict`, `reject`, `orphan` and `clear`, which
+        count why a node left: a copy that failed is counted by `fail`.
+        """
         index = self.index
         place = node.places[index]
         assert place is not None
@@ -138,8 +160,69 @@ class Tier:
             self._offer(parent)
         return place
 
+    def evict(self, node: Node) -> Place:
+        """The victim that makes room leaves; returns the place it had."""
+        mirror = node.id in self._mirrors
+        place = self.leave(node, evicted=not mirror)
+        if mirror:
+            self.counts.mirrors += 1
+        else:
+            self.counts.evictions += 1
+        return place
+
+    def reject(self, node: Node) -> Place:
+        """A newcomer leaves, for the policy prefers what was here; returns the place it had."""
+        self.counts.rejections += 1
+        return self.leave(node)
+
+    def orphan(self, node: Node) -> Place:
+        """A node whose ancestor is lost leaves, being useless without it; returns the place it had."""
+        self.counts.orphans += 1
+        return self.leave(node)
+
+    def clear(self, node: Node) -> Place:
+        """A node leaves by request; returns the place it had."""
+        self.counts.cleared += 1
+        return self.leave(node)
+
+    def lose(self) -> None:
+        """Counts that what left here to make room has no copy on any tier."""
+        self.counts.losses += 1
+
+    def fail(self, reason: str) -> None:
+        """Counts a move to or from this tier that failed; `reason` is a short word."""
+        self.counts.failures[reason] += 1
+
+    def refuse(self) -> None:
+        """Counts a lease that was not given."""
+        self.counts.refusals += 1
+
+    def reserve(self, size: int) -> None:
+        """Holds `size` bytes for KV that is to be computed."""
+        self.reserved += size
+
+    def unreserve(self, size: int) -> None:
+        """Frees `size` bytes that were reserved and have not been entered."""
+        self.reserved -= size
+
+    def look_up(self, hits: int, hit_tokens: int, misses: int, missed_tokens: int) -> None:
+        """Counts the segments of a leased path that were here, and those that neither this nor a faster tier had."""
+        counts = self.counts
+        counts.hits += hits
+        counts.hit_tokens += hit_tokens
+        counts.misses += misses
+        counts.missed_tokens += missed_tokens
+
+    def revoke(self, hits: int, hit_tokens: int, misses: int, missed_tokens: int) -> None:
+        """Takes back a `look_up`: its lease is broken, and the request asks anew."""
+        self.look_up(-hits, -hit_tokens, -misses, -missed_tokens)
+
+    def miss_after_all(self, tokens: int) -> None:
+        """A segment counted as a hit could not be loaded, so that `tokens` of it are computed."""
+        self.look_up(-1, -tokens, 1, tokens)
+
     def hold(self, node: Node) -> None:
-        """Keeps a node of this tier here, until `release`."""
+        """Keeps a node of this tier here until `release`; counts, so that several may hold it."""
         place = node.places[self.index]
         assert place is not None
         if not place.holders:
@@ -151,6 +234,7 @@ class Tier:
         place.holders += 1
 
     def release(self, node: Node) -> None:
+        """Ends one `hold`; with the last, the node may be evicted once it is a leaf."""
         place = node.places[self.index]
         assert place is not None
         place.holders -= 1
@@ -161,18 +245,16 @@ class Tier:
             if not node.below[self.index]:
                 self._offer(node)
 
+    # -- which node goes first
+
     def victim(self) -> Node:
-        """Who leaves next: a mirror, else the policy's choice. LookupError if nobody may be evicted."""
+        """The node to leave next: a mirror, else the policy's choice. LookupError if none may be evicted."""
         for node in self._mirrors.values():
             return node
         return self.policy.victim()
 
-    def is_mirror(self, node: Node) -> bool:
-        """Whether the node may go before the policy is asked."""
-        return node.id in self._mirrors
-
     def mirrored(self, node: Node) -> None:
-        """The node entered or left the device."""
+        """Notes that the node has entered or left the device, which makes it a mirror here or ends that."""
         place = node.places[self.index]
         if place is None:
             return
@@ -183,13 +265,14 @@ class Tier:
             self._note_mirror(node)
 
     def keep(self, node: Node) -> None:
-        """The node's copy here stays for as long as the device has one, too, unless the policy gives it up."""
+        """Treats the node's copy here as no mirror while the device has it too: only the policy may give it up."""
         if node.id not in self._kept:
             self._kept.add(node.id)
             self.kept_bytes += self.footprint(node)
             self._mirrors.pop(node.id, None)
 
     def keeps(self, node: Node) -> bool:
+        """Whether the node is marked with `keep`."""
         return node.id in self._kept
 
     def _unkeep(self, node: Node) -> None:
@@ -198,10 +281,10 @@ class Tier:
             self.kept_bytes -= self.footprint(node)
 
     def contest(self, excess: int, newcomers: Collection[Node]) -> tuple[list[Node], Node | None]:
-        """Who would have to leave to free `excess` bytes, if the policy chose between what is here and `newcomers`.
+        """Asks the policy which nodes would leave to free `excess` bytes, `newcomers` being among those here.
 
-        Returns the victims in order, or, as soon as one of the newcomers is next, that one alone. Changes nothing but
-        what the policy learns of its own choosing.
+        Returns (victims in order, None), or ([], the newcomer) as soon as a newcomer is next. There may be too few
+        victims. Changes nothing but what the policy learns of its own choosing.
         """
         victims: list[Node] = []
         loser = None
@@ -221,8 +304,10 @@ class Tier:
         return ([], loser) if loser is not None else (victims, None)
 
     def eviction_order(self) -> list[Node]:
-        """All nodes here that nobody holds, in the order in which the policy would give them up, if nothing happened
-        between: children before parents. Changes nothing but what the policy learns of its own choosing."""
+        """All nodes here that are not held, as the policy would give them up one after the other: children first.
+
+        Changes nothing but what the policy learns of its own choosing.
+        """
         index, policy = self.index, self.policy
         order: list[Node] = []
         left: dict[int, int] = {}  # children still here, by node
@@ -245,10 +330,12 @@ class Tier:
                 policy.offer(node)
         return order
 
-    def audit(self, node: Node, leases: int, *, settled: bool) -> int:
-        """Checks a node of this tier; returns its bytes, below zero if it is held.
+    # -- conservation
 
-        `leases` is how many hold it; moves may hold it too, unless all is `settled`.
+    def audit(self, node: Node, leases: int, *, settled: bool) -> int:
+        """Checks a node of this tier; returns its bytes, negated if it is held. IntegrityError if something is wrong.
+
+        `leases` is the number of leases that hold it; moves may hold it too, unless the cache is `settled`.
         """
         place = node.places[self.index]
         assert place is not None
@@ -262,7 +349,7 @@ class Tier:
         return -self.footprint(node) if place.holders else self.footprint(node)
 
     def audit_books(self, cached: int, held: int, nodes: int) -> None:
-        """Holds what was recounted against the books."""
+        """Compares recounted bytes and nodes with the books; IntegrityError if they differ."""
         books = (cached, held, nodes)
         if books != (self.cached, self.held_nodes, self.nodes) or self.free < 0 or self.reserved < 0:
             raise IntegrityError(

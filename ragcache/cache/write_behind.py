@@ -1,7 +1,7 @@
-"""WriteBehind: what lies in memory goes to disk, one record at a time, when nobody waits for it.
+"""WriteBehind: writes what lies in memory to disk, one record at a time, while no request waits for it.
 
-Parents before children, so that every record on disk can be used by whoever starts from the disk alone. What leaves
-memory before its turn is not on disk; it may come again with its next use.
+Parents go before children, so that a process that starts from the disk alone can use every record. What leaves memory
+before its turn is not written; it may come again with its next use.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Iterable
 
 from ragcache.cache.hierarchy import Hierarchy
 from ragcache.cache.mover import Moved
+from ragcache.cache.records import record_of
 from ragcache.cache.tier import Tier
+from ragcache.storage.interface import DeviceKV, HostKV
 from ragcache.tree.tree import DEVICE, DISK, Node
 
 LONGEST_PAUSE = 1024  # records passed over after failures in a row, at most
 
 
 class WriteBehind:
-    """The queue of nodes to be written. One record is under way at a time, and so is what memory it holds."""
+    """The queue of nodes to be written to `disk`. It holds memory of one record at a time."""
 
     def __init__(self, hierarchy: Hierarchy, disk: Tier) -> None:
         self._hierarchy = hierarchy
@@ -31,11 +33,11 @@ class WriteBehind:
         self._pause = 0  # records to pass over
 
     def __len__(self) -> int:
-        """How many nodes wait, or are being written."""
+        """Number of nodes that wait, or are being written."""
         return len(self._queue) + self._writing
 
     def add(self, nodes: Iterable[Node]) -> None:
-        """Those of a path, in its order, that are not on disk shall be."""
+        """Queues the nodes of a path, in its order, that are not on disk."""
         for node in nodes:
             if node.places[DISK] is None:
                 self._queue.setdefault(node.id, node)
@@ -67,8 +69,10 @@ class WriteBehind:
         return above is not None and above.copy is not None
 
     def _memory_of(self, node: Node) -> Tier | None:
-        """The tier in memory that has the node complete, which says that it is still in the tree; the host first, for
-        that spares the device."""
+        """The tier in memory that has the node complete: the host if it can be, which spares the device.
+
+        Returns None if neither has it, as for a node that has left the tree.
+        """
         for tier in (self._hierarchy.host, self._hierarchy.device):
             if tier is not None:
                 place = node.places[tier.index]
@@ -95,32 +99,31 @@ class WriteBehind:
             hierarchy.release(held)
             return
         parent_key = self._root_key(parent.label) if above is None else above.copy
-        key = hierarchy.records.key(parent_key, node.tokens)
+        record = record_of(node, parent_key)
         self._writing = True
 
         def done(moved: Moved) -> None:
             self._writing = False
-            hierarchy.count("to_disk", disk, node, moved)
+            hierarchy.moves.ended("to_disk", disk, node, moved)
             if node.places[DISK] is not place:  # given up meanwhile
-                hierarchy.remove_records([key])
+                hierarchy.remove_records([record.key])
             elif moved.error is None:
-                place.copy = key
+                disk.fill(place, record.key)
                 disk.release(node)
             else:
-                disk.leave(node, evicted=False)
-                disk.counts.insertions -= 1
+                disk.leave(node)
                 if not any(node.places):  # a device that takes its memory back has done so
                     hierarchy.forget(node)
             hierarchy.release(held)
             self._learn(node, moved.error)
             self._advance()
-            hierarchy.on_room()
+            hierarchy.moves.tell_room()
 
-        copy, tier = origin.copy, source.index
-        hierarchy.writes.submit(lambda: hierarchy.records.write(key, parent_key, node, copy, tier), done)
+        kv = DeviceKV(origin.copy) if source.index == DEVICE else HostKV(origin.copy)
+        hierarchy.moves.writes.submit(lambda: hierarchy.records.write(record, kv), done)
 
     def _learn(self, node: Node, error: Exception | None) -> None:
-        """After a failure, records are passed over, twice as many each time: a disk that is ill is not asked on."""
+        """Passes over records after a failure, twice as many each time, so that a failing disk is left alone."""
         if error is None:
             self._failures = 0
             return

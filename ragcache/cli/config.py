@@ -1,4 +1,4 @@
-"""ServeConfig: everything `ragcache serve` can be told, checked once."""
+"""ServeConfig: every setting of `ragcache serve` and `open_service`, from options and a TOML file, checked once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragcache.cache.cache import ADMISSIONS
 from ragcache.errors import ConfigError
-from ragcache.policy import POLICIES
+from ragcache.policy import POLICIES, PolicyChoice, policy_factory
+from ragcache.service.settings import ServiceSettings
 from ragcache.sizes import DiskCache, parse_size
 
 ENGINES = ("torch", "vllm")
@@ -27,34 +27,36 @@ def _option(default: Any, text: str, **more: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """Settings of a server. Each is an option `--like-this` and a key `like_this` of the TOML file."""
+    """Settings of a server. Each is an option `--like-this`, a key `like_this` of the TOML file, and a keyword argument
+    of `open_service`. Sizes are bytes. Raises ConfigError, which names the setting that cannot be used."""
 
     index: Path = _option(Path(), "faiss.idx of a folder written by `ragcache index`", required=True)
-    model: str = _option("default", "model folder, GGUF file or Hugging Face id")
-    top_k: int = _option(2, "documents a question gets unless it asks for another number", least=1)
-    max_doc_tokens: int = _option(1024, "a longer document is cut to this many tokens", least=16)
-    max_question_tokens: int = _option(512, "a longer question is refused", least=1)
-    max_tokens: int = _option(128, "longest answer in tokens; a question may ask for less", least=1)
+    model: str = _option("default", "folder of a model, GGUF file or Hugging Face id")
+    top_k: int = _option(2, "documents for a question that does not ask for another number")
+    max_doc_tokens: int = _option(1024, "cut longer documents to this many tokens", least=16)
+    max_question_tokens: int = _option(512, "refuse questions of more tokens", least=1)
+    max_tokens: int = _option(128, "longest answer in tokens; a question may ask for a shorter one")
     device_cache: int = _option(2 * 2**30, "device memory for KV, cached and in use, such as 2GiB", size=True)
-    host_cache: int = _option(0, "host memory for KV that the device gave up, such as 8GiB (0: none)", size=True)
+    host_cache: int = _option(0, "host memory for KV that left the device, such as 8GiB (0: none)", size=True)
     disk_cache: str = _option(
         "", "folder and size of a disk cache, which outlives the server, such as /var/cache/kv:100GiB", form="PATH:SIZE"
     )
     kv_store_dtype: str = _option(
         "device",
-        "how host and disk store KV: device (its dtype, exact) or float16 (half of float32, rounded)",
+        "how host and disk store KV: device (the device's dtype, exact) or float16 (half the size of float32, rounded)",
         one_of=KV_STORE_DTYPES,
     )
     cache: bool = _option(True, "keep the KV of documents between requests")
-    policy: str = _option("pgdsf", f"whose KV is given up first: {', '.join(POLICIES)}", one_of=tuple(POLICIES))
+    policy: PolicyChoice = _option(
+        "pgdsf", f"which KV is evicted first: {', '.join(POLICIES)}, or module:Class for your own", form="NAME"
+    )
     admission: str = _option(
         "always",
-        "whether new KV stays always, or competes with what it would displace (memory for one request is then kept "
-        "free of idle KV)",
-        one_of=ADMISSIONS,
+        "always: new KV always stays; competes: only where the policy prefers it to the KV that it would displace "
+        "(then memory for one request is kept free of idle KV)",
     )
     engine: str = _option(
-        "torch", "who computes: torch, in this process, or vllm, where it is installed", one_of=ENGINES
+        "torch", "what computes: torch, in this process, or vllm, where it is installed", one_of=ENGINES
     )
     vllm_options: str = _option(
         "",
@@ -63,29 +65,26 @@ class ServeConfig:
     )
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8000, "port to listen on (0: any free one)", least=0)
-    threads: int = _option(0, "torch threads of the engine (0: one a core)", least=0)
+    threads: int = _option(0, "torch threads of the engine (0: one for each core)", least=0)
     profile: str = _option(
         "auto",
-        "prefill times that the policy weighs by: a file of `ragcache profile`, or auto, what was measured here "
-        "with this model, else an estimate",
+        "prefill times that the policy weighs by: a file of `ragcache profile`, or auto: what was measured on this "
+        "machine with this model, else an estimate",
     )
-    prefill_chunk: int = _option(512, "prompt tokens computed in one step, at most", least=1)
-    max_batch: int = _option(8, "requests that the engine works on at a time", least=1)
-    max_prefill_batch: int = _option(
-        4, "with so many prompts to be computed, nothing is computed on speculation", least=1
-    )
+    prefill_chunk: int = _option(512, "compute at most this many prompt tokens in one step")
+    max_batch: int = _option(8, "requests that the engine works on at a time")
+    max_prefill_batch: int = _option(4, "stop speculating once this many prompts await prefill")
     speculate: str = _option(
         "off",
-        "prefill what a search has found so far while it goes on: off, or dynamic (while max_prefill_batch allows)",
+        "dynamic: prefill the documents that a search has found so far, while it goes on and max_prefill_batch allows; "
+        "or off",
         one_of=SPECULATIONS,
     )
-    max_waiting: int = _option(64, "requests that may wait; a further one is refused (429)", least=0)
+    max_waiting: int = _option(64, "requests that may wait; further ones are refused (429)")
     reorder_window: int = _option(
-        32,
-        "by how many later requests one may be passed that have more cached (0: order of arrival)",
-        least=0,
+        32, "a request may be overtaken by this many later ones that have more in the cache (0: order of arrival)"
     )
-    grace_seconds: float = _option(30.0, "how long running answers may go on after SIGTERM", least=0)
+    grace_seconds: float = _option(30.0, "time for running answers to finish after SIGTERM", least=0)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -97,39 +96,63 @@ class ServeConfig:
                 raise ConfigError(f"{field.name} is one of {', '.join(one_of)}, not {value!r}")
             if least is not None and value < least:
                 raise ConfigError(f"{field.name} must be at least {least}, not {value}")
-        if self.host_cache < 0:
-            raise ConfigError(f"host_cache must be 0 or more, not {self.host_cache}")
-        _ = self.disk  # parsed, and so checked
-        if not self.cache and (self.host_cache or self.disk_cache):
-            raise ConfigError("a host or a disk cache has no use with --no-cache: leave out one or the other")
+        _ = self.service  # checks the others
         if self.vllm and self.engine != "vllm":
             raise ConfigError("vllm_options have no use without --engine vllm")
         if self.engine == "vllm" and self.kv_store_dtype != "device":
             raise ConfigError("vLLM's KV moves in whole blocks: leave out --kv-store-dtype")
+        if self.engine == "vllm" and self.policy not in POLICIES:
+            raise ConfigError(f"with --engine vllm, policy is one of {', '.join(POLICIES)}, not {self.policy!r}")
         if self.port > 65535:
             raise ConfigError(f"port must be at most 65535, not {self.port}")
 
     @property
+    def service(self) -> ServiceSettings:
+        """The settings of the service, whichever engine computes."""
+        return ServiceSettings(
+            device_cache=self.device_cache,
+            host_cache=self.host_cache,
+            disk_cache=self.disk,
+            policy=policy_factory(self.policy),
+            admission=self.admission,
+            keeps=self.cache,
+            prefill_chunk=self.prefill_chunk,
+            top_k=self.top_k,
+            max_tokens=self.max_tokens,
+            max_batch=self.max_batch,
+            max_waiting=self.max_waiting,
+            reorder_window=self.reorder_window,
+            max_prefill_batch=self.max_prefill_batch,
+            speculate=self.speculate == "dynamic",
+        )
+
+    @property
     def disk(self) -> DiskCache | None:
-        """The disk cache, if there is to be one."""
+        """Folder and bytes of the disk cache, or None for no disk cache."""
         return DiskCache.parse(self.disk_cache) if self.disk_cache else None
 
     @property
     def vllm(self) -> dict[str, Any]:
-        """The options of vLLM."""
+        """`vllm_options`, parsed: arguments of vLLM's engine by name."""
         try:
-            found = json.loads(self.vllm_options or "{}")
+            options = json.loads(self.vllm_options or "{}")
         except ValueError as error:
-            raise ConfigError(f"vllm_options is no JSON: {error}") from error
-        if not isinstance(found, dict):
+            raise ConfigError(f"vllm_options is not valid JSON: {error}") from error
+        if not isinstance(options, dict):
             raise ConfigError(f"vllm_options must be a JSON object, not {self.vllm_options!r}")
-        return found
+        return options
 
     @classmethod
     def load(cls, file: Path | None, options: Mapping[str, Any]) -> ServeConfig:
-        """Settings of the TOML `file`, overridden by `options` (those that are not None)."""
+        """Settings of the TOML `file`, overridden by `options` (those that are not None).
+
+        A size may be a text such as "2GiB", a path a text. Paths of the file are relative to its folder. Raises
+        ConfigError for a file that cannot be read, an unknown or missing setting, or a value of the wrong type.
+        """
         settings = {} if file is None else _read_toml(file)
         settings |= {name: value for name, value in options.items() if value is not None}
+        if unknown := sorted(settings.keys() - _FIELDS.keys()):
+            raise ConfigError(f"unknown setting {unknown[0]!r}; known are {', '.join(_FIELDS)}")
         if "index" not in settings:
             raise ConfigError("no index: pass --index DIR/faiss.idx, made by `ragcache index --corpus … --out DIR`")
         where = "" if file is None else f" (settings of {file} and the command line)"
@@ -137,11 +160,11 @@ class ServeConfig:
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(ServeConfig)}
-_KINDS = {"Path": Path, "str": str, "int": int, "bool": bool, "float": float}
+_KINDS = {"Path": Path, "str": str, "PolicyChoice": str, "int": int, "bool": bool, "float": float}
 
 
 def option_kind(name: str) -> type:
-    """Python type of a setting."""
+    """The Python type that a setting has when it is written as an option or in a file."""
     return _KINDS[str(_FIELDS[name].type)]
 
 
@@ -149,6 +172,8 @@ def _coerce(name: str, value: Any, where: str) -> Any:
     kind = option_kind(name)
     if _FIELDS[name].metadata.get("size"):
         return parse_size(value)
+    if name == "policy" and callable(value):
+        return value
     if kind is Path and isinstance(value, str | Path):
         return Path(value).expanduser()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -176,6 +201,6 @@ def _read_toml(file: Path) -> dict[str, Any]:
         settings["disk_cache"] = f"{file.parent / cache.folder}:{disk.rpartition(':')[2]}"
     for name in ("model", "profile"):
         path = file.parent / str(settings.get(name, ""))
-        if name in settings and path.exists():  # a name that is no path beside the file may be a hub's
+        if name in settings and path.exists():  # a name without such a file may be a model hub's
             settings[name] = str(path)
     return settings

@@ -10,8 +10,8 @@ from ragcache.tree.tree import Node
 class Belady(PriorityPolicy):
     """Evicts the node whose next use is farthest away, and first of all what is never used again.
 
-    `future` says at which steps a path will be asked for, by its path key, ascending; who replays them sets `now` to
-    the step before each. With unequal sizes this is a strong baseline and not a bound.
+    `future` gives the steps at which a path will be asked for, by its path key, ascending; the simulation sets `now` to
+    the step that runs. With unequal sizes this is a strong baseline and not a bound.
     """
 
     def __init__(self, future: Mapping[int, Sequence[int]]) -> None:
@@ -21,5 +21,5 @@ class Belady(PriorityPolicy):
 
     def priority(self, node: Node) -> float:
         steps = self._future.get(node.path_key, ())
-        at = bisect_right(steps, self.now)
-        return -float(steps[at]) if at < len(steps) else float("-inf")
+        following = bisect_right(steps, self.now)
+        return -float(steps[following]) if following < len(steps) else float("-inf")

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 
 class GhostList:
-    """Path keys with their sizes, oldest first. Holds no node and no KV; `size` is the sum of the sizes."""
+    """Path keys with their sizes in tokens, oldest first, and `size`, the sum of these. Holds no node and no KV."""
 
     def __init__(self) -> None:
         self.size = 0

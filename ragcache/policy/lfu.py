@@ -5,7 +5,7 @@ from ragcache.tree.tree import Node
 
 
 class LFU(PriorityPolicy):
-    """Frequency alone. Uses are counted from 1 while the node lives; what was hot once stays long."""
+    """Ranks nodes by frequency alone. Uses are counted from 1 while the node lives, so what was hot once stays long."""
 
     def priority(self, node: Node) -> float:
         return float(node.frequency)

@@ -5,7 +5,7 @@ from ragcache.tree.tree import Node
 
 
 class LRU(PriorityPolicy):
-    """Recency alone."""
+    """Ranks nodes by their last use alone."""
 
     def priority(self, node: Node) -> float:
         return float(node.last_use)

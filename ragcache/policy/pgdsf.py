@@ -5,7 +5,7 @@ from ragcache.tree.tree import Node
 
 
 class PGDSF(PriorityPolicy):
-    """Evicts the node whose KV is cheapest to compute again, a token, for how often it is asked for."""
+    """Evicts the node whose KV costs least to compute again, per token, weighed by how often it is asked for."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,14 +21,14 @@ class PriorityPolicy(ABC):
         self._priorities: dict[int, float] = {}  # of every node of the tier, by id
         self._offered: dict[int, Entry] = {}
         self._heap: list[Entry] = []
-        self._live: dict[int, Entry] = {}  # of the heap's entries, the one that counts for a node
+        self._live: dict[int, Entry] = {}  # by node, the one entry of the heap that counts
 
     @abstractmethod
     def priority(self, node: Node) -> float:
-        """Worth of keeping the node, which was used just now."""
+        """The worth of keeping the node, which was used just now: the lowest goes first."""
 
     def evicted(self, priority: float) -> None:  # noqa: B027 (most policies learn nothing)
-        """A node of this priority was evicted."""
+        """Called after a node of this priority was evicted."""
 
     def missed(self, path_key: int, size: int) -> None:
         del path_key, size  # what is not here has no priority

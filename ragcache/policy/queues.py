@@ -8,7 +8,7 @@ from ragcache.tree.tree import Node
 
 
 class QueuePolicy(ABC):
-    """Keeps the offered nodes' ids. The queues hold every node; a choice passes over those not offered."""
+    """Base of policies that keep every node in queues of their own, and pass over those that are not offered."""
 
     def __init__(self) -> None:
         self._offered: set[int] = set()
@@ -42,7 +42,7 @@ class QueuePolicy(ABC):
 
     @abstractmethod
     def _choose(self) -> Node:
-        """An offered node; there is one."""
+        """Chooses an offered node. Called only while there is one."""
 
     @abstractmethod
     def _forget(self, node: Node, evicted: bool) -> None:

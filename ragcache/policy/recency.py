@@ -9,7 +9,7 @@ from ragcache.tree.tree import Node
 
 
 class RecencyList:
-    """Least recently used first. `size` is the sum of the nodes' tokens."""
+    """Nodes by their last use, the least recently used first. `size` is the sum of their tokens."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -22,24 +22,28 @@ class RecencyList:
         return node.id in self._nodes
 
     def add(self, node: Node) -> None:
-        """The node enters as the most recently used."""
+        """Adds a node as the most recently used."""
         self._nodes[node.id] = node
         self.size += node.size
 
     def touch(self, node: Node) -> None:
+        """Makes a node of the list the most recently used."""
         self._nodes.move_to_end(node.id)
 
     def remove(self, node: Node) -> None:
+        """Takes a node out; KeyError if it is not in the list."""
         del self._nodes[node.id]
         self.size -= node.size
 
     def oldest(self) -> Node:
-        """The least recently used of all; KeyError if there is none."""
+        """The least recently used node. The list must not be empty."""
         return self._nodes[next(iter(self._nodes))]
 
     def oldest_in(self, offered: Container[int], but: Container[int] = ()) -> Node | None:
-        """The least recently used of those offered, `but` for some; by id. Few are passed over: the ancestors of old
-        leaves, and what is held."""
+        """The least recently used node whose id is in `offered` and not in `but`; None if there is none.
+
+        Few are passed over: the ancestors of old leaves, and nodes that are held.
+        """
         for key, node in self._nodes.items():
             if key in offered and key not in but:
                 return node

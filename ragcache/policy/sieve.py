@@ -10,7 +10,7 @@ from ragcache.tree.tree import Node
 
 @dataclass(slots=True, eq=False)
 class _Link:
-    """A node's place in the queue, from the oldest to the newest."""
+    """A node in the queue, between the next older and the next newer one."""
 
     node: Node | None
     older: _Link
@@ -43,7 +43,7 @@ class SIEVE(QueuePolicy):
 
     def _choose(self) -> Node:
         # Algorithm 1: obj = hand, or the tail; while obj was visited: clear it, obj = the next towards the head, or
-        # the tail again; the hand stays where it found. What is not offered is passed over, and its bit left alone
+        # the tail again; the hand stays there. What is not offered is passed over, and its bit left alone
         link = self._hand
         while True:
             if link.node is not None and link.node.id in self._offered:

@@ -14,13 +14,16 @@ _PROTECTED = 0.8  # and of the rest the protected segment has four fifths
 
 
 class Histogram(Protocol):
-    """How often a path was asked for lately."""
+    """Counts how often each path was asked for lately."""
 
-    def add(self, path_key: int) -> None: ...
+    def add(self, path_key: int) -> None:
+        """Counts a use of the path."""
 
-    def count(self, path_key: int) -> int: ...
+    def count(self, path_key: int) -> int:
+        """The number of uses of the path, or an estimate."""
 
-    def grow(self, nodes: int) -> None: ...
+    def grow(self, nodes: int) -> None:
+        """Makes room for the counts of this number of nodes."""
 
 
 class WTinyLFU(QueuePolicy):
@@ -48,7 +51,7 @@ class WTinyLFU(QueuePolicy):
         self._candidates.clear()
         self._window.add(node)
         while self._window.size > self._window_capacity and len(self._window) > 1:
-            self._to_probation(self._window)  # there is room: nobody has to go for it
+            self._to_probation(self._window)  # there is room: no node has to go for it
         self._histogram.grow(len(self._window) + len(self._probation) + len(self._protected))
 
     def used(self, node: Node) -> None:

@@ -1,4 +1,4 @@
-"""SimulatedFinder: finds what a workload says, in the time that searches take."""
+"""SimulatedFinder: finds the documents that a workload names, in the time that searches take."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tokenizers import Tokenizer, models
 from ragcache.errors import BadQuery
 from ragcache.prompt.prompt import Prompt
 from ragcache.replay.search_profile import SearchProfile
-from ragcache.replay.searches import Documents, InTurn, Outsider, Searching
+from ragcache.replay.searches import Documents, Outsider, Searches, SearchesInTurn
 from ragcache.replay.workload import TimedRequest, Workload
 from ragcache.service.answer import UsedDocument
 from ragcache.service.finder import Stage
 from ragcache.tree.segment import Segment
 
-TOKENS_PER_WORD = 4 / 3  # of a question that is text: what English takes with most tokenizers
+TOKENS_PER_WORD = 4 / 3  # in a question that is text: about what English takes with most tokenizers
 
 
 class Tokens(Protocol):
@@ -30,13 +30,13 @@ class Tokens(Protocol):
 
 
 def lengths_alone(name: str, length: int) -> Sequence[int]:
-    """For an engine that reads no tokens."""
+    """Ids 0, 1, 2, …, for an engine that does not read them."""
     del name
     return range(length)
 
 
 def made_up(vocab: int) -> Tokens:
-    """Ids drawn by the name, for an engine that computes."""
+    """Ids below `vocab`, drawn with the name as the seed, for an engine that computes."""
 
     def tokens(name: str, length: int) -> Sequence[int]:
         return random.Random(f"{name}\0{length}").choices(range(vocab), k=length)
@@ -45,11 +45,11 @@ def made_up(vocab: int) -> Tokens:
 
 
 class SimulatedFinder:
-    """The finder of a replay. A question is the number of its request in the workload.
+    """The finder of a replay. A question is the number of its request in the workload, as a text.
 
-    Searches take the times of `searches` on the loop's clock, those of a profile one after the other, as a live
-    service's do; without any they take none and have one stage. Documents that a search shows and that are not its
-    request's are those of other requests, drawn with `seed`, so that popular ones show more often.
+    Searches take the times of `searches` on the loop's clock. Those of a profile run one after the other, as a live
+    service's do. Without `searches` they take no time and have one stage. A search may show documents that are not its
+    request's: they are those of other requests, drawn with `seed`, so that popular ones show more often.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class SimulatedFinder:
         workload: Workload,
         *,
         system_tokens: int,
-        searches: Searching | SearchProfile | None = None,
+        searches: Searches | SearchProfile | None = None,
         seed: int = 0,
         tokens: Tokens = lengths_alone,
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self._requests = workload.requests
-        self._searching = InTurn(searches) if isinstance(searches, SearchProfile | None) else searches
+        self._searches: Searches = SearchesInTurn(searches) if isinstance(searches, SearchProfile | None) else searches
         self._seed = seed
         self._tokens = tokens
         self._tokenizer = tokenizer or Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
@@ -81,13 +81,16 @@ class SimulatedFinder:
         return self._tokenizer
 
     def check(self, question: str) -> None:
-        """Every request of the workload can be asked."""
+        """Accepts every request of the workload."""
 
     def longest(self) -> int:
         """Tokens of the longest prompt and answer together."""
         return max(
-            len(self._system) + sum(size for _, size in request.documents) + self._question_tokens(at) + request.output
-            for at, request in enumerate(self._requests)
+            len(self._system)
+            + sum(size for _, size in request.documents)
+            + self._question_tokens(number)
+            + request.output
+            for number, request in enumerate(self._requests)
         )
 
     async def find(self, question: str, top_k: int, room: int, *, staged: bool) -> AsyncGenerator[Stage]:
@@ -95,7 +98,7 @@ class SimulatedFinder:
         number = int(question)
         request = self._requests[number]
         ending = self._question(number)
-        stages = self._searching.stages(number, request.documents, self._outsider(number, request), staged=staged)
+        stages = self._searches.stages(number, request.documents, self._outsider(number, request), staged=staged)
         async with contextlib.aclosing(stages):
             async for documents in stages:
                 if documents is request.documents:
@@ -129,7 +132,7 @@ class SimulatedFinder:
         return outsider
 
     def _others(self, number: int, request: TimedRequest) -> Iterator[tuple[str, int]]:
-        """Documents that the request does not have, each once."""
+        """Documents that the request does not have, each once, without end."""
         draw = random.Random(f"{self._seed}:{number}")
         taken = {name for name, _ in request.documents}
 
@@ -137,15 +140,15 @@ class SimulatedFinder:
             for _ in range(100):
                 other = self._requests[draw.randrange(len(self._requests))].documents
                 if other:
-                    found = other[draw.randrange(len(other))]
-                    if found[0] not in taken:
-                        return found
+                    document = other[draw.randrange(len(other))]
+                    if document[0] not in taken:
+                        return document
             return (f"outsider {which} of request {number}", request.documents[0][1])  # the workload has few others
 
         for which in count(1):
-            found = another(which)
-            taken.add(found[0])
-            yield found
+            document = another(which)
+            taken.add(document[0])
+            yield document
 
     def _prompt(self, documents: Documents, question: Sequence[int]) -> Prompt:
         segments = [self._system, *(self._segment(name, size) for name, size in documents)]

@@ -12,23 +12,24 @@ import numpy as np
 
 from pimsim import PimsimError, SystemConfig, version
 from pimsim.fields import shipped
-from pimsim.system.config import FOLDER
-from pimsim.system.cost import Piece, Pieces
-from pimsim.system.generation import generator
-from pimsim.system.retrieval import retriever, search
+from pimsim.system.described.config import FOLDER
+from pimsim.system.generation.engine import generator
+from pimsim.system.generation.protocol import Piece, Pieces
+from pimsim.system.retrieval.engine import retriever, search
 from ragcache.engine.simulated.hardware import HARDWARE
 from ragcache.engine.simulated.step_cost import chunked
 from ragcache.errors import ConfigError
-from ragcache.replay.searches import Asked, Shown
+from ragcache.replay.searches import SearchRequest, ShownList
 
-REMEMBERED = 1 << 16  # steps of either kind whose times are kept
-TOKEN_BYTES = 4  # of an id on a link
-NOT_IN_TIMES = ("workload", "price", "area")  # parts of a system, of which at most the batch is used
+REMEMBERED = 1 << 16  # prefill steps, and as many decode steps, whose times are kept
+TOKEN_BYTES = 4  # a token id on a link
+NOT_IN_TIMES = ("workload", "price", "area")  # sections of a system that change no time, but for the batch
 
 
 class PimMachine:
-    """A Machine and a SearchMachine by a system's times. Its workload is the replay's, but for `workload.batch`, which
-    says how many searches can be in hand, and what searches are drawn from.
+    """A Machine and a SearchMachine that take the times of a system of pimsim.
+
+    Its workload is the replay's. Of the system's own, `workload.batch` says how many searches run at a time.
 
     A step with prompts and decodes is, on a GPU, one pass over the weights; devices that compute in memory take turns:
     prefill on their arrays, decoding at their banks. Cached KV is read where it lies: it costs nothing to put together.
@@ -37,7 +38,7 @@ class PimMachine:
     """
 
     def __init__(self, config: SystemConfig, *, prefill_chunk: int = 512, seed: int = 0, name: str = "") -> None:
-        """`name` is told in reports, the system's own if empty. ConfigError for a system that cannot do its work."""
+        """`name` goes into reports (by default the system's own). ConfigError for a system that cannot do the work."""
         if prefill_chunk < 1:
             raise ConfigError(f"prefill_chunk must be at least 1, not {prefill_chunk}")
         self.config = config
@@ -49,14 +50,16 @@ class PimMachine:
         self._one_pass = config.generation.engine == "gpu"
         try:
             self._generator, self._retriever = generator(config), retriever(config)
-            self.step([(0, 1)], [1])  # what it cannot do is told now
-            self.search([Asked(0, 1, 1)], 0)
+            self.step([(0, 1)], [1])  # a system that cannot do it is refused now
+            self.search([SearchRequest(0, 1, 1)], 0)
         except PimsimError as error:
             raise ConfigError(f"{self._name}: {error}") from error
 
     @classmethod
     def load(cls, name: str, *, model: str | None = None, prefill_chunk: int = 512, seed: int = 0) -> PimMachine:
-        """A system that pimsim brings, or that of a YAML file; `model` in place of the system's, as pimsim knows it."""
+        """A system of pimsim by its name or YAML file, with pimsim's `model` of this name in place of its own.
+
+        Raises ConfigError for a name that is not known and a file that cannot be used."""
         if "/" not in name and not name.endswith((".yaml", ".yml")) and name not in shipped(FOLDER):
             raise ConfigError(
                 f"there is no hardware {name!r}; known are {', '.join(HARDWARE)}, systems of pimsim: "
@@ -71,13 +74,13 @@ class PimMachine:
     @property
     def described(self) -> Mapping[str, Any]:
         config = self.config
-        leans_on = [
+        assumed = [
             value.name
             for value in config.sourced
             if value.source.assumed and value.name.partition(".")[0] not in NOT_IN_TIMES
         ]
         system = {"configuration": config.configuration, "release": version(), "searches_at_once": self.at_once}
-        return {"hardware": self._name, "model": config.model.name, "system": {**system, "assumed": leans_on}}
+        return {"hardware": self._name, "model": config.model.name, "system": {**system, "assumed": assumed}}
 
     # a Machine
 
@@ -125,7 +128,7 @@ class PimMachine:
     def joins(self) -> bool:
         return self.config.optimisations.p
 
-    def search(self, asked: Sequence[Asked], running: int) -> list[list[Shown]]:
+    def search(self, requests: Sequence[SearchRequest], running: int) -> list[list[ShownList]]:
         """The host makes the queries, sends them to all devices, merges what comes back, and hands the documents on.
 
         Without `p` all of a batch end with its slowest. With `p` the host looks at each of them every
@@ -133,23 +136,27 @@ class PimMachine:
         in its stead. The links' and the host's times are those of these searches alone.
         """
         config = self.config
-        count = len(asked)
-        rng = np.random.default_rng([self._seed, asked[0].number])
-        found = search(self._retriever, config.search.effort, count, running, False, rng)
+        count = len(requests)
+        rng = np.random.default_rng([self._seed, requests[0].number])
+        times = search(self._retriever, config.search.effort, count, running, False, rng)
         begun = count * config.host.query_us * 1e-6 + self._over_link(count * config.dimm.vectors.bytes)
         if not self.joins:
-            tokens = sum(each.tokens for each in asked)
-            whole = begun + float(found.done.max()) + self._handed_on(count, tokens)
-            return [[Shown(whole, range(each.documents))] for each in asked]
-        interval = max(1e-12, found.hop * config.retrieval.interval_hops)
+            tokens = sum(request.tokens for request in requests)
+            whole = begun + float(times.done.max()) + self._handed_on(count, tokens)
+            return [[ShownList(whole, range(request.documents))] for request in requests]
+        interval = max(1e-12, times.hop * config.retrieval.interval_hops)
         shown = []
-        for each, seconds in zip(asked, found.done.tolist(), strict=True):
-            after = begun + self._handed_on(1, each.tokens)
-            when = rng.random(each.documents) * config.search.found_by * seconds
+        for request, seconds in zip(requests, times.done.tolist(), strict=True):
+            after = begun + self._handed_on(1, request.tokens)
+            when = rng.random(request.documents) * config.search.found_by * seconds
             seen = np.ceil(when / interval).astype(int).tolist()
             last = math.ceil(seconds / interval)
-            looks = [Shown(after + look * interval, _by(look, seen)) for look in sorted(set(seen)) if 0 < look < last]
-            shown.append([*looks, Shown(after + last * interval, range(each.documents))])
+            looks = [
+                ShownList(after + look * interval, _shown_at(look, seen))
+                for look in sorted(set(seen))
+                if 0 < look < last
+            ]
+            shown.append([*looks, ShownList(after + last * interval, range(request.documents))])
         return shown
 
     def _over_link(self, size: float) -> float:
@@ -157,14 +164,14 @@ class PimMachine:
         return size / (link.gbps * 1e9) + link.latency_ns * 1e-9
 
     def _handed_on(self, searches: int, tokens: int) -> float:
-        """From the devices' results to the documents' tokens where they are prefilled."""
+        """Seconds from the devices' results until the documents' tokens are where they are prefilled."""
         config = self.config
         results = searches * config.dimm.graph.k
         merging = results * config.retrieval.devices * config.host.merge_ns * 1e-9
         return self._over_link(results * config.dimm.dpm.result_bytes) + merging + self._over_link(tokens * TOKEN_BYTES)
 
 
-def _by(look: int, seen: Sequence[int]) -> list[int]:
-    """What a look shows: of the result what was seen by then, and behind it as many others as are still to be found."""
-    found = [at for at, when in enumerate(seen) if when <= look]
-    return found + [-other for other in range(1, len(seen) - len(found) + 1)]
+def _shown_at(look: int, seen: Sequence[int]) -> list[int]:
+    """Positions that a look shows: those of the result that were `seen` by then, and others in place of the rest."""
+    result = [position for position, first_look in enumerate(seen) if first_look <= look]
+    return result + [-other for other in range(1, len(seen) - len(result) + 1)]

@@ -1,4 +1,4 @@
-"""Replay: the requests of a workload sent at their times, whoever answers them, and what became of each."""
+"""Replay: the requests of a workload sent at their times, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ragcache.service.service import RagService
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An answered request. Times are seconds; `ttft` and `total` count from its arrival."""
+    """An answered request. Times are seconds; `ttft` (to the first token) and `total` count from its arrival."""
 
     ttft: float
     total: float
@@ -31,7 +31,7 @@ class Served:
     disk_tokens: int
     output_tokens: int
     documents: int
-    cached_documents: int | None  # None where nobody can say
+    cached_documents: int | None  # None where it is not known
     speculations: int
     speculation_used: bool
     wasted_tokens: int
@@ -39,7 +39,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a request that arrived `arrived` seconds after the start: `served`, or why not."""
+    """How a request ended: `served`, or `message` says why not. Times are seconds after the start of the replay."""
 
     number: int
     arrived: float
@@ -57,7 +57,7 @@ class Asker(Protocol):
 
 
 class ServiceAsker:
-    """Asks a service of this process whose finder is that of the workload. `system_tokens`: of its system prompt."""
+    """Asks a service of this process whose finder is the workload's and whose system prompt has `system_tokens`."""
 
     def __init__(self, service: RagService, system_tokens: int, timeout_ms: int | None = None) -> None:
         self._service = service
@@ -114,9 +114,9 @@ class Replay:
         self.most_in_flight = 0
 
     async def run(self, on_progress: Callable[[int], object] = lambda _: None) -> list[Outcome]:
-        """The outcome of each request, in the workload's order. `on_progress` is told numbers of requests ended.
+        """The outcome of each request, in the workload's order. `on_progress` gets numbers of requests that ended.
 
-        An error that is no outcome ends the replay: the other requests are cancelled.
+        An error that is not a RagCacheError ends the replay: the other requests are cancelled.
         """
         loop = asyncio.get_running_loop()
         start = loop.time()

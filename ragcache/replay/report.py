@@ -1,4 +1,4 @@
-"""ReplayReport: what a replay's outcomes add up to, as JSON and as a table."""
+"""ReplayReport: the figures of a replay, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from ragcache.cost import PrefillCost
 from ragcache.replay.replay import Outcome, Served
 
-_DIGITS = 9  # of seconds: nanoseconds
+_DIGITS = 9  # after the point, of seconds: nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and percentiles (linear between neighbours) of seconds; all None where there is nothing."""
+    """Mean and percentiles (linear between neighbours) of times in seconds; all None if there are none."""
 
     mean: float | None
     p50: float | None
@@ -30,21 +30,22 @@ class Spread:
         values = np.fromiter(seconds, float)
         if not len(values):
             return cls(None, None, None, None)
-        found = np.percentile(values, [50, 95, 99])
-        return cls(*(round(float(value), _DIGITS) for value in (values.mean(), *found)))
+        percentiles = np.percentile(values, [50, 95, 99])
+        return cls(*(round(float(value), _DIGITS) for value in (values.mean(), *percentiles)))
 
     def as_dict(self) -> dict[str, float | None]:
         return {"mean": self.mean, "p50": self.p50, "p95": self.p95, "p99": self.p99}
 
 
 class ReplayReport:
-    """All times are seconds.
+    """What a replay's outcomes add up to. All times are seconds.
 
-    `ttft`: from arrival to the first token. `time_per_output_token`: from there to the last, by the tokens between,
-    of answers of two tokens or more. `queueing`: from the documents to the engine's first step. Of the search,
-    `not_overlapped` passed before anything that the answer came of was being computed. `seconds` runs from the start
-    to the last answer, and throughput is by it. Hit ratios are of the prompts' tokens and of the documents asked for;
-    `prefill_seconds_saved` is the time that the cost gives for the prompts less that for what was computed of them.
+    `ttft` is the time from a request's arrival to its first token. `time_per_output_token` is the time from the first
+    token to the last, divided by the tokens between, over answers of two tokens or more. `queueing` is the time from
+    the documents to the engine's first step. `search.not_overlapped` is the part of the search before anything that
+    the answer was made from was being computed. `seconds` runs from the start to the last answer; throughput is divided
+    by it. Hit ratios are shares of the prompts' tokens and of the requested documents. `prefill_seconds_saved` is the
+    cost of all prompts less the cost of the parts that were computed.
     """
 
     def __init__(
@@ -56,7 +57,8 @@ class ReplayReport:
         totals: Mapping[str, int],
         cost: PrefillCost | None = None,
     ) -> None:
-        """`totals` are counts of the service, put in as they are."""
+        """`config` says what was replayed. `totals` are counts of the service, added to the report as they are. `cost`
+        prices prefills; without it no time saved is reported."""
         self.outcomes = outcomes
         self.config = dict(config)
         self._most_in_flight = most_in_flight
@@ -64,6 +66,7 @@ class ReplayReport:
         self._cost = cost
 
     def as_dict(self) -> dict[str, Any]:
+        """The report as nested dicts of numbers and texts."""
         served = [outcome.served for outcome in self.outcomes if outcome.served is not None]
         seconds = max((outcome.ended for outcome in self.outcomes), default=0.0)
         prompt, output = sum(s.prompt_tokens for s in served), sum(s.output_tokens for s in served)
@@ -107,10 +110,11 @@ class ReplayReport:
         }
 
     def as_json(self) -> str:
+        """The report as JSON; equal reports give equal texts."""
         return json.dumps(self.as_dict(), indent=2)
 
     def table(self) -> str:
-        """For people: times in milliseconds."""
+        """The report as a table for people, with times in milliseconds."""
         report = self.as_dict()
         lines = [f"{'milliseconds':<28}{'mean':>12}{'p50':>12}{'p95':>12}{'p99':>12}"]
         rows = {

@@ -19,11 +19,11 @@ Stages = tuple[tuple[int, ...], ...]
 
 
 def positions(stages: Sequence[Sequence[int]]) -> Stages:
-    """The documents of each stage of one search as positions in its last one.
+    """The documents of each stage of one search, as positions in its last stage.
 
-    Those that are not in it are -1, -2, … in the order in which they are first seen.
+    Documents that are not in the last stage are -1, -2, … in the order in which they first appear.
     """
-    place: dict[int, int] = {document: at for at, document in enumerate(stages[-1])}
+    place: dict[int, int] = {document: position for position, document in enumerate(stages[-1])}
     outside = 0
     for document in (document for stage in stages for document in stage):
         if document not in place:
@@ -57,40 +57,40 @@ class SearchProfile:
         if not self.lists:
             raise ConfigError("'lists' has no search")
         last = tuple(range(self.k))
-        for at, stages in enumerate(self.lists, 1):
+        for number, stages in enumerate(self.lists, 1):
             if len(stages) != len(self.stage_seconds):
-                raise ConfigError(f"search {at} has {len(stages)} stages, the times {len(self.stage_seconds)}")
+                raise ConfigError(f"search {number} has {len(stages)} stages, the times {len(self.stage_seconds)}")
             if stages[-1] != last:
-                raise ConfigError(f"the last stage of search {at} shows {list(stages[-1])}, not {list(last)}")
+                raise ConfigError(f"the last stage of search {number} shows {list(stages[-1])}, not {list(last)}")
             for stage in stages:
                 if not len(set(stage)) == len(stage) <= self.k or any(position >= self.k for position in stage):
                     raise ConfigError(
-                        f"search {at} shows {list(stage)}: each document once, positions below {self.k}, "
+                        f"search {number} shows {list(stage)}: each document once, positions below {self.k}, "
                         f"{self.k} documents at most"
                     )
-            # who stands in for -j makes as many documents as the largest j: a damaged number must not ask for millions
+            # the finder makes up as many documents as the largest j of a -j: a damaged number must not ask for millions
             outside = {position for stage in stages for position in stage if position < 0}
             if outside and -min(outside) != len(outside):
                 raise ConfigError(
-                    f"search {at} has {min(outside)} among {len(outside)} documents outside its last stage"
+                    f"search {number} has {min(outside)} among {len(outside)} documents outside its last stage"
                 )
 
     @classmethod
     def load(cls, file: Path) -> SearchProfile:
         """The profile in `file`; ConfigError says what is wrong with it."""
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{file} is not a search profile: {error}") from error
-        if not isinstance(found, dict) or found.pop("search_profile", None) != VERSION:
+        if not isinstance(content, dict) or content.pop("search_profile", None) != VERSION:
             raise ConfigError(f"{file} is not a search profile of version {VERSION}; record it anew")
         kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
-        if missing := [name for name in kinds if name not in found]:
+        if missing := [name for name in kinds if name not in content]:
             raise ConfigError(f"{file}: {missing[0]!r} is missing")
         try:
-            values = {name: found[name] for name in kinds}
+            values = {name: content[name] for name in kinds}
             for name in ("vectors", "dim", "effort", "k"):
                 if type(values[name]) is not int or values[name] < 1:
                     raise ConfigError(f"{name!r} is a number of 1 or more, not {values[name]!r}")
@@ -121,19 +121,19 @@ class SearchProfile:
     def search(self, number: int, documents: Sequence[T], outsider: Callable[[int], T]) -> list[tuple[float, list[T]]]:
         """Seconds and documents of the stages that request `number` sees, whose search ends with `documents`.
 
-        The recorded searches come by turns. `outsider(j)` is the document that stands for -j. Of a search for more
-        documents than the request has, those at the end are left out; what one for fewer does not know of comes
-        last at every stage. A request without documents sees none.
+        The recorded searches are taken in turn. `outsider(j)` is the document that stands for -j. Where a recorded
+        search has more documents than the request, those at the end are left out; where it has fewer, the request's
+        others come last at every stage. A request without documents sees none.
         """
         wanted = len(documents)
         if not wanted:
             return [(seconds, []) for seconds in self.stage_seconds]
-        found = []
+        seen = []
         for seconds, stage in zip(self.stage_seconds, self.lists[number % len(self.lists)], strict=True):
             shown = [documents[position] if position >= 0 else outsider(-position) for position in stage
                      if position < wanted]  # fmt: skip
-            found.append((seconds, [*shown[:wanted], *documents[self.k :]]))
-        return found
+            seen.append((seconds, [*shown[:wanted], *documents[self.k :]]))
+        return seen
 
     def settled(self) -> Iterable[float]:
         """For each stage, the share of the searches whose list was the final one from there on."""
@@ -144,17 +144,17 @@ class SearchProfile:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError(f"{value!r} is no list")
+        raise ValueError(f"{value!r} is not a list")
     return value
 
 
 def _seconds(value: Any) -> float:
     if type(value) not in (int, float):
-        raise ValueError(f"{value!r} is no number of seconds")
+        raise ValueError(f"{value!r} is not a number of seconds")
     return float(value)
 
 
 def _whole(value: Any) -> int:
     if type(value) is not int:
-        raise ValueError(f"{value!r} is no position")
+        raise ValueError(f"{value!r} is not a position")
     return value

@@ -1,4 +1,4 @@
-"""SearchRecording: real searches, stage by stage, as a SearchProfile."""
+"""Search recording: real searches, timed stage by stage, as a SearchProfile."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from ragcache.errors import ConfigError
 from ragcache.replay.search_profile import SearchProfile, Stages, positions
 from retrieval.retriever import Retriever
-from retrieval.staged import even_shares
+from retrieval.staged_search import even_shares
 
-Search = Callable[[np.ndarray], Iterable[tuple[Sequence[int], int]]]  # ids and effort of each stage, as they are found
+Search = Callable[[np.ndarray], Iterable[tuple[Sequence[int], int]]]  # ids and effort of each stage, as it ends
 
 
 def record(
@@ -27,9 +27,9 @@ def record(
     repeat: int = 3,
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> SearchProfile:
-    """Searches for each of `vectors` [searches, dim] `repeat` times, on this thread; of a stage's times, the median.
+    """Searches for each of `vectors` [searches, dim] `repeat` times, on this thread. A stage's time is the median.
 
-    A search of fewer stages than the longest shows its first ones at once: they take no time of their own.
+    A search with fewer stages than the longest gets its first list for the stages that it lacks, in no time.
     """
     recorded: list[Stages] = []
     times: list[list[float]] = []
@@ -40,10 +40,10 @@ def record(
         for _ in range(repeat):
             ids, seconds = [], []
             begin = time.perf_counter()
-            for found, spent in search(vector):
+            for rows, spent in search(vector):
                 end = time.perf_counter()
                 seconds.append(end - begin)
-                ids.append([int(row) for row in found])
+                ids.append([int(row) for row in rows])
                 effort = max(effort, spent)
                 begin = time.perf_counter()
             runs.append(seconds)
@@ -51,7 +51,7 @@ def record(
         times.append([median(stage) for stage in zip(*runs, strict=True)])
         on_progress(1)
     stages = max(map(len, recorded))
-    lists = tuple((found[0],) * (stages - len(found)) + found for found in recorded)
+    lists = tuple((own[0],) * (stages - len(own)) + own for own in recorded)
     padded = [[0.0] * (stages - len(seconds)) + seconds for seconds in times]
     return SearchProfile(
         index_type=index_type,
@@ -75,7 +75,10 @@ def record_questions(
     repeat: int = 3,
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> SearchProfile:
-    """The profile of a retriever's searches for these questions; their embedding is not timed."""
+    """The profile of a retriever's searches for these questions, whose embedding is not timed.
+
+    `stages` cuts a search into that many of equal effort (None: the retriever's own). `on_progress` gets numbers of
+    searches done. Raises ConfigError if there are no questions."""
     if not questions:
         raise ConfigError("there are no questions to search for")
     shares = None if stages is None else even_shares(stages)

@@ -1,4 +1,4 @@
-"""Searching: how the searches of a replay take their time: one after the other, or beside each other."""
+"""Searches: how the searches of a replay take their time, one after the other or beside each other."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import NamedTuple, Protocol
 from ragcache.replay.search_profile import SearchProfile
 
 Documents = Sequence[tuple[str, int]]  # ids and tokens
-Outsider = Callable[[int], tuple[str, int]]  # the document that stands for -j
+Outsider = Callable[[int], tuple[str, int]]  # the document that stands for position -j, which is not in the result
 
 
-class Searching(Protocol):
-    """Lets searches take their time on the running loop."""
+class Searches(Protocol):
+    """The searches of a replay, each of which takes its time on the running loop."""
 
     def stages(
         self, number: int, documents: Documents, outsider: Outsider, *, staged: bool
     ) -> AsyncGenerator[Documents]:
-        """What the search of request `number` shows, when it shows it; it ends with `documents`, the very object.
+        """The documents that the search of request `number` shows, when it shows them; last comes `documents` itself.
 
-        Not `staged`, there is the last alone, at the same time. Closing the generator ends the search.
+        Unless `staged`, it shows the last alone, at the same time. Closing the generator ends the search.
         """
 
 
-class InTurn:
-    """One search after the other, as a live service's thread has them; recorded ones, or such as take no time."""
+class SearchesInTurn:
+    """One search after the other, as a live service's thread runs them. They take the times of a recorded profile,
+    or no time without one."""
 
     def __init__(self, profile: SearchProfile | None) -> None:
         self._profile = profile
@@ -51,87 +52,90 @@ class InTurn:
         yield documents
 
 
-class Asked(NamedTuple):
-    """A search of request `number` for so many documents, of so many tokens together."""
+class SearchRequest(NamedTuple):
+    """A search that request `number` asks for: how many documents it finds, and their tokens together."""
 
     number: int
     documents: int
     tokens: int
 
 
-class Shown(NamedTuple):
-    """What a search shows so many seconds after it began: positions in its last list, of others -1, -2, …"""
+class ShownList(NamedTuple):
+    """The list that a search shows `seconds` after it began.
+
+    `positions` are those of its documents in the search's last list; documents that are not in it are -1, -2, …
+    """
 
     seconds: float
     positions: Sequence[int]
 
 
 class SearchMachine(Protocol):
-    """What searches for several requests at once, by its times alone."""
+    """A machine that searches for several requests at once, described by its times alone."""
 
     @property
     def at_once(self) -> int:
-        """Searches that can be in hand."""
+        """How many searches it can run at a time."""
 
     @property
     def joins(self) -> bool:
-        """Whether searches begin beside those that run, or together when none does."""
+        """Whether a search may begin beside others that run; else several begin together, once none runs."""
 
-    def search(self, asked: Sequence[Asked], running: int) -> list[list[Shown]]:
-        """For each of these, that begin now beside others that are `running`, what it shows; last comes its result.
+    def search(self, requests: Sequence[SearchRequest], running: int) -> list[list[ShownList]]:
+        """The lists that each of these searches shows, which begin now beside `running` others; last comes its result.
 
         Equal arguments give equal times.
         """
 
 
-class Together:
-    """Searches of a machine that has several in hand: who comes when it can take no more waits, in order."""
+class SearchesTogether:
+    """Searches of a machine that runs several at a time. Those that it cannot take yet wait in order of arrival."""
 
     def __init__(self, machine: SearchMachine) -> None:
         self._machine = machine
-        self._waiting: deque[tuple[Asked, asyncio.Future[list[Shown]]]] = deque()
+        self._waiting: deque[tuple[SearchRequest, asyncio.Future[list[ShownList]]]] = deque()
         self._running = 0
-        self._looking = False
+        self._begin_scheduled = False
 
     async def stages(
         self, number: int, documents: Documents, outsider: Outsider, *, staged: bool
     ) -> AsyncGenerator[Documents]:
-        begun: asyncio.Future[list[Shown]] = asyncio.get_running_loop().create_future()
-        asked = Asked(number, len(documents), sum(size for _, size in documents))
-        self._waiting.append((asked, begun))
-        self._look_soon()
+        begun: asyncio.Future[list[ShownList]] = asyncio.get_running_loop().create_future()
+        request = SearchRequest(number, len(documents), sum(size for _, size in documents))
+        self._waiting.append((request, begun))
+        self._begin_soon()
         try:
             *before, last = await begun
             spent = 0.0
             for seconds, positions in before if staged else ():
                 await asyncio.sleep(seconds - spent)
                 spent = seconds
-                yield [documents[at] if at >= 0 else outsider(-at) for at in positions]
+                yield [documents[place] if place >= 0 else outsider(-place) for place in positions]
             await asyncio.sleep(last.seconds - spent)
         finally:
-            if begun.done() and not begun.cancelled():  # it had a place
+            if begun.done() and not begun.cancelled():  # the machine had begun it
                 self._running -= 1
-                self._look_soon()
+                self._begin_soon()
         yield documents
 
-    def _look_soon(self) -> None:
-        """When all that comes at this time has come."""
-        if not self._looking:
-            self._looking = True
+    def _begin_soon(self) -> None:
+        """Begins searches once all requests that arrive at this moment have arrived."""
+        if not self._begin_scheduled:
+            self._begin_scheduled = True
             asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
-        self._looking = False
+        self._begin_scheduled = False
         if self._running and not self._machine.joins:
             return
-        taken: list[tuple[Asked, asyncio.Future[list[Shown]]]] = []
+        taken: list[tuple[SearchRequest, asyncio.Future[list[ShownList]]]] = []
         while self._waiting and self._running + len(taken) < self._machine.at_once:
-            asked, begun = self._waiting.popleft()
-            if not begun.done():  # by a request that was given up
-                taken.append((asked, begun))
+            request, begun = self._waiting.popleft()
+            if not begun.done():  # it is, if the request was given up
+                taken.append((request, begun))
         if not taken:
             return
-        shown = self._machine.search([asked for asked, _ in taken], self._running)
+        lists = self._machine.search([request for request, _ in taken], self._running)
         self._running += len(taken)
-        for (_, begun), stages in zip(taken, shown, strict=True):
-            begun.set_result(stages)
+        for (_, begun), shown in zip(taken, lists, strict=True):
+            begun.set_result(shown)

@@ -5,34 +5,35 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ragcache.cache.cache import ADMISSIONS, KnowledgeCache
-from ragcache.cache.interface import HostTier
 from ragcache.cost import PrefillCost, PrefillProfile
 from ragcache.engine.simulated.engine import SimulatedEngine
 from ragcache.engine.simulated.machine import Machine
 from ragcache.engine.simulated.roofline import Roofline
 from ragcache.engine.simulated.step_cost import MeasuredCost, StepCost
 from ragcache.errors import ConfigError
-from ragcache.policy import POLICIES
+from ragcache.policy import PolicyChoice, policy_factory, policy_name
 from ragcache.replay.finder import SimulatedFinder
 from ragcache.replay.virtual_mover import SimulatedHost, VirtualMover
-from ragcache.service.limits import Limits
-from ragcache.service.service import RagService
+from ragcache.service.settings import ServiceSettings
+from ragcache.service.wire import KvParts, Parts, wire
+
+NO_CACHE = "none"  # a policy that keeps no KV between requests
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedSettings:
     """A machine, a model, and how the service is set up. Sizes are bytes; `device_cache` 0 is what the model leaves.
 
-    `hardware` and `model` are names of the roofline's tables, where the service is given no other machine. `policy`
-    none keeps no KV between requests.
+    `hardware` and `model` are names of the roofline's tables, where the service is given no other machine. `policy` is
+    a name, `module:Class` or a class of one's own; "none" keeps no KV between requests. Raises ConfigError, which names
+    the setting that cannot be used.
     """
 
     hardware: str = "a10g"
     model: str = "mistral-7b"
     device_cache: int = 0
     host_cache: int = 0
-    policy: str = "pgdsf"
+    policy: PolicyChoice = "pgdsf"
     admission: str = "always"
     prefill_chunk: int = 512
     max_batch: int = 4
@@ -42,21 +43,18 @@ class SimulatedSettings:
     speculate: bool = False
 
     def __post_init__(self) -> None:
-        if self.policy not in (*POLICIES, "none"):
-            raise ConfigError(f"there is no policy {self.policy!r}; known are {', '.join((*POLICIES, 'none'))}")
-        if self.admission not in ADMISSIONS:
-            raise ConfigError(f"admission is one of {', '.join(ADMISSIONS)}, not {self.admission!r}")
-        for name in ("prefill_chunk", "max_batch", "max_prefill_batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("device_cache", "host_cache", "max_waiting", "reorder_window"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if self.policy == "none" and self.host_cache:
-            raise ConfigError("a host cache has no use with the policy none: leave out one or the other")
+        self.service(device_cache=self.device_cache)  # checks them
 
-    def limits(self, max_tokens: int, top_k: int) -> Limits:
-        return Limits(
+    def service(self, *, device_cache: int, max_tokens: int = 1, top_k: int = 1) -> ServiceSettings:
+        """The settings of the service, with `device_cache` bytes of KV, whose longest answer has `max_tokens`."""
+        keeps = self.policy != NO_CACHE
+        return ServiceSettings(
+            device_cache=device_cache,
+            host_cache=self.host_cache,
+            policy=policy_factory(self.policy if keeps else "lru", more=[NO_CACHE]),
+            admission=self.admission,
+            keeps=keeps,
+            prefill_chunk=self.prefill_chunk,
             top_k=top_k,
             max_tokens=max_tokens,
             max_batch=self.max_batch,
@@ -65,6 +63,11 @@ class SimulatedSettings:
             max_prefill_batch=self.max_prefill_batch,
             speculate=self.speculate,
         )
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings as a report has them."""
+        return {**asdict(self), "policy": policy_name(self.policy)}
 
 
 class SimulatedService:
@@ -79,8 +82,8 @@ class SimulatedService:
         prefill: PrefillProfile | None = None,
         machine: Machine | None = None,
     ) -> None:
-        """`prefill` are measured times, to be used instead of the machine's; `machine` stands in for that of the
-        settings, whose chunks it must have."""
+        """`longest_answer` is in tokens. `prefill` are measured times, used instead of the machine's. `machine` stands
+        in for that of the settings, and must have their `prefill_chunk`. Raises ConfigError for what does not fit."""
         if machine is None:
             machine = Roofline.named(settings.hardware, settings.model, prefill_chunk=settings.prefill_chunk)
         self.cost: PrefillCost = _Remembered(machine) if prefill is None else prefill
@@ -92,44 +95,32 @@ class SimulatedService:
                 f"device_cache is {capacity} bytes; {machine.described['hardware']} has {machine.kv_capacity()} left "
                 f"beside the weights of {model}"
             )
-        if capacity < token:
-            raise ConfigError(f"device_cache is {capacity} bytes; one token of {model} takes {token}")
+        longest_request = finder.longest()
         engine = SimulatedEngine(
             step,
             bytes_per_token=token,
-            # what a workload asks is computed, though the model may be made for shorter prompts
-            context_length=max(machine.context_length, finder.longest() + 1),
+            # what a workload asks for is computed, though the model may be made for shorter prompts
+            context_length=max(machine.context_length, longest_request + 1),
             prefill_chunk=settings.prefill_chunk,
             vocab=machine.vocab,
         )
-        make = POLICIES["lru" if settings.policy == "none" else settings.policy]
-        movers: dict[str, Any] = {}
-        if settings.host_cache:
-            mover = VirtualMover()
-            store = SimulatedHost(mover, token, machine.host_rate)
-            capacity_below = settings.host_cache
-            movers = {
-                "copies": mover,
-                "host": HostTier(capacity_below, token, make(capacity_below // token), store),
-            }
-        working = min(finder.longest() * token, capacity // 2) if settings.admission == "competes" else 0
-        cache = KnowledgeCache(
-            capacity,
-            token,
-            make(capacity // token),
-            keep=settings.policy != "none",
+        mover = VirtualMover()  # one link: what it moves waits for what it moved before
+        kv = KvParts(
+            bytes_per_token=token,
             cost=self.cost,
-            admission=settings.admission,
-            working=working,
-            **movers,
+            request_tokens=longest_request,
+            host=SimulatedHost(mover, token, machine.host_rate),
+            copies=mover,
         )
-        limits = settings.limits(longest_answer, finder.corpus_size)
-        self.service = RagService(finder, cache, engine, limits, model_name=model)
-        self.described = {**asdict(settings), **machine.described, "device_cache": capacity}
+        self.service = wire(
+            settings.service(device_cache=capacity, max_tokens=longest_answer, top_k=finder.corpus_size),
+            Parts(finder=finder, engine=engine, kv=kv, model_name=model),
+        )
+        self.described = {**settings.described, **machine.described, "device_cache": capacity}
 
 
 class _Remembered:
-    """A cost that is asked for the same again and again."""
+    """A prefill cost that computes each pair of arguments once."""
 
     def __init__(self, cost: PrefillCost) -> None:
         self._cost = cost
@@ -137,14 +128,14 @@ class _Remembered:
 
     def __call__(self, cached_tokens: int, new_tokens: int) -> float:
         key = cached_tokens, new_tokens
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = self._cost(cached_tokens, new_tokens)
-        return found
+        seconds = self._known.get(key)
+        if seconds is None:
+            seconds = self._known[key] = self._cost(cached_tokens, new_tokens)
+        return seconds
 
 
 def _measured(prefill: PrefillProfile, machine: Machine) -> MeasuredCost:
-    """Measured prefills; decodes, of which the profile says nothing, as the machine has them."""
+    """Prefills as measured; decodes, of which the profile says nothing, by the machine's times."""
     one, context = machine.step((), [0]), 1024
     return MeasuredCost(
         prefill,

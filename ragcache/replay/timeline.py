@@ -1,4 +1,4 @@
-"""Timeline: a replay's requests as a chrome trace, to be looked at in chrome://tracing or ui.perfetto.dev."""
+"""Timeline: a replay's requests as a chrome trace, for chrome://tracing or ui.perfetto.dev."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PROCESS = 1
 def write_timeline(file: Path, outcomes: Sequence[Outcome]) -> None:
     """Writes the trace, whole or not at all; equal outcomes give equal bytes.
 
-    Each request takes a lane while it is in the system, and shows there its search, queue, prefill and decode, or one
-    span of how it ended without an answer. A counter says how many are in the system. Times are microseconds.
+    Each request has a lane while it is in the system. The lane shows its search, queue, prefill and decode, or one span
+    that says how it ended without an answer. A counter shows how many are in the system. Times are microseconds.
     """
     events = [
         {"ph": "M", "name": "process_name", "pid": _PROCESS, "args": {"name": "ragcache replay"}},
@@ -64,7 +64,7 @@ def _phases(name: str, lane: int, arrived: float, ended: float, served: Served) 
         ("prefill", arrived + served.search + served.queue + served.prefill),
         ("decode", arrived + served.total),
     ):
-        end = min(end, ended)  # the service's times are rounded, and the lane may be another's from there on
+        end = min(end, ended)  # the service's times are rounded, and another request may have the lane from there on
         if end > begin:
             yield _span(phase, lane, begin, end, about)
             begin = end
@@ -85,9 +85,9 @@ def _span(name: str, lane: int, begin: float, end: float, about: dict[str, Any])
 def _counts(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
     changes = sorted([(o.arrived, 1) for o in outcomes] + [(o.ended, -1) for o in outcomes])
     inside = 0
-    for at, (time, change) in enumerate(changes):
+    for number, (time, change) in enumerate(changes, 1):
         inside += change
-        if at + 1 == len(changes) or changes[at + 1][0] > time:
+        if number == len(changes) or changes[number][0] > time:
             yield {
                 "ph": "C",
                 "name": "requests",

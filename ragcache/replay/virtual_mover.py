@@ -13,7 +13,7 @@ from ragcache.engine.simulated.engine import SimulatedKV
 
 
 class VirtualMover:
-    """A mover for virtual time, as its protocol says. A piece of work lasts as long as it `spends` while it runs."""
+    """A Mover in virtual time: a piece of work is done at once, and takes the seconds that it passes to `spend`."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callable[[], Any], Callable[[Moved], None]]] = deque()
@@ -30,7 +30,7 @@ class VirtualMover:
             self._begin()
 
     def spend(self, seconds: float) -> None:
-        """The work that runs takes so much longer."""
+        """Lets the work that runs take this much longer."""
         self._spent += seconds
 
     def close(self) -> None:
@@ -45,20 +45,20 @@ class VirtualMover:
         self._spent = 0.0
         try:
             value, error = work(), None
-        except Exception as caught:  # whatever went wrong is a failed move
+        except Exception as caught:  # every error is a failed move
             value, error = None, caught.with_traceback(None)
         moved = Moved(value, error, self._spent)
         asyncio.get_running_loop().call_later(self._spent, self._end, moved, done)
 
     def _end(self, moved: Moved, done: Callable[[Moved], None]) -> None:
         self._busy = False
-        if self._waiting:  # before anybody is told, who may submit more
+        if self._waiting:  # before the callback, which may submit more
             self._begin()
         done(moved)
 
 
 class SimulatedHost:
-    """A host store of simulated KV, over a link of `rate` bytes a second that `mover` uses in both directions."""
+    """A HostStore of simulated KV, over a link of `rate` bytes a second that `mover` uses in both directions."""
 
     def __init__(self, mover: VirtualMover, bytes_per_token: int, rate: float) -> None:
         self._mover = mover

@@ -15,16 +15,16 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
-_FEW_TIMERS = 64  # so few that cancelled ones may lie among them
-_MOST_LISTED = 20  # tasks that a deadlock names
+_FEW_TIMERS = 64  # up to this many, cancelled ones are not cleaned away
+_MOST_LISTED = 20  # tasks named in the message of a deadlock
 
 
 class DeadlockError(RuntimeError):
-    """Nothing is ready, no timer is set, and the coroutine that was to run has not ended."""
+    """Nothing is ready and no timer is set, but the coroutine that was to run has not ended."""
 
 
 class OutsideWorldError(NotImplementedError):
-    """Input, output, another thread or a signal was asked for: none of them has a place in virtual time."""
+    """Code in virtual time used input, output, another thread or a signal: it can have none of them."""
 
 
 class VirtualTimeLoop(asyncio.BaseEventLoop):
@@ -32,14 +32,14 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
 
     `time()` starts at 0 and stands still while anything is ready. When nothing is, it becomes that of the next timer.
 
-    Order, the same at every run: what is ready runs in the order in which it became ready. Timers that are due, and
-    only then, join behind it, earliest first, and at equal times in the order in which they were set. (asyncio's own
-    heap compares times alone, and so leaves equal ones in any order.) Sets of tasks, which asyncio keeps in groups and
-    in `wait`, are in an order that depends on nothing but the run either: a task's hash is its number.
+    The order is the same at every run. What is ready runs in the order in which it became ready. Timers that are due
+    join behind it, the earliest first; timers of equal times in the order in which they were set. (asyncio's own heap
+    compares times alone, and so leaves equal ones in any order.) Sets of tasks, which asyncio keeps in groups and in
+    `wait`, have the same order at every run too: a task's hash is its number.
 
-    Work for an executor is done at once, in this thread, whatever the executor; it takes no virtual time, and its
-    result is there in the next turn of the loop. `call_soon_threadsafe` works within this thread. What would need the
-    outside world raises OutsideWorldError.
+    Work for an executor is done at once, in this thread. It takes no virtual time, and its result is there in the next
+    turn of the loop. `call_soon_threadsafe` works within this thread. Whatever needs the outside world raises
+    OutsideWorldError.
     """
 
     # what the base class keeps: callbacks that are ready, whether `stop` was called, and the thread while it runs
@@ -106,7 +106,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         super().close()
 
     def _run_once(self) -> None:
-        """One turn: of what is ready now, everything runs once."""
+        """One turn: everything that is ready now runs once."""
         ready, timers = self._ready, self._timers
         while timers:
             when, _, timer = timers[0]
@@ -167,9 +167,9 @@ class _NumberedTask(asyncio.Task[Any]):
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Runs the coroutine on a loop of its own from time 0 on, and what it left behind is cancelled, as by asyncio.run.
+    """Runs the coroutine on a VirtualTimeLoop of its own from time 0 on; cancels the tasks it leaves, like asyncio.run.
 
-    DeadlockError if it waits for what nobody will do.
+    Raises DeadlockError if it waits for something that will never happen.
     """
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)

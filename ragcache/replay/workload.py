@@ -1,4 +1,4 @@
-"""Workload: requests with their times, to be sent to a service; documents and answers have lengths alone."""
+"""Workload: requests with their arrival times; documents and answers are known by their lengths alone."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ragcache.simulate.trace import Trace, documents_of, json_lines
 from ragcache.whole_file import written_whole
 
 _LATEST = 1e12  # seconds; beyond, a float would no longer tell milliseconds apart
-_MOST_TOKENS = 2**31  # of a question or an answer, which are held as so many
+_MOST_TOKENS = 2**31  # of a question or an answer, whose ids are held in memory
 
 
 @dataclass(frozen=True, slots=True)
 class TimedRequest:
     """A request that arrives `time` seconds after the start.
 
-    `documents` are ids and lengths in tokens, in the order of the prompt, and may be none. `question` is its text or
-    its length, `output` the length of the answer, both in tokens.
+    `documents` are pairs of id and length in tokens, in the order of the prompt; there may be none. `question` is a
+    text or a length in tokens, `output` the length of the answer in tokens.
     """
 
     time: float
@@ -36,9 +36,9 @@ class TimedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Requests in order of arrival; those of one time in the order in which they stand.
+    """Requests in order of arrival. Those that arrive at one time are sent in the order in which they stand.
 
-    On disk, JSON lines `{t, path: [ids], sizes: [tokens], question: text or tokens, output: tokens}`.
+    On disk: JSON lines `{t, path: [ids], sizes: [tokens], question: text or tokens, output: tokens}`.
     """
 
     requests: tuple[TimedRequest, ...]
@@ -48,20 +48,27 @@ class Workload:
 
     @property
     def trace(self) -> Trace:
-        """The documents of each request, without the times."""
+        """The documents of each request, without the times, for a Simulation."""
         trace = Trace()
         for request in self.requests:
             trace.add(list(request.documents))
         return trace
 
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer that a request asks for."""
+        return max(request.output for request in self.requests)
+
     def first(self, requests: int) -> Workload:
-        """So many of the requests, those that arrive first."""
+        """This number of the requests, those that arrive first. Raises TraceError for a number below 1."""
         if requests < 1:
             raise TraceError(f"a workload has 1 request or more, not {requests}")
         return Workload(self.requests[:requests])
 
     def with_rate(self, rate: float, seed: int) -> Workload:
-        """The same requests in the same order, arriving as a Poisson process of `rate` a second from time 0 on."""
+        """The same requests in the same order, arriving as a Poisson process of `rate` requests a second from time 0.
+
+        Raises TraceError for a rate that is not above 0."""
         if not (math.isfinite(rate) and rate > 0):
             raise TraceError(f"a rate is a number of requests a second above 0, not {rate}")
         generator = random.Random(seed)

@@ -8,9 +8,8 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 
 from ragcache.cache.contract import CacheContract
-from ragcache.cache.hierarchy import reason_of
 from ragcache.engine.protocol import Engine, Failed, Preempted
-from ragcache.errors import BadQuery, DeadlineExceeded, Overloaded, RagCacheError
+from ragcache.errors import BadQuery, DeadlineExceeded, Overloaded, RagCacheError, reason_of
 from ragcache.prompt.transcript import Transcript
 from ragcache.schedule.admission import AdmissionQueue
 from ragcache.schedule.generation import Generation, GenerationTask, within

@@ -1,4 +1,4 @@
-"""Curve: what more memory buys, drawn for each policy."""
+"""Curve: what more memory buys, as a plot with a line for each policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ except ImportError:  # the extra `plot` is not installed
     Figure = None  # type: ignore[assignment,misc]
 
 _FORMATS = (".png", ".pdf", ".svg")
-# told apart without colours, too; what the others are measured against is black
+# markers tell the lines apart without colours; the bound that the others are measured against is black
 _MARKERS = "osD^vP*X<>"
 _BOUND = "belady"
 
@@ -33,7 +33,7 @@ def check_plotting(file: Path) -> None:
 
 
 def draw(outcomes: Sequence[Outcome], file: Path, *, title: str) -> None:
-    """Document hit ratio and share of prefill time saved against capacity, a line a policy."""
+    """Plots document hit ratio and share of prefill time saved against capacity, with a line for each policy."""
     policies = list(dict.fromkeys(outcome.policy for outcome in outcomes))
     capacities = sorted({outcome.capacity for outcome in outcomes})
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -42,17 +42,17 @@ def draw(outcomes: Sequence[Outcome], file: Path, *, title: str) -> None:
         (panels[0], "documents found in the cache", "hit_ratio"),
         (panels[1], "prefill time saved", "seconds_saved_ratio"),
     ):
-        for at, policy in enumerate(policies):
+        for number, policy in enumerate(policies):
             own = sorted((o for o in outcomes if o.policy == policy), key=lambda o: o.capacity)
             bound = policy == _BOUND
             panel.plot(
                 [outcome.capacity for outcome in own],
                 [getattr(outcome, values) for outcome in own],
                 label=f"{policy} (clairvoyant)" if bound else policy,
-                color="black" if bound else f"C{at % 10}",
+                color="black" if bound else f"C{number % 10}",
                 linestyle="--" if bound else "-",
                 linewidth=1.4,
-                marker=_MARKERS[at % len(_MARKERS)],
+                marker=_MARKERS[number % len(_MARKERS)],
                 markersize=4.5,
             )
         panel.set_xscale("log", base=2)

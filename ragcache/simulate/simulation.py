@@ -12,7 +12,7 @@ from ragcache.cache.cache import KnowledgeCache
 from ragcache.cache.interface import HostTier
 from ragcache.cost import PrefillCost
 from ragcache.errors import ConfigError
-from ragcache.policy import POLICIES, Belady, Policy
+from ragcache.policy import POLICIES, Belady, Policy, PolicyChoice, policy_factory, policy_name
 from ragcache.simulate.trace import Trace
 from ragcache.storage.imaginary import Imaginary
 from ragcache.tree.segment import Segment
@@ -24,13 +24,13 @@ _REPORT_EVERY = 2000  # requests
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a policy achieved. `hits` counts documents, and `hit_ratio` is the share of the documents asked for.
+    """What a policy achieved at a capacity. `hits` counts documents; `hit_ratio` is their share of those asked for.
 
-    With a host tier, hits are those of both tiers, `host_hits` of them those that the device lacked; loading them from
-    there counts as no time. `evictions` are the device's.
+    With a host tier, `hits` counts those of both tiers, and `host_hits` those of them that the device lacked; loading
+    them takes no time. `evictions` are the device's.
 
-    `seconds_saved` is the prefill time of all requests without a cache less that with it, documents alone, and its
-    ratio is to that without.
+    `seconds_saved` is the prefill time of all documents without a cache less that with it, and `seconds_saved_ratio`
+    its share of the time without.
     """
 
     policy: str
@@ -47,11 +47,15 @@ class Outcome:
 
 
 class Simulation:
-    """Replays one trace as often as asked: requests one after the other, each ended before the next begins.
+    """Replays one trace, once for each policy and capacity. A request ends before the next one begins.
 
-    A capacity is in the trace's unit of size and bounds what the documents take. Of a path that exceeds it, only the
-    beginning that fits is cached. With admission "competes", what a request computes lies outside the capacity until
-    the request ends. With a `host_capacity` there is a host tier of that size below each, under the same policy.
+    Capacities are in the trace's unit of size (tokens) and bound the size of the cached documents. Of a path that is
+    larger, only the beginning that fits is cached. With admission "competes", what a request computes lies outside the
+    capacity until the request ends. With a `host_capacity` above 0, a host tier of that size lies below the cache,
+    under the same policy. `cost` prices prefills. Raises ConfigError for a negative `host_capacity`.
+
+    A policy is a name (those of POLICIES, or "belady", which knows the future), `module:Class`, or a class or function
+    that is called with the capacity or with nothing.
     """
 
     def __init__(self, trace: Trace, cost: PrefillCost, admission: str = "always", host_capacity: int = 0) -> None:
@@ -63,47 +67,49 @@ class Simulation:
         self.host_capacity = host_capacity
         self._future: dict[int, list[int]] | None = None
 
-    def run_all(self, policies: Sequence[str], capacities: Sequence[int]) -> list[Outcome]:
-        """Each policy at each capacity. On a terminal, a bar on stderr says how long it will take yet."""
+    def run_all(self, policies: Sequence[PolicyChoice], capacities: Sequence[int]) -> list[Outcome]:
+        """The outcome of each policy at each capacity. On a terminal, a bar on stderr shows the time left."""
         total = len(policies) * len(capacities) * len(self.trace)
         with tqdm(total=total, unit="requests", unit_scale=True, disable=None, leave=False, delay=1) as bar:
             outcomes = []
             for policy in policies:
                 for capacity in capacities:
-                    bar.set_description(f"{policy} at {capacity}", refresh=False)
+                    bar.set_description(f"{policy_name(policy)} at {capacity}", refresh=False)
                     outcomes.append(self.run(policy, capacity, on_progress=bar.update))
         return outcomes
 
     def run(
         self,
-        policy_name: str,
+        policy: PolicyChoice,
         capacity: int,
         *,
         on_progress: Callable[[int], object] | None = None,
         on_request: Callable[[int], object] | None = None,
     ) -> Outcome:
-        """One policy at one capacity. `on_progress` is told numbers of requests done, `on_request` the cached
-        documents of each."""
-        policy = self._policy(policy_name, capacity)
-        policies, host = [policy], None
+        """The outcome of one policy at one capacity.
+
+        `on_progress` gets numbers of requests done, `on_request` the number of cached documents of each request. Raises
+        ConfigError for a policy that is not known and a capacity below 1.
+        """
+        policies, host = [self._policy(policy, capacity)], None
         if self.host_capacity:
-            policies.append(self._policy(policy_name, self.host_capacity))
+            policies.append(self._policy(policy, self.host_capacity))
             host = HostTier(self.host_capacity, 1, policies[1], Imaginary())
         working = max(self.trace.tokens) if self.admission == "competes" else 0
         cache = KnowledgeCache(
-            capacity + working, 1, policy, cost=self.cost, admission=self.admission, working=working, host=host
+            capacity + working, 1, policies[0], cost=self.cost, admission=self.admission, working=working, host=host
         )
         clairvoyants = [each for each in policies if isinstance(each, Belady)]
         cost = self.cost
         hits = hit_tokens = 0
         seconds = saved = 0.0
-        for at, (path, tokens) in enumerate(zip(self.trace.paths, self.trace.tokens, strict=True)):
+        for number, (path, tokens) in enumerate(zip(self.trace.paths, self.trace.tokens, strict=True)):
             for clairvoyant in clairvoyants:
-                clairvoyant.now = at
+                clairvoyant.now = number
             if tokens > capacity:
                 path = _beginning(path, capacity)
             lease = cache.lease(path, 0)
-            assert lease is not None  # nobody else holds anything, and the path fits
+            assert lease is not None  # no other lease is open, and the path fits
             if lease.missed_tokens:
                 lease.commit((True,) * len(lease.missing))
             lease.release()
@@ -116,14 +122,14 @@ class Simulation:
                 saved += full - cost(cached, tokens - cached)
             if on_request is not None:
                 on_request(lease.cached)
-            if on_progress is not None and at % _REPORT_EVERY == _REPORT_EVERY - 1:
+            if on_progress is not None and number % _REPORT_EVERY == _REPORT_EVERY - 1:
                 on_progress(_REPORT_EVERY)
         if on_progress is not None:
             on_progress(len(self.trace) % _REPORT_EVERY)
         cache.check_integrity()
         below = cache.hierarchy.host
         return Outcome(
-            policy=policy_name,
+            policy=policy_name(policy),
             capacity=capacity,
             hits=hits,
             requests=len(self.trace),
@@ -136,24 +142,24 @@ class Simulation:
             host_hits=0 if below is None else below.counts.hits,
         )
 
-    def _policy(self, name: str, capacity: int) -> Policy:
+    def _policy(self, choice: PolicyChoice, capacity: int) -> Policy:
         if capacity < 1:
             raise ConfigError(f"a capacity is 1 or more, not {capacity}")
-        if name == "belady":
+        if choice == "belady":
             if self._future is None:
                 self._future = self.trace.future(KnowledgeTree().root("default").path_key)
             return Belady(self._future)
-        if name not in POLICIES:
-            raise ConfigError(f"unknown policy {name!r}; known are {', '.join(SIMULATED)}")
-        return POLICIES[name](capacity)
+        return policy_factory(choice, more=["belady"])(capacity)
 
 
 def choices(policies: str, capacities: str) -> tuple[list[str], list[int]]:
-    """The lists of a command line, checked: names with commas between or "all", and whole numbers."""
+    """The policies and capacities of a command line: names with commas between or "all", and whole numbers.
+
+    Raises ConfigError for a name that is not known and a number below 1."""
     names = list(SIMULATED) if policies == "all" else [name.strip() for name in policies.split(",")]
     for name in names:
-        if name not in SIMULATED:
-            raise ConfigError(f"unknown policy {name!r}; known are {', '.join(SIMULATED)}, or all")
+        if name != "belady":
+            policy_factory(name, more=["belady", "all"])  # checked now, before a trace is read
     sizes = []
     for text in capacities.split(","):
         if not (text.strip().isascii() and text.strip().isdigit() and int(text) >= 1):
@@ -166,10 +172,19 @@ def report(outcomes: Sequence[Outcome], *, as_json: bool) -> str:
     """The outcomes as a JSON list, or as a table for people."""
     with_host = bool(outcomes[0].host_capacity)
     if as_json:
-        of_host = set() if with_host else {"host_capacity", "host_hits"}
-        rows = [{name: value for name, value in asdict(o).items() if name not in of_host} for o in outcomes]
+        left_out = set() if with_host else {"host_capacity", "host_hits"}
+        rows = [{name: value for name, value in asdict(o).items() if name not in left_out} for o in outcomes]
         return json.dumps(rows, indent=2)
-    columns = {"policy": -10, "capacity": 14, "hits": 12, "documents": 11, "tokens": 9, "time": 9, "saved": 14}
+    width_of_names = max(10, *(len(outcome.policy) + 2 for outcome in outcomes))
+    columns = {
+        "policy": -width_of_names,
+        "capacity": 14,
+        "hits": 12,
+        "documents": 11,
+        "tokens": 9,
+        "time": 9,
+        "saved": 14,
+    }
     columns |= {"evictions": 12} | ({"host hits": 12} if with_host else {})
     lines = ["".join(name.ljust(-width) if width < 0 else name.rjust(width) for name, width in columns.items())]
     capacity = outcomes[0].capacity
@@ -178,7 +193,7 @@ def report(outcomes: Sequence[Outcome], *, as_json: bool) -> str:
             lines.append("")
             capacity = outcome.capacity
         lines.append(
-            f"{outcome.policy:<10}{outcome.capacity:>14,}{outcome.hits:>12,}{outcome.hit_ratio:>11.2%}"
+            f"{outcome.policy:<{width_of_names}}{outcome.capacity:>14,}{outcome.hits:>12,}{outcome.hit_ratio:>11.2%}"
             f"{outcome.token_hit_ratio:>9.2%}{outcome.seconds_saved_ratio:>9.2%}{outcome.seconds_saved:>12,.1f} s"
             f"{outcome.evictions:>12,}" + f"{outcome.host_hits:>12,}" * with_host
         )
@@ -189,7 +204,7 @@ def report(outcomes: Sequence[Outcome], *, as_json: bool) -> str:
 
 
 def _beginning(path: tuple[Segment, ...], capacity: int) -> tuple[Segment, ...]:
-    """As many of the first documents as fit."""
+    """The longest beginning of the path that fits into the capacity."""
     used = 0
     for count, segment in enumerate(path):
         used += len(segment.tokens)

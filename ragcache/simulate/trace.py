@@ -22,9 +22,10 @@ Requested = tuple[Segment, ...]
 
 @dataclass(slots=True)
 class Trace:
-    """Paths of documents in the order they were asked for, without their text: each segment has a length alone.
+    """Requests as paths of documents, in the order of arrival, without texts: a segment is known by its length alone.
 
-    A document whose size changes is another document from then on, as a changed text would be.
+    `paths` are the documents of each request, `tokens` their tokens together. A document whose size changes is another
+    document from then on, as a changed text would be.
     """
 
     paths: list[Requested] = field(default_factory=list)
@@ -36,23 +37,23 @@ class Trace:
 
     @property
     def documents(self) -> int:
-        """How many documents are asked for, those asked for again included."""
+        """The number of documents that the requests ask for, counting a document at each request."""
         return sum(map(len, self.paths))
 
     def add(self, documents: list[tuple[str, int]]) -> None:
-        """One more request: ids and sizes of its documents, in order."""
+        """Adds a request: pairs of id and size in tokens, in the order of the prompt."""
         self.paths.append(tuple(self._segment(document) for document in documents))
         self.tokens.append(sum(size for _, size in documents))
 
     def future(self, root: int) -> dict[int, list[int]]:
-        """For each path below a root of this path key: the requests that will ask for it, in order."""
-        found: dict[int, list[int]] = {}
-        for at, path in enumerate(self.paths):
+        """The numbers of the requests that ask for a path, in order, by the path's key below a root of key `root`."""
+        requests: dict[int, list[int]] = {}
+        for number, path in enumerate(self.paths):
             key = root
             for segment in path:
                 key = path_key(key, segment.key)
-                found.setdefault(key, []).append(at)
-        return found
+                requests.setdefault(key, []).append(number)
+        return requests
 
     def _segment(self, document: tuple[str, int]) -> Segment:
         segment = self._segments.get(document)
@@ -64,7 +65,9 @@ class Trace:
 
 
 def read_trace(file: Path, form: str) -> Trace:
-    """The trace in `file`, gzipped if its name says so; TraceError names the line that cannot be used."""
+    """The trace in `file`, in the format named `form`, gzipped if the file's name ends in .gz.
+
+    Raises TraceError, which names the line that cannot be used."""
     trace = FORMATS[form](file)
     if not trace.documents:
         raise TraceError(f"{file} asks for no documents")
@@ -80,7 +83,7 @@ def _read_paths(file: Path) -> Trace:
 
 
 def _read_objects(file: Path) -> Trace:
-    """CSV with columns `obj` and `size`: a request a line, a path of one document."""
+    """CSV with columns `obj` and `size`: each line is a request for one document."""
     trace = Trace()
     with _opened(file) as lines:
         rows = csv.DictReader(lines)
@@ -138,7 +141,9 @@ def documents_of(row: dict[str, Any], where: str) -> list[tuple[str, int]]:
 
 
 def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects in a file of JSON lines, gzipped if its name says so, each with its place for messages."""
+    """The objects in a file of JSON lines, gzipped if its name ends in .gz, each with its place `file:line`.
+
+    Raises TraceError for a file that cannot be read and a line that is not an object."""
     with _opened(file) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():

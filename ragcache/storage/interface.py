@@ -1,54 +1,88 @@
-"""Store: the bytes of a tier below the device. What the knowledge cache asks of it, whoever keeps them."""
+"""Interface: what the knowledge cache asks of the stores behind its host and disk tiers, wherever their bytes lie.
+
+Each store has a protocol for keeping KV and another for bringing it back to the device. A store that requests read
+from in a way of its own, as vLLM's do, implements only the first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ragcache.storage.record import Record, Stats
-from ragcache.tree.tree import Node
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKV:
+    """KV to be written that lies in device memory: `content` is what the engine computed for one segment."""
+
+    content: Any
+
+
+@dataclass(frozen=True, slots=True)
+class HostKV:
+    """KV to be written that lies in host memory: `content` is what `HostStore.put` returned for one segment."""
+
+    content: Any
 
 
 class HostStore(Protocol):
-    """KV in host memory. Called by one mover; a call that fails raises and has changed nothing."""
+    """Copies device KV to host memory. Called by one mover; a call that fails raises and has changed nothing."""
 
     def put(self, kv: Any) -> Any:
-        """A complete copy of device KV, in host memory."""
+        """Returns a complete copy of device KV, in host memory. It is freed with the last reference to it."""
+
+
+class HostReader(Protocol):
+    """Copies KV from host memory back to the device. Called by the mover that puts it there."""
 
     def load(self, copy: Any) -> Any:
-        """Device KV that equals what was put (up to the stored dtype)."""
+        """Returns device KV equal to what was put, up to the stored dtype."""
 
 
 class RecordStore(Protocol):
-    """KV on disk, which outlives the process.
+    """Keeps KV as records that outlive the process. `write` and `remove` are called by one mover.
 
-    `write` and `remove` are called by one mover, `read` and `land` by one each. A record that is not complete and right
-    is not there: `read` raises, and what it raises has a `reason`.
+    A record is there once `write` has returned, complete, or not at all. What a method raises has a `reason`, a short
+    word for statistics (see RecordError).
     """
 
     def root_key(self, namespace: str) -> bytes:
-        """What the keys of a namespace's first nodes start from: model, weights, dtype, layout and namespace."""
-
-    def key(self, parent: bytes, tokens: Sequence[int]) -> bytes:
-        """The key of a node's record: it spells the tokens of its whole path."""
+        """Key that a namespace's first records have as their parent. It names model, weights, dtype and layout, too."""
 
     def footprint(self, tokens: int) -> int:
-        """Bytes of disk that a node of so many tokens takes."""
+        """Bytes of the store's capacity that a record of this number of tokens takes."""
 
     def records(self) -> list[Record]:
-        """What is there, parents before children."""
+        """Lists what is there, parents before children."""
 
-    def write(self, key: bytes, parent: bytes, node: Node, kv: Any, source: int) -> None:
-        """Stores the KV of a node, which lies on tier `source` (DEVICE or HOST)."""
-
-    def read(self, key: bytes, tokens: int) -> Any:
-        """Checked KV in host memory, on its way to the device."""
-
-    def land(self, staged: Any) -> Any:
-        """Device KV of what was read."""
+    def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
+        """Stores a record and its KV. `record.size` is 0: the store knows how many bytes it writes."""
 
     def remove(self, keys: Sequence[bytes]) -> None:
-        """Takes out records; those that are not there are ignored."""
+        """Removes records; keys that are not there are ignored."""
 
     def close(self, learned: Mapping[bytes, Stats]) -> None:
-        """Writes down what was learned of the records, by key, and lets go of the disk."""
+        """Writes down what was learned of records, by key, and lets go of the store."""
+
+
+class RecordReader(Protocol):
+    """Reads records back to the device in two steps, each called by a mover of its own.
+
+    A record that is not complete and right is not there: `read` raises.
+    """
+
+    def read(self, key: bytes, tokens: int) -> Any:
+        """Returns the checked KV of a record of this number of tokens, in host memory, for `land`."""
+
+    def land(self, staged: Any) -> Any:
+        """Returns device KV of what `read` returned."""
+
+
+class LoadingHostStore(HostStore, HostReader, Protocol):
+    """A host store whose copies the cache itself brings back to the device."""
+
+
+class LoadingRecordStore(RecordStore, RecordReader, Protocol):
+    """A record store whose records the cache itself brings back to the device."""

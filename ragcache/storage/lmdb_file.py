@@ -1,10 +1,10 @@
-"""DiskFile: the one LMDB file of a disk tier. Who may open it, what is to be believed of it, how room in it is kept.
+"""DiskFile: the one LMDB file of a disk tier: how it is locked, when it is trusted, and how room in it is kept.
 
 LMDB never overwrites a page in use, so each transaction needs free pages besides those of its data, and even a
 removal does: a file without free pages could not be emptied any more. `usable` leaves them out. Bytes are stored as
-chunks, runs of 256 pages (1 MiB), then 16, then single ones, each filled but for the 16 bytes LMDB puts in front, so
-that what one chunk leaves another can take. When the free pages are so scattered that no long run is left, shorter
-runs are written: pages that are free can always be filled.
+chunks, runs of 256 pages (1 MiB), then 16, then single ones, each full but for the 16 bytes LMDB puts in front, so
+that another chunk fits where one was. When the free pages are so scattered that no long run is left, shorter runs are
+written: pages that are free can always be filled.
 """
 
 from __future__ import annotations
@@ -30,36 +30,38 @@ log = logging.getLogger(__name__)
 MARK, DATA, LOCK = "ragcache-disk.lock", "data.mdb", "lock.mdb"
 HEADERS, STATS, CHUNKS, TURNS = TABLES = (b"headers", b"stats", b"chunks", b"turns")
 RUNS = (256, 16, 1)  # pages a chunk takes
-REMOVED_PAGES = (8192, 128)  # a transaction stops removing once it has freed so many; the second if room is scattered
+REMOVED_PAGES = (8192, 128)  # a transaction removes until it has freed this many; the second if room is scattered
 BODY = 1 << 31  # index of the first chunk of KV; those of the description count from 0
 _DAMAGED = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError)
 _FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def chunk_key(number: int, index: int) -> bytes:
+    """Key of the chunk `index` of the record that has this number."""
     return number.to_bytes(8, "big") + index.to_bytes(4, "big")  # big-endian, so that the newest number appends
 
 
 def pages_for(size: int, page_size: int) -> int:
-    """Pages that so many bytes take at most: when they all stand in single ones."""
+    """Pages that `size` bytes take at most: when all chunks are single pages."""
     return -(-size // (page_size - PAGE_HEADER))
 
 
 def usable_pages(pages: int) -> int:
+    """Pages for records in a file of `pages`, so that removing and writing always have free ones to work with."""
     # a list of all pages as free takes pages / 512, and a transaction holds up to three generations of it; the rest is
     # for the pages of tables that a transaction copies
     return pages - pages // 64 - 512
 
 
 class DiskFile:
-    """An LMDB environment that this process alone has open, and which was found sound.
+    """An LMDB environment that this process alone has open, and which was checked to be sound.
 
-    Any thread may read; writes come from one thread at a time, which the caller sees to. `discarded` says why opening
-    started anew, if it did.
+    Any thread may read; the caller sees to it that one thread at a time writes. `discarded` is the reason why opening
+    started with an empty file, None if it did not.
     """
 
     def __init__(self, folder: Path, capacity: int, progress: Progress | None) -> None:
-        """Opens the file, ConfigError if that is impossible; `progress` hears of pages read."""
+        """Opens the file; ConfigError if that is impossible. `progress` hears (pages read, of how many)."""
         self.folder = folder
         self.discarded: str | None = None
         self._reading = threading.Lock()  # held while a read transaction keeps freed pages from being reused
@@ -88,18 +90,18 @@ class DiskFile:
 
     def _require_trust(self, capacity: int, progress: Progress | None) -> None:
         try:
-            found = survey(self.folder / DATA, TABLES, progress)
+            state = survey(self.folder / DATA, TABLES, progress)
         except Untrusted as doubt:
             self._discard(str(doubt))
             return
-        pages = capacity // found.page_size
-        if found.pages > pages or found.used > usable_pages(pages):
-            self._discard(f"its {found.pages * found.page_size} bytes do not fit a capacity of {capacity}")
-        elif found.leaked > pages // 128:
-            self._discard(f"{found.leaked} of its {found.pages} pages are lost")
+        pages = capacity // state.page_size
+        if state.pages > pages or state.used > usable_pages(pages):
+            self._discard(f"its {state.pages * state.page_size} bytes do not fit a capacity of {capacity}")
+        elif state.leaked > pages // 128:
+            self._discard(f"{state.leaked} of its {state.pages} pages are lost")
 
     def restart(self, why: str) -> None:
-        """Gives up all that the file holds."""
+        """Gives up everything that the file holds, and starts with an empty one."""
         capacity = self._env.info()["map_size"]
         self._discard(why)
         self._connect(capacity)
@@ -119,7 +121,7 @@ class DiskFile:
         self._env = lmdb.open(str(self.folder), map_size=size, max_dbs=len(TABLES), metasync=False)
         self.tables = {name: self._env.open_db(name) for name in TABLES}
         self.page_size: int = self._env.stat()["psize"]
-        self.usable = usable_pages(size // self.page_size) * self.page_size
+        self.usable: int = usable_pages(size // self.page_size) * self.page_size
 
     def close(self) -> None:
         """Lets go of the folder; calling it twice is harmless."""
@@ -137,7 +139,7 @@ class DiskFile:
 
     @contextlib.contextmanager
     def reported(self, doing: str, key: bytes = b"") -> Iterator[None]:
-        """What LMDB or the system raise inside becomes a RecordError."""
+        """A context in which errors of LMDB and of the system become a RecordError, "full" or "io"."""
         try:
             yield
         except (lmdb.Error, OSError) as error:
@@ -148,14 +150,17 @@ class DiskFile:
             raise RecordError(f"{self.folder}: {doing} failed ({error}); {advice}", reason=reason, key=key) from error
 
     def require_open(self) -> Any:
+        """The LMDB environment; RecordError "closed" once the file is closed."""
         if self._env is None:
             raise RecordError(f"{self.folder}: the disk tier was closed; open it again", reason="closed")
         return self._env
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Any]:
-        """A read transaction whose values are views into the file, dead when it ends. Keep it short: writers that run
-        out of room wait for it."""
+        """A read transaction. Its values are views into the file, and invalid once it ends.
+
+        Keep it short: writers that run out of room wait for it.
+        """
         with self._reading, self.require_open().begin(buffers=True) as txn:
             yield txn
 
@@ -172,8 +177,10 @@ class DiskFile:
             raise
 
     def commit(self, put: Callable[[Any, int], int]) -> int:
-        """One transaction of what `put` writes, which is told the longest run to write; called again with shorter
-        ones, each time from nothing, when there is no room for it. Gives what `put` returned."""
+        """Commits in one transaction what `put(txn, longest run in pages)` writes; returns what `put` returned.
+
+        Where there is no room for long runs, the transaction is undone and `put` called again with a shorter limit.
+        """
         with contextlib.suppress(lmdb.MapFullError), self._writer() as txn:
             return put(txn, RUNS[0])
         with self._reading:
@@ -185,7 +192,7 @@ class DiskFile:
                 return put(txn, RUNS[-1])
 
     def _turn(self) -> None:
-        """LMDB reuses the pages that a transaction freed from the second one after it: this is the first."""
+        """Commits an empty transaction: LMDB reuses pages from the second transaction after the one that freed them."""
         self._turns += 1
         with self._writer() as txn:
             txn.put(b"turn", self._turns.to_bytes(8, "big"), db=self.tables[TURNS])
@@ -193,11 +200,14 @@ class DiskFile:
     # -- chunks
 
     def longest_chunk(self) -> int:
+        """Bytes of data in the longest chunk."""
         return RUNS[0] * self.page_size - PAGE_HEADER
 
     def append(self, txn: Any, number: int, index: int, data: memoryview, longest: int) -> int:
-        """Writes `data` as chunks from `index` on, in runs of at most `longest` pages; gives the index after them.
-        `number` is the highest there is."""
+        """Writes `data` as chunks from `index` on, in runs of at most `longest` pages; returns the index after them.
+
+        `number` is the highest there is.
+        """
         chunks, start = [], 0
         for run in RUNS:
             fill = run * self.page_size - PAGE_HEADER
@@ -209,15 +219,15 @@ class DiskFile:
         return index
 
     def chunks(self, txn: Any, number: int, index: int) -> Iterator[memoryview]:
-        """The chunks that follow each other from `index` on."""
+        """The chunks of a number from `index` on, until one is missing."""
         with txn.cursor(db=self.tables[CHUNKS]) as cursor:
-            found = cursor.set_key(chunk_key(number, index))
-            while found and cursor.key() == chunk_key(number, index):
+            exists = cursor.set_key(chunk_key(number, index))
+            while exists and cursor.key() == chunk_key(number, index):
                 yield cursor.value()
-                found, index = cursor.next(), index + 1
+                exists, index = cursor.next(), index + 1
 
     def chunk_sizes(self, txn: Any) -> dict[int, tuple[int, int]]:
-        """Bytes of description and of KV that are there, by number."""
+        """Bytes of description and of KV that are there, by the number of their chunks."""
         sizes: dict[int, tuple[int, int]] = {}
         with txn.cursor(db=self.tables[CHUNKS]) as cursor:
             for key, value in cursor:
@@ -245,17 +255,20 @@ class DiskFile:
     def _delete_some(self, number: int, limit: int) -> bool:
         prefix, freed = number.to_bytes(8, "big"), 0
         with self._writer(buffers=True) as txn, txn.cursor(db=self.tables[CHUNKS]) as cursor:
-            found = cursor.set_range(prefix)
-            while found and cursor.key()[:8] == prefix:
+            exists = cursor.set_range(prefix)
+            while exists and cursor.key()[:8] == prefix:
                 if freed >= limit:
                     return False
                 freed += len(cursor.value()) // self.page_size + 1
-                found = cursor.delete()
+                exists = cursor.delete()
         return True
 
 
 def _claim(folder: Path) -> int:
-    """Marks the folder as ours and locks the mark; the kernel lets go of the lock however the process ends."""
+    """Locks a mark in the folder and returns its descriptor; ConfigError if the folder cannot be this process' alone.
+
+    The kernel lets go of the lock however the process ends.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in folder.iterdir()} - {"lost+found"}  # what an empty disk holds

@@ -2,8 +2,8 @@
 
 It knows bytes and keys; which records are worth their place is decided elsewhere. A record's description and KV are
 written as chunks under a number of its own, in transactions of bounded size; its header comes with the last of them
-and makes it visible. Removal goes the other way round. What a crash leaves in between is chunks without a header,
-which the next opening sweeps.
+and makes it visible. Removal deletes the header first. A crash in between leaves chunks without a header, which the
+next opening removes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ import xxhash
 
 from ragcache.errors import ConfigError, RecordError
 from ragcache.storage.lmdb_file import BODY, HEADERS, STATS, DiskFile, pages_for
+from ragcache.storage.lmdb_scan import Scan, in_order, read_record, scan
 from ragcache.storage.lmdb_survey import Progress
 from ragcache.storage.record import (
     Header,
@@ -33,7 +34,6 @@ from ragcache.storage.record import (
     record_key,
     root_key,
     short_fingerprint,
-    unpack_stats,
 )
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ REMOVED_AT_ONCE = 256  # headers a transaction takes away
 
 
 def footprint_of(size: int, tokens: int, page_size: int) -> int:
-    """See DiskStore.footprint: for books that are kept apart from the store."""
+    """Bytes to book for a record: see DiskStore.footprint, which has the page size of its file. For others' books."""
     pages = pages_for(size, page_size) + pages_for(about_bytes(tokens), page_size)
     # 136 chunks fill a page of their table; header, stats and what two neighbours leave half empty are the rest
     return (pages + pages // 128 + 4) * page_size
@@ -61,7 +61,7 @@ class _Place(NamedTuple):
 class DiskStore:
     """Records of KV in a folder that one process at a time has open.
 
-    Any thread may call anything: reads go on beside a write, writes and removals wait for each other. A method that
+    Any thread may call any method: reads go on beside a write, writes and removals wait for each other. A method that
     fails raises RecordError and leaves the store as it was, but for what a removal had done already.
     """
 
@@ -77,7 +77,7 @@ class DiskStore:
 
     @classmethod
     def open(cls, folder: Path, capacity: int, fingerprint: bytes, *, progress: Progress | None = None) -> Self:
-        """The store in `folder`, made if there is none, whose data file takes at most `capacity` bytes.
+        """Opens the store in `folder`, or makes one. Its data file takes at most `capacity` bytes.
 
         Records that are "unfinished", "truncated", damaged ("checksum"), of another "format" or "fingerprint", or
         whose "parent" is gone are removed and counted in `swept`. A file that cannot be trusted as a whole, or that
@@ -98,11 +98,12 @@ class DiskStore:
 
     @property
     def folder(self) -> Path:
+        """Where the data file lies."""
         return self._file.folder
 
     @property
     def discarded(self) -> str | None:
-        """Why opening gave up all that was there; None if it did not."""
+        """The reason why opening gave up everything that was there; None if it did not."""
         return self._file.discarded
 
     @property
@@ -122,7 +123,7 @@ class DiskStore:
         return sum(place.footprint for place in places) + sum(list(self._leftovers.values()))
 
     def footprint(self, size: int, tokens: int) -> int:
-        """Bytes to book for a record of `size` bytes of KV and so many tokens of its own.
+        """Bytes to book for a record of `size` bytes of KV and `tokens` tokens of its own.
 
         What fits into `usable` by this measure fits into the file, whatever was written and removed before: the record
         takes as much when all of it stands in single pages, its share of the tables included.
@@ -137,14 +138,14 @@ class DiskStore:
 
     def records(self) -> list[Record]:
         """The visible records, parents before children; those whose parent was removed are left out."""
-        found = []
+        visible = []
         with self._file.reported("listing the records"), self._file.reader() as txn:
             for key in list(self._visible):
                 value = txn.get(key, db=self._file.tables[HEADERS])
                 with contextlib.suppress(RecordError):  # damaged since it was opened: reading it will tell
                     if value is not None:
-                        found.append(self._record(txn, Header.unpack(key, bytes(value))))
-        return self._in_order(found)
+                        visible.append(read_record(self._file, txn, Header.unpack(key, bytes(value))))
+        return in_order(visible, self._fingerprint)
 
     # -- writing
 
@@ -243,7 +244,7 @@ class DiskStore:
             self._clear_leftovers()
 
     def _hide(self, keys: list[bytes]) -> None:
-        """Takes headers away, which makes their chunks leftovers."""
+        """Deletes headers, which makes their chunks leftovers."""
 
         def put(txn: Any, _: int) -> int:
             for key in keys:
@@ -292,7 +293,7 @@ class DiskStore:
             self._check(header, copy)
 
     def verify(self, progress: Progress | None = None) -> dict[bytes, RecordError]:
-        """Reads every record; gives what is wrong with the damaged, by key. `progress` hears (read, of how many)."""
+        """Reads every record; returns what is wrong with damaged ones, by key. `progress` hears (read, of how many)."""
         damaged = {}
         keys = list(self._visible)
         for done, key in enumerate(keys, start=1):
@@ -316,7 +317,7 @@ class DiskStore:
         raise RecordError(f"{self.folder}: record {key.hex()[:16]} is not there", reason="missing", key=key)
 
     def _check(self, header: Header, take: Callable[[int, np.ndarray], np.ndarray]) -> None:
-        """Gives a record's KV to `take`, a slice at a time, and holds what that returns against the checksum."""
+        """Hands a record's KV to `take`, a slice at a time; RecordError if what it returns fails the checksum."""
         digest = xxhash.xxh3_128()
         batch = BATCH_CHUNKS * self._file.longest_chunk()
         index, done = BODY, 0
@@ -350,13 +351,14 @@ class DiskStore:
     # -- opening and closing
 
     def _load(self, progress: Progress | None) -> None:
-        """Makes the sound records visible and sweeps everything else."""
+        """Makes the sound records visible and removes everything else."""
         try:
-            sound, bad, sizes = self._scan(progress)
+            scanned = scan(self._file, self._fingerprint, progress)
         except lmdb.Error as error:
             self._file.restart(f"LMDB says: {error}")
-            sound, bad, sizes = {}, {}, {}
-        for record in self._in_order(record for record, _ in sound.values()):
+            scanned = Scan()
+        sound, bad, sizes = scanned.sound, scanned.bad, scanned.sizes
+        for record in in_order((record for record, _ in sound.values()), self._fingerprint):
             number = sound[record.key][1]
             self._visible[record.key] = _Place(number, self.footprint(record.size, len(record.tokens)))
         bad |= dict.fromkeys(sound.keys() - self._visible.keys(), "parent")
@@ -366,7 +368,7 @@ class DiskStore:
         for number in sizes.keys() - kept:
             about, body = sizes[number]
             self._leftovers[number] = self.footprint(body, about // 4)
-        # each bad record may have left chunks; those that are more than they are of none
+        # each bad record may have left chunks; if there are more, a crash left them without a record
         self.swept["unfinished"] += max(0, len(self._leftovers) - len(bad))
         self.swept = +self.swept
         try:
@@ -374,50 +376,8 @@ class DiskStore:
                 self._hide(list(bad))
             self._clear_leftovers()
         except (lmdb.Error, OSError) as error:
-            # they are invisible all the same, and the next opening tries again
+            # they are invisible all the same, and the next opening removes them
             log.warning("%s: %d swept records still take space: %s", self.folder, len(bad), error)
-
-    def _scan(
-        self, progress: Progress | None
-    ) -> tuple[dict[bytes, tuple[Record, int]], dict[bytes, str], dict[int, tuple[int, int]]]:
-        """Sound records with their numbers, reasons against the others, and the bytes that are there by number."""
-        sound: dict[bytes, tuple[Record, int]] = {}
-        bad: dict[bytes, str] = {}
-        short = short_fingerprint(self._fingerprint)
-        with self._file.reader() as txn, txn.cursor(db=self._file.tables[HEADERS]) as cursor:
-            sizes = self._file.chunk_sizes(txn)
-            total = txn.stat(self._file.tables[HEADERS])["entries"]
-            for done, (view, value) in enumerate(cursor, start=1):
-                key = bytes(view)
-                try:
-                    header = Header.unpack(key, bytes(value))
-                    if header.fingerprint != short:
-                        bad[key] = "fingerprint"
-                    elif sizes.get(header.number) != (header.about_size, header.size):
-                        bad[key] = "truncated"
-                    else:
-                        sound[key] = self._record(txn, header), header.number
-                except RecordError as error:
-                    bad[key] = error.reason
-                if progress is not None:
-                    progress(done, total)
-        return sound, bad, sizes
-
-    def _record(self, txn: Any, header: Header) -> Record:
-        about = b"".join(self._file.chunks(txn, header.number, 0))
-        stats = txn.get(header.key, db=self._file.tables[STATS])
-        return Record.read(header, about, unpack_stats(None if stats is None else bytes(stats)))
-
-    def _in_order(self, records: Iterable[Record]) -> list[Record]:
-        """Parents before children; what hangs on no root is left out."""
-        children: dict[bytes, list[Record]] = defaultdict(list)
-        for record in records:
-            children[record.parent].append(record)
-        namespaces = {record.namespace for siblings in children.values() for record in siblings}
-        ordered = [record for name in sorted(namespaces) for record in children[root_key(self._fingerprint, name)]]
-        for record in ordered:  # grows meanwhile
-            ordered.extend(children[record.key])
-        return ordered
 
     def close(self) -> None:
         """Lets go of the folder; calling it twice is harmless, everything else is then RecordError "closed"."""
@@ -432,7 +392,7 @@ class DiskStore:
 
 
 def _flat(buffer: memoryview) -> memoryview:
-    """The same bytes in one dimension; ValueError if they do not lie together."""
+    """The same bytes in one dimension; ValueError if they are not contiguous."""
     view = memoryview(buffer)
     if not view.c_contiguous:
         raise ValueError("the payload's bytes do not lie together")

@@ -1,10 +1,10 @@
-"""Survey: an LMDB data file read page by page without LMDB, to tell whether LMDB can be let loose on it.
+"""Survey: an LMDB data file read page by page without LMDB, to see whether it is safe to open it with LMDB.
 
-LMDB believes what stands in its file: a flipped bit in a page of a B-tree ends the process by a signal, one in the list
-of free pages makes it write over what is in use. Here every page that LMDB would follow is read with `pread` and held
-against the format (LMDB 0.9, data version 1, little-endian): its number, its kind, the place of each node in it, the
-order of the keys, the run of each long value, the counts in the table's root, and that no page has two owners. What
-long values contain is not looked at: LMDB does not either, their checksums are the business of who wrote them.
+LMDB trusts its file: a flipped bit in a page of a B-tree ends the process by a signal, one in the list of free pages
+makes it write over pages in use. Here every page that LMDB would follow is read with `pread` and compared with the
+format (LMDB 0.9, data version 1, little-endian): its number, its kind, the place of each node in it, the order of the
+keys, the run of each long value, the counts in the table's root, and that no page has two owners. The content of long
+values is not checked, as LMDB does not look at it: the store has checksums for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NODE = struct.Struct("<HHHH")
 _HEADER = struct.Struct("<QHHHH")
 _RUN_HEADER = struct.Struct("<QHHI")
 FREE, MAIN = "free pages", "tables"  # the two tables whose roots stand in the meta pages
-_LATEST = 2**62  # transactions are counted; a number past this is no count
+_LATEST = 2**62  # transactions are counted; a larger number was damaged
 
 Progress = Callable[[int, int], None]  # (done, of how many)
 
@@ -66,6 +66,7 @@ class _Table:
 
     @classmethod
     def unpack(cls, name: str, raw: bytes) -> _Table:
+        """The root that is stored as `raw`; Untrusted if it is not one of a table like ours."""
         pad, flags, depth, *stored, root = _ROOT.unpack(raw)
         # of the free list, a field that others have no use for is the size of all pages
         if flags != (_INTEGER_KEYS if name == FREE else 0) or (pad and name != FREE):
@@ -82,8 +83,10 @@ class _Node:
 
 
 def survey(path: Path, tables: Collection[bytes], progress: Progress | None = None) -> Survey:
-    """Reads all that LMDB would follow in `path`; Untrusted if anything is wrong or another table than `tables` is
-    there, OSError if the file cannot be read. Memory: a byte a page."""
+    """Reads every page that LMDB would follow in `path`, with a byte of memory for each.
+
+    Untrusted if anything is wrong or the file has another table than `tables`, OSError if it cannot be read.
+    """
     with path.open("rb", buffering=0) as file:
         return _Surveyor(file.fileno(), frozenset(tables), progress).survey()
 
@@ -99,16 +102,17 @@ class _Surveyor:
         self._claimed = 0
 
     def survey(self) -> Survey:
+        """Reads the newest state of the file; Untrusted if anything in it is wrong."""
         free, main, transaction = self._newest_meta()
-        found: list[_Table] = []
+        surveyed: list[_Table] = []
 
         def table(node: _Node, page: bytes) -> None:
             if node.key not in self._tables or node.flags != _TABLE or node.size != _ROOT.size:
                 raise Untrusted(f"{node.key[:40]!r} is not a table of this store")
-            found.append(_Table.unpack(node.key.decode(), page[node.data : node.data + node.size]))
+            surveyed.append(_Table.unpack(node.key.decode(), page[node.data : node.data + node.size]))
 
         self._walk(main, table)
-        for each in found:
+        for each in surveyed:
             self._walk(each, None)
         used = self._claimed
 
@@ -134,23 +138,23 @@ class _Surveyor:
             if version != _VERSION:
                 raise Untrusted(f"written by another LMDB: data version {version}, expected {_VERSION}")
             if page_size not in {2**bits for bits in range(8, 17)} or page_size != (self._page_size or page_size):
-                raise Untrusted(f"meta page {number} tells of pages of {page_size} bytes")
+                raise Untrusted(f"meta page {number} says pages have {page_size} bytes")
             if address or (transaction and transaction % 2 != number) or transaction > _LATEST:
-                raise Untrusted(f"meta page {number} tells of transaction {transaction} at address {address:#x}")
+                raise Untrusted(f"meta page {number} says transaction {transaction} at address {address:#x}")
             self._page_size = page_size
             metas.append((transaction, last, free, main))
         older, newer = sorted(metas, key=lambda meta: meta[0])
         if newer[0] - older[0] != (newer[0] > 0):  # each transaction flushes the one before, so none is skipped
-            raise Untrusted(f"the meta pages tell of transactions {older[0]} and {newer[0]}")
+            raise Untrusted(f"the meta pages say transactions {older[0]} and {newer[0]}")
         transaction, last, free, main = newer
         if last < 1 or last > 2**48 or last > 2 * max(self._bytes // self._page_size, 2**20):
-            raise Untrusted(f"the meta page tells of a last page {last} in a file of {self._bytes} bytes")
+            raise Untrusted(f"the meta page says the last page is {last} in a file of {self._bytes} bytes")
         self._owned = np.zeros(last + 1, dtype=np.bool_)
         self._claim(0, 2, "the meta pages")
         return _Table.unpack(FREE, free), _Table.unpack(MAIN, main), transaction
 
     def _claim(self, first: int, count: int, owner: str) -> None:
-        """Pages in use: each has one owner and lies within the file, or reading it through the map would end us."""
+        """Notes pages in use: each has one owner and lies within the file, or else the map would end this process."""
         end = first + count
         if end > len(self._owned):
             raise Untrusted(f"{owner} has page {end - 1}, past the last ({len(self._owned) - 1})")
@@ -164,7 +168,7 @@ class _Surveyor:
             self._progress(self._claimed, len(self._owned))
 
     def _claim_free(self, node: _Node, value: bytes, transaction: int) -> None:
-        """A list of free pages, largest first, under the transaction that freed them. They may lie past the end."""
+        """Notes a list of free pages, largest first, by the transaction that freed them. They may lie past the end."""
         if len(node.key) != 8 or len(value) < 8 or len(value) % 8:
             raise Untrusted(f"a list of free pages has {len(node.key)} and {len(value)} bytes")
         freed_by = int.from_bytes(node.key, "little")
@@ -183,14 +187,14 @@ class _Surveyor:
         self._owned[pages] = True
 
     def _walk(self, table: _Table, each: Callable[[_Node, bytes], None] | None) -> None:
-        """Every page of a B-tree, in the order of its keys; `each` gets the entries."""
+        """Checks every page of a B-tree, in the order of its keys, and hands its entries to `each`."""
         if table.root == _EMPTY:
             if table.depth or any(table.stored):
                 raise Untrusted(f"table {table.name!r} is empty and is not")
             return
         if not 0 < table.depth <= _DEPTH:
             raise Untrusted(f"table {table.name!r} is {table.depth} pages deep")
-        # (page, depth, keys in it are at least, keys in it are below); None is no bound
+        # (page, depth, keys in it are at least, keys in it are below); None is unbounded
         stack: list[tuple[int, int, bytes | None, bytes | None]] = [(table.root, 1, None, None)]
         while stack:
             number, depth, least, below = stack.pop()
@@ -224,9 +228,9 @@ class _Surveyor:
     def _page(self, number: int, owner: str) -> tuple[bytes, int]:
         self._claim(number, 1, f"table {owner!r}")
         page = os.pread(self._fd, self._page_size, number * self._page_size)
-        found, _, kind, _, _ = _HEADER.unpack_from(page)
-        if found != number or kind not in (_BRANCH, _LEAF):
-            raise Untrusted(f"page {number} of table {owner!r} is page {found} of kind {kind:#x}")
+        own_number, _, kind, _, _ = _HEADER.unpack_from(page)
+        if own_number != number or kind not in (_BRANCH, _LEAF):
+            raise Untrusted(f"page {number} of table {owner!r} is page {own_number} of kind {kind:#x}")
         return page, kind
 
     def _nodes(self, number: int, page: bytes, table: _Table, *, leaf: bool) -> list[_Node]:
@@ -268,8 +272,8 @@ class _Surveyor:
         count = (PAGE_HEADER - 1 + node.size) // self._page_size + 1
         self._claim(first, count, f"a long value of table {owner!r}")
         header = os.pread(self._fd, PAGE_HEADER, first * self._page_size)
-        found, _, kind, pages = _RUN_HEADER.unpack(header)
-        if (found, kind, pages) != (first, _OVERFLOW, count):
+        own_number, _, kind, pages = _RUN_HEADER.unpack(header)
+        if (own_number, kind, pages) != (first, _OVERFLOW, count):
             raise Untrusted(f"pages {first} to {first + count - 1} of table {owner!r} are not the long value there")
         return count
 

@@ -1,4 +1,4 @@
-"""Record: the KV of one segment behind its ancestors, as it is described on disk."""
+"""Record: what is written of one segment's KV behind its ancestors, and the keys that name it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Stats = tuple[int, int, int, float]  # frequency, last_use, misses, seconds_per_
 
 
 def root_key(fingerprint: bytes, namespace: str) -> bytes:
-    """The key under which a namespace's first records stand.
+    """Key of 32 bytes that a namespace's first records have as their parent.
 
-    `fingerprint` says whose KV it is: model, weights, dtype, layout. All keys below hang on it.
+    `fingerprint` names the model, its weights, the dtype and the layout; all keys below are derived from it.
     """
     digest = hashlib.blake2b(len(fingerprint).to_bytes(8, "little"), digest_size=KEY_BYTES, person=b"ragcache-root")
     digest.update(fingerprint)
@@ -35,18 +35,19 @@ def root_key(fingerprint: bytes, namespace: str) -> bytes:
 
 
 def record_key(parent_key: bytes, tokens: array[int]) -> bytes:
-    """The key of the segment `tokens` behind the path that `parent_key` spells."""
+    """Key of 32 bytes of the segment `tokens` behind the path that `parent_key` spells."""
     digest = hashlib.blake2b(parent_key, digest_size=KEY_BYTES, person=b"ragcache-record")
     digest.update(tokens.tobytes())
     return digest.digest()
 
 
 def short_fingerprint(fingerprint: bytes) -> bytes:
+    """A digest of a fingerprint, of 16 bytes, as headers have it."""
     return hashlib.blake2b(fingerprint, digest_size=16).digest()
 
 
 def about_bytes(tokens: int) -> int:
-    """The longest description of a record of so many tokens."""
+    """Bytes of the longest description that a record of this number of tokens can have."""
     return _LENGTHS.size + LONGEST_NAMESPACE + LONGEST_LABEL + 4 * tokens
 
 
@@ -55,8 +56,8 @@ class Record:
     """What is known of a segment's KV without its bytes.
 
     `parent` is the key of the record before it on its path, or the namespace's root key; `tokens` are the segment's
-    own; `size` is bytes of KV. `frequency`, `last_use`, `misses` and `seconds_per_token` are what the policies had
-    learned of it when they were last written.
+    own; `size` is its bytes of KV, 0 where the store is to say. `frequency`, `last_use`, `misses` and
+    `seconds_per_token` are what the policies had learned of it when they were last written (see Node).
     """
 
     key: bytes
@@ -72,10 +73,11 @@ class Record:
 
     @property
     def stats(self) -> Stats:
+        """What the policies had learned: frequency, last use, misses, seconds a token."""
         return self.frequency, self.last_use, self.misses, self.seconds_per_token
 
     def about(self) -> bytes:
-        """The description: what of a record is of no fixed size."""
+        """The description: the parts of a record that vary in size. ValueError if the namespace is too long."""
         namespace = self.namespace.encode(errors="surrogatepass")
         if len(namespace) > LONGEST_NAMESPACE:
             raise ValueError(f"namespace of {len(namespace)} bytes; {LONGEST_NAMESPACE} are the most")
@@ -84,7 +86,7 @@ class Record:
 
     @classmethod
     def read(cls, header: Header, about: bytes, stats: Stats) -> Record:
-        """The record that header, description and stats tell of; RecordError if the description is damaged."""
+        """The record that header, description and stats describe; RecordError if the description is damaged."""
         if xxhash.xxh3_64_digest(about) != header.about_digest:
             raise RecordError("the description of a record is damaged", reason="checksum", key=header.key)
         first, second = _LENGTHS.unpack_from(about)
@@ -102,10 +104,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The part of a record with a fixed size; what it says was checked against its own checksum.
+    """The part of a record with a fixed size, with a checksum of its own.
 
-    `number` names the chunks of the record's bytes. The digests are xxh3: of 64 bits for the description, of 128 for
-    the KV.
+    `number` names the chunks of the record's bytes, `about_size` and `size` are those of its description and KV. The
+    digests are xxh3: of 64 bits for the description, of 128 for the KV. `fingerprint` is short.
     """
 
     key: bytes
@@ -118,6 +120,7 @@ class Header:
     digest: bytes
 
     def pack(self) -> bytes:
+        """The header as stored, its checksum last."""
         body = _HEADER.pack(
             FORMAT,
             self.about_size,
@@ -132,7 +135,7 @@ class Header:
 
     @classmethod
     def unpack(cls, key: bytes, value: bytes) -> Header:
-        """RecordError "format" if another version wrote it, "checksum" if it is damaged."""
+        """The header that was stored under `key`; RecordError "format" of another version, "checksum" if damaged."""
         body, checksum = value[: _HEADER.size], value[_HEADER.size :]
         if xxhash.xxh3_64_digest(key + value[:-8]) != value[-8:]:  # last in every format
             raise RecordError("the header of a record is damaged", reason="checksum", key=key)
@@ -143,12 +146,13 @@ class Header:
 
 
 def pack_stats(stats: Stats) -> bytes:
+    """What the policies learned of a record, as stored."""
     frequency, last_use, misses, seconds_per_token = stats
     return _STATS.pack(frequency, last_use, misses, seconds_per_token)
 
 
 def unpack_stats(value: bytes | None) -> Stats:
-    """Nothing learned, if there is nothing sound: stats steer choices and never what is served."""
+    """Stats that were stored; zeros if they are missing or damaged, for they steer choices, never what is served."""
     if value is None or len(value) != _STATS.size:
         return 0, 0, 0, 0.0
     frequency, last_use, misses, seconds_per_token = _STATS.unpack(value)

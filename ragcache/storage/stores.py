@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
-from array import array
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ragcache.storage.interface import DeviceKV, HostKV
 from ragcache.storage.lmdb_store import DiskStore
-from ragcache.storage.record import Record, Stats, record_key, root_key
-from ragcache.tree.tree import DEVICE, Node
+from ragcache.storage.record import Record, Stats, root_key
 
 
 class HostBytes(Protocol):
-    """KV in host memory, whose bytes can be seen and filled."""
+    """KV in host memory, whose bytes can be read and written."""
 
     @property
-    def buffer(self) -> memoryview: ...
+    def buffer(self) -> memoryview:
+        """The bytes themselves, contiguous and writable."""
 
 
 class Transfer(Protocol):
-    """What moves KV between device, host memory and plain bytes: see ragcache.engine.torch.transfer."""
+    """Moves KV between device, host memory and plain bytes: see ragcache.engine.torch.transfer."""
 
     @property
-    def stored_bytes_per_token(self) -> int: ...
-    def to_host(self, span: Any) -> Any: ...
-    def to_device(self, host: Any) -> Any: ...
-    def empty_host(self, tokens: int) -> Any: ...
-    def adopt(self, host: Any) -> Any: ...
-    def payload(self, span: Any) -> memoryview: ...
-    def payload_of_host(self, host: Any) -> memoryview: ...
+    def stored_bytes_per_token(self) -> int:
+        """Bytes that a token's KV takes in host memory and on disk."""
+
+    def to_host(self, span: Any) -> Any:
+        """A copy of device KV in host memory of its own."""
+
+    def to_device(self, host: Any) -> Any:
+        """A copy of host KV in device memory of its own."""
+
+    def empty_host(self, tokens: int) -> Any:
+        """Host memory for the KV of this number of tokens, to be filled through its `buffer` (see HostBytes)."""
+
+    def adopt(self, host: Any) -> Any:
+        """Device KV of `host`, whose memory it may take over: `host` is not to be used again."""
+
+    def payload(self, span: Any) -> memoryview:
+        """The bytes to store of device KV, flat."""
+
+    def payload_of_host(self, host: Any) -> memoryview:
+        """The bytes to store of host KV, flat: those of `host` itself."""
 
 
 class HostMemory:
-    """A HostStore: copies of the device's KV."""
+    """A LoadingHostStore: copies of the device's KV in this process' memory, made by a `transfer`."""
 
     def __init__(self, transfer: Transfer) -> None:
         self._transfer = transfer
@@ -45,7 +59,7 @@ class HostMemory:
 
 
 class DiskRecords:
-    """A RecordStore over a DiskStore. `fingerprint` says whose KV it is: model, weights, dtype, layout."""
+    """A LoadingRecordStore over a DiskStore. `fingerprint` names the model, its weights, the dtype and the layout."""
 
     def __init__(self, disk: DiskStore, transfer: Transfer, fingerprint: bytes) -> None:
         self._disk = disk
@@ -55,33 +69,16 @@ class DiskRecords:
     def root_key(self, namespace: str) -> bytes:
         return root_key(self._fingerprint, namespace)
 
-    def key(self, parent: bytes, tokens: Sequence[int]) -> bytes:
-        return record_key(parent, _ids(tokens))
-
     def footprint(self, tokens: int) -> int:
         return self._disk.footprint(tokens * self._transfer.stored_bytes_per_token, tokens)
 
     def records(self) -> list[Record]:
         return self._disk.records()
 
-    def write(self, key: bytes, parent: bytes, node: Node, kv: Any, source: int) -> None:
-        payload = self._transfer.payload(kv) if source == DEVICE else self._transfer.payload_of_host(kv)
-        root = node
-        while root.parent is not None:
-            root = root.parent
-        record = Record(
-            key=key,
-            parent=parent,
-            namespace=root.label,
-            label=node.label,
-            tokens=_ids(node.tokens),
-            size=payload.nbytes,
-            frequency=node.frequency,
-            last_use=node.last_use,
-            misses=node.misses,
-            seconds_per_token=node.seconds_per_token,
-        )
-        self._disk.write(record, payload)
+    def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
+        bytes_of = self._transfer.payload if isinstance(kv, DeviceKV) else self._transfer.payload_of_host
+        payload = bytes_of(kv.content)
+        self._disk.write(dataclasses.replace(record, size=payload.nbytes), payload)
 
     def read(self, key: bytes, tokens: int) -> Any:
         host = self._transfer.empty_host(tokens)
@@ -99,7 +96,3 @@ class DiskRecords:
             self._disk.update(learned)
         finally:
             self._disk.close()
-
-
-def _ids(tokens: Sequence[int]) -> array[int]:
-    return tokens if isinstance(tokens, array) else array("i", tokens)

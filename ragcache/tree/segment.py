@@ -12,8 +12,9 @@ from dataclasses import dataclass
 class Segment:
     """Token ids that are cached as one piece. Its tokens never depend on its neighbours.
 
-    `key` is a digest of the tokens, so a changed text is another segment; `label` is for people's eyes. A simulation
-    knows how many tokens there are and not which: a `range` of that length stands for them.
+    `key` is a digest of the tokens (16 bytes), so a changed text is another segment; `label` is for people's eyes.
+    `truncated` says that the text had more tokens. A simulation knows only the number of tokens: a `range` of that
+    length stands for them.
     """
 
     label: str
@@ -23,6 +24,7 @@ class Segment:
 
     @classmethod
     def of(cls, label: str, tokens: Iterable[int], truncated: bool = False) -> Segment:
+        """The segment of these token ids; ValueError if there are none."""
         ids = array("i", tokens)
         if not ids:
             raise ValueError(f"segment {label!r} has no tokens")

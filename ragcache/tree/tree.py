@@ -1,4 +1,4 @@
-"""KnowledgeTree: which documents are held in which context (RAGCache, section 4.1).
+"""KnowledgeTree: which documents are cached in which context (RAGCache, section 4.1).
 
 Pure data: a prefix tree over segments. A path from a namespace's root spells a prompt's beginning; a node stands
 for the KV of its segment *behind its ancestors*, so [D1, D2] and [D2, D1] share nothing below the system prompt.
@@ -35,8 +35,10 @@ _NO_CHILDREN: dict[bytes, Any] = {}
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A node's KV on one tier. `copy` is opaque here, and None while it is on its way, which `arrival` then tells of.
-    `holders` keep it there."""
+    """A node's KV on one tier. `copy` is opaque here; None while the KV is on its way, when `arrival` is its move.
+
+    `holders` is the number of leases and moves that keep it there.
+    """
 
     copy: Any = None
     holders: int = 0
@@ -47,11 +49,11 @@ class Place:
 class Node:
     """One segment in the context of its ancestors.
 
-    `path_key` names the path down to here, `size` counts its own tokens. For each tier, `places` says where its KV lies
-    there, if it does, and `below` how many of its children have a place on that tier: a node without any is a leaf of
-    it. `frequency` counts its uses since it was made, `last_use` is the cache's use counter at the last of them.
-    `misses` counts the requests that had to compute the node, and `seconds_per_token` is the mean over them of what a
-    token they computed cost.
+    `path_key` names the path down to here, `size` is the number of its own tokens. By tier, `places` has its KV there,
+    if there is any, and `below` the number of its children that have a place on that tier: a node with none is a leaf
+    of it. `frequency` counts its uses since it was made, `last_use` is the cache's use counter at the last of them.
+    `misses` counts the requests that had to compute the node, and `seconds_per_token` is the mean over them of the
+    cost of a token that they computed.
     """
 
     id: int
@@ -71,6 +73,7 @@ class Node:
 
     @property
     def is_root(self) -> bool:
+        """Whether this is a namespace's root, which has no segment and no KV."""
         return self.parent is None
 
     @property
@@ -81,7 +84,7 @@ class Node:
 
     @property
     def holders(self) -> int:
-        """How many leases and moves hold the node on the device; each holds all its ancestors there, too."""
+        """Number of leases and moves that hold the node on the device; each holds all its ancestors there, too."""
         place = self.places[DEVICE]
         return 0 if place is None else place.holders
 
@@ -95,15 +98,15 @@ class Node:
         return nodes[::-1]
 
     def missed(self, seconds_per_token: float) -> None:
-        """A request computed the node at this price: PGDSF (3) is the mean over those that missed."""
+        """Counts a request that computed the node at this price: PGDSF (3) is the mean over those that missed."""
         self.misses += 1
         self.seconds_per_token += (seconds_per_token - self.seconds_per_token) / self.misses
 
 
 class KnowledgeTree:
-    """Look-up, insert and remove of nodes under one root a namespace. Roots hold no KV and are not counted.
+    """Nodes under a root for each namespace. Roots hold no KV, and `len` does not count them.
 
-    `tiers` is how many tiers its nodes may have places on.
+    `tiers` is the number of tiers that nodes may have places on.
     """
 
     def __init__(self, tiers: int = 1) -> None:
@@ -117,11 +120,11 @@ class KnowledgeTree:
         return self._count
 
     def follow(self, follower: Callable[[Node, bool], None]) -> None:
-        """To be told of each node that enters (True) or leaves (False), which has no children then."""
+        """Adds a callback for each node that enters (True) or leaves (False); it has no children then."""
         self._followers.append(follower)
 
     def root(self, namespace: str) -> Node:
-        """The namespace's root; made at first use."""
+        """The root of a namespace, made at first use."""
         root = self._roots.get(namespace)
         if root is None:
             digest = hashlib.blake2b(namespace.encode(), digest_size=8).digest()
@@ -133,18 +136,18 @@ class KnowledgeTree:
 
         Keys are digests; the tokens themselves are compared, so a collision is a miss and never wrong KV.
         """
-        found: list[Node] = []
+        nodes: list[Node] = []
         node = root
         for segment in path:
             child = node.children.get(segment.key)
             if child is None or child.tokens != segment.tokens:
                 break
-            found.append(child)
+            nodes.append(child)
             node = child
-        return found
+        return nodes
 
     def insert(self, parent: Node, segment: Segment) -> Node:
-        """A new child of `parent`; ValueError if its key is taken."""
+        """Adds a child to `parent` and returns it; ValueError if its key is taken."""
         if segment.key in parent.children:
             raise ValueError(f"{parent.label!r} has a child with the key of {segment.label!r} already")
         node = self._node(parent, segment.key, segment.label, segment.tokens)

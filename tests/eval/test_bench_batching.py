@@ -27,8 +27,13 @@ def bench(tiny_model: TorchModel) -> Iterator[bench_batching.BatchingBench]:
 def test_sequences_are_timed_together_and_one_after_another(bench: bench_batching.BatchingBench) -> None:
     row = bench.decode(context=32, tokens=12, runs=3)
     assert (row["context"], row["sequences"], row["at_least"]) == (32, 8, 3.0)
-    assert row["together_tokens_per_second"] > row["alone_tokens_per_second"] > 0
-    assert row["ratio"] > 1
+    rates = row["together_tokens_per_second"], row["alone_tokens_per_second"]
+    assert 0.5 * min(rates) < rates[1] * row["ratio"] < 2 * max(rates)
+
+
+@pytest.mark.timing
+def test_sequences_go_faster_together(bench: bench_batching.BatchingBench) -> None:
+    assert bench.decode(context=32, tokens=12, runs=3)["ratio"] > 1
 
 
 def test_a_decode_beside_a_prefill_gets_a_token_with_every_chunk(bench: bench_batching.BatchingBench) -> None:
@@ -44,6 +49,7 @@ def test_no_more_than_the_step_is_computed_after_a_cancellation(bench: bench_bat
     assert row["cancel_seconds"] > 0
 
 
+@pytest.mark.timing
 @pytest.mark.real
 def test_the_default_model_keeps_to_the_bounds(model: TorchModel) -> None:
     """Loosely, and in one of a few tries: beside a busy neighbour steps do not always get the same share."""

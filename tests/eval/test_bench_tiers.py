@@ -31,6 +31,7 @@ def test_the_disk_is_measured_against_a_plain_file(tmp_path: Path) -> None:
     assert all(row["stored_ratio"] > 0 for row in rows)
 
 
+@pytest.mark.timing
 @pytest.mark.real
 def test_the_default_models_node_moves_at_half_the_speed_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
     """In one of a few tries: beside a busy neighbour a move and a plain copy do not always get the same share."""

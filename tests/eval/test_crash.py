@@ -15,7 +15,7 @@ import pytest
 
 from eval import crash
 from eval.props.uncached import Uncached
-from tests.conftest import TOPICS
+from tests.props.live import TOPICS
 
 # two requests of the tiny model fit on the device and not all they leave on the host
 SIZES = ["--device-cache", "200KiB", "--host-cache", "100KiB", "--disk-cache", "16MiB", "--threads", "1"]
@@ -30,6 +30,7 @@ def options(tmp_path: Path, tiny_index: Path, tiny_folder: Path) -> list[str]:
     return ["--model", str(tiny_folder), "--index", str(tiny_index), "--questions", str(questions), *SIZES]
 
 
+@pytest.mark.full(proof="test_what_must_not_be_is_told_and_is_a_failure")
 def test_servers_that_are_killed_serve_what_is_right_afterwards(options, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(crash, "STARTING_SHARE", 0.5)
@@ -70,7 +71,16 @@ def test_what_must_not_be_is_told_and_is_a_failure(options, capsys, monkeypatch)
     assert "uncached 'no' with margins (1.0,)" in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(
+            signal.SIGINT,
+            marks=pytest.mark.full(proof="test_an_interruption_ends_the_servers_and_removes_the_folder"),
+        ),
+    ],
+)
 def test_an_interruption_ends_the_servers_and_removes_the_folder(options, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "eval.crash", *options, "--rounds", "50"],

@@ -8,16 +8,43 @@ from eval.demo import QUESTION, table
 from eval.exactness import TIE, Exactness, Generated, compare
 from eval.props.question_set import read_questions
 from ragcache.cli.config import ServeConfig
+from tests.props.live import TOPICS
 
+SHORT = {"max_doc_tokens": 100, "max_question_tokens": 32, "max_tokens": 8}
 QUESTIONS = Path(__file__).parents[2] / "eval" / "questions" / "python.jsonl"
 
 
+def test_answers_are_the_same_wherever_the_kv_comes_from(tiny_index: Path, tiny_folder: Path) -> None:
+    """With the tiny model, and a device that holds one prompt, so that documents lie where they are said to lie."""
+    questions = [f"What is known of the {name}?" for name in list(TOPICS)[:5]]
+    config = ServeConfig(index=tiny_index, model=str(tiny_folder), threads=1, **SHORT)
+
+    results = Exactness(config, questions, max_tokens=8).run(plain=2)
+
+    for result in results:
+        assert result.different == ()
+        assert result.equal + result.ties == (2 if result.name == "plain transformers" else 5)
+    by_name = {result.name: result for result in results}
+    assert len(by_name) == 6
+    warm = by_name["cache warm"]
+    for name, tier in (("cache warm", "device"), ("from disk", "disk"), ("from host", "host")):
+        assert by_name[name].cached_tokens[tier] > 2 * by_name[name].computed_tokens
+        assert by_name[name].computed_tokens == warm.computed_tokens
+    assert sum(by_name["cleared before each"].cached_tokens.values()) == 0
+    assert by_name["cleared before each"].computed_tokens == by_name["cache warm"].computed_tokens + sum(
+        warm.cached_tokens.values()
+    )
+    assert 0 < sum(by_name["cache on"].cached_tokens.values()) < sum(warm.cached_tokens.values())
+
+
+@pytest.mark.full(proof="test_answers_are_the_same_wherever_the_kv_comes_from")
 @pytest.mark.real
 @pytest.mark.timeout(1500)
 def test_fifty_answers_are_the_same_wherever_the_kv_comes_from(demo_index: Path) -> None:
     texts = [question.text for question in read_questions(QUESTIONS)]
     questions = [texts[at * len(texts) // 50] for at in range(50)]
-    config = ServeConfig(index=demo_index, max_doc_tokens=200, max_tokens=12)
+    # one thread, because the other worker of the tier has the other core
+    config = ServeConfig(index=demo_index, max_doc_tokens=200, max_tokens=12, threads=1)
 
     results = Exactness(config, questions, max_tokens=12).run(plain=5)
 

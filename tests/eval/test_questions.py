@@ -48,6 +48,7 @@ def test_questions_do_not_repeat_the_titles_of_their_documents() -> None:
         assert not any("." in doc_id and doc_id in question.text for doc_id in question.doc_ids), question.id
 
 
+@pytest.mark.full(proof="test_the_command_reports_hits_misses_and_skipped_rows")
 @pytest.mark.real
 def test_four_in_five_questions_find_a_document_of_theirs(outcomes: list[Outcome]) -> None:
     assert len(outcomes) >= 120  # measured, so every labelled document exists

@@ -13,6 +13,7 @@ from pimsim.cli import main as pimsim
 from pimsim.dimm_pim.traversal import LOWEST, NO_LIST, UPPER, Traversal
 from retrieval.corpus import Document, write_corpus
 
+pytestmark = pytest.mark.xdist_group("pimsim")  # whose kernels are compiled once
 COUNT, DIM = 3000, 24
 
 

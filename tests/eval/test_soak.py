@@ -35,6 +35,23 @@ def options(tiny_index, tiny_folder) -> list[str]:
     return ["--model", str(tiny_folder), "--index", str(tiny_index), *SIZES]
 
 
+def test_a_soak_of_seconds_has_no_error_and_tells_its_times(options, capsys, monkeypatch, server_here):
+    """With the server in this process, and a host that holds one document or two: so the disk is asked soon."""
+    server_here(soak)
+    monkeypatch.setattr(soak, "SAMPLE_SECONDS", 0.1)
+    monkeypatch.setattr(soak, "LONGEST_TIMEOUT_MS", 20)
+    monkeypatch.setattr(soak, "LONGEST_HANG_UP", 0.05)
+    status = soak.main([*options, "--host-cache", "60KiB", "--minutes", "0.08", "--rate", "25", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert (status, report["problems"]) == (0, []), report
+    assert report["outcomes"]["answered"] > 20
+    assert min(report["tokens"].values()) > 0
+    assert report["ttft"]["p50"] < report["total"]["p50"]
+    assert len(report["own"]) == len(report["rss"]) > 4
+    assert (report["growth"] is None) == (len(report["own"]) < soak.LEAST_SAMPLES)
+
+
+@pytest.mark.full(proof="test_a_soak_of_seconds_has_no_error_and_tells_its_times")
 def test_a_short_soak_has_no_error_and_tells_its_times(options, capsys, monkeypatch):
     monkeypatch.setattr(soak, "SAMPLE_SECONDS", 0.25)
     monkeypatch.setattr(soak, "LONGEST_TIMEOUT_MS", 20)
@@ -55,6 +72,7 @@ def test_a_short_soak_has_no_error_and_tells_its_times(options, capsys, monkeypa
     assert not report["interrupted"]
 
 
+@pytest.mark.full(proof="test_an_interruption_ends_the_servers_and_removes_the_folder")
 def test_an_interruption_prints_what_there_is(options, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "eval.soak", *options, "--rate", "10"],

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ragcache.cost import PolynomialCost
-from ragcache.engine.vllm.scheduler.dispatch import Inventory
 from ragcache.engine.vllm.scheduler.outer_cache import OuterCache
+from ragcache.engine.vllm.wire.inventory import Inventory
 from ragcache.engine.vllm.wire.passages import passages
 from ragcache.engine.vllm.wire.settings import ConnectorSettings
 from ragcache.engine.vllm.worker.block_store import BlockStore, Results

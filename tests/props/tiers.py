@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,8 +12,9 @@ from ragcache.cache.cache import KnowledgeCache, Lease
 from ragcache.cache.interface import DiskTier, HostTier
 from ragcache.cache.mover import Moved, timed
 from ragcache.policy import POLICIES
+from ragcache.storage.interface import DeviceKV, HostKV
+from ragcache.storage.record import Record
 from ragcache.tree.segment import Segment
-from ragcache.tree.tree import Node
 
 SYSTEM = Segment.of("system", [1, 2, 3])
 DOCUMENTS = [Segment.of(f"d{i}", [10 + i] * (1 + i % 4)) for i in range(7)]
@@ -45,7 +45,7 @@ def spelled(path: Sequence[Segment]) -> tuple[tuple[int, ...], ...]:
 
 
 def computed(lease: Lease, alive: weakref.WeakSet[Kv] | None = None) -> list[Kv]:
-    return [Kv(spelled(lease.path[: at + 1]), alive) for at in range(lease.cached, len(lease.path))]
+    return [Kv(spelled(lease.path[: depth + 1]), alive) for depth in range(lease.cached, len(lease.path))]
 
 
 class Store:
@@ -83,23 +83,18 @@ class Box(Store):
         super().__init__()
         self._alive = alive
         self.records: dict[bytes, Any] = {}
-        self.parents: dict[bytes, bytes] = {}
+        self.not_removed: set[bytes] = set()  # keys whose removal failed
 
     def root_key(self, namespace: str) -> bytes:
         return hashlib.blake2b(namespace.encode(), digest_size=32).digest()
 
-    def key(self, parent: bytes, tokens: Sequence[int]) -> bytes:
-        return hashlib.blake2b(parent + array("i", tokens).tobytes(), digest_size=32).digest()
-
     def footprint(self, tokens: int) -> int:
         return -(-tokens // PAGE) * PAGE
 
-    def write(self, key: bytes, parent: bytes, node: Node, kv: Any, source: int) -> None:
-        del node, source
+    def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
         self._maybe_fail()
-        assert key not in self.records
-        self.records[key] = kv.content if isinstance(kv, Kv) else kv[1]
-        self.parents[key] = parent
+        assert record.key not in self.records
+        self.records[record.key] = kv.content.content if isinstance(kv, DeviceKV) else kv.content[1]
 
     def read(self, key: bytes, tokens: int) -> Any:
         self._maybe_fail()
@@ -114,14 +109,15 @@ class Box(Store):
         return Kv(staged[1], self._alive)
 
     def remove(self, keys: Sequence[bytes]) -> None:
+        if self.reasons:
+            self.not_removed.update(keys)
         self._maybe_fail()
         for key in keys:
             self.records.pop(key, None)
-            self.parents.pop(key, None)
 
 
 class HandMover:
-    """Works when told to. Work and news of it are two steps, as they are with a thread."""
+    """A mover that works when `work` is called, and reports it when `tell` is: two steps, as with a thread."""
 
     def __init__(self) -> None:
         self._work: deque[tuple[Callable[[], Any], Callable[[Moved], None]]] = deque()
@@ -187,8 +183,8 @@ class Tiered:
             if lease.broken:
                 lease.release()
                 return self.use(path, extra)
-            for at, node in enumerate(lease.nodes):
-                assert node.kv.content == spelled(path[: at + 1])
+            for depth, node in enumerate(lease.nodes):
+                assert node.kv.content == spelled(path[: depth + 1])
             lease.commit(computed(lease, self.alive))
         self.settle()
         self.cache.check_integrity()
@@ -204,7 +200,9 @@ class Tiered:
     def on(self, tier: int) -> set[tuple[str, ...]]:
         """Labels of the paths that have a place on a tier."""
         return {
-            tuple(at.label for at in node.path()) for node in self.cache.tree.nodes() if node.places[tier] is not None
+            tuple(each.label for each in node.path())
+            for node in self.cache.tree.nodes()
+            if node.places[tier] is not None
         }
 
 

@@ -6,6 +6,10 @@ import pytest
 import torch
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.import_plugin("tests.props.live")
+
+
 @pytest.fixture(autouse=True)
 def one_torch_thread() -> Iterator[None]:
     before = torch.get_num_threads()

@@ -65,8 +65,8 @@ def test_a_profile_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "no prefill profile of version 2 .its version: 1."),
-        ({"version": None}, "no prefill profile"),
+        ({"version": 1}, "not a prefill profile of version 2 .its version: 1."),
+        ({"version": None}, "not a prefill profile"),
         ({"model": 3}, "'model' must be a text, not 3"),
         ({"threads": "many"}, "cannot be used"),
         ({"prefill_chunk": 0}, "'prefill_chunk' must be 1 or more, not 0"),
@@ -89,7 +89,7 @@ def test_a_file_that_is_no_profile_says_why(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("[1", "not valid JSON"), ("[1]", "no prefill profile"), ("{}", "no pre")]
+    ("text", "message"), [("[1", "not valid JSON"), ("[1]", "not a prefill profile"), ("{}", "not a prefill profile")]
 )
 def test_a_file_that_is_not_even_an_object(tmp_path, text, message):
     file = tmp_path / "profile.json"
@@ -112,7 +112,7 @@ def test_costs_by_name(tmp_path):
     assert parse_cost("constant") == ConstantCost()
     assert parse_cost("50,0.01") == PolynomialCost(50, 0.01)
     for wrong in ("cheap", "1,2,3", "a,b"):
-        with pytest.raises(ConfigError, match=r"is no cost: write constant, a,b .* or a profile's file"):
+        with pytest.raises(ConfigError, match=r"is not a cost: write constant, a,b .* or a profile's file"):
             parse_cost(wrong)
     for wrong in ("-1,0", "nan,1", "1,inf"):
         with pytest.raises(ConfigError, match="not possible"):

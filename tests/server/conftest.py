@@ -14,12 +14,20 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from eval.props.uncached import Uncached, answer_uncached
+from ragcache.cli.config import ServeConfig
 from ragcache.service.service import RagService
 from server.app import create_app
 from server.run import bind
+from tests.props.reopened import Reopened
+from tests.server.questions import LENGTHS, QUESTIONS
 from tests.server.serving import Serving
 
 PATIENCE = 30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.import_plugin("tests.props.live")
 
 
 @dataclasses.dataclass
@@ -103,3 +111,24 @@ def serve(tiny_index: Path, tiny_folder: Path) -> Iterator[Callable[..., Serving
     yield start
     for serving in started:
         serving.close()
+
+
+@pytest.fixture
+def reopen(tiny_index: Path, tiny_folder: Path) -> Iterator[Callable[..., Reopened]]:
+    """As `serve`, in this process: for what is about records on the tiers, and not about the process."""
+    opened: list[Reopened] = []
+
+    def start(*options: str, model: Path = tiny_folder) -> Reopened:
+        opened.append(Reopened("--index", str(tiny_index), "--model", str(model), *options))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.end()
+
+
+@pytest.fixture(scope="session")
+def uncached(tiny_index: Path, tiny_folder: Path) -> dict[str, Uncached]:
+    """What the tiny model answers to QUESTIONS without a cache."""
+    config = ServeConfig(index=tiny_index, model=str(tiny_folder), cache=False, threads=1, **LENGTHS)
+    return answer_uncached(config, QUESTIONS)

@@ -63,7 +63,7 @@ def test_a_refusal_is_told_with_its_status(site):
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:port", "http://[::1"])
 def test_no_address(url):
-    with pytest.raises(ServerError, match=r"is no address of a server: .*; write http://HOST:PORT"):
+    with pytest.raises(ServerError, match=r"is not the address of a server: .*; write http://HOST:PORT"):
         RagClient(url)
 
 

@@ -105,6 +105,7 @@ def test_after_a_grace_too_short_it_still_ends_well_and_soon(serve):
     assert "Traceback" not in serving.errors
 
 
+@pytest.mark.full(proof="test_serve_answer_query_and_end")
 def test_ctrl_c_ends_it_too(serve):
     serving = serve()
     serving.ready().close()
@@ -228,9 +229,10 @@ def test_sigterm_while_it_loads_removes_what_is_half_written(tmp_path):
     """A signal before it serves unwinds like Ctrl-C, so that temporary files go."""
     code = (
         "import os, signal, sys, tempfile; from ragcache.cli import main as cli\n"
-        "def work(options):\n"
+        "def add_options(parser): parser.add_argument('question')\n"
+        "def run(options):\n"
         f"    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "cli._COMMANDS['query'] = work\n"
+        "cli.COMMANDS['query'] = cli.Command('__main__', 'be interrupted')\n"
         "sys.exit(cli.main(['query', 'x']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)

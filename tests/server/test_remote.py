@@ -185,7 +185,7 @@ def test_nothing_is_sent_to_a_server_that_is_not_ready(other_server):
     [
         ("http://127.0.0.1:1", "no answer from http://127.0.0.1:1"),
         ("nonsense", "no answer from nonsense"),
-        ("http://127.0.0.1:port", "'http://127.0.0.1:port' is no address of a server"),
+        ("http://127.0.0.1:port", "'http://127.0.0.1:port' is not the address of a server"),
     ],
 )
 def test_no_server_is_one_clear_error(tmp_path, capsys, url, says):

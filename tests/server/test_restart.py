@@ -13,7 +13,8 @@ from eval.props.uncached import Uncached, answer_uncached
 from ragcache.cli.config import ServeConfig
 from ragcache.storage.lmdb_file import BODY, CHUNKS, DATA, HEADERS, chunk_key
 from ragcache.storage.record import Header
-from tests.server.tiered_site import LENGTHS, OPTIONS, QUESTIONS, ask, cache_of, settled, tier_of
+from tests.server.questions import LENGTHS, OPTIONS, QUESTIONS
+from tests.server.tiered_site import ask, cache_of, settled, tier_of
 
 OTTERS, GLACIER = QUESTIONS[:2]
 
@@ -30,11 +31,6 @@ def answers(tiny_index: Path) -> Callable[[Path], dict[str, Uncached]]:
 
 
 @pytest.fixture
-def uncached(answers, tiny_folder) -> dict[str, Uncached]:
-    return answers(tiny_folder)
-
-
-@pytest.fixture
 def kv(tmp_path: Path) -> Path:
     return tmp_path / "kv"
 
@@ -46,16 +42,34 @@ def serve_kv(serve, kv):
 
 
 @pytest.fixture
-def written(serve_kv, uncached) -> int:
+def reopen_kv(reopen, kv):
+    """As `serve_kv`, in this process."""
+    return lambda *options, **more: reopen(*OPTIONS, "--disk-cache", f"{kv}:16MiB", *options, **more)
+
+
+@pytest.fixture
+def written(reopen_kv, uncached) -> int:
     """A server has answered OTTERS and ended; the tokens that a warm prompt computes."""
-    serving = serve_kv()
+    serving = reopen_kv()
     with serving.ready() as client:
         ask(client, OTTERS, uncached)
         usage = ask(client, OTTERS, uncached)
-    assert serving.end()[0] == 0
+    serving.end()
     return usage["computed_tokens"]
 
 
+def test_what_was_written_is_served_when_reopened(reopen_kv, uncached, written):
+    reopened = reopen_kv("--host-cache", "1MiB")
+    with reopened.ready() as client:
+        assert tier_of(client, "disk")["nodes"] == 3
+        usage = ask(client, OTTERS, uncached)
+        assert usage["computed_tokens"] == written
+        assert usage["cached_tokens"] == {"device": 0, "host": 0, "disk": usage["prompt_tokens"] - written}
+        assert ask(client, OTTERS, uncached)["cached_tokens"]["device"] == usage["cached_tokens"]["disk"]
+        assert settled(client)["tiers"]["disk"]["failures"] == {}
+
+
+@pytest.mark.full(proof="test_what_was_written_is_served_when_reopened")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_next_server_computes_only_the_question(serve_kv, uncached, number):
     """SIGTERM waits for what is to be written, kill -9 is sent when it is."""
@@ -94,19 +108,19 @@ def other_model(folder: Path, llama, tokenizer) -> Path:
 @pytest.mark.usefixtures("written")
 @pytest.mark.parametrize("what", ["model", "dtype"])
 def test_kv_of_another_model_or_dtype_is_removed_and_never_served(
-    serve_kv, answers, uncached, llama, tiny_tokenizer, tiny_folder, tmp_path, what
+    reopen_kv, answers, uncached, llama, tiny_tokenizer, tiny_folder, tmp_path, what
 ):
     model = other_model(tmp_path / "other", llama, tiny_tokenizer) if what == "model" else tiny_folder
     options = ["--kv-store-dtype", "float16"] if what == "dtype" else []
     expected = answers(model)
-    serving = serve_kv(*options, model=model)
+    serving = reopen_kv(*options, model=model)
     with serving.ready() as client:
         disk = tier_of(client, "disk")
         assert (disk["nodes"], disk["bytes"]["cached"]) == (0, 0)
         usage = ask(client, OTTERS, expected)
         assert usage["computed_tokens"] == usage["prompt_tokens"]
-    assert serving.end()[0] == 0
-    with serve_kv().ready() as client:  # nor is there anything left for the first one
+    serving.end()
+    with reopen_kv().ready() as client:  # nor is there anything left for the first one
         assert ask(client, OTTERS, uncached)["cached_tokens"]["disk"] == 0
     if what == "model":
         assert expected[OTTERS] != uncached[OTTERS]
@@ -128,10 +142,10 @@ def flip_payload(kv: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_flipped_kv_is_found_computed_anew_and_gone(serve_kv, kv, written, uncached, number):
+def test_flipped_kv_is_found_computed_anew_and_gone(reopen_kv, kv, written, uncached, number):
     """Of system prompt, first and second document: what stands before the damaged one is served, what is on it not."""
     flip_payload(kv, number)
-    serving = serve_kv()
+    serving = reopen_kv()
     with serving.ready() as client:
         assert tier_of(client, "disk")["nodes"] == 3
         usage = ask(client, OTTERS, uncached)
@@ -141,30 +155,31 @@ def test_flipped_kv_is_found_computed_anew_and_gone(serve_kv, kv, written, uncac
         disk = settled(client)["tiers"]["disk"]
         assert disk["failures"] == {"checksum": 1}
         assert disk["nodes"] == 3  # written anew
-    assert serving.end()[0] == 0
-    with serve_kv().ready() as client:
+    serving.end()
+    with reopen_kv().ready() as client:
         assert ask(client, OTTERS, uncached)["computed_tokens"] == written
         assert tier_of(client, "disk")["failures"] == {}
 
 
 @pytest.mark.parametrize("left", [0.5, 0.0])
-def test_a_truncated_file_is_given_up_with_a_warning(serve_kv, kv, written, uncached, left):
+def test_a_truncated_file_is_given_up_with_a_warning(reopen_kv, kv, written, uncached, left):
     size = (kv / DATA).stat().st_size
     with (kv / DATA).open("r+b") as file:
         file.truncate(int(size * left))
-    serving = serve_kv()
+    serving = reopen_kv()
     with serving.ready() as client:
         assert "the cached KV is discarded and the file made anew" in serving.errors
         usage = ask(client, OTTERS, uncached)
         assert usage["computed_tokens"] == usage["prompt_tokens"] > written
         assert ask(client, OTTERS, uncached)["computed_tokens"] == written
         assert settled(client)["tiers"]["disk"]["nodes"] == 3
-    assert serving.end()[0] == 0
+    serving.end()
     assert "Traceback" not in serving.errors
-    with serve_kv().ready() as client:
+    with reopen_kv().ready() as client:
         assert ask(client, OTTERS, uncached)["computed_tokens"] == written
 
 
+@pytest.mark.full(proof="test_a_second_opening_is_refused_in_this_process_and_in_another")
 def test_a_second_server_on_one_disk_cache_is_refused_in_a_line(serve_kv, kv, uncached):
     first = serve_kv()
     with first.ready() as client:
@@ -180,9 +195,9 @@ def test_a_second_server_on_one_disk_cache_is_refused_in_a_line(serve_kv, kv, un
         assert settled(client)["tiers"]["disk"]["nodes"] == 3
 
 
-def test_float16_from_end_to_end(serve_kv, uncached):
+def test_float16_from_end_to_end(reopen_kv, uncached):
     """Half the bytes on host and disk, and the same answers: no two logits of theirs are near each other."""
-    serving = serve_kv("--host-cache", "1MiB")
+    serving = reopen_kv("--host-cache", "1MiB")
     with serving.ready() as client:
         ask(client, OTTERS, uncached)
         exact = settled(client)["tiers"]["disk"]["bytes"]["cached"]
@@ -190,7 +205,7 @@ def test_float16_from_end_to_end(serve_kv, uncached):
         client.delete("/v1/cache")
     serving.end()
     half = ["--kv-store-dtype", "float16", "--device-cache", "150KiB", "--host-cache", "1MiB"]
-    serving = serve_kv(*half)
+    serving = reopen_kv(*half)
     with serving.ready() as client:
         for question in QUESTIONS[:3]:  # the device has room for one prompt: the others go to the host
             ask(client, question, uncached)
@@ -204,10 +219,11 @@ def test_float16_from_end_to_end(serve_kv, uncached):
         assert moved["bytes"] > 0
         assert body["tiers"]["host"]["bytes"]["cached"] < tokens * 7 / 3
     serving.end()
-    with serve_kv(*half).ready() as client:
+    with reopen_kv(*half).ready() as client:
         assert ask(client, OTTERS, uncached)["cached_tokens"]["disk"] > 0
 
 
+@pytest.mark.full(proof="test_what_was_written_is_served_when_reopened")
 @pytest.mark.real
 def test_the_default_model_starts_warm(serve, tmp_path, demo_index):
     options = ["--disk-cache", f"{tmp_path / 'kv'}:256MiB", "--max-doc-tokens", "200", "--max-tokens", "8"]

@@ -8,7 +8,8 @@ import pytest
 from eval.props.uncached import Uncached, answer_uncached
 from ragcache.cli.config import ServeConfig
 from tests.server.conftest import until
-from tests.server.tiered_site import LENGTHS, OPTIONS, QUESTIONS, ask, cache_of, metrics_of, settled, tier_of
+from tests.server.questions import LENGTHS, OPTIONS, QUESTIONS
+from tests.server.tiered_site import ask, cache_of, metrics_of, settled, tier_of
 
 MIB = 2**20
 
@@ -28,12 +29,6 @@ def wide_answers(tiny_index, wide_folder) -> dict[str, Uncached]:
     return answer_uncached(config, QUESTIONS)
 
 
-@pytest.fixture(scope="module")
-def answers(tiny_index, tiny_folder) -> dict[str, Uncached]:
-    config = ServeConfig(index=tiny_index, model=str(tiny_folder), cache=False, threads=1, **LENGTHS)
-    return answer_uncached(config, QUESTIONS)
-
-
 def balanced(body: dict) -> bool:
     return all(
         size["free"] + size["cached"] + size["held"] == size["total"] and min(size.values()) >= 0
@@ -41,9 +36,9 @@ def balanced(body: dict) -> bool:
     )
 
 
-def test_a_disk_that_is_full_makes_room_and_serves_on(serve, wide_folder, wide_answers, tmp_path):
+def test_a_disk_that_is_full_makes_room_and_serves_on(reopen, wide_folder, wide_answers, tmp_path):
     options = [*OPTIONS, "--top-k", "3", "--device-cache", "8MiB", "--disk-cache", f"{tmp_path / 'kv'}:16MiB"]
-    serving = serve(*options, model=wide_folder)
+    serving = reopen(*options, model=wide_folder)
     with serving.ready() as client:
         for question in QUESTIONS * 2:
             ask(client, question, wide_answers)
@@ -54,13 +49,14 @@ def test_a_disk_that_is_full_makes_room_and_serves_on(serve, wide_folder, wide_a
         assert disk["nodes"] > 10
         assert disk["failures"] == {}
         assert body["moves"]["to_disk"]["moves"] == disk["insertions"]
-    assert serving.end()[0] == 0
+    serving.end()
     assert (tmp_path / "kv" / "data.mdb").stat().st_size <= 16 * MIB
-    with serve(*options, model=wide_folder).ready() as client:
+    with reopen(*options, model=wide_folder).ready() as client:
         assert tier_of(client, "disk")["nodes"] == disk["nodes"]
         assert sum(ask(client, question, wide_answers)["cached_tokens"]["disk"] for question in QUESTIONS[-3:]) > 0
 
 
+@pytest.mark.full(proof="test_a_disk_that_runs_full_while_writing")
 def test_a_device_without_space_left_for_the_disk_cache(serve, wide_folder, wide_answers, tmp_path):
     """The file may not grow beyond 6 MiB, as if there were no more blocks; later it may."""
     serving = serve(
@@ -97,12 +93,12 @@ def test_a_device_without_space_left_for_the_disk_cache(serve, wide_folder, wide
 
 
 @pytest.mark.parametrize("size", ["1KiB", "48KiB"])
-def test_a_host_that_is_full_serves_on_and_says_so(serve, answers, size):
+def test_a_host_that_is_full_serves_on_and_says_so(reopen, uncached, size):
     """One smaller than any document, and one that has room for one or two."""
-    serving = serve(*OPTIONS, "--device-cache", "150KiB", "--host-cache", size)
+    serving = reopen(*OPTIONS, "--device-cache", "150KiB", "--host-cache", size)
     with serving.ready() as client:
         for question in QUESTIONS * 2:
-            ask(client, question, answers)
+            ask(client, question, uncached)
         body = settled(client)
         assert balanced(body)
         host = body["tiers"]["host"]
@@ -117,10 +113,10 @@ def test_a_host_that_is_full_serves_on_and_says_so(serve, answers, size):
         )
         until(lambda: cache_of(client)["integrity"]["audits"] > 0)
         assert cache_of(client)["integrity"]["failed"] == 0
-    assert serving.end()[0] == 0
+    serving.end()
 
 
-def test_emptied_on_all_tiers_and_for_the_next_server(serve, answers, tmp_path):
+def test_emptied_on_all_tiers_and_for_the_next_server(reopen, uncached, tmp_path):
     options = [
         *OPTIONS,
         "--device-cache",
@@ -130,10 +126,10 @@ def test_emptied_on_all_tiers_and_for_the_next_server(serve, answers, tmp_path):
         "--disk-cache",
         f"{tmp_path / 'kv'}:16MiB",
     ]
-    serving = serve(*options)
+    serving = reopen(*options)
     with serving.ready() as client:
         for question in QUESTIONS:
-            ask(client, question, answers)
+            ask(client, question, uncached)
         before = settled(client)
         assert all(tier["nodes"] > 0 for tier in before["tiers"].values())
         cleared = client.delete("/v1/cache").json()
@@ -148,18 +144,18 @@ def test_emptied_on_all_tiers_and_for_the_next_server(serve, answers, tmp_path):
             assert tier["nodes"] == 0
             assert tier["bytes"]["free"] == tier["bytes"]["total"]
             assert tier["cleared"] == before["tiers"][name]["nodes"]
-        usage = ask(client, QUESTIONS[0], answers)
+        usage = ask(client, QUESTIONS[0], uncached)
         assert usage["computed_tokens"] == usage["prompt_tokens"]
         settled(client)
         client.delete("/v1/cache")
-    assert serving.end()[0] == 0
-    with serve(*options).ready() as client:
+    serving.end()
+    with reopen(*options).ready() as client:
         assert tier_of(client, "disk")["nodes"] == 0
-        usage = ask(client, QUESTIONS[0], answers)
+        usage = ask(client, QUESTIONS[0], uncached)
         assert usage["computed_tokens"] == usage["prompt_tokens"]
 
 
-def test_metrics_say_what_the_cache_says(serve, answers, tmp_path):
+def test_metrics_say_what_the_cache_says(reopen, uncached, tmp_path):
     options = [
         *OPTIONS,
         "--device-cache",
@@ -169,11 +165,11 @@ def test_metrics_say_what_the_cache_says(serve, answers, tmp_path):
         "--disk-cache",
         f"{tmp_path / 'kv'}:16MiB",
     ]
-    serving = serve(*options)
+    serving = reopen(*options)
     tokens = {"computed": 0, "device": 0, "host": 0, "disk": 0}
     with serving.ready() as client:
         for question in QUESTIONS * 2 + QUESTIONS[:2] * 2:
-            usage = ask(client, question, answers)
+            usage = ask(client, question, uncached)
             for source, count in {"computed": usage["computed_tokens"], **usage["cached_tokens"]}.items():
                 tokens[source] += count
         settled(client)

@@ -8,19 +8,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from eval.props.uncached import Uncached
 from tests.server.conftest import until
 
-QUESTIONS = [
-    "Why do otters hold hands?",
-    "What makes a glacier move?",
-    "How is a violin tuned?",
-    "Why does a volcano erupt?",
-    "What makes bread rise?",
-    "How do bees tell where flowers are?",
-    "Why does iron rust?",
-    "What flies without a sound?",
-]
-LENGTHS = {"max_tokens": 8, "max_doc_tokens": 64, "max_question_tokens": 64}
-OPTIONS = [word for name, value in LENGTHS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-
 
 def ask(client: httpx.Client, question: str, uncached: dict[str, Uncached] | None = None) -> dict[str, Any]:
     """The usage of a right answer, whose tokens by source add up."""

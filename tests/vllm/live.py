@@ -1,4 +1,4 @@
-"""Live: the service over VllmEngine behind HTTP, with a finder that finds what a test has written down."""
+"""Live: the service over VllmEngine behind HTTP, with a finder that returns what a test has scripted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PATIENCE = 60
 DOCUMENT = 150  # tokens
 QUESTION = range(700, 720)
 
-When = float | Callable[[], bool]  # seconds from the stage before, or what has to be so
+When = float | Callable[[], bool]  # seconds from the stage before, or a condition that has to hold
 Script = Sequence[tuple[When, str]]  # the documents of each stage, a letter each; the last is final
 
 
@@ -51,7 +51,7 @@ def started(**changes: Any) -> VllmEngine:
 
 
 class StagedFinder:
-    """Finds the documents of a question's script."""
+    """A finder that returns the documents of a question's script, stage by stage."""
 
     corpus_size = 26
 
@@ -75,8 +75,8 @@ class StagedFinder:
                 await asyncio.sleep(when)
             done = number == len(script)
             if staged or done:
-                found = tuple(UsedDocument(letter, letter, 1.0, False) for letter in letters)
-                yield Stage(found, Prompt(path_of(letters), tuple(QUESTION)), done)
+                documents = tuple(UsedDocument(letter, letter, 1.0, False) for letter in letters)
+                yield Stage(documents, Prompt(path_of(letters), tuple(QUESTION)), done)
 
     def close(self) -> None:
         pass
@@ -90,7 +90,7 @@ def path_of(letters: str) -> tuple[Segment, ...]:
 
 
 class Live:
-    """A server and a client of it. Each question is its script's name, and the service's own."""
+    """A server and a client of it. A question is the name of its script."""
 
     def __init__(self, service: RagService, finder: StagedFinder, http: httpx.Client) -> None:
         self.service = service
@@ -99,7 +99,7 @@ class Live:
         self._threads = ThreadPoolExecutor(8)
 
     def ask(self, script: Script | str, **body: Any) -> dict[str, Any]:
-        """The answer to a question with this script; a word is one that finds these documents at once."""
+        """The answer to a question with this script. A word is a script that finds these documents at once."""
         stages = [(0.0, script)] if isinstance(script, str) else script
         question = f"{[letters for _, letters in stages]} {len(self._finder.scripts)}"
         self._finder.scripts[question] = stages
@@ -112,16 +112,16 @@ class Live:
         return self._threads.submit(self.ask, script, **body)
 
     def cache(self) -> dict[str, Any]:
-        """`/v1/cache`, once nothing runs or moves."""
-        found: dict[str, Any] = {}
+        """The body of `/v1/cache`, once nothing runs or moves."""
+        body: dict[str, Any] = {}
 
         def settled() -> bool:
-            found.update(self.http.get("/v1/cache").json())
-            held = found["tiers"]["device"]["bytes"]["held"]
-            return not (found["moving"] or found["unwritten"] or held or self.service.running)
+            body.update(self.http.get("/v1/cache").json())
+            held = body["tiers"]["device"]["bytes"]["held"]
+            return not (body["moving"] or body["unwritten"] or held or self.service.running)
 
         until(settled)
-        return found
+        return body
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -130,7 +130,7 @@ class Live:
 
 @contextlib.contextmanager
 def serving(engine: VllmEngine, lower: Sequence[str] = ("host",), **limits: Any) -> Iterator[Live]:
-    """Serves over an engine whose caches are empty then, and which goes on living."""
+    """Empties the engine's caches and serves over it; the engine outlives the server."""
     ledger = VllmLedger(engine, lower)
     empty(ledger)
     finder = StagedFinder()
@@ -154,7 +154,7 @@ def serving(engine: VllmEngine, lower: Sequence[str] = ("host",), **limits: Any)
 
 
 def idle(ledger: VllmLedger) -> bool:
-    """Whether vLLM has told that no block is in use, and nothing moves."""
+    """Whether vLLM has reported that no block is in use, and nothing moves."""
     tiers = ledger.report().tiers
     return not ledger.moving and not tiers[0].balance.held
 
@@ -164,7 +164,7 @@ def empty(ledger: VllmLedger) -> None:
     until(lambda: idle(ledger))
 
     def emptied() -> bool:
-        ledger.drop_unheld()  # asks, then looks whether it is done
+        ledger.drop_unheld()  # asks at first, then looks whether it is done
         return not ledger.moving
 
     until(emptied)
@@ -178,6 +178,6 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def totals(cache: Mapping[str, Any], earlier: Mapping[str, Any], tier: str) -> dict[str, int]:
-    """What a tier's counters have risen by."""
+    """By how much a tier's counters have risen between two bodies of `/v1/cache`."""
     then, now = earlier["tiers"][tier], cache["tiers"][tier]
     return {name: now[name] - then[name] for name in now if isinstance(now[name], int)}

@@ -19,14 +19,14 @@ SYSTEM = list(range(500, 560))
 
 
 def document(seed: int, tokens: int) -> list[int]:
-    """Made-up tokens."""
+    """Ids of a made-up document of this number of tokens, the same for the same seed."""
     source = random.Random(seed)
     return [source.randrange(1000, 40000) for _ in range(tokens)]
 
 
 @dataclass
 class Answered:
-    """Generated ids, and how many tokens of the prompt each tier had."""
+    """Generated ids, and the number of the prompt's tokens that each tier had."""
 
     ids: list[int]
     cached: dict[str, int]
@@ -73,7 +73,7 @@ class Site:
     def store(self) -> BlockStore:
         from vllm.distributed.kv_transfer import get_kv_transfer_group
 
-        return get_kv_transfer_group()._store
+        return get_kv_transfer_group().worker.store
 
     def ask(
         self,
@@ -85,10 +85,10 @@ class Site:
         segments: Any = None,
         **more: Any,
     ) -> Answered:
-        """One greedy answer; all that is to be copied and written is, on return.
+        """One greedy answer. On return, all copies and writes that it caused have ended.
 
-        The request says where its documents end, or `segments` instead, or nothing if it is not `marked`. `more` is the
-        prompt's.
+        The request says where its documents end, or `segments` instead, or nothing if it is not `marked`. `more` is
+        added to the prompt.
         """
         prompt = [*SYSTEM, *(token for tokens_ in documents for token in tokens_), *question]
         params = {"segments": segments or [len(SYSTEM), *map(len, documents)]}
@@ -97,8 +97,8 @@ class Site:
         wanted = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True, extra_args=extra)
         (output,) = self.llm.generate(request, wanted, use_tqdm=False)
         self.settle()
-        told = output.kv_transfer_params or {}
-        return Answered(list(output.outputs[0].token_ids), dict(told.get("cached_tokens", {})))
+        returned = output.kv_transfer_params or {}
+        return Answered(list(output.outputs[0].token_ids), dict(returned.get("cached_tokens", {})))
 
     def settle(self) -> None:
         """Steps until nothing is under way, then recounts the books."""
@@ -109,11 +109,11 @@ class Site:
                 pass
 
     def forget_device(self) -> None:
-        """vLLM's own prefix cache is empty."""
+        """Empties vLLM's own prefix cache."""
         assert self.llm.reset_prefix_cache()
 
     def close(self) -> None:
-        """Ends vLLM; a second time, nothing."""
+        """Ends vLLM. Harmless when called again."""
         if self.llm is not None:
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = self.core = None

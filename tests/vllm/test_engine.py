@@ -10,6 +10,7 @@ from ragcache.cli.config import ServeConfig
 from ragcache.engine.protocol import Failed, Finished, Job, Prefilled, Sampling, Started, Token
 from ragcache.engine.vllm.front.engine import VllmEngine
 from ragcache.errors import ConfigError
+from ragcache.reuse.plan import Computed, Exact
 from tests.vllm.site import BLOCK, SYSTEM, document
 
 A, B = document(1, 200), document(2, 180)
@@ -29,40 +30,43 @@ def engine():
 
 def submit(engine, segments=(SYSTEM, A, B), max_tokens=6, **sampling):
     events = queue.SimpleQueue()
-    missing = [(tokens, engine.allocate(len(tokens))) for tokens in segments]
-    job = Job((), missing, QUESTION, engine.allocate(64), max_tokens, Sampling(**sampling))
-    return events, missing, engine.submit(job, events.put)
+    targets = [engine.allocate(len(tokens)) for tokens in segments]
+    plan = tuple(map(Computed, segments))
+    job = Job(plan, targets, QUESTION, engine.allocate(64), max_tokens, Sampling(**sampling))
+    return events, targets, engine.submit(job, events.put)
 
 
 def all_of(events):
-    found = []
-    while not found or not isinstance(found[-1], Finished | Failed):
-        found.append(events.get(timeout=60))
-    return found
+    """All events of a job, once it has ended."""
+    received = []
+    while not received or not isinstance(received[-1], Finished | Failed):
+        received.append(events.get(timeout=60))
+    return received
 
 
-def test_events_come_in_order_and_tell_the_sources(engine):
-    events, missing, _ = submit(engine)
-    found = all_of(events)
-    assert [type(event) for event in found] == [Started, Prefilled, *[Token] * 6, Finished]
-    assert found[-1].reason == "length"
-    assert all(event.margin >= 0 for event in found if isinstance(event, Token))
-    events, missing, _ = submit(engine)
-    again = all_of(events)
-    assert [event.id for event in again if isinstance(event, Token)] == [
-        event.id for event in found if isinstance(event, Token)
-    ]
+def ids_of(events):
+    return [event.id for event in events if isinstance(event, Token)]
+
+
+def test_events_come_in_order_and_name_the_sources(engine):
+    first = all_of(submit(engine)[0])
+    assert [type(event) for event in first] == [Started, Prefilled, *[Token] * 6, Finished]
+    assert first[-1].reason == "length"
+    assert all(event.margin >= 0 for event in first if isinstance(event, Token))
+    events, targets, _ = submit(engine)
+    assert ids_of(all_of(events)) == ids_of(first)
     # the same question, too: all but the last block
-    assert all(kv.sources == (PROMPT // BLOCK * BLOCK, 0, 0) for _, kv in missing)
+    assert all(kv.sources == (PROMPT // BLOCK * BLOCK, 0, 0) for kv in targets)
 
 
 def test_the_greedy_answer_is_plain_vllms(engine, site):
-    ids = [event.id for event in all_of(submit(engine)[0]) if isinstance(event, Token)]
+    ids = ids_of(all_of(submit(engine)[0]))
     assert site(plain=True).ask([A, B]).ids == ids
 
 
 def test_a_cancelled_job_ends_at_once_and_leaves_its_documents(engine):
-    events, _, cancel = submit(engine, max_tokens=60)
+    segments = (SYSTEM, document(31, 150))
+    events, _, cancel = submit(engine, segments, max_tokens=60)
     while not isinstance(events.get(timeout=60), Token):
         pass
     cancel()
@@ -71,25 +75,29 @@ def test_a_cancelled_job_ends_at_once_and_leaves_its_documents(engine):
     assert time.monotonic() - begin < 5
     cancel()  # does nothing to a job that has ended
     assert engine.stats().running == 0
+    events, targets, _ = submit(engine, segments, max_tokens=1)
+    all_of(events)
+    assert targets[0].sources == ((len(SYSTEM) + 150 + len(QUESTION)) // BLOCK * BLOCK, 0, 0)
 
 
 def test_equal_seeds_draw_equal_tokens(engine):
-    drawn = [
-        [event.id for event in all_of(submit(engine, temperature=1.5, seed=seed)[0]) if isinstance(event, Token)]
-        for seed in (1, 1, 2)
-    ]
+    drawn = [ids_of(all_of(submit(engine, temperature=1.5, seed=seed)[0])) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_jobs_run_side_by_side(engine):
-    running = [submit(engine, segments=(SYSTEM, document(seed, 150))) for seed in range(4)]
-    assert all(isinstance(all_of(events)[-1], Finished) for events, _, _ in running)
+    before = engine.stats()
+    running = [submit(engine, segments=(SYSTEM, document(seed, 150))) for seed in range(40, 44)]
+    received = [all_of(events) for events, _, _ in running]
+    assert all(isinstance(events[-1], Finished) for events in received)
     stats = engine.stats()
     assert stats.running == 0
     assert stats.alive
-    assert stats.decode_tokens >= 24
-    assert stats.prefill_tokens > 600
-    assert stats.step_seconds > 0
+    tokens = sum(len(ids_of(events)) for events in received)
+    assert stats.decode_tokens - before.decode_tokens >= tokens - 4  # a prompt's step gives the first
+    assert stats.prefill_tokens - before.prefill_tokens >= 4 * (150 + len(QUESTION))
+    assert stats.step_seconds > before.step_seconds
+    assert stats.steps - before.steps < tokens  # one after the other, each token would take a step
 
 
 def test_a_prompt_longer_than_the_context_fails_alone(engine):
@@ -102,14 +110,16 @@ def test_clearing_leaves_nothing_to_be_found(engine):
     for _ in range(8):  # right after a request's end vLLM still has blocks in use
         all_of(submit(engine)[0])
         engine.clear()
-        events, missing, _ = submit(engine)
+        events, targets, _ = submit(engine)
         all_of(events)
-        assert missing[0][1].sources == (0, 0, 0)
+        assert targets[0].sources == (0, 0, 0)
 
 
 def test_a_job_without_a_question_is_refused(engine):
     with pytest.raises(ValueError, match="needs a question"):
         engine.submit(Job((), [], [], engine.allocate(4), 4), print)
+    with pytest.raises(ValueError, match="all of its prompt's tokens"):
+        engine.submit(Job((Exact(8, engine.allocate(8)),), [], QUESTION, engine.allocate(4), 4), print)
 
 
 def test_options_that_vllm_does_not_have_are_named():
@@ -117,8 +127,8 @@ def test_options_that_vllm_does_not_have_are_named():
         engine_arguments(ServeConfig(engine="vllm", vllm_options='{"tensor_paralel_size": 2}'))
     with pytest.raises(ConfigError, match="model follow from the options"):
         engine_arguments(ServeConfig(engine="vllm", vllm_options='{"model": "x"}'))
-    found = engine_arguments(ServeConfig(engine="vllm", vllm_options='{"tensor_parallel_size": 2}'))
-    assert found.tensor_parallel_size == 2
+    arguments = engine_arguments(ServeConfig(engine="vllm", vllm_options='{"tensor_parallel_size": 2}'))
+    assert arguments.tensor_parallel_size == 2
 
 
 def test_closing_ends_what_runs(engine):

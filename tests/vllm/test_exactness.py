@@ -58,7 +58,7 @@ def test_a_prompt_without_boundaries_is_cut_into_chunks(site):
     assert again.ids == first.ids
 
 
-def test_nonsense_for_boundaries_is_told_and_harmless(site):
+def test_nonsense_for_boundaries_is_counted_and_harmless(site):
     ours = site()
     wanted = ours.ask([DOCUMENTS[0]]).ids
     for nonsense in (["x"], [10**6], [-4, 90], "all", {"a": 1}, [True]):

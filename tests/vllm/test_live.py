@@ -1,4 +1,5 @@
-"""The service over vLLM, by HTTP: whose turn it is, what it tells of its tiers, and guesses that change no answer."""
+"""The service over vLLM, by HTTP: which request goes next, what it reports of its tiers, and guesses that change no
+answer."""
 
 import time
 
@@ -39,7 +40,7 @@ def test_what_is_cached_goes_first_within_the_window(engine, window, first):
         assert min(ends, key=lambda name: ends[name]["timing"]["queue_ms"]) == first
 
 
-def test_the_cache_is_told_as_it_is(engine):
+def test_the_cache_is_reported_as_it_is(engine):
     with serving(engine) as live:
         before = live.cache()
         assert before["nodes"] == 0
@@ -79,13 +80,14 @@ def test_the_books_of_the_connector_are_recounted(engine):
         assert integrity["failed"] == 0
 
 
-def test_a_stop_string_ends_the_work_and_the_sources_are_told(engine):
+def test_a_stop_string_ends_the_work_and_the_sources_are_reported(engine):
     with serving(engine) as live:
         whole = live.ask("AB", max_tokens=40)
         text = whole["answer"]
         stopped = live.ask("AB", max_tokens=40, stop=[text[len(text) // 2 :][:3]])
         assert stopped["finish_reason"] == "stop"
         assert text.startswith(stopped["answer"])
+        assert stopped["usage"]["completion_tokens"] < whole["usage"]["completion_tokens"]
         assert cached(stopped)["device"] >= PATH
         live.cache()
 

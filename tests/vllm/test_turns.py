@@ -1,4 +1,4 @@
-"""Inside vLLM: whose turn it is there, who gives memory up, what is counted, and that a job always ends."""
+"""Inside vLLM: which job goes next, which gives memory up, what is counted, and that every job ends."""
 
 import queue
 
@@ -68,7 +68,7 @@ class Submitted:
         return [event.id for event in self.seen if isinstance(event, Token)]
 
 
-def test_a_guess_waits_for_those_who_are_sure(engine):
+def test_a_guess_waits_for_jobs_that_are_none(engine):
     order = []
     ahead = Submitted(engine, 1, tokens=200, log=order)
     ahead.until(Started)
@@ -89,16 +89,12 @@ def test_a_guess_is_passed_by_as_many_as_run_at_a_time_and_no_more(engine):
     assert order == [1, 3, 4, 5, 2, 6, 7]
 
 
-def test_who_came_last_gives_way_and_goes_on_as_it_would_have(engine):
+def test_the_last_job_gives_its_blocks_up_and_goes_on_as_it_would_have(engine):
     """Answers that outgrow the pool: drawn tokens are those that each gets alone."""
     sampling = [{"temperature": 0.9, "seed": seed, "top_p": 0.95} for seed in (5, 6)]
     alone = [Submitted(engine, 20 + n, 170, 60, **sampling[n]).ids for n in range(2)]
     before = engine.stats().preemptions
     together = [Submitted(engine, 20 + n, 170, 60, **sampling[n]) for n in range(2)]
-    ends = []
-    for job in together:
-        job.until(Finished)
-        ends.append(job)
     assert [job.ids for job in together] == alone
     assert engine.stats().preemptions > before
     assert all(len(ids) > 30 for ids in alone)
@@ -145,7 +141,7 @@ def test_a_job_cancelled_at_once_ends(engine):
     assert Submitted(engine, 40, tokens=150, max_tokens=4).until(Finished).reason in ("length", "stop")
 
 
-def test_a_cancelled_job_tells_what_it_has_computed(engine):
+def test_a_cancelled_job_says_what_it_has_computed(engine):
     before = engine.stats().prefill_tokens
     job = Submitted(engine, 50, tokens=300, max_tokens=4)
     until(lambda: engine.stats().prefill_tokens > before)
@@ -162,7 +158,7 @@ def test_speculative_decoding_is_refused_on_a_cpu():
         started(vllm_options='{"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}')
 
 
-def test_a_build_without_its_device_is_told(monkeypatch):
+def test_a_build_without_its_device_is_refused(monkeypatch):
     from vllm.platforms import current_platform
 
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda _: False)

@@ -1,4 +1,4 @@
-"""Assembly: a RagService put together from its settings."""
+"""Torch assembly: loads what a RagService that computes in this process is made of, and wires it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import functools
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from ragcache.cache.cache import KnowledgeCache
-from ragcache.cache.interface import DiskTier, HostTier
 from ragcache.cache.mover import ThreadMover
 from ragcache.cli.config import ServeConfig
 from ragcache.cost import PrefillCost, PrefillProfile
@@ -25,15 +23,15 @@ from ragcache.engine.torch.profiling import Setting, estimate, find_profile
 from ragcache.engine.torch.transfer import KVTransfer, kv_fingerprint
 from ragcache.errors import ConfigError
 from ragcache.model.checkpoint import Checkpoint
-from ragcache.policy import POLICIES
 from ragcache.prompt.template import PromptTemplate
 from ragcache.replay.finder import SimulatedFinder, made_up
 from ragcache.replay.search_profile import SearchProfile
 from ragcache.replay.service import SimulatedSettings
 from ragcache.replay.workload import Workload
-from ragcache.service.limits import Limits
 from ragcache.service.retriever_finder import RetrieverFinder
 from ragcache.service.service import RagService
+from ragcache.service.settings import ServiceSettings
+from ragcache.service.wire import KvParts, Parts, wire
 from ragcache.storage.lmdb_store import DiskStore
 from ragcache.storage.stores import DiskRecords, HostMemory
 from retrieval.retriever import Retriever
@@ -45,12 +43,13 @@ EMBEDDER_THREADS = 1
 
 
 def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) -> RagService:
-    """Loads index, embedder and model. The caller closes the service. `announce` is told which prefill times are used.
+    """Loads index, embedder and model. The caller closes the service. `announce` gets a line about the prefill times.
 
     Raises ConfigError, ModelError or RetrievalError for whatever does not fit; nothing is left open then. Limits the
     calling thread to one torch thread.
     """
     leave_cores_to_engine()
+    settings = config.service
     with contextlib.ExitStack() as opened:
         retriever = Retriever.open(config.index, threads=EMBEDDER_THREADS)
         opened.callback(retriever.close)
@@ -59,24 +58,22 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
         template = PromptTemplate.load(
             checkpoint, max_doc_tokens=config.max_doc_tokens, max_question_tokens=config.max_question_tokens
         )
-        threads = config.threads or available_cores()
-        cost, described = _choose_cost(model, config, threads)
-        announce(described)
-        _check_sizes(config, len(template.system), model)
-        cache = _cache(config, len(template.system), model, cost)
-        opened.callback(cache.close)
-        engine = TorchEngine(model, prefill_chunk=config.prefill_chunk, threads=threads)
+        system_tokens, threads = len(template.system), config.threads or available_cores()
+        cost, cost_in_words = _choose_cost(model, config, threads)
+        announce(cost_in_words)
+        _check_sizes(config, system_tokens, model)
+        least = _tokens_without_documents(config, system_tokens)
+        kv = _kv_parts(settings, model, config.kv_store_dtype, opened)
+        parts = Parts(
+            finder=RetrieverFinder(retriever, template),
+            engine=TorchEngine(model, prefill_chunk=settings.prefill_chunk, threads=threads),
+            kv=replace(kv, cost=cost, request_tokens=least + config.top_k * config.max_doc_tokens),
+            model_name=checkpoint.name,
+        )
+        opened.callback(parts.engine.close)
+        service = wire(settings, parts)
         opened.pop_all()
-    limits = Limits(
-        top_k=config.top_k,
-        max_tokens=config.max_tokens,
-        max_batch=config.max_batch,
-        max_waiting=config.max_waiting,
-        reorder_window=config.reorder_window,
-        max_prefill_batch=config.max_prefill_batch,
-        speculate=config.speculate == "dynamic",
-    )
-    return RagService(RetrieverFinder(retriever, template), cache, engine, limits, model_name=checkpoint.name)
+    return service
 
 
 def assemble_replay(
@@ -89,10 +86,11 @@ def assemble_replay(
     seed: int,
     threads: int,
 ) -> tuple[RagService, PrefillCost, dict[str, Any]]:
-    """A service that computes here what a workload asks, over made-up documents of its sizes: with its prefill times
-    and a description. `hardware` and `model` of the settings are not used. The caller closes the service.
+    """A service that computes a workload's requests here, over made-up documents of the workload's sizes.
 
-    Limits the calling thread to one torch thread.
+    Returns it with its prefill times (seconds) and a description for the report. `hardware` and `model` of the settings
+    are not used. The caller closes the service. Raises ConfigError or ModelError. Limits the calling thread to one
+    torch thread.
     """
     leave_cores_to_engine()
     checkpoint = Checkpoint.resolve(model)
@@ -107,41 +105,30 @@ def assemble_replay(
         tokenizer=tokenizer,
     )
     threads = threads or available_cores()
-    token = loaded.layout.bytes_per_token
-    capacity = settings.device_cache or 2 * 2**30
-    if capacity < token:
-        raise ConfigError(f"device_cache is {capacity} bytes; one token of {checkpoint.name} takes {token}")
-    keep = settings.policy != "none"
-    make = POLICIES[settings.policy if keep else "lru"]
     profile = find_profile(loaded, threads)
     cost: PrefillCost = estimate(loaded) if profile is None else profile
-    lower: dict[str, Any] = {}
-    if settings.host_cache:
-        transfer = KVTransfer(loaded.layout, loaded.device, None)
-        host_policy = make(settings.host_cache // token)
-        lower["copies"] = ThreadMover("kv-copies", transfer.initializer)
-        lower["host"] = HostTier(settings.host_cache, token, host_policy, HostMemory(transfer))
-    cache = KnowledgeCache(
-        capacity,
-        token,
-        make(capacity // token),
-        keep=keep,
-        cost=cost,
-        admission=settings.admission,
-        working=min(finder.longest() * token, capacity // 2) if settings.admission == "competes" else 0,
-        **lower,
+    wired = settings.service(
+        device_cache=settings.device_cache or 2 * 2**30, max_tokens=workload.longest_answer, top_k=finder.corpus_size
     )
-    engine = TorchEngine(loaded, prefill_chunk=settings.prefill_chunk, threads=threads)
-    limits = settings.limits(max(request.output for request in workload.requests), finder.corpus_size)
-    service = RagService(finder, cache, engine, limits, model_name=checkpoint.name)
-    described = {**asdict(settings), "hardware": "here", "model": checkpoint.name, "device_cache": capacity}
-    return service, cost, {**described, "system_tokens": system_tokens, "threads": threads}
+    with contextlib.ExitStack() as opened:
+        kv = _kv_parts(wired, loaded, "device", opened)
+        parts = Parts(
+            finder=finder,
+            engine=TorchEngine(loaded, prefill_chunk=wired.prefill_chunk, threads=threads),
+            kv=replace(kv, cost=cost, request_tokens=finder.longest()),
+            model_name=checkpoint.name,
+        )
+        opened.callback(parts.engine.close)
+        service = wire(wired, parts)
+        opened.pop_all()
+    machine = {"hardware": "here", "model": checkpoint.name, "device_cache": wired.device_cache}
+    return service, cost, {**settings.described, **machine, "system_tokens": system_tokens, "threads": threads}
 
 
 def _check_sizes(config: ServeConfig, system_tokens: int, model: TorchModel) -> None:
     if config.max_tokens >= model.context_length:
         raise ConfigError(f"max_tokens is {config.max_tokens}; the model's context is {model.context_length} tokens")
-    smallest = _smallest_request(config, system_tokens, model)
+    smallest = model.layout.bytes_per_token * _tokens_without_documents(config, system_tokens)
     if config.device_cache < smallest:
         raise ConfigError(
             f"device_cache is {config.device_cache} bytes; one request without documents may need {smallest}"
@@ -149,53 +136,32 @@ def _check_sizes(config: ServeConfig, system_tokens: int, model: TorchModel) -> 
     _warn_of_overflow(config, system_tokens, model.context_length)
 
 
-def _smallest_request(config: ServeConfig, system_tokens: int, model: TorchModel) -> int:
-    """Bytes of KV that a request without documents may take."""
-    return model.layout.bytes_per_token * (system_tokens + config.max_question_tokens + config.max_tokens)
+def _tokens_without_documents(config: ServeConfig, system_tokens: int) -> int:
+    """Tokens of the longest prompt without documents and the longest answer together."""
+    return system_tokens + config.max_question_tokens + config.max_tokens
 
 
-def _cache(config: ServeConfig, system_tokens: int, model: TorchModel, cost: PrefillCost) -> KnowledgeCache:
+def _kv_parts(settings: ServiceSettings, model: TorchModel, store_dtype: str, opened: contextlib.ExitStack) -> KvParts:
+    """The stores of the tiers that the settings ask for, and threads that move KV. `opened` closes them on failure."""
     token = model.layout.bytes_per_token
-    # what an ordinary request computes, but not more than half: the rest of the cache must be good for something
-    usual = _smallest_request(config, system_tokens, model) + token * config.top_k * config.max_doc_tokens
-    cache = KnowledgeCache(
-        config.device_cache,
-        token,
-        POLICIES[config.policy](config.device_cache // token),
-        keep=config.cache,
-        cost=cost,
-        admission=config.admission,
-        working=min(usual, config.device_cache // 2) if config.admission == "competes" else 0,
-        **_lower_tiers(config, model),
+    if not settings.host_cache and settings.disk_cache is None:
+        return KvParts(bytes_per_token=token)
+    transfer = KVTransfer(model.layout, model.device, None if store_dtype == "device" else torch.float16)
+    kv = KvParts(
+        bytes_per_token=token,
+        stored_bytes_per_token=transfer.stored_bytes_per_token,
+        host=HostMemory(transfer) if settings.host_cache else None,
+        copies=ThreadMover("kv-copies", transfer.initializer),
+        writes=ThreadMover("kv-writes", transfer.initializer),
+        reads=ThreadMover("kv-reads", transfer.initializer),
     )
-    if config.disk is not None:
-        cache.restore()
-    return cache
-
-
-def _lower_tiers(config: ServeConfig, model: TorchModel) -> dict[str, Any]:
-    """The host and the disk tier, if there are to be any, and who moves KV: for KnowledgeCache."""
-    if not config.host_cache and config.disk is None:
-        return {}
-    transfer = KVTransfer(model.layout, model.device, None if config.kv_store_dtype == "device" else torch.float16)
-    token = transfer.stored_bytes_per_token
-    make = POLICIES[config.policy]
-    tiers: dict[str, Any] = {
-        "copies": ThreadMover("kv-copies", transfer.initializer),
-        "writes": ThreadMover("kv-writes", transfer.initializer),
-        "reads": ThreadMover("kv-reads", transfer.initializer),
-    }
-    if config.host_cache:
-        capacity = config.host_cache
-        tiers["host"] = HostTier(capacity, token, make(capacity // token), HostMemory(transfer))
-    if config.disk is not None:
-        fingerprint = kv_fingerprint(model, transfer)
-        with tqdm(desc=f"reading {config.disk.folder}", disable=None, leave=False, delay=2, unit="") as bar:
-            store = DiskStore.open(
-                config.disk.folder, config.disk.size, fingerprint, progress=functools.partial(_advance, bar)
-            )
-        tiers["disk"] = DiskTier(store.usable, make(store.usable // token), DiskRecords(store, transfer, fingerprint))
-    return tiers
+    if settings.disk_cache is None:
+        return kv
+    folder, fingerprint = settings.disk_cache.folder, kv_fingerprint(model, transfer)
+    with tqdm(desc=f"reading {folder}", disable=None, leave=False, delay=2, unit="") as bar:
+        store = DiskStore.open(folder, settings.disk_cache.size, fingerprint, progress=functools.partial(_advance, bar))
+    opened.callback(store.close)
+    return replace(kv, disk=DiskRecords(store, transfer, fingerprint), disk_capacity=store.usable)
 
 
 def _advance(bar: tqdm[Any], done: int, total: int) -> None:
@@ -204,26 +170,26 @@ def _advance(bar: tqdm[Any], done: int, total: int) -> None:
 
 
 def _choose_cost(model: TorchModel, config: ServeConfig, threads: int) -> tuple[PrefillCost, str]:
-    """What the policy weighs by, and that in a line."""
+    """The prefill times that the policy weighs by, and a line that says where they are from."""
     if config.profile == "auto":
         profile = find_profile(model, threads)
         if profile is None:
             return estimate(model), "prefill times: estimated from the model's shape (`ragcache profile` measures them)"
-        where = Setting.of(model, threads).file
+        file = Setting.of(model, threads).file
     else:
-        where = Path(config.profile).expanduser()
-        profile = PrefillProfile.load(where)
+        file = Path(config.profile).expanduser()
+        profile = PrefillProfile.load(file)
         if differences := Setting.of(model, threads).differences(profile):
-            log.warning("%s was measured with %s", where, ", ".join(differences))
+            log.warning("%s was measured with %s", file, ", ".join(differences))
     chunks = f", in chunks of {profile.prefill_chunk} tokens" if profile.prefill_chunk != config.prefill_chunk else ""
-    return profile, f"prefill times: {where}, measured {profile.measured_at}{chunks}"
+    return profile, f"prefill times: {file}, measured {profile.measured_at}{chunks}"
 
 
 def _warn_of_overflow(config: ServeConfig, system_tokens: int, context_length: int) -> None:
     longest = system_tokens + config.top_k * config.max_doc_tokens + config.max_question_tokens + config.max_tokens
     if longest > context_length:
         log.warning(
-            "a question over %d long documents may need %d tokens, the model reads %d: such questions are refused; "
+            "a question over %d long documents may need %d tokens, but the model reads %d: such questions are refused; "
             "a smaller --top-k or --max-doc-tokens avoids it",
             config.top_k,
             longest,

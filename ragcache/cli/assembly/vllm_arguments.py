@@ -1,4 +1,4 @@
-"""EngineArguments: what vLLM is started with, for the settings of a server."""
+"""Engine arguments: what vLLM is started with, given the settings of a server."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ OURS = ("model", "kv_transfer_config", "kv_cache_memory_bytes", "max_num_seqs", 
 
 
 def engine_arguments(config: ServeConfig) -> AsyncEngineArgs:
-    """vLLM's arguments for these settings. ConfigError for options that it does not have, or that have another name
-    here, and where there is no device."""
+    """vLLM's arguments for these settings.
+
+    Raises ConfigError for options that vLLM does not have, for those that follow from other settings, and where vLLM
+    finds no device.
+    """
     options = config.vllm
     if taken := sorted(set(options) & set(OURS)):
         raise ConfigError(f"vllm_options: {', '.join(taken)} follow from the options of `ragcache serve`")
@@ -54,7 +57,7 @@ def engine_arguments(config: ServeConfig) -> AsyncEngineArgs:
 
 
 def transfer_config(config: ServeConfig) -> dict[str, Any]:
-    """What `vllm serve --kv-transfer-config` would be told."""
+    """The settings of the connector, in the form of `vllm serve --kv-transfer-config`."""
     extra: dict[str, Any] = {
         "host_cache": config.host_cache,
         "disk_cache": config.disk_cache,

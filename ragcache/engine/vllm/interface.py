@@ -1,4 +1,4 @@
-"""Interface: which vLLM this connector joins, and whether what it needs of it is there. Checked when it is imported."""
+"""Interface: which releases of vLLM the connector works with, and the methods of vLLM that it needs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from ragcache.errors import ConfigError, RagCacheError
 
-SUPPORTED = ("0.32",)  # the releases that this was tested with
+SUPPORTED = ("0.32",)  # releases that the connector was tested with
 INSTALL = "run `make setup-vllm` (for a GPU with GPU=1) and use .venv-vllm/bin/ragcache"
 
-# methods of KVConnectorBase_V1 that are overridden or called, with the parameters that are given
+# methods of KVConnectorBase_V1 that are overridden or called, with the parameters that are passed
 CONNECTOR: Mapping[str, Sequence[str]] = {
     "bind_kv_cache_manager": ("kv_cache_manager",),
     "build_connector_meta": ("scheduler_output",),
@@ -34,11 +34,11 @@ CONNECTOR: Mapping[str, Sequence[str]] = {
     "wait_for_layer_load": ("layer_name",),
     "wait_for_save": (),
 }
-# of BlockPool
+# methods of BlockPool
 POOL: Mapping[str, Sequence[str]] = {"evict_blocks": ("block_ids",), "get_num_free_blocks": ()}
-# and without which its order is left to it
+# methods of BlockPool that ordering its free blocks needs; without them its order is left alone
 POOL_ORDER: Mapping[str, Sequence[str]] = {"touch": ("blocks",), "unpin_blocks": ("blocks", "on_reuse")}
-# of AsyncLLM, for the engine of `ragcache serve`
+# methods of AsyncLLM, for the engine of `ragcache serve`
 ENGINE: Mapping[str, Sequence[str]] = {
     "from_engine_args": ("engine_args", "stat_loggers"),
     "generate": ("prompt", "sampling_params", "request_id", "priority"),
@@ -48,25 +48,25 @@ ENGINE: Mapping[str, Sequence[str]] = {
 
 
 def lacking(kind: type[Any], wanted: Mapping[str, Sequence[str]]) -> list[str]:
-    """What of the `wanted` methods a class has not, or not with these parameters."""
-    lacks = []
+    """The `wanted` methods, with their parameters, that a class does not have."""
+    missing = []
     for name, parameters in wanted.items():
         method = getattr(kind, name, None)
         if method is None or not set(parameters) <= set(inspect.signature(method).parameters):
-            lacks.append(f"{kind.__name__}.{name}({', '.join(parameters)})")
-    return lacks
+            missing.append(f"{kind.__name__}.{name}({', '.join(parameters)})")
+    return missing
 
 
 def require(kind: type[Any], wanted: Mapping[str, Sequence[str]], version: str) -> None:
-    """RagCacheError that says what is missing."""
-    if lacks := lacking(kind, wanted):
+    """RagCacheError that names the `wanted` methods which are missing from this release of vLLM, if any are."""
+    if missing := lacking(kind, wanted):
         raise RagCacheError(
-            f"vLLM {version} lacks {', '.join(lacks)}; this connector joins {', '.join(SUPPORTED)}: {INSTALL}"
+            f"vLLM {version} lacks {', '.join(missing)}; this connector works with {', '.join(SUPPORTED)}: {INSTALL}"
         )
 
 
 def require_package() -> None:
-    """ConfigError if vLLM is not installed. Does not import it."""
+    """Raises ConfigError if vLLM is not installed. Does not import it."""
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(f"--engine vllm: vLLM is not installed: {INSTALL}")
 

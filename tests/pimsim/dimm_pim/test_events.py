@@ -23,8 +23,9 @@ from pimsim.dimm_pim.state import (
     TRANSFERS,
     VECTOR_BURSTS,
 )
-from tests.pimsim.dimm_pim.cases import device, drawn, ran, traversal
-from tests.pimsim.dimm_pim.plain import Model
+from tests.pimsim.dimm_pim.naive_device import Model
+from tests.pimsim.props.searches import device, drawn, ran, traversal
+from tests.props.budget import examples
 
 VARIANTS = {
     "default": {},
@@ -62,7 +63,7 @@ def test_equals_the_plain_model_through_refreshes():
     agree(path, on)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(list(VARIANTS.values())))
 def test_equals_the_plain_model_on_any_traversal(seed, changes):
     agree(drawn(seed, queries=5, hops=4, shard=60, most=10), device(**changes))

@@ -12,7 +12,8 @@ from pimsim.dimm_pim.device import DimmDevice
 from pimsim.dimm_pim.search import simulate_search
 from pimsim.dimm_pim.state import GLOBAL, LOCAL, MISS
 from pimsim.dimm_pim.vertex_cache import look_up, merge
-from tests.pimsim.dimm_pim.cases import device, drawn, ran, traversal
+from tests.pimsim.props.searches import device, drawn, ran, traversal
+from tests.props.budget import examples
 
 SHARD, RANKS = 24, 2
 
@@ -75,7 +76,7 @@ def asked(steps, local, shared):
 steps = st.lists(st.tuples(st.integers(0, 3), st.one_of(st.none(), st.integers(0, SHARD - 1))), max_size=120)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(steps, st.integers(0, 6), st.integers(0, 6))
 def test_every_look_up_finds_what_dictionaries_find(steps, local, shared):
     for found, expected in asked(steps, local, shared):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pimsim.errors import PimsimError, WorkloadError
 from pimsim.hbm_pim import Attention, Device, attention
 from pimsim.hbm_pim.mapping import LEVELS, Spread
+from tests.props.budget import examples
 
 LAYER = Attention(2048, 16, 128)
 
@@ -28,7 +29,7 @@ def test_macs_read_every_byte_of_k_and_v_once(name: str, level: str) -> None:
     assert result.time_us == pytest.approx(result.cycles * device.standard.tck_ns * 1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     level=st.sampled_from(sorted(LEVELS)),
     length=st.integers(1, 600),
@@ -138,6 +139,7 @@ def test_equal_questions_have_equal_answers() -> None:
     assert provenance["energy_table"]["cell"] == "0.44 pJ/bit"
 
 
+@pytest.mark.timing
 def test_speed() -> None:
     """A layer takes less than 50 ms with every command, and the closed form much less than a millisecond."""
     for fidelity, most in (("event", 0.05), ("closed", 0.0005)):  # 50 us where nothing else runs

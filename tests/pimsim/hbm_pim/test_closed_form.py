@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pimsim.hbm_pim import Attention, Device, attention, gemv
 from pimsim.hbm_pim.mapping import LEVELS
+from tests.props.budget import examples
 
 DEVICES = ("hbm3-attacc", "hbm2-heterrag")
 PROMISED = 0.05
@@ -25,7 +26,7 @@ def near(asked: Attention, name: str) -> None:
     assert closed.energy_nj["total"] == pytest.approx(event.energy_nj["total"], rel=0.05)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(
     name=st.sampled_from(DEVICES),
     level=st.sampled_from(sorted(LEVELS)),

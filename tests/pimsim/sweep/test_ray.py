@@ -12,7 +12,7 @@ from pimsim.errors import PimsimError
 from pimsim.sweep.design import Sweep
 from pimsim.sweep.run import run_sweep
 
-SWEEP = Sweep.of("tests.pimsim.sweep.models:uneven", axes={"x": list(range(23))})
+SWEEP = Sweep.of("tests.pimsim.props.models:uneven", axes={"x": list(range(23))})
 
 
 class OneAtATime:
@@ -79,6 +79,7 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
         run_sweep(SWEEP, tmp_path / "ray", workers=3, executed_by="ray")
 
 
+@pytest.mark.full(proof="test_tasks_in_any_order_give_the_same_results")
 def test_ray_itself_gives_the_same_results(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     alone = run_sweep(SWEEP, tmp_path / "alone", workers=1)

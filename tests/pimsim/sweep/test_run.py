@@ -20,7 +20,7 @@ from pimsim.sweep.point import CHUNKS, LARGEST_CHUNK, chunks
 from pimsim.sweep.results import Results
 from pimsim.sweep.run import run_sweep
 
-MODELS = "tests.pimsim.sweep.models"
+MODELS = "tests.pimsim.props.models"
 PATIENCE = 60
 
 
@@ -115,7 +115,17 @@ def nobody_is_left(group):
     return False
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+OTHER_SIGNAL = pytest.mark.full(proof="test_a_sweep_that_ended_early_goes_on_to_the_same_results")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGTERM, 143, marks=OTHER_SIGNAL),
+        pytest.param(signal.SIGINT, 130, marks=OTHER_SIGNAL),
+    ],
+)
 def test_a_sweep_that_ended_early_goes_on_to_the_same_results(tmp_path, uninterrupted, number, status):
     out = tmp_path / "out"
     file, process = begun(tmp_path, out)

@@ -10,7 +10,7 @@ from pimsim.sweep.sensitivity import assumed_spread, effects, levels
 from pimsim.sweep.target import TARGETS, Target
 from pimsim.sweep.uncertainty import uncertainty
 
-MODELS = "tests.pimsim.sweep.models"
+MODELS = "tests.pimsim.props.models"
 
 
 def swept(out, **asked):
@@ -133,11 +133,12 @@ def test_the_point_is_chosen_and_must_work(tmp_path):
             {"level": ["bank"]},
             {"device.stacks", "device.standard.timing.tCWL", "device.timing.mac_to_precharge"},
         ),
-        (
+        pytest.param(
             "system",
             {"config": "heterrag", "workload.requests": 2, "workload.output_tokens": 16},
             {"retrieval.devices": [4]},
             {"dimm.standard.timing.tRFC", "hbm.timing.mac_to_precharge", "workload.document_tokens", "host.query_us"},
+            marks=pytest.mark.full(proof="test_what_a_simulator_assumes_can_be_varied"),
         ),
     ],
 )

@@ -18,7 +18,7 @@ def test_what_the_device_gives_up_goes_to_the_host_and_comes_back():
     assert tiered.on(DEVICE) == {("system",), ("other",)}
     assert tiered.on(HOST) == {("system", "d2")}
     assert tiered.use([SYSTEM, D2]) == (3, 3, 0)
-    assert tiered.cache.hierarchy.moves["host_to_device"].moves == 1
+    assert tiered.cache.hierarchy.moves.counts["host_to_device"].moves == 1
 
 
 def test_without_tiers_below_it_is_gone():
@@ -37,12 +37,12 @@ def test_swapped_out_once():
         tiered.use([OTHER])
         tiered.use([Segment.of("third", [91] * 4)])
     assert tiered.cache.counts.evictions > 6
-    assert tiered.cache.hierarchy.moves["device_to_host"].moves == 3
-    assert tiered.cache.hierarchy.moves["host_to_device"].moves > 6
+    assert tiered.cache.hierarchy.moves.counts["device_to_host"].moves == 3
+    assert tiered.cache.hierarchy.moves.counts["host_to_device"].moves > 6
 
 
 def test_a_mirror_makes_room_before_what_only_the_host_has():
-    tiered = Tiered(8, host=8)
+    tiered = Tiered(8, host=8, policy="pgdsf")
     tiered.use([D3])
     tiered.use([OTHER])
     tiered.use([Segment.of("third", [91] * 4)])  # the device is full: D3 goes to the host
@@ -52,7 +52,8 @@ def test_a_mirror_makes_room_before_what_only_the_host_has():
     assert tiered.on(HOST) == {("other",), ("third",)}
     host = tiered.cache.hierarchy.host
     assert (host.counts.mirrors, host.counts.evictions) == (1, 0)
-    assert host.policy.clock == 0.0 if hasattr(host.policy, "clock") else True
+    assert host.policy.clock == 0.0  # the policy was not asked, and learned nothing
+    assert tiered.cache.hierarchy.device.policy.clock > 0.0
 
 
 def test_the_host_evicts_leaves_first_and_what_then_is_nowhere_is_lost():
@@ -60,7 +61,7 @@ def test_the_host_evicts_leaves_first_and_what_then_is_nowhere_is_lost():
     tiered.use([SYSTEM, D1, D2])  # 3 + 2 + 3
     tiered.use([Segment.of("large", [92] * 10)])  # all of it goes to the host, from the leaf up
     assert tiered.on(HOST) == {("system",), ("system", "d1"), ("system", "d1", "d2")}
-    tiered.use([OTHER])  # "large" does not fit into the host: it is lost, and makes nobody else leave
+    tiered.use([OTHER])  # "large" does not fit into the host: it is lost, and makes no other leave
     assert tiered.on(HOST) == {("system",), ("system", "d1"), ("system", "d1", "d2")}
     tiered.use([Segment.of("six", [93] * 7)])  # "other" goes, 4 tokens: the leaf makes room, then the next
     assert tiered.on(HOST) == {("system",), ("system", "d1"), ("other",)}
@@ -139,12 +140,12 @@ def test_a_record_that_cannot_be_read_is_a_miss_and_is_removed(reason):
 
 
 def test_a_record_that_is_removed_before_its_read_begins_is_no_failure_of_the_disk():
-    """A damaged record takes what stands on it along, though reads of that wait; the disk has failed once."""
+    """A damaged record takes its descendants along while their reads wait; the disk has failed once."""
     tiered = Tiered(9, disk=100, by_hand=True)
     tiered.use([SYSTEM, D1, D0])
     tiered.use([Segment.of("large", [92] * 9)])
-    hierarchy, told = tiered.cache.hierarchy, []
-    hierarchy.on_moved = lambda what, _, error: told.append((what, getattr(error, "reason", None)))
+    hierarchy, events = tiered.cache.hierarchy, []
+    tiered.cache.on_moved(lambda direction, _, error: events.append((direction, getattr(error, "reason", None))))
     lease = tiered.cache.lease([SYSTEM, D1, D0], 0)
     tiered.box.reasons.append("checksum")  # the system prompt's
     tiered.reads.work()
@@ -158,7 +159,7 @@ def test_a_record_that_is_removed_before_its_read_begins_is_no_failure_of_the_di
     assert lease.broken
     lease.release()
     assert hierarchy.disk.counts.failures == {"checksum": 1}
-    assert [event for event in told if event[1]] == [("from_disk", "checksum")]
+    assert [event for event in events if event[1]] == [("from_disk", "checksum")]
     assert tiered.use([SYSTEM, D1, D0]) == (0, 0, 0)
     assert tiered.use([SYSTEM, D1, D0]) == (6, 0, 0)
 
@@ -179,7 +180,7 @@ def test_where_the_host_fails_the_disk_serves():
     tiered.cache.lose_device()
     tiered.shelf.reasons.append("memory")
     assert tiered.use([SYSTEM, D1]) == (0, 5, 0)
-    assert tiered.cache.hierarchy.moves["from_disk"].moves == 1
+    assert tiered.cache.hierarchy.moves.counts["from_disk"].moves == 1
     assert tiered.cache.hierarchy.host.counts.failures == {"memory": 1}
 
 
@@ -189,7 +190,7 @@ def test_what_cannot_be_copied_out_is_lost_with_what_stands_on_it():
     tiered.use([Segment.of("five", [94] * 5)])  # D2 goes to the host
     assert tiered.on(HOST) == {("system", "d2")}
     tiered.shelf.reasons.append("memory")
-    tiered.use([Segment.of("eight", [95] * 8)])  # now the system prompt: D2 is no good without it
+    tiered.use([Segment.of("eight", [95] * 8)])  # now the system prompt: D2 is useless without it
     assert ("system",) not in tiered.on(HOST)
     assert ("system", "d2") not in tiered.on(HOST)
     assert tiered.cache.hierarchy.host.counts.orphans == 1
@@ -227,7 +228,7 @@ def test_a_request_that_is_cancelled_while_its_kv_is_loaded_leaves_it_to_others(
     assert tiered.use([SYSTEM, D1]) == (5, 0, 0)
 
 
-def test_while_useless_kv_is_on_its_way_nobody_gets_its_memory():
+def test_while_useless_kv_is_on_its_way_no_request_gets_its_memory():
     tiered = Tiered(9, disk=100, by_hand=True)
     tiered.use([SYSTEM, D1, D0])
     tiered.use([Segment.of("large", [92] * 9)])
@@ -240,15 +241,15 @@ def test_while_useless_kv_is_on_its_way_nobody_gets_its_memory():
     tiered.reads.tell()  # the other two are under way yet
     assert lease.broken
     lease.release()
-    assert tiered.cache.hierarchy.has_strays
+    assert tiered.cache.hierarchy.moves.has_strays
     assert tiered.cache.lease([OTHER], 0) is None
     tiered.settle()
     assert room
-    assert not tiered.cache.hierarchy.has_strays
+    assert not tiered.cache.hierarchy.moves.has_strays
     tiered.cache.lease([OTHER], 0).release()
 
 
-def test_who_fills_memory_waits_until_it_is_free():
+def test_a_lease_that_fills_memory_waits_until_it_is_free():
     tiered = Tiered(8, host=20, by_hand=True)
     tiered.use([D3])
     tiered.use([OTHER])
@@ -257,11 +258,11 @@ def test_who_fills_memory_waits_until_it_is_free():
     lease.release()
     late = tiered.cache.lease([D2], 0)  # though its room was made by the one before
     assert not late.ready
-    told = []
-    late.when_ready(lambda: told.append(True))
+    calls = []
+    late.when_ready(lambda: calls.append(True))
     tiered.settle()
     assert late.ready
-    assert told == [True]
+    assert calls == [True]
     late.release()
 
 
@@ -269,13 +270,13 @@ def test_a_full_disk_keeps_serving_and_is_asked_less_often():
     tiered = Tiered(40, disk=100)
     tiered.use([SYSTEM, D0])
     tiered.box.reasons.extend(["full"] * 1000)
-    for at in range(100):
-        tiered.use([Segment.of(f"n{at}", [200 + at] * 3)])
+    for number in range(100):
+        tiered.use([Segment.of(f"n{number}", [200 + number] * 3)])
     failures = tiered.cache.hierarchy.disk.counts.failures["full"]
     assert 3 <= failures <= 12  # of a hundred
     tiered.box.reasons.clear()
-    for at in range(300):
-        tiered.use([Segment.of(f"m{at}", [400 + at] * 3)])
+    for number in range(300):
+        tiered.use([Segment.of(f"m{number}", [400 + number] * 3)])
     assert tiered.cache.hierarchy.disk.nodes > 5
     tiered.cache.check_integrity()
 
@@ -343,8 +344,8 @@ def test_a_host_competes_too():
         tiered.use([D3])
         tiered.use([OTHER])
     before = tiered.on(HOST)
-    for at in range(5):
-        tiered.use([Segment.of(f"once{at}", [200 + at] * 4)])
+    for number in range(5):
+        tiered.use([Segment.of(f"once{number}", [200 + number] * 4)])
     assert tiered.on(HOST) == before
     assert tiered.cache.hierarchy.host.counts.rejections > 0
 

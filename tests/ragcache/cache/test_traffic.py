@@ -9,6 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from ragcache.cache.cache import ADMISSIONS, KnowledgeCache, Lease
 from ragcache.policy import POLICIES
 from ragcache.tree.segment import Segment
+from tests.props.budget import examples
 from tests.props.tiers import DOCUMENTS, SYSTEM, computed, snapshot
 
 
@@ -102,4 +103,4 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestTraffic.settings = settings(max_examples=examples(300), stateful_step_count=40, deadline=None)

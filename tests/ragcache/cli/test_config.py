@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ragcache.cli.config import ServeConfig, option_kind
-from ragcache.cli.options import parser
+from ragcache.cli.main import command_parser
+from ragcache.cli.serve import config_of
 from ragcache.errors import ConfigError
 from ragcache.sizes import DiskCache, parse_size
 
@@ -74,8 +75,7 @@ def load(tmp_path: Path, text: str, **options: object) -> ServeConfig:
 
 
 def from_options(*arguments: str) -> ServeConfig:
-    options = parser().parse_args(["serve", *arguments])
-    return ServeConfig.load(options.config, {name: getattr(options, name) for name in NAMES})
+    return config_of(command_parser("serve").parse_args(arguments))
 
 
 def test_the_file_can_set_everything(tmp_path):
@@ -151,11 +151,13 @@ def test_dashes_are_read_as_the_options_are_written(tmp_path):
         ("device_cache = true", "is not a size"),
         ('engine = "cpu"', "engine is one of torch, vllm"),
         ("vllm_options = '{\"block_size\": 16}'", "no use without --engine vllm"),
-        ("engine = 'vllm'\nvllm_options = 'x=1'", "vllm_options is no JSON"),
+        ("engine = 'vllm'\nvllm_options = 'x=1'", "vllm_options is not valid JSON"),
         ("engine = 'vllm'\nvllm_options = '[1]'", "must be a JSON object"),
         ("engine = 'vllm'\nkv_store_dtype = 'float16'", "leave out --kv-store-dtype"),
+        ("engine = 'vllm'\npolicy = 'collections:Counter'", "Counter is not a policy, it lacks missed()"),
+        ("engine = 'vllm'\npolicy = 'ragcache.policy:LRU'", "with --engine vllm, policy is one of lru, lfu"),
         ("top_k = 0", "top_k must be at least 1, not 0"),
-        ('policy = "belady"', "policy is one of lru, lfu, gdsf, pgdsf, arc, "),
+        ('policy = "belady"', "there is no policy 'belady'; known are lru, lfu, gdsf, pgdsf, arc, "),
         ('admission = "no"', "admission is one of always, competes, not 'no'"),
         ("max_tokens = 0", "max_tokens must be at least 1"),
         ("max_doc_tokens = 15", "max_doc_tokens must be at least 16"),
@@ -249,5 +251,5 @@ def test_a_disk_cache_is_a_folder_and_a_size(tmp_path):
 
 @pytest.mark.parametrize("tier", [("--host-cache", "1GiB"), ("--disk-cache", "kv:1GiB")])
 def test_tiers_without_a_cache_make_no_sense(tier):
-    with pytest.raises(ConfigError, match="no use with --no-cache"):
+    with pytest.raises(ConfigError, match="no use where no KV is kept"):
         from_options("--index", "i", "--no-cache", *tier)

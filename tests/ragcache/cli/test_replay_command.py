@@ -16,11 +16,13 @@ import torch
 from ragcache.cli.main import main
 from ragcache.replay.pim_machine import PimMachine
 from ragcache.replay.run import simulate
-from ragcache.replay.searches import Together
+from ragcache.replay.searches import SearchesTogether
 from ragcache.replay.service import SimulatedSettings
 from ragcache.replay.workload import TimedRequest, Workload
 from tests.props.small_replays import searches as recorded
 from tests.props.small_replays import workload
+
+pytestmark = pytest.mark.xdist_group("pimsim")  # whose kernels are compiled once
 
 FAST = 1000  # requests a second of one core
 
@@ -86,6 +88,7 @@ def test_two_processes_with_one_seed_give_equal_bytes_and_another_seed_does_not(
     assert 0 < found["speculation"]["used"] < found["speculation"]["started"]
 
 
+@pytest.mark.full(proof="test_a_search_among_others_takes_longer_and_is_the_same_every_time")
 def test_two_processes_replay_a_system_of_pimsim_alike(tmp_path):
     traffic(150, per_second=3).write(tmp_path / "w.jsonl")
     (tmp_path / "ours.yaml").write_text("name: ours\nbase: heterrag\nchanges: {retrieval.devices: 4}\n")
@@ -109,6 +112,7 @@ def test_a_system_of_pimsim_is_a_machine_by_its_name(file, capsys):
     assert other["config"]["device_cache"] != slow["config"]["device_cache"]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("hardware", ["a10g", "heterrag"])
 @pytest.mark.parametrize("per_second", [1.0, 1000.0])  # hardly anybody waits; nearly all do
 def test_a_thousand_requests_a_second_are_replayed_on_one_core(per_second, hardware):
@@ -116,7 +120,7 @@ def test_a_thousand_requests_a_second_are_replayed_on_one_core(per_second, hardw
     speeds = []
     for _ in range(3):  # the best of a few: others may use the core's caches
         machine = None if hardware == "a10g" else PimMachine.load(hardware)
-        searches = None if machine is None else Together(machine)
+        searches = None if machine is None else SearchesTogether(machine)
         begin = time.process_time()
         found = simulate(requests, SimulatedSettings(), system_tokens=50, searches=searches, machine=machine)
         speeds.append(len(requests) / (time.process_time() - begin))
@@ -165,6 +169,15 @@ def test_the_settings_reach_the_service(file, capsys):
     assert slow > 2 * fast
 
 
+def test_a_policy_of_ones_own_is_named_in_the_report(file, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine_to_replay.py").write_text("from ragcache.policy import LRU\nclass Mine(LRU): pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    mine, lru = (report(capsys, "--workload", file, "--policy", name) for name in ("mine_to_replay:Mine", "lru"))
+    assert mine["config"]["policy"] == "mine_to_replay:Mine"
+    assert {**mine, "config": None} == {**lru, "config": None}
+
+
 def test_a_table_and_a_trace_for_people(file, tmp_path, capsys):
     assert main(["replay", "--workload", str(file), "--trace", str(tmp_path / "t.json")]) == 0
     out = capsys.readouterr().out
@@ -193,12 +206,12 @@ def refusal(capsys: pytest.CaptureFixture[str], arguments: Sequence[Any]) -> str
         (["--hardware", "heterrag", "--search", "s.json"], "both say how long searches take: leave out --search"),
         (["--hardware", "heterrag", "--prefill-times", "p.json"], "prefills take: leave out --prefill-times"),
         (["--hardware", "heterrag", "--device-cache", "64GiB"], "device_cache is 68719476736 bytes; heterrag has 20"),
-        (["--hardware", "heterrag", "--engine", "torch"], "and --engine torch asks the real: leave out either"),
-        (["--hardware", "a10g", "--url", "http://127.0.0.1:1"], "and --url asks the real: leave out either"),
+        (["--hardware", "heterrag", "--engine", "torch"], "--engine torch asks a real one: leave out one or the other"),
+        (["--hardware", "a10g", "--url", "http://127.0.0.1:1"], "--url asks a real one: leave out one or the other"),
         (["--model", "gpt"], "there is no model 'gpt'; known are mistral-7b"),
         (["--policy", "best"], "there is no policy 'best'; known are lru"),
         (["--admission", "never"], "admission is one of always, competes, not 'never'"),
-        (["--policy", "none", "--host-cache", "1GiB"], "a host cache has no use with the policy none"),
+        (["--policy", "none", "--host-cache", "1GiB"], "a host cache or a disk cache has no use where no KV is kept"),
         (["--hardware", "this-cpu"], "this-cpu has no figure for float16; it has float32"),
         (["--model", "llama2-70b"], "the weights of llama2-70b take 128.5 GiB, and a10g has 21.6 GiB"),
         (["--device-cache", "much"], "'much' is not a size: write for example 2GiB"),
@@ -218,7 +231,7 @@ def refusal(capsys: pytest.CaptureFixture[str], arguments: Sequence[Any]) -> str
         (["--timeout-ms", "0"], "--timeout-ms must be at least 1, not 0"),
         (["--threads", "-1"], "--threads must be at least 0, not -1"),
         (["--trace", "no/such/folder/t.json"], "cannot write no/such/folder/t.json: No such file or directory"),
-        (["--trace", "."], "cannot write .: it is no file"),
+        (["--trace", "."], "cannot write .: it is not a regular file"),
         (["--search", "no.json"], "cannot read no.json: No such file or directory"),
         (["--prefill-times", "no.json"], "no.json"),
         (["--engine", "torch", "--model", "no/such/model"], "no/such/model"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ragcache.policy import POLICIES, Belady, Policy
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import KnowledgeTree, Node
+from tests.props.budget import examples
 
 CAPACITY = 40
 # (what, which, how large)
@@ -116,7 +117,7 @@ class Contract:
     make: Callable[[], Policy]
 
     @given(ACTIONS)
-    @settings(max_examples=60, deadline=None, suppress_health_check=MIXIN)
+    @settings(max_examples=examples(60), deadline=None, suppress_health_check=MIXIN)
     def test_a_victim_is_an_unheld_leaf_and_equal_calls_give_equal_choices(self, actions: Any) -> None:
         tiers = [Tier(type(self).make()) for _ in range(2)]
         for action in actions:
@@ -125,7 +126,7 @@ class Contract:
         assert tiers[0].evicted == tiers[1].evicted
 
     @given(ACTIONS)
-    @settings(max_examples=40, deadline=None, suppress_health_check=MIXIN)
+    @settings(max_examples=examples(40), deadline=None, suppress_health_check=MIXIN)
     def test_everything_can_be_evicted_once_nothing_is_held(self, actions: Any) -> None:
         tier = Tier(type(self).make())
         for action in actions:

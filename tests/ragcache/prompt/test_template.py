@@ -13,6 +13,7 @@ from ragcache.errors import BadQuery, ModelError, QuestionTooLong, RagCacheError
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.template import SYSTEM_PROMPT, PromptTemplate
 from retrieval.corpus import Document
+from tests.props.budget import examples
 
 OTTER = Document("otter", "Otter", "Otters hold hands while they sleep.")
 BEE = Document("bee", "", "A honey bee tells the others where flowers are.")
@@ -57,7 +58,7 @@ def test_the_templates_own_turns_are_special_tokens(template, tiny_tokenizer):
     assert counts == [3, 2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "<|endoftext|>", "system\n", "x", " ", "\n"])))
 def test_no_text_becomes_a_special_token(template, parts):
     text = "a" + "".join(parts)

@@ -10,18 +10,20 @@ import pytest
 
 from pimsim import SystemConfig, run_system
 from pimsim.fields import shipped
-from pimsim.system.cost import Piece, Pieces
-from pimsim.system.generation import generator
-from pimsim.system.retrieval import retriever, search
+from pimsim.system.generation.engine import generator
+from pimsim.system.generation.protocol import Piece, Pieces
+from pimsim.system.retrieval.engine import retriever, search
 from ragcache.engine.simulated.hardware import HARDWARE
 from ragcache.errors import ConfigError
 from ragcache.replay.pim_machine import PimMachine
 from ragcache.replay.report import ReplayReport
 from ragcache.replay.run import simulate
-from ragcache.replay.searches import Asked, Together
+from ragcache.replay.searches import SearchesTogether, SearchRequest
 from ragcache.replay.service import SimulatedSettings
 from ragcache.replay.workload import TimedRequest, Workload
 from tests.props.small_replays import served, workload
+
+pytestmark = pytest.mark.xdist_group("pimsim")  # whose kernels are compiled once
 
 ENGINES = ["heterrag-base", "cpu-gpu-v100", "naive-hbm", "only-dimm", "upmem-like"]  # all of either kind, without p
 ONE_QUERY = {"search.sampled": 1}  # all searches are alike
@@ -36,7 +38,7 @@ def machine(name: str, **changes: Any) -> PimMachine:
 
 
 def replayed(requests: Workload, on: PimMachine, **settings: Any) -> ReplayReport:
-    return simulate(requests, SimulatedSettings(**settings), system_tokens=0, searches=Together(on), machine=on)
+    return simulate(requests, SimulatedSettings(**settings), system_tokens=0, searches=SearchesTogether(on), machine=on)
 
 
 def near(seconds: float) -> Any:
@@ -155,7 +157,7 @@ class TestPipelining:
         on = PimMachine(SystemConfig.load("heterrag"))
         lengths = set()
         for number in range(20):
-            ((*looks, last),) = on.search([Asked(number, 6, 960)], 0)
+            ((*looks, last),) = on.search([SearchRequest(number, 6, 960)], 0)
             assert list(last.positions) == list(range(6))
             times = [shown.seconds for shown in (*looks, last)]
             assert times == sorted(set(times))
@@ -175,15 +177,15 @@ class TestPipelining:
         times = search(retriever(config), 1.0, 1, 0, False, np.random.default_rng(0))
         interval = times.hop * config.retrieval.interval_hops
         looks = np.ceil(float(times.done[0]) / interval)
-        ((*_, last),) = on.search([Asked(3, 2, 300)], 0)
+        ((*_, last),) = on.search([SearchRequest(3, 2, 300)], 0)
         assert last.seconds == pytest.approx(looks * interval + overheads(config, 1, 300), rel=1e-9)
 
     def test_a_search_among_others_takes_longer_and_is_the_same_every_time(self):
         on = PimMachine(SystemConfig.load("heterrag"), seed=7)
-        alone, among = on.search([Asked(5, 6, 960)], 0), on.search([Asked(5, 6, 960)], 31)
+        alone, among = on.search([SearchRequest(5, 6, 960)], 0), on.search([SearchRequest(5, 6, 960)], 31)
         assert among[0][-1].seconds > alone[0][-1].seconds
-        assert PimMachine(SystemConfig.load("heterrag"), seed=7).search([Asked(5, 6, 960)], 0) == alone
-        assert PimMachine(SystemConfig.load("heterrag"), seed=8).search([Asked(5, 6, 960)], 0) != alone
+        assert PimMachine(SystemConfig.load("heterrag"), seed=7).search([SearchRequest(5, 6, 960)], 0) == alone
+        assert PimMachine(SystemConfig.load("heterrag"), seed=8).search([SearchRequest(5, 6, 960)], 0) != alone
 
     def test_what_is_shown_is_speculated_on(self):
         on = PimMachine(SystemConfig.load("heterrag"))
@@ -195,10 +197,10 @@ class TestPipelining:
 
 def test_without_pipelining_a_batch_ends_with_its_slowest():
     on = PimMachine(SystemConfig.load("cpu-gpu-v100"))
-    shown = on.search([Asked(at, 2, 300) for at in range(20)], 0)
+    shown = on.search([SearchRequest(at, 2, 300) for at in range(20)], 0)
     assert [len(each) for each in shown] == [1] * 20
     assert len({each[-1].seconds for each in shown}) == 1
-    assert shown[0][-1].seconds > 1.5 * on.search([Asked(0, 2, 300)], 0)[0][-1].seconds
+    assert shown[0][-1].seconds > 1.5 * on.search([SearchRequest(0, 2, 300)], 0)[0][-1].seconds
 
 
 def test_a_file_of_ones_own_and_another_model(tmp_path):

@@ -240,7 +240,7 @@ def test_progress_is_told_request_by_request():
         ({"admission": "never"}, "admission is one of always, competes, not 'never'"),
         ({"max_batch": 0}, "max_batch must be at least 1, not 0"),
         ({"reorder_window": -1}, "reorder_window must be at least 0, not -1"),
-        ({"policy": "none", "host_cache": 1 << 30}, "a host cache has no use with the policy none"),
+        ({"policy": "none", "host_cache": 1 << 30}, "a host cache or a disk cache has no use where no KV is kept"),
         ({"device_cache": 5}, "device_cache is 5 bytes; one token of mistral-7b takes 131072"),
         ({"model": "llama2-70b"}, "the weights of llama2-70b take 128.5 GiB"),
         ({"hardware": "this-cpu"}, "this-cpu has no figure for float16"),

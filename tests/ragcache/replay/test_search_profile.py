@@ -15,7 +15,8 @@ from ragcache.replay.search_recording import record
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
 from retrieval.retriever import Retriever
-from retrieval.staged import even_shares
+from retrieval.staged_search import even_shares
+from tests.props.budget import examples
 from tests.props.small_replays import searches
 
 
@@ -115,18 +116,18 @@ def test_what_is_saved_is_loaded(tmp_path):
         ({"lists": [[[0, 1], [1, 0]]]}, "{file}: the last stage of search 1 shows [1, 0], not [0, 1]"),
         ({"lists": [[[0, 0], [0, 1]]]}, "{file}: search 1 shows [0, 0]: each document once, positions below 2"),
         ({"lists": [[[0, 2], [0, 1]]]}, "{file}: search 1 shows [0, 2]: each document once, positions below 2"),
-        ({"lists": [[[0, 1.5], [0, 1]]]}, "{file}: a list of numbers has something else in it: 1.5 is no position"),
+        ({"lists": [[[0, 1.5], [0, 1]]]}, "{file}: a list of numbers has something else in it: 1.5 is not a position"),
         ({"lists": [5]}, "{file}: a list of numbers has something else in it"),
-        ({"lists": [[{}, [0, 1]]]}, "{file}: a list of numbers has something else in it: {{}} is no list"),
+        ({"lists": [[{}, [0, 1]]]}, "{file}: a list of numbers has something else in it: {{}} is not a list"),
         (
             {"lists": [[[-1, -2, 0], [0, 1]]]},
             "{file}: search 1 shows [-1, -2, 0]: each document once, positions below 2, 2",
         ),
         ({"lists": [[[-9, 0], [0, 1]]]}, "{file}: search 1 has -9 among 1 documents outside its last stage"),
-        ({"stage_seconds": "12"}, "{file}: a list of numbers has something else in it: '12' is no list"),
+        ({"stage_seconds": "12"}, "{file}: a list of numbers has something else in it: '12' is not a list"),
         ({"stage_seconds": {"1": 2, "2": 3}}, "{file}: a list of numbers has something else in it"),
-        ({"stage_seconds": ["0.1", 0.2]}, "{file}: a list of numbers has something else in it: '0.1' is no number"),
-        ({"stage_seconds": [True, 0.2]}, "{file}: a list of numbers has something else in it: True is no number"),
+        ({"stage_seconds": ["0.1", 0.2]}, "{file}: a list of numbers has something else in it: '0.1' is not a number"),
+        ({"stage_seconds": [True, 0.2]}, "{file}: a list of numbers has something else in it: True is not a number"),
         ({"machine": 5}, "{file}: 'machine' is a text, not 5"),
         ({"index_type": ["ivf"]}, "{file}: 'index_type' is a text, not ['ivf']"),
         ({"measured_at": None}, "{file}: 'measured_at' is a text, not None"),
@@ -244,7 +245,7 @@ def test_questions_that_are_none(tmp_path, ivf, capsys, text, says):
     assert says in capsys.readouterr().err
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(found=st.lists(searched(most=1), min_size=1, max_size=5))
 def test_any_recording_makes_a_profile(found):
     vectors = np.arange(len(found), dtype=float).reshape(-1, 1)

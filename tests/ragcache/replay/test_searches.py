@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ragcache.replay.searches import Asked, Documents, Shown, Together
+from ragcache.replay.searches import Documents, SearchesTogether, SearchRequest, ShownList
 from ragcache.replay.virtual_time import run_virtual
 
 
@@ -18,12 +18,12 @@ class Linear:
         self.joins = joins
         self.calls: list[tuple[float, list[int], int]] = []
 
-    def search(self, asked: Sequence[Asked], running: int) -> list[list[Shown]]:
+    def search(self, asked: Sequence[SearchRequest], running: int) -> list[list[ShownList]]:
         now = asyncio.get_running_loop().time()
         self.calls.append((now, [each.number for each in asked], running))
         seconds = float(len(asked) + running)
         return [
-            [Shown(seconds / 2, [-1, *range(each.documents - 1)]), Shown(seconds, range(each.documents))]
+            [ShownList(seconds / 2, [-1, *range(each.documents - 1)]), ShownList(seconds, range(each.documents))]
             for each in asked
         ]
 
@@ -41,7 +41,7 @@ def searched(
     """What each search showed, and when; none if it took longer than `patience`."""
 
     async def main() -> list[list[tuple[float, list[str]]]]:
-        together = Together(machine)
+        together = SearchesTogether(machine)
         loop = asyncio.get_running_loop()
 
         async def one(number: int, arrival: float) -> list[tuple[float, list[str]]]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ragcache.replay.replay import Outcome, Served
 from ragcache.replay.timeline import write_timeline
+from tests.props.budget import examples
 from tests.props.small_replays import replayed, searches, workload
 
 ROUNDED = 0.002  # microseconds: each end of a span to a thousandth
@@ -98,7 +99,7 @@ def test_a_span_ends_with_its_request_although_its_times_are_rounded(tmp_path):
 seconds = st.sampled_from([0.0, 0.000001, 0.1, 0.37, 1.0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     requests=st.lists(
         st.tuples(st.integers(0, 20), st.sampled_from(["answered", "overloaded", "failed"]), seconds, seconds, seconds),

@@ -409,6 +409,7 @@ def test_equal_runs_are_equal_in_other_processes_too():
     assert b"'cancelled', 49" in output
 
 
+@pytest.mark.timing
 def test_it_is_fast():
     """300,000 callbacks a second on a quiet core; half of that here, where neighbours work."""
     count = 100_000

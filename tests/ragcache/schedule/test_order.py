@@ -13,6 +13,7 @@ from ragcache.policy import LRU
 from ragcache.schedule.order import Order, Waiting
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import KnowledgeTree
+from tests.props.budget import examples
 
 DOCUMENTS = [Segment.of(f"d{at}", [at + 1] * (2 + at % 5)) for at in range(8)]
 A, B = (Segment.of(name, [token] * 10) for name, token in (("a", 101), ("b", 102)))
@@ -68,7 +69,7 @@ def naive_turn(tree: KnowledgeTree, waiting: list[Waiting], passed: dict[int, in
         max_size=60,
     ),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_the_turn_is_that_of_a_naive_search_and_none_is_overtaken_too_often(window, steps):
     cache = KnowledgeCache(60, 1, LRU())
     order = Order(cache.tree, window)
@@ -151,6 +152,7 @@ def seconds_a_turn(count: int) -> float:
     return (time.perf_counter() - begin) / 1000
 
 
+@pytest.mark.timing
 def test_a_turn_takes_less_than_a_millisecond_with_a_thousand_waiting():
     thousand, many = seconds_a_turn(1_000), seconds_a_turn(8_000)
     assert thousand < 1e-3

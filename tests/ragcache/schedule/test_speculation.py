@@ -29,7 +29,8 @@ from retrieval.embedder import Embedder
 from retrieval.errors import SearchError
 from retrieval.index import build_index
 from retrieval.retriever import Retriever
-from retrieval.staged import even_shares
+from retrieval.staged_search import even_shares
+from tests.props.budget import examples
 from tests.props.scripted_finder import DOCUMENT_TOKENS, QUESTION_TOKENS, SYSTEM_TOKENS, Script, ScriptedFinder
 
 KEEP, CANCEL, START, NEITHER, BOTH = (
@@ -266,7 +267,7 @@ def test_a_guess_that_the_engine_does_not_finish_is_begun_again(monkeypatch, fau
 stages = st.lists(st.tuples(st.sampled_from([0.0, 0.01, 0.05, 0.2]), st.sampled_from(["AB", "BA", "AC", "A", "DE"])))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     scripts=st.lists(st.tuples(stages, st.sampled_from(["AB", "BA", "CD"]), st.booleans()), min_size=1, max_size=8),
     cache_tokens=st.sampled_from([300, 600, 5000]),

@@ -1,5 +1,6 @@
 """`ragcache simulate`: traces in, figures out; what is wrong is named by line; cost-awareness saves seconds."""
 
+import dataclasses
 import gzip
 import json
 import random
@@ -13,6 +14,7 @@ import pytest
 from ragcache.cli.main import main
 from ragcache.cost import ConstantCost, PolynomialCost
 from ragcache.errors import TraceError
+from ragcache.policy import LRU
 from ragcache.simulate import curve
 from ragcache.simulate.simulation import SIMULATED, Simulation
 from ragcache.simulate.trace import Trace, read_trace
@@ -126,10 +128,10 @@ def test_a_damaged_archive_and_a_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--policy", "lru,best", "unknown policy 'best'; known are lru, lfu"),
+        ("--policy", "lru,best", "there is no policy 'best'; known are lru, lfu"),
         ("--capacity", "5,0", "a capacity is a whole number of 1 or more, not '0'"),
         ("--capacity", "many", "not 'many'"),
-        ("--cost", "dear", "'dear' is no cost"),
+        ("--cost", "dear", "'dear' is not a cost"),
         ("--curve", "curve.xyz", "ends in one of .png"),
         ("--curve", "nowhere/curve.png", "there is no folder nowhere"),
     ],
@@ -217,6 +219,28 @@ def test_a_host_tier_below(tmp_path, capsys):
     assert "with a host of 8, whose hits are among the hits" in capsys.readouterr().out
     assert main(["simulate", *options, "--host-capacity", "-1"]) == 1
     assert "0 or more, not -1" in capsys.readouterr().err
+
+
+def test_a_policy_of_ones_own_is_compared_with_the_others(tmp_path, capsys, monkeypatch):
+    written(tmp_path, "mine_to_simulate.py", "from ragcache import POLICIES\nclass MyPolicy(POLICIES['arc']): pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    trace = str(written(tmp_path, "trace.csv", OBJECTS))
+    options = ["--trace", trace, "--format", "objects", "--capacity", "10"]
+    lru, mine = simulated(capsys, *options, "--policy", "lru,mine_to_simulate:MyPolicy")
+    (arc,) = simulated(capsys, *options, "--policy", "arc")
+    assert (lru["policy"], mine) == ("lru", {**arc, "policy": "mine_to_simulate:MyPolicy"})
+    assert main(["simulate", *options, "--policy", "lru,mine_to_simulate:MyPolicy"]) == 0
+    name, capacity, *_ = capsys.readouterr().out.splitlines()[2].split()
+    assert (name, capacity) == ("mine_to_simulate:MyPolicy", "10")
+    assert main(["simulate", *options, "--policy", "mine_to_simulate:Yours"]) == 1
+    assert "has no 'Yours'" in capsys.readouterr().err
+
+
+def test_a_class_is_simulated_as_it_is():
+    simulation = Simulation(skewed(), ConstantCost())
+    by_class, by_name = simulation.run(LRU, 20_000), simulation.run("lru", 20_000)
+    assert by_class == dataclasses.replace(by_name, policy="ragcache.policy.lru:LRU")
 
 
 class NaiveTwoTiers:

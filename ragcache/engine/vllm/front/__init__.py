@@ -1,1 +1,1 @@
-"""vLLM as the engine of a RagService."""
+"""vLLM as the engine of a RagService, in the service's process."""

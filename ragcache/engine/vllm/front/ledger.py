@@ -1,73 +1,130 @@
-"""Ledger: the service's knowledge cache where vLLM keeps the KV. It books memory for what runs, and keeps nothing."""
+"""VllmLedger: the service's cache where vLLM keeps the KV: accounts for memory of running requests, caches nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from ragcache.cache.cache import KnowledgeCache
-from ragcache.cache.contract import CachedPaths
+from ragcache.cache.contract import CachedPaths, OnMoved
 from ragcache.cache.lease import Lease
-from ragcache.cache.report import CacheReport
+from ragcache.cache.moves import DIRECTIONS, MoveCounts
+from ragcache.cache.report import CacheReport, TierReport
+from ragcache.cache.tier import Balance, IntegrityError, TierCounts
 from ragcache.engine.vllm.front.path_mirror import PathMirror
 from ragcache.engine.vllm.wire.bulletin import Bulletin
 from ragcache.engine.vllm.wire.passages import passages
 from ragcache.errors import RecordError
-from ragcache.policy import LRU
 from ragcache.tree.segment import Segment
 
 
 class Board(Protocol):
-    """Where bulletins are put up: the engine."""
+    """Where the connector's bulletins arrive: `VllmEngine` in service, a script in tests."""
 
     @property
-    def bytes_per_token(self) -> int: ...
+    def bytes_per_token(self) -> int:
+        """Bytes of KV of a token, all workers together."""
 
     @property
-    def capacity_tokens(self) -> int: ...
+    def capacity_tokens(self) -> int:
+        """Tokens that vLLM's pool of blocks has room for."""
 
     @property
-    def block_tokens(self) -> int: ...
+    def block_tokens(self) -> int:
+        """Tokens of a block. Requests share no block that they write."""
 
     def take_bulletins(self) -> list[tuple[int, Bulletin]]:
-        """Those put up since the last call, with the number of the engine's core that they are from."""
+        """The bulletins since the last call, oldest first, each with the number of the engine core it is from."""
 
     def clear(self) -> None:
-        """Has the cores give up what no request is using, which a bulletin of each tells when it is done."""
+        """Asks all cores to give up what no request uses. A bulletin of each core says when it has."""
 
 
-class VllmLedger(KnowledgeCache):
-    """Leases memory of vLLM's pool, in whole blocks, so that no more runs than fits. Which KV is kept, the connector's
-    cache decides; what is told here of it is what its last bulletin said, which is that of the last step that ended.
+class VllmLedger:
+    """A CacheContract that leases memory of vLLM's pool in whole blocks, so that no more requests run than fit.
 
-    A lease finds nothing. Once its prompt is computed, `cached_by_tier` says what vLLM and the connector found.
+    What stays cached is decided by the connector, in another process. Reports repeat its last bulletin, which is that
+    of the last step that ended. A lease finds nothing at first: `cached_by_tier` is set when it is committed, to the
+    prompt tokens that vLLM and the connector had.
     """
 
+    keeps = True
+
     def __init__(self, board: Board, lower_names: Sequence[str] = ()) -> None:
-        """`lower_names`: the connector's tiers below the device."""
-        super().__init__(board.capacity_tokens * board.bytes_per_token, board.bytes_per_token, LRU())
+        """`lower_names`: the connector's tiers below the device, fastest first."""
+        self.capacity = board.capacity_tokens * board.bytes_per_token
+        self.activity = 0
+        self.lower_names = tuple(lower_names)
         self._board = board
-        self._lower_names = list(lower_names)
+        self._leases: set[Lease] = set()
+        self._reserved = 0  # bytes, of all open leases
+        self._refusals = 0
         self._mirror = PathMirror()
-        self._reports: dict[int, CacheReport] = {}  # by engine's core
-        self._clears: dict[int, int] = {}
-        self._clearing: tuple[int, CacheReport] | None = None  # how many clears are waited for, and what was there
-        self._told: Callable[[str, str, Exception | None], None] = lambda *_: None
-        self._memory: dict[int, Sequence[Any]] = {}
+        self._reports: dict[int, CacheReport] = {}  # by engine core
+        self._clears: dict[int, int] = {}  # how often each engine core has cleared its cache
+        self._clearing: tuple[int, CacheReport] | None = None  # the clear waited for, and the report from before it
+        self._on_moved: list[OnMoved] = []
+
+    # -- memory of running requests
 
     @property
-    def unwritten(self) -> int:
-        return self.report().unwritten
+    def idle(self) -> bool:
+        return not self._leases and not self.moving
+
+    def bytes_of(self, tokens: int) -> int:
+        return tokens * self._board.bytes_per_token
+
+    def balance(self) -> Balance:
+        return Balance(self.capacity, self.capacity - self._reserved, 0, self._reserved)
+
+    def can_ever_lease(self, path: Sequence[Segment], extra_tokens: int) -> bool:
+        return self._bytes_in_blocks(path, extra_tokens) <= self.capacity
+
+    def lease(self, path: Sequence[Segment], extra_tokens: int, *, namespace: str = "default") -> Lease | None:
+        self.activity += 1
+        size = self._bytes_in_blocks(path, extra_tokens)
+        if self._reserved + size > self.capacity:
+            self._refusals += 1
+            return None
+        none = (0, 0, 0)
+        lease = Lease(self, self._mirror.root(namespace), tuple(path), [], size, none, none, sum(map(len, path)))
+        self._leases.add(lease)
+        self._reserved += size
+        return lease
+
+    def commit(self, lease: Lease, kv: Sequence[Any]) -> None:
+        """For Lease.commit: `kv` are VllmKV, which by now say where the prompt's KV came from. vLLM keeps it."""
+        if kv and kv[0].sources is not None:
+            lease.cached_by_tier = kv[0].sources
+
+    def end(self, lease: Lease) -> None:
+        """For Lease.release."""
+        self._leases.remove(lease)
+        self._reserved -= lease.reserved
+        lease.reserved = 0
+        self.refresh()  # what is cached now decides whose turn is next
+
+    def audit(self) -> Iterator[None]:
+        """The leases' memory, in one step. The connector recounts its own books, which `report` tells of."""
+        reserved = sum(lease.reserved for lease in self._leases)
+        if not reserved == self._reserved <= self.capacity:
+            raise IntegrityError(f"leases reserve {reserved} of {self.capacity} bytes, the books say {self._reserved}")
+        yield
+
+    def check_integrity(self) -> None:
+        for _ in self.audit():
+            pass
+
+    # -- what the connector says is cached
 
     @property
     def moving(self) -> int:
         return self.report().moving + (self._clearing is not None)
 
     @property
-    def lower_names(self) -> list[str]:
-        return self._lower_names
+    def unwritten(self) -> int:
+        return self.report().unwritten
 
     @property
     def cached_paths(self) -> CachedPaths:
@@ -79,35 +136,34 @@ class VllmLedger(KnowledgeCache):
         tokens = [token for segment in path for token in segment.tokens]
         return passages(tokens, [len(segment) for segment in path], self._board.block_tokens, len(tokens))
 
-    def on_moved(self, callback: Callable[[str, str, Exception | None], None]) -> None:
-        self._told = callback
-
-    def describe(self) -> str:
-        return f"vLLM's KV: {self.capacity / 2**30:.2f} GiB"
-
     def refresh(self) -> None:
         for core, bulletin in self._board.take_bulletins():
             self._mirror.apply(bulletin.paths)
             self._clears[core] = bulletin.clears
             if bulletin.cache is not None:
                 self._reports[core] = bulletin.cache
-            for what, tier, reason in bulletin.moved:
+            for direction, tier, reason in bulletin.moved:
                 error = None if reason is None else RecordError("vLLM's log says more", reason=reason)
-                self._told(what, tier, error)
+                for callback in self._on_moved:
+                    callback(direction, tier, error)
 
     def report(self) -> CacheReport:
-        """Of all cores together, as last told. `refusals` are those of leases here."""
+        """Of all engine cores together. `refusals` are those of leases here."""
         self.refresh()
         if not self._reports:  # before the first step
-            return CacheReport.of(self.hierarchy, 0)
+            device = TierReport("device", 0, self.balance(), TierCounts(refusals=self._refusals))
+            return CacheReport(tiers=[device], moves={direction: MoveCounts() for direction in DIRECTIONS})
         report = functools.reduce(CacheReport.joined, self._reports.values())
         device, *lower = report.tiers
-        counts = dataclasses.replace(device.counts, refusals=self.counts.refusals)
+        counts = dataclasses.replace(device.counts, refusals=self._refusals)
         return dataclasses.replace(report, tiers=[dataclasses.replace(device, counts=counts), *lower])
 
+    def describe(self) -> str:
+        return f"vLLM's KV: {self.capacity / 2**30:.2f} GiB"
+
     def drop_unheld(self) -> tuple[int, int]:
-        """Asks for it, or, once all cores have told that they have: how many nodes and bytes are gone since. `moving`
-        until then."""
+        """Asks the connector for it, unless it has been asked; returns what went once all engine cores are done."""
+        self.activity += 1
         report = self.report()
         if self._clearing is None:
             self._clearing = 1 + max(self._clears.values(), default=0), report
@@ -117,35 +173,23 @@ class VllmLedger(KnowledgeCache):
         if not self._clears or min(self._clears.values()) < wanted:
             return 0, 0
         self._clearing = None
-        return max(0, before.nodes - report.nodes), max(0, _kept(before) - _kept(report))
+        return max(0, before.nodes - report.nodes), max(0, _cached_bytes(before) - _cached_bytes(report))
 
-    def can_ever_lease(self, path: Sequence[Segment], extra_tokens: int) -> bool:
-        return super().can_ever_lease(path, self._in_blocks(path, extra_tokens))
+    def on_room(self, callback: Callable[[], None]) -> None:
+        """Never called: no move holds memory that is leased here."""
 
-    def lease(self, path: Sequence[Segment], extra_tokens: int, *, namespace: str = "default") -> Lease | None:
-        return super().lease(path, self._in_blocks(path, extra_tokens), namespace=namespace)
+    def on_moved(self, callback: OnMoved) -> None:
+        self._on_moved.append(callback)
 
-    def commit(self, lease: Lease, kv: Sequence[Any]) -> None:
-        """Takes nothing in; what is computed is vLLM's already. Where the rest came from is known by now."""
-        self._memory[id(lease)] = kv
-        self._found(lease)
+    def close(self) -> None:
+        """Nothing is left to do: the connector closes its tiers with the engine."""
 
-    def end(self, lease: Lease) -> None:
-        self._found(lease)
-        self._memory.pop(id(lease), None)
-        super().end(lease)
-        self.refresh()  # whose turn is next may depend on it
-
-    def _in_blocks(self, path: Sequence[Segment], extra_tokens: int) -> int:
-        """`extra_tokens` and what the last block has room for behind them."""
-        return extra_tokens + -(sum(map(len, path)) + extra_tokens) % self._board.block_tokens
-
-    def _found(self, lease: Lease) -> None:
-        kv = self._memory.get(id(lease))
-        if kv and kv[0].sources is not None:
-            lease.cached_by_tier = kv[0].sources
+    def _bytes_in_blocks(self, path: Sequence[Segment], extra_tokens: int) -> int:
+        """Bytes of the blocks that a request fills, the last one whole."""
+        blocks = -(-(sum(map(len, path)) + extra_tokens) // self._board.block_tokens)
+        return self.bytes_of(blocks * self._board.block_tokens)
 
 
-def _kept(report: CacheReport) -> int:
-    """Bytes of nodes on all tiers that nobody holds."""
+def _cached_bytes(report: CacheReport) -> int:
+    """Bytes on all tiers that no request holds."""
     return sum(tier.balance.cached for tier in report.tiers)

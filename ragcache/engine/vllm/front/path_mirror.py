@@ -1,4 +1,4 @@
-"""PathMirror: which paths the connectors' knowledge trees have, as far as they have told."""
+"""PathMirror: the paths in the connectors' knowledge trees, as their bulletins report them."""
 
 from __future__ import annotations
 
@@ -6,68 +6,68 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ragcache.engine.vllm.wire.bulletin import PathChange
+from ragcache.engine.vllm.wire.namespace import namespace_of, salt_of
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import KnowledgeTree, Node, path_key
 
 
 class KnownPath(NamedTuple):
-    """A path's end: its key, and the tokens of its last segment."""
+    """A CachedPath: the key of the whole path, and the tokens of its last segment."""
 
     path_key: int
     size: int
 
 
 class PathMirror:
-    """CachedPaths of other processes. With several engines a path is there while one of them has it.
+    """CachedPaths of other processes. With several engine cores a path is cached while one of them has it.
 
-    By keys of 64 bits alone, without tokens: good for whose turn it is, and for nothing that is served.
+    Paths are known by keys of 64 bits, without tokens: good for whose turn it is, and for nothing that is served.
     """
 
     def __init__(self) -> None:
-        self._engines: dict[int, int] = {}  # how many have a path, by key
-        self._known: dict[int, KnownPath] = {}
-        self._roots = KnowledgeTree()
+        self._cores: dict[int, int] = {}  # how many engine cores have a path, by its key
+        self._known: dict[int, KnownPath] = {}  # by key
+        self._roots = KnowledgeTree()  # of roots alone
         self._followers: list[Callable[[KnownPath, bool], None]] = []
 
     def __len__(self) -> int:
         return len(self._known)
 
     def root(self, namespace: str) -> Node:
-        """The namespace's root."""
-        # a connector names the namespace of a cache salt so
-        return self._roots.root(namespace if namespace == "default" else f"salt {namespace}")
+        """The node that all paths of a service's namespace begin at."""
+        return self._roots.root(namespace_of(salt_of(namespace)))
 
     def match(self, root: Node, path: Sequence[Segment]) -> list[KnownPath]:
-        """What is known of a path, from its beginning on."""
-        found: list[KnownPath] = []
+        """The cached prefixes of `path`, shortest first."""
+        prefixes: list[KnownPath] = []
         key = root.path_key
         for segment in path:
             key = path_key(key, segment.key)
             known = self._known.get(key)
             if known is None:
                 break
-            found.append(known)
-        return found
+            prefixes.append(known)
+        return prefixes
 
     def follow(self, follower: Callable[[KnownPath, bool], None]) -> None:
-        """To be told of each path that is there from now on (True), or no longer is."""
+        """Adds a follower, called with each path that becomes cached (True) or is cached no longer (False)."""
         self._followers.append(follower)
 
     def apply(self, changes: Iterable[PathChange]) -> None:
-        """Changes of one engine, in order."""
-        for key, size, there in changes:
-            before = self._engines.get(key, 0)
-            after = before + (1 if there else -1)
+        """Takes in changes of one engine core, in order."""
+        for key, size, entered in changes:
+            before = self._cores.get(key, 0)
+            after = before + (1 if entered else -1)
             if after > 0:
-                self._engines[key] = after
+                self._cores[key] = after
             else:
-                self._engines.pop(key, None)
+                self._cores.pop(key, None)
             if (before > 0) == (after > 0):
                 continue
             known = KnownPath(key, size)
-            if there:
+            if entered:
                 self._known[key] = known
             else:
                 del self._known[key]
             for follower in self._followers:
-                follower(known, there)
+                follower(known, entered)

@@ -1,1 +1,1 @@
-"""The scheduler's half of the connector: what to load, keep and give up."""
+"""The connector in vLLM's scheduler: what to load, keep and give up."""

@@ -13,12 +13,13 @@ from ragcache.engine.vllm.wire.bulletin import BULLETIN, Bulletin
 
 @dataclass
 class RagCacheStats(KVConnectorStats):
-    """Totals since the start, by name; later ones replace earlier ones."""
+    """Totals since the start, by name; a bulletin travels with them. Later totals replace earlier ones."""
 
     data: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, cache: OuterCache, malformed: int, bulletin: Bulletin | None = None) -> RagCacheStats:
+        """The totals of a cache, and of requests whose segments were `malformed`."""
         data: dict[str, Any] = {}
         for name, counts in cache.counts().items():
             data[f"{name}_hit_tokens"] = counts.hit_tokens

@@ -1,4 +1,4 @@
-"""PoolOrder: vLLM's free blocks in the order in which our policy gives up their nodes.
+"""PoolOrder: vLLM's free blocks, in the order in which our policy gives up their nodes.
 
 vLLM evicts free blocks from the front of a queue, least recently freed first. No block is kept from it here, so that
 it never waits for one: those of our nodes are taken out of the queue and put back at its end, cheapest to lose first,
@@ -10,36 +10,42 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ragcache.engine.vllm.scheduler.dispatch import Block, DeviceBlocks
+from ragcache.engine.vllm.scheduler.device_blocks import Block, DeviceBlocks
 from ragcache.tree.tree import DEVICE, Node
 
 RENEWED_SHARE = 8  # the order is made anew once an eighth of the pool may have been taken since
 
 
 class Pool(Protocol):
-    """vLLM's BlockPool: the part that a connector is given it for."""
+    """The part of vLLM's BlockPool that a connector may call."""
 
-    blocks: Sequence[Block]
     num_gpu_blocks: int
 
-    def touch(self, blocks: Sequence[Any]) -> None: ...
-    def unpin_blocks(self, blocks: Any, on_reuse: Callable[[Any], None]) -> None: ...
-    def evict_blocks(self, block_ids: set[int]) -> None: ...
-    def get_num_free_blocks(self) -> int: ...
+    def touch(self, blocks: Sequence[Any]) -> None:
+        """Takes blocks out of the queue of free ones, each held once more."""
+
+    def unpin_blocks(self, blocks: Any, on_reuse: Callable[[Any], None]) -> None:
+        """Puts blocks at the queue's end, held once less; `on_reuse` is called with each when it is taken."""
+
+    def evict_blocks(self, block_ids: set[int]) -> None:
+        """Forgets which tokens' KV these blocks hold, so that no request finds it."""
+
+    def get_num_free_blocks(self) -> int:
+        """Number of blocks that no request uses."""
 
 
 class PoolOrder:
-    """Which blocks are whose, and what becomes of them. `on_lost` is told of a node of which a block was reused."""
+    """Which blocks hold which node. `on_lost` is called with a node once one of its blocks was reused."""
 
     def __init__(self, pool: Pool, on_lost: Callable[[Node], None]) -> None:
         self._pool = pool
         self._on_lost = on_lost
-        self._owner: dict[int, Node] = {}  # of blocks, by id: the node that was seen in it last
+        self._owner: dict[int, Node] = {}  # by the block's id: the node that was last in it
         self._asked = 0  # blocks since the order was made
         self._changed = False
 
     def own(self, node: Node, kv: DeviceBlocks) -> None:
-        """The node is in these blocks; whoever was believed to be there is not."""
+        """The node is in these blocks; any other node that was in one of them has lost it."""
         for block in kv.blocks:
             other = self._owner.get(block.block_id)
             if other is not None and other is not node:
@@ -51,8 +57,10 @@ class PoolOrder:
         self._changed = True
 
     def arrange(self, blocks: int, order: Callable[[], Sequence[Node]]) -> None:
-        """Before `blocks` are asked for: sees to it that those that leave are the first of `order`, its nodes on the
-        device that nobody holds, first to lose first."""
+        """Call before `blocks` blocks are taken: puts those first in the queue that the policy would give up first.
+
+        `order` returns the nodes on the device that no request holds, first to lose first.
+        """
         self._asked += blocks
         if not self._changed or self._asked * RENEWED_SHARE < self._pool.num_gpu_blocks:
             return
@@ -62,7 +70,7 @@ class PoolOrder:
         lost: list[Node] = []
         for node in order():
             kv: DeviceBlocks = node.kv
-            if not kv.valid:  # taken before we listened
+            if not kv.valid:  # reused before a callback was there for it
                 lost.append(node)
                 continue
             for block in reversed(kv.blocks):  # a node's last blocks are useless without its first
@@ -79,5 +87,5 @@ class PoolOrder:
         if node is None:
             return
         kv: DeviceBlocks | None = node.kv
-        if kv is not None and any(mine is block for mine in kv.blocks):
+        if kv is not None and any(own is block for own in kv.blocks):
             self._on_lost(node)

@@ -1,1 +1,1 @@
-"""What the two halves of the connector, and the service in front, say to each other."""
+"""Messages between the connector's scheduler side, its worker sides, and the service in front."""

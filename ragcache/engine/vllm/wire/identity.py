@@ -1,4 +1,4 @@
-"""Identity: whose KV it is, and about what it costs to compute, from vLLM's configuration and the model's files."""
+"""Identity: which model and layout KV belongs to, and about what it costs to compute, from vLLM's configuration."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _READ_AT_ONCE = 16 << 20
 
 
 def blocks_fingerprint(config: Any, block_tokens: int, layout: str) -> bytes:
-    """Digest of 16 bytes: equal where one's blocks serve the other. The same for all workers of an engine.
+    """Digest of 16 bytes, the same for all workers of an engine, and for another engine if its blocks serve this one.
 
-    It spells the model's configuration and weights, the numbers' types, the parallel shape, the layout, and the release
-    and platform of vLLM, whose kernels decide what a block's bytes mean. Weights are digested as their files are, with
+    It covers the model's configuration and weights, the types of numbers, the parallel shape, the layout, and the
+    release and platform of vLLM, whose kernels decide what a block's bytes mean. The files of weights are digested with
     xxh3, at the speed of the disk. `layout` describes this worker's tensors.
     """
     model, cache, parallel = config.model_config, config.cache_config, config.parallel_config
@@ -48,21 +48,21 @@ def blocks_fingerprint(config: Any, block_tokens: int, layout: str) -> bytes:
 
 
 def weight_files(model: str, revision: str | None) -> list[Path]:
-    """The files that hold a model's weights, by name. ModelError if none is found."""
+    """The files that hold a model's weights, sorted by name. ModelError if there are none."""
     folder = Path(model)
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
-        found = cached_file(model, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
-        folder = Path(found).parent if found is not None else folder
+        config = cached_file(model, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+        folder = Path(config).parent if config is not None else folder
     for pattern in _WEIGHTS:
         if files := sorted(folder.glob(pattern)):
             return files
-    raise ModelError(f"{model}: no weights in {folder} ({', '.join(_WEIGHTS)}); a disk cache has to know them")
+    raise ModelError(f"{model}: no weights in {folder} ({', '.join(_WEIGHTS)}); a disk cache is bound to them")
 
 
 def estimated_cost(config: Any, profile: str) -> PrefillCost:
-    """What a prefill takes: as measured in the file `profile`, else by the model's shape."""
+    """Seconds that a prefill takes: as measured in the file `profile`, or estimated from the model's shape if empty."""
     if profile:
         return PrefillProfile.load(Path(profile).expanduser())
     text = config.model_config.hf_text_config

@@ -1,7 +1,7 @@
-"""Orders: what the scheduler's half of the connector tells each worker to do with KV, and what comes back.
+"""Orders: what the scheduler has each worker do with KV, and the reports that come back.
 
-Both halves may live in other processes, or on other machines: orders travel with a step, in the order in which they
-were given, and each worker reports how each of them ended. KV itself never travels between them.
+The two may live in different processes, or on different machines. Orders travel with a step, in the order in which
+they were given, and each worker reports how each of them ended. KV itself never travels between them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 from ragcache.storage.record import Record, Stats
 
-# reasons of failure that say nothing of the copy or record itself
-NOT_TRIED = "not tried"  # of a piece behind one that failed
-SPOILED = "spoiled"  # of a copy of blocks that a failed load left undefined
+# reasons of failures that are no fault of the copy or record itself
+NOT_TRIED = "not tried"  # a piece behind one that failed
+SPOILED = "spoiled"  # a copy of blocks that a failed load left undefined
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """KV to load: of a host copy or a record, `tokens` long, its blocks from number `first` on go to `blocks`."""
+    """KV to load from a host copy or a record of `tokens` tokens: its blocks from number `first` on go to `blocks`."""
 
     source: int | bytes  # number of a host copy, or key of a record
     tokens: int
@@ -28,9 +28,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Fill a request's blocks before they are read: in this step, or, if `waits`, while the request waits.
+    """Fill a request's blocks: before this step's forward reads them, or, if `waits`, while the request waits.
 
-    Each piece is reported by its number. They follow one another: behind one that failed, none is tried.
+    Each piece is reported by its number. They are loaded in order: behind one that failed, none is tried.
     """
 
     request: str
@@ -40,7 +40,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Copy blocks to the host, as they are after this step's forward. The copy is known by the order's number."""
+    """Copy blocks to the host, as they are after this step's forward. The order's number names the copy."""
 
     number: int
     blocks: tuple[int, ...]
@@ -48,7 +48,10 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Write a record, of a host copy or of blocks as they are after this step's forward."""
+    """Write a record from `source`: the number of a host copy, or blocks as they are after this step's forward.
+
+    Each worker fills in the record's size, which is that of its share of the KV.
+    """
 
     number: int
     record: Record
@@ -57,7 +60,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove records."""
+    """Remove the records of these keys; keys that are not there are ignored."""
 
     number: int
     keys: tuple[bytes, ...]
@@ -65,7 +68,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Learn:
-    """Write down what the policies learned of records."""
+    """Write down what the policies learned of records, by key."""
 
     number: int
     learned: Mapping[bytes, Stats]
@@ -73,7 +76,7 @@ class Learn:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Free host copies, by number. Not reported."""
+    """Free the host copies of these numbers. How that ends is not reported."""
 
     copies: tuple[int, ...]
 
@@ -83,10 +86,10 @@ Order = Load | Copy | Write | Remove | Learn | Drop
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """Those of one step. `era` counts the failed loads that the scheduler knows of.
+    """The orders of one step. `era` counts the failed loads that the scheduler knows of.
 
-    After a load has failed, blocks may hold anything until the scheduler has heard of it: a worker copies none of an
-    era in which a load of its own failed.
+    After a load has failed, blocks may hold anything until the scheduler has heard of it. So a worker copies no blocks
+    by orders of an era in which a load of its own failed.
     """
 
     era: int = 0
@@ -95,25 +98,25 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an order ended: `reason` is None if it was carried out. `workers` is how many have reported."""
+    """How an order ended after `seconds`: `reason` is None if it was carried out. `workers` of them have reported."""
 
     reason: str | None
     seconds: float
     workers: int = 1
 
     def joined(self, other: Outcome) -> Outcome:
-        """That of several workers: it has failed where one has."""
+        """The outcome over the workers of both: failed if it failed at one, and as slow as the slowest."""
         return Outcome(self.reason or other.reason, max(self.seconds, other.seconds), self.workers + other.workers)
 
 
 @dataclass(slots=True)
 class Reports:
-    """Outcomes by the order's number."""
+    """Outcomes of orders, by their numbers."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def join(self, other: Reports) -> None:
-        """Takes in what others report."""
+        """Takes in the reports of other workers, or of later steps."""
         for number, outcome in other.outcomes.items():
             mine = self.outcomes.get(number)
             self.outcomes[number] = outcome if mine is None else mine.joined(outcome)

@@ -1,8 +1,8 @@
 """Passages: a prompt cut into block-aligned segments, where its documents end.
 
-vLLM keeps KV in blocks of tokens, and what a block's bytes mean inside is its attention kernel's own affair. So blocks
-move whole: a document's end is rounded down to its block, and the few tokens behind it begin the next segment. A path
-still spells the prompt token by token, and two prompts share a segment only if all before it is the same.
+vLLM keeps KV in blocks of tokens, and what a block's bytes mean is up to its attention kernel. So blocks move whole: a
+document's end is rounded down to its block, and the few tokens behind it begin the next segment. A path still spells
+the prompt token by token, and two prompts share a segment only if all tokens before it are the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from ragcache.tree.segment import Segment
 
-SEGMENTS_PARAM = "segments"  # of `kv_transfer_params`: tokens of each segment, in order, the question's left out
+SEGMENTS_PARAM = "segments"  # of `kv_transfer_params`: number of tokens of each segment, in order, without the question
 
 
 class BadBoundaries(ValueError):
@@ -20,7 +20,10 @@ class BadBoundaries(ValueError):
 
 
 def lengths_of(params: Any, prompt_tokens: int) -> list[int] | None:
-    """Tokens of each segment as a request names them, None if it does not. BadBoundaries if that is nonsense."""
+    """Number of tokens of each segment, as a request's `kv_transfer_params` say; None if they do not.
+
+    BadBoundaries if they are not a list of counts above 0, or more than the prompt has.
+    """
     if not isinstance(params, dict) or SEGMENTS_PARAM not in params:
         return None
     lengths = params[SEGMENTS_PARAM]
@@ -34,7 +37,7 @@ def lengths_of(params: Any, prompt_tokens: int) -> list[int] | None:
 
 
 def passages(tokens: Sequence[int], lengths: Sequence[int] | None, block: int, chunk: int) -> list[Segment]:
-    """The prompt's segments, each of whole blocks of `block` tokens, from the prompt's first token on.
+    """Cuts a prompt from its first token on, each segment in whole blocks of `block` tokens.
 
     Without `lengths`, the whole prompt is cut into chunks of about `chunk` tokens.
     """

@@ -1,4 +1,4 @@
-"""ConnectorSettings: what `kv_connector_extra_config` may say, checked once."""
+"""ConnectorSettings: the values of `kv_connector_extra_config`, checked once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ DEFAULT_CHUNK_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class ConnectorSettings:
-    """Settings of the connector. Sizes are those of all workers together, which share them evenly."""
+    """Settings of the connector. Sizes are in bytes, of all workers together, which share them evenly.
+
+    ConfigError for values that do not fit.
+    """
 
     host_cache: int = DEFAULT_HOST_CACHE  # bytes of host memory for KV
-    disk_cache: str = ""  # PATH:SIZE; none if empty
+    disk_cache: str = ""  # PATH:SIZE; no disk tier if empty
     policy: str = "pgdsf"
     admission: str = "always"
-    chunk_tokens: int = DEFAULT_CHUNK_TOKENS  # of a prompt that does not say where its documents end
-    device_policy: bool = True  # whether the policy orders vLLM's free blocks, too
+    chunk_tokens: int = DEFAULT_CHUNK_TOKENS  # segments of a prompt that does not say where its documents end
+    device_policy: bool = True  # whether the policy orders vLLM's free blocks as well
     profile: str = ""  # file of prefill times; estimated from the model's shape if empty
     reports: bool = False  # whether vLLM's statistics bring bulletins to a service in front
 
@@ -41,16 +44,17 @@ class ConnectorSettings:
 
     @property
     def keeps(self) -> bool:
-        """Whether any tier follows a policy."""
+        """Whether any tier keeps KV by the policy."""
         return bool(self.host_cache or self.disk_cache or self.device_policy)
 
     @property
     def disk(self) -> DiskCache | None:
+        """The folder and size of `disk_cache`; None without a disk tier."""
         return DiskCache.parse(self.disk_cache) if self.disk_cache else None
 
     @classmethod
     def of(cls, extra: Mapping[str, Any]) -> ConnectorSettings:
-        """The settings in `kv_connector_extra_config`; ConfigError for a name or a value that there is none of."""
+        """The settings in `kv_connector_extra_config`; ConfigError for an unknown name or a value of the wrong type."""
         kinds = {field.name: field.type for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         for name, value in extra.items():

@@ -1,1 +1,1 @@
-"""The worker's half of the connector: moves blocks of KV."""
+"""The connector in vLLM's workers: moves blocks of KV."""

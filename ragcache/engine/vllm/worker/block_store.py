@@ -1,8 +1,8 @@
-"""BlockStore: a worker's half of the outer cache. Carries out orders on KV in blocks, on the host and on disk.
+"""BlockStore: carries out a worker's orders on KV in blocks, on the host and on disk.
 
-Host copies belong to the store, by the number of the order that made them, until they are dropped. Whatever it gives
-back was checked: a copy that does not match its digest, and a record that does not match its own, fill no block that
-is read. Reports and results are taken by the engine's thread, which also gives the orders.
+Host copies belong to the store, by the number of the order that made them, until they are dropped. All KV that goes
+back to blocks is checked: a copy or a record that does not match its digest fills no block that is read. The engine's
+thread gives the orders and takes the results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from ragcache.cache.hierarchy import reason_of
 from ragcache.engine.vllm.wire.orders import (
     NOT_TRIED,
     SPOILED,
@@ -33,17 +32,17 @@ from ragcache.engine.vllm.wire.orders import (
     Write,
 )
 from ragcache.engine.vllm.worker.paged_kv import Filling, HostBlocks, PagedKV
-from ragcache.errors import RecordError
+from ragcache.errors import RecordError, reason_of
 from ragcache.storage.lmdb_store import DiskStore
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.01  # that a step without a forward may wait for work in the threads
+IDLE_SECONDS = 0.01  # most that a step without a forward waits for work in the threads
 
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A host copy and what its bytes hash to."""
+    """A host copy, and the digest of its bytes."""
 
     host: HostBlocks
     digest: bytes
@@ -51,7 +50,10 @@ class _Copy:
 
 @dataclass(slots=True)
 class Results:
-    """What ended since it was last asked: reports by order, requests that waited, blocks that could not be filled."""
+    """What has ended since results were last taken.
+
+    `arrived` are the ids of requests that waited for a load, `bad_blocks` those that could not be filled.
+    """
 
     reports: Reports = field(default_factory=Reports)
     arrived: set[str] = field(default_factory=set)
@@ -59,7 +61,7 @@ class Results:
 
 
 class BlockStore:
-    """Calls in a step: `before` the forward or after it (loads of this step come before), then `after`, then `take`."""
+    """For each step call `before` (before the forward), `after` (once it is queued), then `take`."""
 
     def __init__(self, paged: PagedKV, block_tokens: int, disk: DiskStore | None) -> None:
         self._paged = paged
@@ -76,11 +78,11 @@ class BlockStore:
 
     @property
     def copies(self) -> int:
-        """How many host copies there are."""
+        """Number of host copies."""
         return len(self._copies)
 
     def before(self, orders: Orders) -> None:
-        """Drops what is to be dropped and starts loads; those that nobody waits for are in the engine's queue then."""
+        """Drops host copies and starts loads. Loads that no request waits for are in the engine's queue on return."""
         for order in orders.orders:
             if isinstance(order, Drop):
                 for number in order.copies:
@@ -93,8 +95,10 @@ class BlockStore:
                     self._load(order, orders.era)
 
     def after(self, orders: Orders, *, idle: bool) -> None:
-        """Copies and writes, of blocks as the forward left them. If `idle`, waits a moment for what is under way, so
-        that who asks again and again does not spin."""
+        """Starts copies, of blocks as the forward left them, and work on the disk.
+
+        If `idle`, waits a moment for work that is under way, so that an engine which steps for it alone does not spin.
+        """
         self._paged.filled()
         for order in orders.orders:
             if isinstance(order, Copy):
@@ -102,16 +106,16 @@ class BlockStore:
             elif isinstance(order, Write):
                 self._write(order, orders.era)
             elif isinstance(order, Remove):
-                self._submit(self._writer, self._on_disk, order.number, _removal(order))
+                self._submit(self._writer, self._on_disk, order.number, _removing(order))
             elif isinstance(order, Learn):
-                self._submit(self._writer, self._on_disk, order.number, _lesson(order))
+                self._submit(self._writer, self._on_disk, order.number, _learning(order))
         if idle:
             with self._ended:
                 if self._pending and not self._results.reports.outcomes:
                     self._ended.wait(IDLE_SECONDS)
 
     def take(self) -> Results:
-        """What ended since the last call."""
+        """Results since the last call."""
         with self._lock:
             results, self._results = self._results, Results()
         return results
@@ -127,7 +131,7 @@ class BlockStore:
     # -- loads
 
     def _load(self, order: Load, era: int) -> None:
-        """Fills blocks from host copies, for the step that follows."""
+        """Fills blocks from host copies, before this step's forward."""
         begin = time.perf_counter()
         fillings: list[Filling] = []
         reason = None
@@ -135,16 +139,16 @@ class BlockStore:
             try:
                 fillings.append(Filling(self._checked(piece), piece.first, piece.blocks))
             except Exception as error:  # whatever is wrong with a copy, it is not served
-                reason = _told(error)
+                reason = _reason(error)
                 break
         self._paged.fill(fillings)
         seconds = time.perf_counter() - begin
-        for at, (number, piece) in enumerate(order.pieces):
-            if at < len(fillings):
+        for place, (number, piece) in enumerate(order.pieces):
+            if place < len(fillings):
                 self._report(number, None, seconds / len(fillings))
             else:
                 self._fail(piece, era)
-                self._report(number, reason if at == len(fillings) else NOT_TRIED, 0.0)
+                self._report(number, reason if place == len(fillings) else NOT_TRIED, 0.0)
 
     def _load_later(self, order: Load, era: int) -> None:
         """Fills blocks from host copies and records, beside the engine: the request waits."""
@@ -157,7 +161,7 @@ class BlockStore:
                     host = self._checked(piece) if isinstance(piece.source, int) else self._read(piece)
                     self._paged.fill_and_wait([Filling(host, piece.first, piece.blocks)])
                 except Exception as error:  # as above
-                    reason = _told(error)
+                    reason = _reason(error)
                     failed = True
             if reason is not None:
                 self._fail(piece, era)
@@ -166,7 +170,7 @@ class BlockStore:
             self._results.arrived.add(order.request)
 
     def _checked(self, piece: Piece) -> HostBlocks:
-        """The host copy of a piece, whose bytes are what they were."""
+        """The host copy of a piece; RecordError if it is missing or damaged."""
         assert isinstance(piece.source, int)
         copy = self._copies.get(piece.source)
         if copy is None:
@@ -176,7 +180,7 @@ class BlockStore:
         return copy.host
 
     def _read(self, piece: Piece) -> HostBlocks:
-        """The record of a piece, checked."""
+        """The record of a piece, in host memory; RecordError if it is missing or damaged."""
         assert isinstance(piece.source, bytes)
         assert self._disk is not None
         host = self._paged.empty(piece.tokens // self._block_tokens)
@@ -184,6 +188,7 @@ class BlockStore:
         return host
 
     def _fail(self, piece: Piece, era: int) -> None:
+        """The blocks of a piece hold anything from now on."""
         with self._lock:
             self._results.bad_blocks.update(piece.blocks)
             self._failed_era = max(self._failed_era, era)
@@ -191,8 +196,9 @@ class BlockStore:
     # -- copies and records
 
     def _gathered(self, blocks: tuple[int, ...], era: int) -> tuple[HostBlocks, Callable[[], None]]:
+        """A copy of blocks, and a function that waits for it; RecordError if a failed load may have spoiled them."""
         if era <= self._failed_era:
-            raise RecordError("a load of this step failed, its blocks hold anything", reason=SPOILED)
+            raise RecordError("a load of this step failed, its blocks may hold anything", reason=SPOILED)
         return self._paged.gather(blocks)
 
     def _copy(self, order: Copy, era: int) -> None:
@@ -200,7 +206,7 @@ class BlockStore:
         try:
             host, wait = self._gathered(order.blocks, era)
         except Exception as error:
-            self._report(order.number, _told(error), 0.0)
+            self._report(order.number, _reason(error), 0.0)
             return
 
         def finish() -> None:
@@ -209,7 +215,7 @@ class BlockStore:
                 wait()
                 self._copies[order.number] = _Copy(host, xxhash.xxh3_128_digest(host.buffer))
             except Exception as error:
-                reason = _told(error)
+                reason = _reason(error)
             self._report(order.number, reason, time.perf_counter() - begin)
 
         if self._paged.on_cuda:
@@ -227,7 +233,7 @@ class BlockStore:
                 host, wait = self._gathered(order.source, era)
                 digest = b""
         except Exception as error:
-            self._report(order.number, _told(error), 0.0)
+            self._report(order.number, _reason(error), 0.0)
             return
 
         def write(disk: DiskStore) -> None:
@@ -240,14 +246,14 @@ class BlockStore:
         self._submit(self._writer, self._on_disk, order.number, write)
 
     def _on_disk(self, number: int, work: Callable[[DiskStore], None]) -> None:
-        """In the writer's thread."""
+        """Does work on the disk and reports how it ended. Runs in the writer's thread."""
         begin = time.perf_counter()
         reason = None
         try:
             assert self._disk is not None
             work(self._disk)
         except Exception as error:  # a disk may fail in any way; the engine goes on
-            reason = _told(error)
+            reason = _reason(error)
         self._report(number, reason, time.perf_counter() - begin)
 
     # -- reports
@@ -274,15 +280,16 @@ def _nothing() -> None:
     pass
 
 
-def _removal(order: Remove) -> Callable[[DiskStore], None]:
+def _removing(order: Remove) -> Callable[[DiskStore], None]:
     return lambda disk: disk.remove(order.keys)
 
 
-def _lesson(order: Learn) -> Callable[[DiskStore], None]:
+def _learning(order: Learn) -> Callable[[DiskStore], None]:
     return lambda disk: disk.update(order.learned)
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """A short word for a failure, which is logged."""
     reason = reason_of(error)
     log.warning("KV was not moved (%s): %s", reason, error)
     return "memory" if reason == "MemoryError" else reason

@@ -1,7 +1,7 @@
 """PagedKV: a worker's share of vLLM's KV, in blocks that move whole.
 
-What the bytes of a block mean is the attention kernel's affair (on a CPU it interleaves the keys of 32 tokens), so
-nothing here looks inside.
+What the bytes of a block mean is up to the attention kernel (on a CPU it interleaves the keys of 32 tokens), so nothing
+here looks inside.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from torch import Tensor
 from ragcache.engine.torch.kv import on_pages
 from ragcache.errors import ConfigError
 
-FORMAT_VERSION = 1  # of the order of bytes in HostBlocks
+FORMAT_VERSION = 1  # changes with the order of bytes in HostBlocks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostBlocks:
-    """Blocks in host memory: `data` [layers, blocks, bytes of a block] of uint8."""
+    """Blocks in host memory: `data` is [layers, blocks, bytes of a block] of uint8."""
 
     data: Tensor
 
     @property
     def buffer(self) -> memoryview:
-        """All its bytes, flat; they share its memory."""
+        """All bytes of the blocks, flat, in the same memory."""
         return self.data.view(-1).numpy().data
 
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """Blocks from number `first` on of `host` that go to `blocks`."""
+    """A copy to be made: the blocks of `host` from number `first` on go to `blocks`, in order."""
 
     host: HostBlocks
     first: int
@@ -43,14 +43,14 @@ class Filling:
 
 
 class PagedKV:
-    """The tensors that vLLM registered, a layer each, as rows of bytes, a block each.
+    """The KV tensors that vLLM registered, one a layer, each seen as rows of bytes, one a block.
 
     On CUDA, copies run on a stream of their own: out of blocks once all work queued before is done, into blocks layer
     by layer, so that the forward may start with the first layers while the others are on their way.
     """
 
     def __init__(self, layers: Mapping[str, Tensor]) -> None:
-        """`layers`: by name, tensors whose first dimension is the block. ConfigError for any other kind."""
+        """`layers`: by name, tensors whose first dimension is the block. ConfigError for tensors of any other kind."""
         if not layers:
             raise ConfigError("the model has no layer with KV in blocks")
         self._rows = [_rows(name, layer) for name, layer in layers.items()]
@@ -71,15 +71,16 @@ class PagedKV:
         self._numpy = [] if cuda else [row.numpy() for row in self._rows]
 
     def describe(self) -> str:
-        """What makes the bytes of blocks interchangeable, on a kernel that reads them the same way."""
+        """A text that is equal for tensors whose blocks have the same bytes, on kernels that read them the same way."""
         return f"ragcache-blocks {FORMAT_VERSION}: {self._described}"
 
     @property
     def on_cuda(self) -> bool:
+        """Whether the blocks are in a GPU's memory."""
         return self._stream is not None
 
     def empty(self, blocks: int) -> HostBlocks:
-        """Host memory for so many blocks, pinned on CUDA. MemoryError if there is none."""
+        """Host memory for this number of blocks, pinned on CUDA. MemoryError if there is not enough."""
         shape = (self._shape[0], blocks, self._shape[1])
         if self._stream is None:
             return HostBlocks(on_pages(shape, torch.uint8))
@@ -89,7 +90,10 @@ class PagedKV:
             raise MemoryError(f"no pinned memory for {math.prod(shape)} bytes of KV: {error}") from error
 
     def gather(self, blocks: Sequence[int]) -> tuple[HostBlocks, Callable[[], None]]:
-        """A copy of blocks as they are once all work queued so far is done, and what waits until it is complete."""
+        """A copy of blocks as they are once all work queued so far is done, and a function that waits for the copy.
+
+        MemoryError if the host has no memory for it.
+        """
         host = self.empty(len(blocks))
         if self._stream is None:
             index = np.asarray(blocks)
@@ -108,11 +112,11 @@ class PagedKV:
         return host, done.synchronize
 
     def fill(self, fillings: Sequence[Filling]) -> None:
-        """Copies into blocks; on CUDA a layer is complete once `wait_for_layer` says so to the current stream."""
+        """Copies into blocks. On CUDA that goes on beside: `wait_for_layer` has the current stream wait for a layer."""
         self._filled = self._fill(fillings)
 
     def _fill(self, fillings: Sequence[Filling]) -> list[torch.cuda.Event]:
-        """Copies, on CUDA with an event a layer."""
+        """Starts the copies; on CUDA returns the event of each layer's end."""
         if self._stream is None:
             for layer, array in enumerate(self._numpy):
                 for filling in fillings:
@@ -134,25 +138,25 @@ class PagedKV:
         return filled
 
     def fill_and_wait(self, fillings: Sequence[Filling]) -> None:
-        """As `fill`, and all of it is complete on return. May be called from a thread of its own."""
+        """Copies into blocks; all of them are complete on return. May be called from any thread."""
         with torch.cuda.device(self._device) if self._stream is not None else contextlib.nullcontext():
             for event in self._fill(fillings)[-1:]:
                 event.synchronize()
 
     def wait_for_layer(self, name: str) -> None:
-        """What is queued from now on sees the layer filled."""
+        """Work that is queued on the current stream from now on sees the layer of that name filled."""
         if self._filled and name in self._number:
             torch.cuda.current_stream(self._device).wait_event(self._filled[self._number[name]])
 
     def filled(self) -> None:
-        """All of the last fill has been waited for, or is now."""
+        """Call after the forward: work that is queued from now on sees all of the last `fill`."""
         if self._stream is not None and self._filled:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
             self._filled = []
 
 
 def _rows(name: str, layer: Tensor) -> Tensor:
-    """A view [blocks, bytes of a block] of a layer's memory."""
+    """A view [blocks, bytes of a block] of a layer's memory. ConfigError if a block is not in one piece."""
     block = layer[0]
     strides = block.stride()
     order = sorted(range(block.dim()), key=lambda dim: -strides[dim])

@@ -258,6 +258,7 @@ def test_two_runs_with_one_seed_are_equal():
     assert logs[0] == logs[1] != logs[2]
 
 
+@pytest.mark.timing
 def test_a_thousand_requests_a_second_and_more():
     def rate() -> float:
         gc.collect()

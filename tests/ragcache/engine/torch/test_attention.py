@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ragcache.engine.torch.attention import attend, attend_plainly, merge
+from tests.props.budget import examples
 
 TOLERANCE = {"rtol": 1e-5, "atol": 2e-6}
 SHAPES = [(1, 1, 16), (4, 4, 8), (4, 2, 16), (6, 2, 64), (9, 3, 64), (8, 1, 40)]  # heads, KV heads, head dimension
@@ -74,7 +75,7 @@ def test_keys_and_values_may_be_views_into_larger_memory():
         torch.testing.assert_close((whole, lse), expected)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     shape=st.sampled_from(SHAPES),
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
@@ -94,7 +95,7 @@ def test_a_split_context_merges_to_the_whole(shape, sizes, new, spread, seed):
         torch.testing.assert_close(merge(parts).double(), expected, rtol=1e-4, atol=1e-5 * spread)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(shape=st.sampled_from(SHAPES), cut=st.integers(1, 39), seed=st.integers(0, 1000))
 def test_past_and_new_tokens_merge_to_causal_attention(shape, cut, seed):
     heads, kv_heads, dim = shape

@@ -136,6 +136,7 @@ def test_packed_weights_would_not_count_and_are_refused(llama):
         TorchModel(module, "packed")
 
 
+@pytest.mark.timing
 @pytest.mark.real
 def test_the_default_models_start_does_not_wait_for_it(model, checkpoint):
     module = AutoModelForCausalLM.from_pretrained(checkpoint.location, dtype=torch.float32)

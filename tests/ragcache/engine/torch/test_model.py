@@ -35,6 +35,7 @@ from ragcache.engine.torch.kv import KVSpan
 from ragcache.engine.torch.model import StepInput, TorchModel, _context_length
 from ragcache.errors import ModelError
 from ragcache.model.checkpoint import Checkpoint
+from tests.props.budget import examples
 
 TOLERANCE = 1e-4
 SMALL = {
@@ -112,7 +113,7 @@ def test_memory_holds_the_kv_that_transformers_would_cache(tiny_model, plain):
             torch.testing.assert_close(ours, expected[0], rtol=0, atol=TOLERANCE)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.data())
 def test_a_packed_step_is_each_sequence_alone(tiny_model, plain, data):
     """Prefill chunks and decodes side by side, over memory that is cut into spans anyhow."""

@@ -146,7 +146,7 @@ def test_default_grids_end_at_the_context():
         (("--cached", "0,8000", "--new", "16,1000"), "8000 cached and 1000 new tokens are 9000 in all; the model"),
         (("--cached", "0,9000"), "9000 cached and 2 new tokens are 9002 in all; the model reads 8192"),
         (("--out", "nowhere/profile.json"), "cannot write nowhere/profile.json: No such file or directory"),
-        (("--out", "."), "cannot write .: it is no file"),
+        (("--out", "."), "cannot write .: it is not a regular file"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_told_in_a_line(tiny_folder, tmp_path, capsys, monkeypatch, arguments, message):
@@ -243,6 +243,7 @@ def test_axes():
     assert parse_axis("0, 16,64", "--new") == (0, 16, 64)
 
 
+@pytest.mark.timing
 @pytest.mark.real
 def test_the_default_model_takes_longer_for_more_tokens(checkpoint: Checkpoint, model: TorchModel):
     plan = Plan(threads=1, runs=3, cached=(0, 1024), new=(16, 256))

@@ -87,7 +87,7 @@ def test_a_damaged_copy_is_computed_again_and_replaced(engines):
     assert (again.failed, again.sources["host"]) == (False, whole([0, 1]))
 
 
-def test_who_hangs_up_when_a_load_has_failed_leaves_nothing_wrong(engines):
+def test_a_request_given_up_after_a_failed_load_leaves_no_wrong_kv(engines):
     engine = engines(64)
     serve(engine, [0, 1])
     engine.forget_device()

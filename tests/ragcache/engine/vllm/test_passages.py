@@ -14,10 +14,10 @@ def test_segments_spell_the_documents_in_whole_blocks(lengths, question, block):
     assert [token for segment in segments for token in segment.tokens] == tokens[: sum(lengths) // block * block]
     assert all(len(segment) % block == 0 for segment in segments)
     ends = {sum(lengths[: n + 1]) // block * block for n in range(len(lengths))}
-    at = 0
+    end = 0
     for segment in segments:
-        at += len(segment)
-        assert at in ends
+        end += len(segment)
+        assert end in ends
 
 
 @pytest.mark.parametrize(

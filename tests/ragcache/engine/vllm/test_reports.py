@@ -1,58 +1,17 @@
-"""What the connector tells, and what the service makes of it: whose turn it is, counters, and what was given up."""
-
-import json
+"""What the connector reports, and what the service makes of it: which request goes next, counters, what was dropped."""
 
 import pytest
 
-from ragcache.engine.vllm.front.ledger import VllmLedger
 from ragcache.engine.vllm.front.path_mirror import PathMirror
 from ragcache.engine.vllm.scheduler import reporter as reporting
-from ragcache.engine.vllm.scheduler.reporter import Reporter
-from ragcache.engine.vllm.wire.bulletin import Bulletin, Ended, Work
+from ragcache.engine.vllm.wire.bulletin import Ended, Work
 from ragcache.schedule.order import Order, Waiting
 from ragcache.tree.segment import Segment
-from tests.props.paged_engine import BLOCK, PagedEngine
+from tests.props.paged_engine import BLOCK
+from tests.props.reported_engine import ReportedEngine
 
 SYSTEM = list(range(100, 106))
 DOCUMENTS = [[1000 * n + token for token in range(9 + 5 * n % 17)] for n in range(1, 9)]
-
-
-class Site:
-    """The miniature engine with a reporter, and a ledger that reads its bulletins, sent as vLLM would."""
-
-    bytes_per_token = 16
-    capacity_tokens = 64 * BLOCK
-    block_tokens = BLOCK
-
-    def __init__(self, folder=None, blocks=64, **settings):
-        self.engine = PagedEngine(blocks, folder, **settings)
-        self.now = 0.0
-        self.reporter = Reporter(self.engine.cache, lambda: self.now)
-        self.ledger = VllmLedger(self, ["host"])
-
-    def take_bulletins(self):
-        bulletin = self.reporter.take()
-        if bulletin is None:
-            return []
-        return [(0, Bulletin.from_wire(json.loads(json.dumps(bulletin.to_wire()))))]
-
-    def clear(self):
-        self.engine.cache.clear()
-        self.reporter.cleared()
-
-    def serve(self, chosen, **how):
-        prompt = [token for segment in path(chosen) for token in segment.tokens]
-        return self.engine.serve([*prompt, 9001, 9002], [len(segment) for segment in path(chosen)], **how)
-
-    def recount(self):
-        """Steps without a forward, for as long as the reporter wants them."""
-        steps = 0
-        while self.reporter.pending and steps < 50:
-            self.reporter.scheduled(0, 0, 0)
-            self.reporter.stepped()
-            self.ledger.refresh()
-            steps += 1
-        return steps
 
 
 @pytest.fixture
@@ -60,12 +19,12 @@ def sites():
     made = []
 
     def make(*arguments, **settings):
-        made.append(Site(*arguments, **settings))
+        made.append(ReportedEngine(*arguments, **settings))
         return made[-1]
 
     yield make
     for site in made:
-        site.engine.close()
+        site.close()
 
 
 def path(chosen):
@@ -83,7 +42,7 @@ def turns(site, *requests):
 
 def test_the_order_knows_what_the_connector_has(sites):
     site = sites()
-    site.serve([2, 3])
+    site.serve(path([2, 3]))
     assert list(turns(site, [0, 1], [4, 6], [2, 5], [2, 3]))[:2] == [[2, 3], [2, 5]]
 
 
@@ -93,7 +52,7 @@ def test_the_order_follows_what_comes_and_goes_while_requests_wait(sites):
     for chosen in ([0, 1], [2, 3]):
         order.add(Waiting(site.ledger.cached_as(path(chosen)), "default"))
     assert order.next().arrival == 0
-    site.serve([2, 3])
+    site.serve(path([2, 3]))
     site.ledger.refresh()
     assert order.next().arrival == 1
     site.clear()
@@ -104,19 +63,19 @@ def test_the_order_follows_what_comes_and_goes_while_requests_wait(sites):
 def test_the_mirror_is_the_tree(sites, tmp_path):
     site = sites(tmp_path, blocks=24, host_cache=2000)  # both too small for all
     for step in range(40):
-        site.serve([step * 7 % 8, step * 5 % 8])
+        site.serve(path([step * 7 % 8, step * 5 % 8]))
         site.ledger.refresh()
         tree, mirror = site.engine.cache.tree, site.ledger.cached_paths
         assert len(mirror) == len(tree)
         for node in tree.nodes():
-            spelled = [Segment.of("", at.tokens) for at in node.path()]
-            assert [found.size for found in mirror.match(mirror.root("default"), spelled)] == [len(s) for s in spelled]
+            spelled = [Segment.of("", above.tokens) for above in node.path()]
+            assert [known.size for known in mirror.match(mirror.root("default"), spelled)] == [len(s) for s in spelled]
 
 
-def test_what_a_disk_brings_along_is_told_first(sites, tmp_path):
+def test_the_first_bulletin_has_what_an_earlier_process_left_on_disk(sites, tmp_path):
     first = sites(tmp_path)
-    first.serve([0, 1])
-    first.engine.close()
+    first.serve(path([0, 1]))
+    first.close()
     again = sites(tmp_path)
     again.ledger.refresh()
     assert len(again.ledger.cached_paths) == len(again.engine.cache.tree) > 2
@@ -126,42 +85,42 @@ def test_what_a_disk_brings_along_is_told_first(sites, tmp_path):
 
 def test_a_path_that_two_engines_have_is_there_until_both_have_lost_it():
     mirror, seen = PathMirror(), []
-    mirror.follow(lambda known, there: seen.append((known.path_key, there)))
+    mirror.follow(lambda known, entered: seen.append((known.path_key, entered)))
     mirror.apply([(5, 10, True)])
     mirror.apply([(5, 10, True)])
     mirror.apply([(5, 10, False)])
     assert seen == [(5, True)]
-    mirror.apply([(5, 10, False), (6, 3, False)])  # the other one was never told of
+    mirror.apply([(5, 10, False), (6, 3, False)])  # a path that never entered
     assert seen == [(5, True), (5, False)]
     assert len(mirror) == 0
 
 
-def test_the_report_is_the_caches_own(sites):
+def test_the_ledger_reports_what_the_connectors_cache_does(sites):
     site = sites(blocks=32)
     for step in range(12):
-        site.serve([step % 8, (step + 1) % 8])
+        site.serve(path([step % 8, (step + 1) % 8]))
     report, cache = site.ledger.report(), site.engine.cache
     assert report.nodes == len(cache.tree)
-    for told, tier in zip(report.tiers, cache.hierarchy.tiers(), strict=True):
-        assert (told.name, told.nodes, told.counts) == (tier.name, tier.nodes, tier.counts)
-        balance = told.balance
+    for reported, tier in zip(report.tiers, cache.hierarchy.tiers(), strict=True):
+        assert (reported.name, reported.nodes, reported.counts) == (tier.name, tier.nodes, tier.counts)
+        balance = reported.balance
         assert balance.total == balance.free + balance.cached + balance.held == tier.capacity
-    assert report.moves["device_to_host"].moves == cache.hierarchy.moves["device_to_host"].moves > 0
+    assert report.moves["device_to_host"].moves == cache.hierarchy.moves.counts["device_to_host"].moves > 0
     assert (report.moving, report.unwritten) == (0, 0)
 
 
-def test_nothing_new_is_not_told(sites):
+def test_without_news_there_is_no_bulletin(sites):
     site = sites()
-    site.serve([0])
+    site.serve(path([0]))
     assert len(site.take_bulletins()) == 1
     assert site.take_bulletins() == []
-    site.serve([0])
+    site.serve(path([0]))
     assert site.take_bulletins() != []
 
 
 def test_blocks_in_use_are_held(sites):
     site = sites()
-    site.serve([0])
+    site.serve(path([0]))
     taken = site.engine.pool.take(5)
     device = site.ledger.report().tiers[0].balance
     block = device.total // 64
@@ -170,12 +129,12 @@ def test_blocks_in_use_are_held(sites):
     assert site.ledger.report().tiers[0].balance.held == 0
 
 
-def test_clearing_is_told_when_it_is_done(sites, monkeypatch):
+def test_what_was_dropped_is_reported_once_it_is_gone(sites, monkeypatch):
     site = sites()
-    site.serve([0, 1])
+    site.serve(path([0, 1]))
     before = site.ledger.report()
     asked = []
-    monkeypatch.setattr(Site, "clear", lambda self: asked.append(self))
+    monkeypatch.setattr(ReportedEngine, "clear", lambda self: asked.append(self))
     assert site.ledger.drop_unheld() == (0, 0)
     assert site.ledger.moving == 1
     assert site.ledger.drop_unheld() == (0, 0)
@@ -185,12 +144,12 @@ def test_clearing_is_told_when_it_is_done(sites, monkeypatch):
     nodes, size = site.ledger.drop_unheld()
     assert (nodes, size) == (before.nodes, sum(tier.balance.cached for tier in before.tiers))
     assert (site.ledger.moving, site.ledger.report().nodes) == (0, 0)
-    assert site.serve([0, 1]).sources == {"device": 0}  # though the pool itself was not told to forget
+    assert site.serve(path([0, 1])).sources == {"device": 0}  # though the pool itself has forgotten nothing
 
 
-def test_the_books_are_recounted_when_nothing_is_to_be_done(sites, caplog):
+def test_the_books_are_recounted_while_no_request_is_there(sites, caplog):
     site = sites()
-    site.serve([0, 1])
+    site.serve(path([0, 1]))
     site.reporter.scheduled(30, 0, 0)
     site.reporter.stepped()
     assert site.recount() >= 1
@@ -218,7 +177,7 @@ def test_steps_are_timed_while_one_is_under_way(sites):
         if bulletin is not None and bulletin.work is not None:
             work.append(bulletin.work)
     assert work[-1] == Work(2, 0.75, 67, 2, 3)
-    # two at once count once
+    # the time of two at once counts once
     site.reporter.scheduled(1, 0, 0)
     site.now += 1
     site.reporter.scheduled(1, 0, 0)
@@ -239,26 +198,26 @@ def test_a_requests_end_says_what_was_computed_and_kept(sites):
     assert bulletin.ended == {"name": Ended(11, 0, {"device": 4}), "never begun": Ended(0, 0, {})}
 
 
-def test_trouble_below_is_told_and_its_end(sites, monkeypatch):
-    site, told = sites(), []
-    site.ledger.on_moved(lambda what, tier, error: told.append((what, tier, error and error.reason)))
+def test_failures_of_a_tier_are_reported_and_the_success_that_ends_them(sites, monkeypatch):
+    site, moves = sites(), []
+    site.ledger.on_moved(lambda direction, tier, error: moves.append((direction, tier, error and error.reason)))
     whole = site.engine.store._paged.gather
 
     def no_memory(blocks):
         raise MemoryError(f"none for {blocks}")
 
     monkeypatch.setattr(site.engine.store._paged, "gather", no_memory)
-    site.serve([0])
+    site.serve(path([0]))
     site.ledger.refresh()
-    assert set(told) == {("device_to_host", "host", "memory")}
+    assert set(moves) == {("device_to_host", "host", "memory")}
     monkeypatch.setattr(site.engine.store._paged, "gather", whole)
-    site.serve([1])
+    site.serve(path([1]))
     site.ledger.refresh()
-    assert told[-1] == ("device_to_host", "host", None)
-    count = len(told)
-    site.serve([2])
+    assert moves[-1] == ("device_to_host", "host", None)
+    count = len(moves)
+    site.serve(path([2]))
     site.ledger.refresh()
-    assert len(told) == count
+    assert len(moves) == count
 
 
 def test_leases_are_whole_blocks(sites):

@@ -1,4 +1,4 @@
-"""What the connector may be told, and what vLLM it joins: wrong names, values and releases are named."""
+"""Settings of the connector, and releases of vLLM: errors name what is wrong."""
 
 import pytest
 
@@ -8,10 +8,10 @@ from ragcache.errors import ConfigError, RagCacheError
 
 
 def test_settings_are_read():
-    found = ConnectorSettings.of({"host_cache": "2GiB", "disk_cache": "/cache:1GiB", "policy": "arc"})
-    assert (found.host_cache, found.policy) == (2 << 30, "arc")
-    assert found.disk is not None
-    assert found.disk.size == 1 << 30
+    settings = ConnectorSettings.of({"host_cache": "2GiB", "disk_cache": "/cache:1GiB", "policy": "arc"})
+    assert (settings.host_cache, settings.policy) == (2 << 30, "arc")
+    assert settings.disk is not None
+    assert settings.disk.size == 1 << 30
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_an_interface_that_is_there_passes():
 
 def test_what_an_interface_lacks_is_told():
     assert lacking(Whole, {"load": ("request", "when"), "store": ()}) == ["Whole.load(request, when)", "Whole.store()"]
-    with pytest.raises(RagCacheError, match=r"vLLM 9\.9 lacks Whole\.store\(\); this connector joins 0\.32"):
+    with pytest.raises(RagCacheError, match=r"vLLM 9\.9 lacks Whole\.store\(\); this connector works with 0\.32"):
         require(Whole, {"store": ()}, "9.9")
 
 

@@ -1,0 +1,72 @@
+"""`ragcache serve`: questions answered over HTTP until a signal."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from ragcache.cli.config import ServeConfig, option_kind
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each setting, None where it is not given, so that the file's value shows through."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="file of settings, by the names of the options below with _ for -; an option that is given wins",
+    )
+    for field in dataclasses.fields(ServeConfig):
+        kind = option_kind(field.name)
+        flag = f"--{field.name.replace('_', '-')}"
+        text = field.metadata["help"]
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{text} (default)")
+            continue
+        default = "" if field.metadata.get("required") else f" (default: {_readable(field)})"
+        size = field.metadata.get("size")
+        metavar = "SIZE" if size else {int: "N", float: "SECONDS", Path: "FILE"}.get(kind, "NAME")
+        metavar = field.metadata.get("form", metavar)
+        parser.add_argument(flag, type=str if size or kind is Path else kind, metavar=metavar, help=text + default)
+
+
+def config_of(options: argparse.Namespace) -> ServeConfig:
+    """The settings of a command line and of the file that it names. Raises ConfigError."""
+    names = [field.name for field in dataclasses.fields(ServeConfig)]
+    return ServeConfig.load(options.config, {name: getattr(options, name) for name in names})
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves until SIGTERM or SIGINT. Raises ConfigError, ModelError or RetrievalError for what cannot be served."""
+    from server.run import bind
+
+    config = config_of(options)
+    with bind(config.host, config.port) as bound:  # before the seconds of loading: a busy port is reported at once
+        from ragcache.cli.assembly.engines import assemble
+
+        _say(f"loading {config.index} and model {config.model} ...")
+        service = assemble(config, announce=_say)
+        try:
+            from server.app import create_app
+            from server.run import run, url_of
+
+            _say(
+                f"serving {service.corpus_size} documents with {service.model_name} on {url_of(bound)} "
+                f"({service.cache.describe()}); Ctrl-C ends"
+            )
+            run(create_app(service), bound, grace_seconds=config.grace_seconds, finish=service.finish_writing)
+        finally:
+            service.close()
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _readable(field: dataclasses.Field[Any]) -> str:
+    default: Any = field.default
+    return f"{default >> 30}GiB" if field.metadata.get("size") and default else str(default) or "none"

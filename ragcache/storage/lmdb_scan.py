@@ -1,0 +1,67 @@
+"""Scan: which records of a data file are sound, what is wrong with the others, and the bytes that are there."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ragcache.errors import RecordError
+from ragcache.storage.lmdb_file import HEADERS, STATS, DiskFile
+from ragcache.storage.lmdb_survey import Progress
+from ragcache.storage.record import Header, Record, root_key, short_fingerprint, unpack_stats
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a file holds: `sound` records with the numbers of their chunks, and what is wrong with `bad` ones, by key.
+
+    `sizes` are the bytes of description and of KV that are there, by the number of their chunks, needed or not.
+    """
+
+    sound: dict[bytes, tuple[Record, int]] = field(default_factory=dict)
+    bad: dict[bytes, str] = field(default_factory=dict)
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+def scan(file: DiskFile, fingerprint: bytes, progress: Progress | None) -> Scan:
+    """Reads all headers and descriptions, and no KV. `progress` hears (records done, of how many)."""
+    short = short_fingerprint(fingerprint)
+    with file.reader() as txn, txn.cursor(db=file.tables[HEADERS]) as cursor:
+        result = Scan(sizes=file.chunk_sizes(txn))
+        total = txn.stat(file.tables[HEADERS])["entries"]
+        for done, (view, value) in enumerate(cursor, start=1):
+            key = bytes(view)
+            try:
+                header = Header.unpack(key, bytes(value))
+                if header.fingerprint != short:
+                    result.bad[key] = "fingerprint"
+                elif result.sizes.get(header.number) != (header.about_size, header.size):
+                    result.bad[key] = "truncated"
+                else:
+                    result.sound[key] = read_record(file, txn, header), header.number
+            except RecordError as error:
+                result.bad[key] = error.reason
+            if progress is not None:
+                progress(done, total)
+    return result
+
+
+def read_record(file: DiskFile, txn: Any, header: Header) -> Record:
+    """The record of a header, with its stats; RecordError if its description is damaged."""
+    about = b"".join(file.chunks(txn, header.number, 0))
+    stats = txn.get(header.key, db=file.tables[STATS])
+    return Record.read(header, about, unpack_stats(None if stats is None else bytes(stats)))
+
+
+def in_order(records: Iterable[Record], fingerprint: bytes) -> list[Record]:
+    """Sorts records so that parents come before children; leaves out those without an unbroken path to a root."""
+    children: dict[bytes, list[Record]] = defaultdict(list)
+    for record in records:
+        children[record.parent].append(record)
+    namespaces = {record.namespace for siblings in children.values() for record in siblings}
+    ordered = [record for name in sorted(namespaces) for record in children[root_key(fingerprint, name)]]
+    for record in ordered:  # grows meanwhile
+        ordered.extend(children[record.key])
+    return ordered

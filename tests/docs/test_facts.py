@@ -1,0 +1,102 @@
+"""What the documentation says of names, files and links is so."""
+
+import re
+
+import pytest
+
+from ragcache.policy import POLICIES
+from ragcache.service.answer import Timing
+from server.metrics import Metrics
+from server.schemas import QueryBody
+from tests.docs.pages import PAGES, ROOT, inline_code
+
+DOCS = ROOT / "docs"
+FOLDERS = ("", "ragcache", "retrieval", "ragcache/engine", "ragcache/policy")
+OPTIONS_OF_OTHERS = {"--block-size", "--model"}
+
+
+def text_of(page: str) -> str:
+    return (DOCS / f"{page}.md").read_text(encoding="utf-8")
+
+
+def first_column(text: str) -> list[str]:
+    """The code in the first cell of each row of the tables."""
+    rows = re.findall(r"^\| (.*?) \|", text, re.M)
+    return [code for row in rows for code in re.findall(r"`([^`]+)`", row)]
+
+
+def section(text: str, heading: str) -> str:
+    return text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.M)
+            assert anchor in {slug(heading) for heading in headings}, f"{page.name} links to {target}"
+
+
+def slug(heading: str) -> str:
+    """The anchor that MkDocs and GitHub give a heading."""
+    return re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    for code in inline_code(page):
+        if re.fullmatch(r"[\w./-]+(\.py|\.md|\.yaml|/)", code) and "*" not in code and "OUT" not in code:
+            if code in NOT_OURS or page.name == "CHANGELOG.md":
+                continue
+            assert any((ROOT / folder / code).exists() for folder in FOLDERS), f"{page.name} names {code}"
+
+
+NOT_OURS = {"site/", "medrag/", "ragpulse/", "passages.jsonl", "my_policy.py"}
+
+
+def test_every_policy_is_described():
+    names = first_column(text_of("policies").split("## Which one?")[0])
+    assert names == [*POLICIES, "belady"]
+
+
+def test_every_name_of_prometheus_is_described(make_service):
+    exposed = set(re.findall(r"^# TYPE (ragcache_\w+)", Metrics(make_service()).text().decode(), re.M))
+    exposed = {name for name in exposed if not name.endswith("_created")}
+    table = section(text_of("metrics"), "Prometheus")
+    described = set(re.findall(r"ragcache_\w+", table))
+    assert described == exposed
+
+
+def test_every_time_is_defined_once():
+    names = first_column(section(text_of("metrics"), "Times of one request"))
+    assert sorted(names) == sorted(Timing.__slots__)
+
+
+def test_every_field_of_a_question_is_described():
+    assert first_column(section(text_of("http"), "Fields of a question")) == ["question", *FIELDS]
+
+
+FIELDS = [name for name in QueryBody.model_fields if name != "question"]
+
+
+def test_every_error_of_http_is_described():
+    source = "".join(
+        (ROOT / "server" / f"{name}.py").read_text(encoding="utf-8") for name in ("errors", "app", "body_limit")
+    )
+    types = set(re.findall(r'type="(\w+)"', source)) | set(re.findall(r'\d{3}, "(\w+)"\)', source))
+    described = set(re.findall(r"`(\w+)`", section(text_of("http"), "Errors")))
+    assert types - {"http_error"} <= described
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("nav:")[1]
+    assert set(re.findall(r"[\w-]+\.md", navigation)) == {page.name for page in DOCS.glob("*.md")}

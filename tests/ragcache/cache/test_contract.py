@@ -1,0 +1,406 @@
+"""What CacheContract promises, each implementation keeps: memory of leases, callbacks, reports, books that add up."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import pytest
+
+from ragcache.cache.contract import CacheContract
+from ragcache.cache.lease import Lease
+from ragcache.cache.tier import IntegrityError
+from ragcache.engine.vllm.front.vllm_kv import VllmKV
+from ragcache.reuse.plan import Computed
+from ragcache.tree.segment import Segment
+from tests.props.reported_engine import ReportedEngine
+from tests.props.tiers import StoreFailure, Tiered, computed
+
+# whole blocks of the ledger's four tokens, so that all implementations keep the same segments
+SYSTEM = Segment.of("system", range(100, 108))
+DOCUMENTS = [Segment.of(f"d{n}", range(1000 * n, 1000 * n + 4 + 4 * (n % 4))) for n in range(1, 8)]
+PATH = [SYSTEM, DOCUMENTS[0], DOCUMENTS[1]]
+CAPACITY = 256  # tokens
+
+
+class Site(Protocol):
+    """An implementation, and hands on what is around it."""
+
+    cache: CacheContract
+    moves_free_memory: bool
+
+    def serve(self, path: Sequence[Segment], namespace: str = "default") -> tuple[int, int, int]:
+        """One request from lease to release; returns the tokens that were cached, by tier.
+
+        Afterwards all of its path is.
+        """
+
+    def commit(self, lease: Lease) -> None:
+        """Hands over the KV of all that the lease lacks."""
+
+    def move(self, reason: str | None) -> None:
+        """A move from the device to the host ends, with an error of that `reason` or without one."""
+
+    def settle(self) -> None:
+        """All that was started ends."""
+
+    def falsify(self) -> None:
+        """The books say a byte more than leases reserve."""
+
+    def close(self) -> None: ...
+
+
+class Here:
+    """A KnowledgeCache over a host tier, whose moves end by `settle`."""
+
+    moves_free_memory = True
+
+    def __init__(self) -> None:
+        self.tiered = Tiered(CAPACITY, 4 * CAPACITY, by_hand=True)
+        self.cache: CacheContract = self.tiered.cache
+
+    def serve(self, path: Sequence[Segment], namespace: str = "default") -> tuple[int, int, int]:
+        lease = self.cache.lease(path, 2, namespace=namespace)
+        assert lease is not None
+        self.settle()
+        with lease:
+            self.commit(lease)
+        return lease.cached_by_tier
+
+    def commit(self, lease: Lease) -> None:
+        lease.commit(computed(lease))
+
+    def move(self, reason: str | None) -> None:
+        if reason is not None:
+            self.tiered.shelf.reasons.append(reason)
+        self.serve([SYSTEM])
+        lease = self.cache.lease([], CAPACITY)  # the device gives its KV up
+        assert lease is not None
+        self.settle()
+        lease.release()
+
+    def settle(self) -> None:
+        self.tiered.settle()
+
+    def falsify(self) -> None:
+        self.tiered.cache.hierarchy.device.reserved += 1
+
+    def close(self) -> None:
+        pass
+
+
+class InVllm:
+    """A VllmLedger, whose connector is one of a miniature of vLLM."""
+
+    moves_free_memory = False
+
+    def __init__(self) -> None:
+        self._engine = ReportedEngine(blocks=CAPACITY // ReportedEngine.block_tokens)
+        self._ledger = self._engine.ledger
+        self.cache: CacheContract = self._ledger
+        self._served = 0
+        self.serve([Segment.of("first", range(8))])  # vLLM's first step brings the first bulletin
+        self.cache.drop_unheld()
+        self.cache.drop_unheld()
+
+    def serve(self, path: Sequence[Segment], namespace: str = "default") -> tuple[int, int, int]:
+        lease = self.cache.lease(path, 2, namespace=namespace)
+        assert lease is not None
+        with lease:
+            sources = self._engine.serve(path, namespace).sources
+            tokens = sources.get("device", 0), sources.get("host", 0), sources.get("disk", 0)
+            lease.commit([VllmKV(len(segment), tokens) for segment in lease.missing])
+        return lease.cached_by_tier
+
+    def commit(self, lease: Lease) -> None:
+        lease.commit([VllmKV(len(segment), (0, 0, 0)) for segment in lease.missing])
+
+    def move(self, reason: str | None) -> None:
+        self._served += 1
+        path = [Segment.of("new", range(5000 + 8 * self._served, 5008 + 8 * self._served))]
+        with pytest.MonkeyPatch.context() as patch:
+            # a success is reported that follows a failure
+            patch.setattr(self._engine.engine.store._paged, "gather", _failing(reason or "busy"))
+            self.serve(path)
+        if reason is None:
+            self.serve([Segment.of("more", [token + 4000 for token in path[0].tokens])])
+
+    def settle(self) -> None:
+        self.cache.refresh()
+
+    def falsify(self) -> None:
+        self._ledger._reserved += 1
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _failing(reason: str) -> Callable[[Sequence[int]], None]:
+    def fail(blocks: Sequence[int]) -> None:
+        del blocks
+        raise StoreFailure(reason)
+
+    return fail
+
+
+@pytest.fixture(params=[Here, InVllm])
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    made: Site = request.param()
+    yield made
+    made.close()
+
+
+def known(cache: CacheContract, path: Sequence[Segment], namespace: str = "default") -> int:
+    """Tokens at the beginning of `path` that `cached_paths` has."""
+    paths = cache.cached_paths
+    return sum(known.size for known in paths.match(paths.root(namespace), cache.cached_as(path)))
+
+
+def leased(cache: CacheContract, path: Sequence[Segment], extra_tokens: int) -> Lease:
+    """A lease that the cache has room for."""
+    lease = cache.lease(path, extra_tokens)
+    assert lease is not None
+    return lease
+
+
+def length(path: Sequence[Segment]) -> int:
+    return sum(map(len, path))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_memory_is_conserved_whatever_requests_do(site: Site, seed: int) -> None:
+    draws, cache = random.Random(seed), site.cache
+    leases: list[Lease] = []
+    refused = 0
+    for _ in range(150):
+        if leases and draws.random() < 0.4:
+            with leases.pop(draws.randrange(len(leases))) as lease:
+                if draws.random() < 0.7 and lease.ready and not lease.broken:
+                    site.commit(lease)
+        else:
+            given = cache.lease([SYSTEM, *draws.sample(DOCUMENTS, 2)], draws.randrange(60))
+            refused += given is None
+            leases += [] if given is None else [given]
+        if draws.random() < 0.5:
+            site.settle()
+        balance = cache.balance()
+        assert balance.free + balance.cached + balance.held == balance.total == cache.capacity
+        assert min(balance.free, balance.cached, balance.held) >= 0
+        cache.check_integrity()
+    assert refused
+    for lease in leases:
+        assert not cache.idle
+        lease.release()
+    site.settle()
+    assert cache.idle
+    assert cache.balance().held == 0
+    cache.check_integrity()
+
+
+@pytest.mark.parametrize("extra", [0, 1, 3, 4, CAPACITY - 24, CAPACITY - 23, CAPACITY - 21, CAPACITY - 20, CAPACITY])
+def test_what_can_ever_be_leased_is_what_an_idle_cache_leases(site: Site, extra: int) -> None:
+    path = [SYSTEM, DOCUMENTS[2]]
+    assert length(path) == 24
+    possible = site.cache.can_ever_lease(path, extra)
+    assert possible == (24 + extra <= CAPACITY)
+    lease = site.cache.lease(path, extra)
+    assert (lease is not None) == possible
+    if lease is not None:
+        lease.release()
+
+
+def test_a_lease_takes_what_its_path_and_the_rest_need_and_gives_it_back(site: Site) -> None:
+    cache = site.cache
+    assert cache.capacity == cache.bytes_of(CAPACITY)
+    with leased(cache, PATH, 12) as lease:
+        assert cache.balance().held == cache.bytes_of(length(PATH) + 12)
+        assert [len(segment) for segment in lease.missing] == [len(segment) for segment in PATH]
+        assert lease.ready
+        site.commit(lease)
+        assert cache.balance().held == cache.bytes_of(length(PATH) + 12)
+    assert cache.balance().held == 0
+    lease.release()  # again: harmless
+    assert cache.balance().held == 0
+
+
+def test_a_leases_plan_covers_its_path_and_computes_what_is_missing(site: Site) -> None:
+    site.serve(PATH[:2])
+    with leased(site.cache, PATH, 2) as lease:
+        site.settle()
+        assert [len(piece) for piece in lease.plan] == [len(segment) for segment in PATH]
+        computed_tokens = [list(piece.tokens) for piece in lease.plan if isinstance(piece, Computed)]
+        assert computed_tokens == [list(segment.tokens) for segment in lease.missing]
+
+
+def test_a_refused_lease_changes_nothing_but_the_count_of_refusals(site: Site) -> None:
+    cache = site.cache
+    site.serve(PATH)
+    running = leased(cache, [SYSTEM], CAPACITY - 40)
+    site.settle()
+    balance, before = cache.balance(), copy.deepcopy(cache.report())
+    assert cache.lease([SYSTEM, DOCUMENTS[4]], 60) is None
+    report = cache.report()
+    assert cache.balance() == balance
+    assert report.tiers[0].counts.refusals == before.tiers[0].counts.refusals + 1
+    report.tiers[0].counts.refusals -= 1
+    assert report == before
+    running.release()
+    again = leased(cache, [SYSTEM, DOCUMENTS[4]], 60)
+    again.release()
+
+
+def test_a_lease_is_committed_while_it_is_open(site: Site) -> None:
+    lease = leased(site.cache, PATH, 0)
+    lease.release()
+    with pytest.raises(ValueError, match="while open"):
+        site.commit(lease)
+
+
+def test_activity_differs_after_each_call_that_leases_or_drops(site: Site) -> None:
+    cache = site.cache
+    seen = [cache.activity]
+    lease = leased(cache, PATH, 0)
+    seen.append(cache.activity)
+    cache.check_integrity()
+    cache.refresh()
+    assert (cache.report().tiers, cache.can_ever_lease(PATH, 0)) != ((), False)
+    assert cache.activity == seen[-1]
+    lease.release()
+    cache.drop_unheld()
+    seen.append(cache.activity)
+    assert len(set(seen)) == 3
+
+
+def test_idle_is_without_leases(site: Site) -> None:
+    cache = site.cache
+    assert cache.idle
+    first, second = leased(cache, PATH, 0), leased(cache, PATH, 0)
+    assert not cache.idle
+    first.release()
+    assert not cache.idle
+    second.release()
+    assert cache.idle
+
+
+@pytest.mark.parametrize("reason", [None, "io"])
+def test_every_callback_learns_how_a_move_ended(site: Site, reason: str | None) -> None:
+    moves: list[tuple[str, str, str, str | None]] = []
+
+    def note(name: str, direction: str, tier: str, error: Exception | None) -> None:
+        moves.append((name, direction, tier, None if error is None else str(getattr(error, "reason", ""))))
+
+    site.cache.on_moved(lambda *move: note("first", *move))
+    site.cache.on_moved(lambda *move: note("second", *move))
+    site.move(reason)
+    site.settle()
+    assert moves[-2:] == [(name, "device_to_host", "host", reason) for name in ("first", "second")]
+
+
+def test_every_callback_learns_of_memory_that_a_move_may_have_freed(site: Site) -> None:
+    called: list[str] = []
+    site.cache.on_room(lambda: called.append("first"))
+    site.cache.on_room(lambda: called.append("second"))
+    site.move(None)
+    site.settle()
+    assert called[:2] == (["first", "second"] if site.moves_free_memory else [])
+
+
+def test_what_is_cached_is_known_found_and_followed(site: Site) -> None:
+    cache = site.cache
+    changes: list[tuple[int, bool]] = []
+    cache.cached_paths.follow(lambda path, entered: changes.append((path.size, entered)))
+    assert cache.keeps
+    assert known(cache, PATH) == 0
+    assert sum(site.serve(PATH)) == 0
+    assert known(cache, PATH) == length(PATH)
+    assert changes == [(len(segment), True) for segment in PATH]
+    assert sum(site.serve(PATH)) >= length(PATH)
+    cache.drop_unheld()
+    site.settle()
+    assert known(cache, PATH) == 0
+    assert sorted(changes[len(PATH) :]) == sorted((len(segment), False) for segment in PATH)
+
+
+def test_namespaces_share_nothing(site: Site) -> None:
+    site.serve(PATH, "mine")
+    assert known(site.cache, PATH, "mine") == length(PATH)
+    assert known(site.cache, PATH, "yours") == 0
+    assert sum(site.serve(PATH, "yours")) == 0
+    assert sum(site.serve(PATH, "mine")) >= length(PATH)
+
+
+def test_dropping_what_no_request_holds_leaves_nothing_and_says_how_much_it_was(site: Site) -> None:
+    cache = site.cache
+    site.serve(PATH)
+    site.settle()
+    report = cache.report()
+    assert report.nodes == len(PATH)
+    nodes, size = cache.drop_unheld()
+    while cache.moving:
+        site.settle()
+        more_nodes, more = cache.drop_unheld()
+        nodes, size = nodes + more_nodes, size + more
+    assert (nodes, size) == (len(PATH), sum(tier.balance.cached for tier in report.tiers))
+    after = cache.report()
+    assert (after.nodes, sum(tier.balance.cached for tier in after.tiers)) == (0, 0)
+    assert sum(site.serve(PATH)) == 0
+
+
+def test_leases_outlive_what_is_dropped(site: Site) -> None:
+    cache = site.cache
+    lease = leased(cache, PATH, 4)
+    held = cache.balance().held
+    cache.drop_unheld()
+    site.settle()
+    assert cache.balance().held == held
+    site.commit(lease)
+    lease.release()
+    assert cache.balance().held == 0
+
+
+def test_a_report_names_the_tiers_and_adds_up(site: Site) -> None:
+    cache = site.cache
+    for document in DOCUMENTS:
+        site.serve([SYSTEM, document])
+    site.settle()
+    report = cache.report()
+    assert [tier.name for tier in report.tiers] == ["device", *cache.lower_names]
+    assert report.nodes == 1 + len(DOCUMENTS)
+    for tier in report.tiers:
+        balance = tier.balance
+        assert balance.total == balance.free + balance.cached + balance.held
+        assert tier.nodes <= report.nodes
+    device = report.tiers[0]
+    assert device.balance.total == cache.capacity
+    assert device.counts.hits + device.counts.misses >= 2 * len(DOCUMENTS)
+    assert (report.moving, report.unwritten) == (cache.moving, cache.unwritten) == (0, 0)
+
+
+def test_a_recount_notices_books_that_are_wrong_by_a_byte(site: Site) -> None:
+    cache = site.cache
+    lease = leased(cache, PATH, 0)
+    lease.release()
+    for _ in cache.audit():
+        pass
+    site.falsify()
+    with pytest.raises(IntegrityError):
+        for _ in cache.audit():
+            pass
+    with pytest.raises(IntegrityError):
+        cache.check_integrity()
+
+
+def test_bytes_are_those_of_tokens(site: Site) -> None:
+    assert site.cache.bytes_of(0) == 0
+    assert site.cache.bytes_of(30) == 30 * site.cache.bytes_of(1) > 0
+
+
+def test_it_describes_itself_in_a_line_and_closes(site: Site) -> None:
+    assert "GiB" in site.cache.describe()
+    assert "\n" not in site.cache.describe()
+    site.serve(PATH)
+    site.settle()
+    site.cache.close()
+    assert site.cache.moving == 0
