@@ -45,10 +45,11 @@ def run(options: argparse.Namespace) -> int:
 
     config = config_of(options)
     with bind(config.host, config.port) as bound:  # before the seconds of loading: a busy port is reported at once
-        from ragcache.cli.assembly.engines import assemble
+        from ragcache.cli.assembly.engines import assembly_of
 
+        assemble = assembly_of(config.engine)
         _say(f"loading {config.index} and model {config.model} ...")
-        service = assemble(config, announce=_say)
+        service = assemble(config, _say)
         try:
             from server.app import create_app
             from server.run import run, url_of

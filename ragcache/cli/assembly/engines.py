@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Callable
 
 from ragcache.cli.config import ServeConfig
 from ragcache.engine.vllm.interface import require_package
 from ragcache.service.service import RagService
 
-log = logging.getLogger(__name__)
+# Loads what the settings name, and says lines for people on the way. Raises ConfigError, ModelError or RetrievalError
+# for whatever does not fit; nothing is left open then. The caller closes the service.
+Assemble = Callable[[ServeConfig, Callable[[str], object]], RagService]
 
 
-def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) -> RagService:
-    """A service over the engine that the settings name. The caller closes it. `announce` gets lines for people.
-
-    Raises ConfigError, ModelError or RetrievalError for whatever does not fit; nothing is left open then.
-    """
-    if config.engine == "vllm":
+def assembly_of(engine: str) -> Assemble:
+    """The function that puts a service over this engine together. Raises ConfigError if the engine is not installed."""
+    if engine == "vllm":
         require_package()
-    service: RagService = importlib.import_module(f"ragcache.cli.assembly.{config.engine}").assemble(config, announce)
-    return service
+    assemble: Assemble = importlib.import_module(f"ragcache.cli.assembly.{engine}").assemble
+    return assemble

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import dataclasses
+import logging
 import queue
 import threading
 from collections.abc import Iterator
@@ -13,13 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ragcache.cli.assembly.engines import assemble
+from ragcache.cli.assembly.engines import assembly_of
 from ragcache.cli.config import ServeConfig
 from ragcache.errors import ConfigError, RagCacheError
 from ragcache.service.answer import Answer, Query, ServiceEvent
 from ragcache.service.service import RagService
 from server.app import create_app
 from server.run import HttpServer, bind, url_of
+
+log = logging.getLogger(__name__)
 
 # what a request sends to the thread that waits for it; None ends it
 _Arrivals = queue.SimpleQueue[ServiceEvent | Exception | None]
@@ -59,7 +62,7 @@ class OpenService:
         with contextlib.ExitStack() as opened:
             # before the seconds of loading: a busy port is reported at once
             bound = opened.enter_context(bind(config.host, config.port)) if http else None
-            self.service = assemble(config)
+            self.service = assembly_of(config.engine)(config, log.info)
             opened.callback(self.service.close)
             server = None
             if bound is not None:
