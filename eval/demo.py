@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -16,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.demo_corpus import demo_index, is_built
-from ragcache.errors import ModelError, RagCacheError
-from ragcache.model.checkpoint import Checkpoint
+from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
 from server.client import RagClient, ServerError
 from server.run import bind
@@ -25,6 +22,7 @@ from server.run import bind
 QUESTION = "How do I turn a dictionary into a JSON string?"
 ANSWER_TOKENS = 24
 READY_SECONDS = 120.0
+CONVERSION = "from ragcache.engine.checkpoint import Checkpoint; Checkpoint.resolve('default')"
 
 
 def main() -> int:
@@ -40,17 +38,25 @@ def main() -> int:
     except (RagCacheError, RetrievalError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    command = [sys.executable, "-m", "ragcache", "serve", "--index", str(index), "--port", str(options.port)]
+    except KeyboardInterrupt:
+        print("demo: interrupted; what was finished is kept for the next time", file=sys.stderr)
+        return 130
+    return _serve(index, options.port, options.once)
+
+
+def _serve(index: Path, port: int, once: bool) -> int:
+    """Start the server and ask it; returns the exit status, after the answers if `once`, else when the server ends."""
+    command = [sys.executable, "-m", "ragcache", "serve", "--index", str(index), "--port", str(port)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     server = subprocess.Popen(command)
     try:
-        with RagClient(f"http://127.0.0.1:{options.port}") as client:
+        with RagClient(f"http://127.0.0.1:{port}") as client:
             if not _ready(client, server):
                 return server.wait() or 1
             _ask_twice(client)
-        if options.once:
+        if once:
             return 0
-        print(f'\nStill serving. Ask it yourself:\n  .venv/bin/ragcache query "{QUESTION}"{_url(options.port)}\n')
+        print(f'\nStill serving. Ask it yourself:\n  .venv/bin/ragcache query "{QUESTION}"{_url(port)}\n', flush=True)
         return server.wait()
     except ServerError as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -64,27 +70,22 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _model_prepared() -> Iterator[None]:
-    """Convert the default model in another process during the block, which leaves a core idle, if the index is new.
+    """Convert the default model in another process during the block, unless the index was built before.
 
-    A failure is not reported: the server converts what is not there, and says what is wrong.
+    Building the index leaves a core idle for some time. A failure is not reported here: the server tries again, and
+    says what is wrong.
     """
     if is_built():
         yield
         return
-    process = multiprocessing.get_context("spawn").Process(target=_convert_model, daemon=True)
-    process.start()
-    yield
-    process.join()
-
-
-def _convert_model() -> None:
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-        contextlib.suppress(ModelError, KeyboardInterrupt),
-    ):
-        Checkpoint.resolve("default")
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen([sys.executable, "-c", CONVERSION], stdout=silent, stderr=silent, start_new_session=True)
+    try:
+        yield
+        process.wait()
+    finally:
+        process.send_signal(signal.SIGINT)  # does nothing if it has ended, else lets it remove what is half done
+        process.wait()
 
 
 def _url(port: int) -> str:
