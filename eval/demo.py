@@ -22,7 +22,7 @@ from server.run import bind
 QUESTION = "How do I turn a dictionary into a JSON string?"
 ANSWER_TOKENS = 24
 READY_SECONDS = 120.0
-CONVERSION = "from ragcache.engine.checkpoint import Checkpoint; Checkpoint.resolve('default')"
+CONVERSION = "from ragcache.model.checkpoint import Checkpoint; Checkpoint.resolve('default')"
 
 
 def main() -> int:
