@@ -65,7 +65,7 @@ class Lease:
 
     @property
     def plan(self) -> ReusePlan:
-        """Where each segment of the path gets its KV from. Made anew at each call, so that who never asks pays nothing.
+        """Where each segment of the path gets its KV from. Built at each call: a simulation never asks.
 
         Ask once the lease is ready, and while it is open: else exact pieces may have no KV.
         """

@@ -109,9 +109,9 @@ def test_draws_do_not_depend_on_how_an_answer_is_split(engine):
 
 def test_jobs_of_two_namespaces_share_no_kv(engine):
     def computed(namespace):
-        return Submitted(engine, 40, tokens=120, namespace=namespace).until(Finished).computed_tokens
+        return Submitted(engine, 40, tokens=40, namespace=namespace).until(Finished).computed_tokens
 
-    whole = len(SYSTEM) + 120 + len(QUESTION)
+    whole = len(SYSTEM) + 40 + len(QUESTION)
     assert [computed(namespace) for namespace in ("default", "red", "blue")] == [whole] * 3
     assert computed("red") == computed("default") == whole - (whole - 1) // BLOCK * BLOCK
 

@@ -20,7 +20,8 @@ from ragcache.engine.torch.kv import KVLayout, KVSpan, on_pages
 from ragcache.engine.torch.model import TorchModel
 from ragcache.errors import TransferError
 
-# version of what `HostKV.buffer` holds; raise it with any change of order or meaning, so that older bytes are not read
+# version of what `HostSpan.buffer` holds; raise it with any change of order or meaning, so that older bytes are not
+# read
 FORMAT_VERSION = 1
 STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # elements converted and then checked at once: 1 MiB of float32 and half of it in float16, which is still in the
@@ -41,7 +42,7 @@ def _memory_or_error() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HostKV:
+class HostSpan:
     """Complete KV of a segment in host memory: `data` [layers, 2, kv_heads, tokens, head_dim] in the stored dtype.
 
     The memory returns to the system with the last reference to it or to its `buffer`.
@@ -101,19 +102,19 @@ class KVTransfer:
         )
 
     @_memory_or_error()
-    def empty_host(self, tokens: int) -> HostKV:
+    def empty_host(self, tokens: int) -> HostSpan:
         """Host memory for `tokens`, to read a record into.
 
         On CUDA it is pinned: torch takes that in powers of two, and keeps what is dropped for the next.
         """
         shape = self.layout.shape(tokens)
         if self._stream is None:
-            return HostKV(on_pages(shape, self.stored))
+            return HostSpan(on_pages(shape, self.stored))
         # a copy from pages that may move would go through the driver's own buffer, and wait for it
-        return HostKV(torch.empty(shape, dtype=self.stored, pin_memory=True))
+        return HostSpan(torch.empty(shape, dtype=self.stored, pin_memory=True))
 
     @_memory_or_error()
-    def to_host(self, span: KVSpan) -> HostKV:
+    def to_host(self, span: KVSpan) -> HostSpan:
         """A copy of a full span in host memory of its own."""
         _check_full(span)
         host = self.empty_host(span.length)
@@ -130,7 +131,7 @@ class KVTransfer:
         return host
 
     @_memory_or_error()
-    def to_device(self, host: HostKV) -> KVSpan:
+    def to_device(self, host: HostSpan) -> KVSpan:
         """A full span in device memory of its own, with the KV of `host`."""
         span = self.layout.allocate(host.tokens, self.device)
         with torch.inference_mode(), self._beside_the_engine():
@@ -140,7 +141,7 @@ class KVTransfer:
         span.length = host.tokens
         return span
 
-    def adopt(self, host: HostKV) -> KVSpan:
+    def adopt(self, host: HostSpan) -> KVSpan:
         """As `to_device`, but takes the memory over where it can serve as the device's: `host` is not to be used again.
 
         On CPU and in the device's dtype no byte is copied.
@@ -156,7 +157,7 @@ class KVTransfer:
             return _bytes_of(span.data)
         return self.to_host(span).buffer
 
-    def payload_of_host(self, host: HostKV) -> memoryview:
+    def payload_of_host(self, host: HostSpan) -> memoryview:
         """The bytes to store, which are those of `host` itself."""
         return host.buffer
 
