@@ -166,10 +166,10 @@ def test_debug_mode_changes_nothing():
 
 def test_an_hour_takes_no_time():
     async def main() -> list[float]:
-        found = [now()]
+        times = [now()]
         for _ in range(1000):
             await asyncio.sleep(HOUR)
-        return [*found, now()]
+        return [*times, now()]
 
     begin = time.perf_counter()
     assert run_virtual(main()) == [0.0, 1000 * HOUR]
