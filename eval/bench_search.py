@@ -17,7 +17,7 @@ import numpy as np
 from retrieval.hnsw_stages import HNSWStages
 from retrieval.index import IndexType, index_vectors
 from retrieval.ivf_stages import IVFStages
-from retrieval.staged import StagedSearch, even_shares
+from retrieval.staged_search import StagedSearch, even_shares
 
 LIMITS = {IndexType.IVF: 1.10, IndexType.HNSW: 1.5}  # staged time / plain time, all stages together
 LEAST_VECTORS = 20_000  # for which the limits are meant

@@ -1,4 +1,4 @@
-"""Recall: how many questions find one of their documents among the first k retrieved."""
+"""Recall: the share of questions with one of their documents among the first k retrieved."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from retrieval.retriever import Hit, Retriever
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was retrieved for a question, best first; `rank` is the place of its first document from 1, or None."""
+    """The hits of a question, best first; `rank` is the place, from 1, of the first that answers it, or None."""
 
     question: Question
     hits: tuple[Hit, ...]
@@ -23,7 +23,7 @@ class Outcome:
 
 
 def measure(retriever: Retriever, questions: Sequence[Question], top_k: int) -> list[Outcome]:
-    """Retrieve `top_k` documents for each question; QuestionError if one names a document that the index lacks."""
+    """Retrieve `top_k` documents for each question. QuestionError if one names a document that the index lacks."""
     for question in questions:
         for doc_id in question.doc_ids:
             try:
@@ -43,7 +43,7 @@ def measure(retriever: Retriever, questions: Sequence[Question], top_k: int) -> 
 
 
 def hit_ratio(outcomes: Sequence[Outcome], top_k: int) -> float:
-    """The share of questions with one of their documents among the first `top_k`, which may be fewer than measured."""
+    """The share of questions with one of their documents among the first `top_k`, at most the number measured."""
     return sum(outcome.rank is not None and outcome.rank <= top_k for outcome in outcomes) / len(outcomes)
 
 
@@ -80,6 +80,7 @@ def _in_words(report: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report; exit status 2 if the index or the questions cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m eval.recall", description=__doc__)
     parser.add_argument("--index", type=Path, required=True, metavar="DIR", help="folder of the index")
     parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help=".jsonl or .jsonl.gz file")

@@ -13,17 +13,19 @@ from pimsim.errors import FieldError, PimsimError, TraceError, WorkloadError
 from pimsim.hbm_pim.attention import Attention, AttentionResult, attention
 from pimsim.hbm_pim.device import Device as HbmPim
 from pimsim.hbm_pim.products import gemm, gemv, kv_append
+from pimsim.plot.plots import plot_front, plot_lines, plot_tornado
 from pimsim.result import Bound, Provenance, version
 from pimsim.standard import Organisation, Standard, Timing
 from pimsim.sweep.design import Sweep
 from pimsim.sweep.pareto import Front, Objective, pareto
-from pimsim.sweep.plot import plot_front, plot_lines, plot_tornado
 from pimsim.sweep.results import Results
 from pimsim.sweep.run import run_sweep
 from pimsim.sweep.sensitivity import assumed_spread, effects
-from pimsim.system import ModelShape, SystemConfig, SystemResult
-from pimsim.system import run as run_system
-from pimsim.system.bill import cost_usd as system_cost_usd
+from pimsim.system.described.config import SystemConfig
+from pimsim.system.described.model_shape import ModelShape
+from pimsim.system.report.bill import cost_usd as system_cost_usd
+from pimsim.system.report.result import SystemResult
+from pimsim.system.run.simulation import run as run_system
 
 __all__ = [
     "AddressMapping",

@@ -7,21 +7,13 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from pimsim import running, validation
-from pimsim.dimm_pim import command as search
-from pimsim.dram import command as dram
+from pimsim.commands import attention, dram, pareto, plot, reproduce, run, search, sensitivity, sweep, validate
 from pimsim.errors import PimsimError
-from pimsim.hbm_pim import command as hbm_pim
 from pimsim.result import version
-from pimsim.sweep import command as sweep
-from pimsim.sweep import pareto_command as pareto
-from pimsim.sweep import plot_command as plot
-from pimsim.sweep import sensitivity_command as sensitivity
-from pimsim.system import reproduction
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
 SWEEPS: tuple[ModuleType, ...] = (sweep, pareto, plot, sensitivity)
-COMMANDS: tuple[ModuleType, ...] = (dram, hbm_pim, search, running, reproduction, *SWEEPS, validation)
+COMMANDS: tuple[ModuleType, ...] = (dram, attention, search, run, reproduce, *SWEEPS, validate)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,31 +1,108 @@
-"""Compiled kernels: numba functions that run without the GIL, kept on disk between processes where that is possible."""
+"""Compiled code: numba functions that run without the GIL, and the structs that they work on.
 
+Machine code is kept between processes, in `$NUMBA_CACHE_DIR`, else in `$RAGCACHE_HOME/numba`, else in
+`~/.cache/ragcache/numba`: never beside the sources, which may not be writable, or belong to others.
+"""
+
+from __future__ import annotations
+
+import os
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-from numba import njit
+from numba import njit, types
+from numba.core import config
+from numba.core.caching import UserProvidedCacheLocator
+from numba.experimental import structref
+
+
+class SourcesLocator(UserProvidedCacheLocator):
+    """Where numba keeps a kernel, and until when: until any module of the kernel's own folder changes.
+
+    numba alone looks at the kernel's own file, and would run old code of what it calls in the files beside it.
+    """
+
+    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
+        self._py_file = py_file
+        self._lineno = py_func.__code__.co_firstlineno
+        self._cache_path = str(cache_folder() / self.get_suitable_cache_subpath(py_file))
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> SourcesLocator | None:
+        """None if the sources cannot be read or the folder cannot be written: then every process compiles anew."""
+        try:
+            locator = cls(py_func, py_file)
+            locator.get_source_stamp()
+            locator.ensure_cache_path()
+        except (OSError, RuntimeError):  # no home folder
+            return None
+        return locator
+
+    def get_source_stamp(self) -> int:
+        return _checksum(Path(self._py_file).parent)
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept. RuntimeError if it is the home folder and there is none."""
+    if config.CACHE_DIR:
+        return Path(config.CACHE_DIR)
+    home = os.environ.get("RAGCACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "ragcache") / "numba"
+
+
+@cache
+def _checksum(folder: Path) -> int:
+    """CRC-32 of all modules of a folder, in the order of their names."""
+    checksum = 0
+    for file in sorted(folder.glob("*.py")):
+        checksum = zlib.crc32(file.read_bytes(), checksum)
+    return checksum
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile `function` when it is first called, for the types it is called with.
+    """Compile `function` when it is first called, for the types that it is called with.
 
-    The machine code is kept beside the module, or else in the user's cache folder, or where NUMBA_CACHE_DIR says. Only
-    a change of the kernel's own file makes it compile again: what it calls stands in the same file, or the kernel
-    closes over a `fingerprint` of the others.
+    It may call kernels of its own folder, and none of another: see `SourcesLocator`.
     """
+    before = config.CACHE_LOCATOR_CLASSES
+    config.CACHE_LOCATOR_CLASSES = f"{__name__}.{SourcesLocator.__name__}"
     try:
         return njit(function, nogil=True, cache=True)
-    except RuntimeError:  # none of these places can be written: compile in each process
+    except RuntimeError:  # the folder cannot be written
         return njit(function, nogil=True)
+    finally:
+        config.CACHE_LOCATOR_CLASSES = before
 
 
-def fingerprint(*modules: ModuleType) -> int:
-    """Of the modules' sources: numba keeps a kernel by the values it closes over, too."""
-    found = 0
-    for module in modules:
-        if module.__file__ is not None:
-            found = zlib.crc32(Path(module.__file__).read_bytes(), found)
-    return found
+def part(function: Callable[..., Any]) -> Any:
+    """Compile a function that kernels of its own folder call. It is kept with them, and not by itself."""
+    return njit(function, nogil=True)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function into each kernel of its own folder that calls it, as if it stood there: for every event's.
+
+    A call would pass each array as seven numbers. Divisors are taken not to be 0.
+    """
+    return njit(function, nogil=True, forceinline=True, error_model="numpy")
+
+
+def struct(fields: type[NamedTuple]) -> Any:
+    """A type with the fields of a named tuple, to be made in compiled code: `struct(*values)`.
+
+    Kernels pass a struct on by its address; a tuple would be copied at each call, and count as a reference to each of
+    its arrays. Fields can be assigned to.
+    """
+
+    @structref.register
+    class Type(types.StructRef):
+        def preprocess_fields(self, fields: Any) -> Any:
+            return tuple((name, types.unliteral(kind)) for name, kind in fields)
+
+    proxy = type(f"{fields.__name__}Struct", (structref.StructRefProxy,), {})
+    structref.define_constructor(proxy, Type, list(fields._fields))
+    structref.define_attributes(Type)
+    return proxy

@@ -1,29 +1,57 @@
 """Compiled kernels: numba functions that run without the GIL, kept on disk between processes where that is possible."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` when it is first called, for the types it is called with.
 
-    The machine code is kept beside the module, or else in the user's cache folder, or where NUMBA_CACHE_DIR says. Only
-    a change of the kernel's own file makes it compile again, so what it calls stands in the same file.
+    The machine code is kept in the user's cache folder (`kernel_folder`), not beside the source. Only a change of the
+    kernel's own file makes numba compile it again, so the functions that a kernel calls must be in the same file.
+    Where nothing can be kept, each process compiles for itself.
     """
+    folder = kernel_folder()
+    if not _writable(folder):
+        return njit(function, nogil=True)  # told to keep it, numba would go on to the folder of the source
+    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
     try:
         return njit(function, nogil=True, cache=True)
-    except RuntimeError:  # none of these places can be written: compile in each process
+    except RuntimeError:  # the function has no source file, by which numba names what it keeps
         return njit(function, nogil=True)
+    finally:
+        config.CACHE_DIR = before  # numba reads it for each function, and those of other packages keep their own
+
+
+def kernel_folder() -> Path:
+    """The folder of compiled kernels: `$NUMBA_CACHE_DIR`, else ragcache/numba in `$XDG_CACHE_HOME` or ~/.cache."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragcache" / "numba"
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def warm_up(call: Callable[[], object]) -> None:
-    """Make the call that compiles, so that no later one waits for it."""
+    """Make the call that compiles a kernel, so that no later call waits for it.
+
+    A full disk fails the call after compiling, when numba writes the machine code; the next call then finds the
+    kernel compiled, so an OSError makes this call again.
+    """
     while True:
         try:
             call()
             return
         except OSError:
-            # a full disk: the kernel is compiled, though not kept, and the next call finds it so
             continue

@@ -1,4 +1,4 @@
-"""Corpus: documents as JSON lines, one per row, plain or gzipped, read and written without holding them all."""
+"""Corpus: documents as JSON lines, plain or gzipped, read and written one at a time."""
 
 import gzip
 import hashlib
@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from retrieval.errors import CorpusError
 
-FIELDS = ("id", "title", "text")  # what a row means to us; every other key travels along in `extra`
+FIELDS = ("id", "title", "text")  # the keys retrieval uses; every other key of a row is kept in `extra`
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +30,30 @@ class Document:
 
 
 class CorpusFingerprint:
-    """SHA-256 over id, title and text of documents in order: equal exactly when retrieval sees equal corpora."""
+    """SHA-256 over id, title and text of documents, in order.
+
+    Two corpora have equal fingerprints exactly when they are equal to retrieval, which does not use `extra`.
+    """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     def add(self, document: Document) -> None:
+        """Take in the next document."""
         # a JSON list marks where each field ends, so no two different rows share bytes
         row = json.dumps([document.id, document.title, document.text], ensure_ascii=False, separators=(",", ":"))
         self._hash.update(row.encode() + b"\n")
 
     def hexdigest(self) -> str:
+        """The fingerprint of the documents so far, 64 hex digits."""
         return self._hash.hexdigest()
 
 
 def read_corpus(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[Document]:
-    """The documents of a .jsonl or .jsonl.gz file, in order, read as they are asked for.
+    """The documents of a .jsonl or .jsonl.gz file, in order, read while they are iterated over.
 
-    `progress` is told the bytes of the file consumed since it was last told. A wrong name or a missing file is
-    refused at once, a wrong row when it is reached; either way with CorpusError naming path and line.
+    `progress` is called with the number of bytes of the file read since its last call. Raises CorpusError, naming path
+    and line: at once for a wrong name or a missing file, and for a wrong row when the iteration reaches it.
     """
     _require_suffix(path)
     if not path.is_file():
@@ -58,9 +63,9 @@ def read_corpus(path: Path, progress: Callable[[int], None] | None = None) -> It
 
 
 def write_corpus(path: Path, documents: Iterable[Document]) -> int:
-    """Write documents to a .jsonl or .jsonl.gz file, whole or not at all; returns how many there were.
+    """Write documents to a .jsonl or .jsonl.gz file, completely or not at all; returns their number.
 
-    Equal documents give equal bytes. What `read_corpus` would refuse is refused here.
+    Equal documents give equal bytes. Documents that `read_corpus` would refuse are a CorpusError.
     """
     _require_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,11 +96,11 @@ def _read_rows(path: Path, progress: Callable[[int], None] | None) -> Iterator[D
     number = 0
     try:
         with path.open("rb") as file, _unpacked(path, file) as lines:
-            told = 0
+            reported = 0  # bytes that `progress` knows of
             for number, line in enumerate(lines, start=1):
-                if progress is not None and file.tell() > told:
-                    progress(file.tell() - told)
-                    told = file.tell()
+                if progress is not None and file.tell() > reported:
+                    progress(file.tell() - reported)
+                    reported = file.tell()
                 if not line.strip():
                     continue
                 document = _document(_parsed(line, path, number), f"{path}:{number}")
@@ -107,7 +112,7 @@ def _read_rows(path: Path, progress: Callable[[int], None] | None) -> Iterator[D
                 yield document
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CorpusError(
-            f"{path}: not a whole gzip file, readable up to line {number} ({error}); download or pack it again"
+            f"{path}: not a complete gzip file, readable up to line {number} ({error}); download or pack it again"
         ) from error
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error})") from error
@@ -162,7 +167,7 @@ def _check(document: Document, where: str) -> None:
         except UnicodeEncodeError as error:
             raise CorpusError(
                 f"{where}: {name!r} holds half of a surrogate pair at character {error.start + 1}, "
-                "which is no text; replace it with the character meant"
+                "which is not text; replace it with the intended character"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Errors of retrieval: one family, worded for the person who gave the corpus, the model or the index."""
+"""Errors of retrieval: one family, worded for the user who gave the corpus, the model or the index."""
 
 
 class RetrievalError(Exception):
@@ -6,7 +6,7 @@ class RetrievalError(Exception):
 
 
 class CorpusError(RetrievalError):
-    """A corpus file, or documents about to be written as one, break the corpus format."""
+    """A corpus file, or documents to be written as one, break the corpus format."""
 
 
 class IndexFolderError(RetrievalError):
@@ -14,16 +14,16 @@ class IndexFolderError(RetrievalError):
 
 
 class EmbedderError(RetrievalError):
-    """An embedding model is not installed, cannot be loaded, or is of a kind we do not compute."""
+    """An embedding model is not installed, cannot be loaded, or is of a kind that is not supported."""
 
 
 class SearchError(RetrievalError, ValueError):
-    """A search was asked for something outside its limits, such as more documents than there are."""
+    """The arguments of a search are wrong, such as more documents than the index has."""
 
 
 class SearchFailed(RetrievalError):
-    """A search that was asked for rightly did not work: memory, disk, index or embedder failed it. Another may work."""
+    """A search with right arguments failed, through memory, disk, index or embedder. The next one may work."""
 
 
 class RetrievalWarning(UserWarning):
-    """Retrieval works, but probably not as its user meant."""
+    """Retrieval works, but probably not as the user intended."""

@@ -1,11 +1,11 @@
 """HNSW kernel: best-first traversal of a FAISS graph, compiled, and resumable after any number of vertices.
 
-The pool holds the best vertices seen, at most `ef` of them, sorted. An entry is one int64 and entries order as numbers:
+The pool holds the best vertices seen, at most `ef` of them, sorted. An entry is one int64; entries compare as numbers:
 
-    bits 63..32  distance, as an integer that orders alike      bits 31..1  vertex      bit 0  expanded
+    bits 63..32  distance, as an integer of the same order      bits 31..1  vertex      bit 0  expanded
 
-Equal distances thus order by vertex, and a traversal depends on its graph and query alone. Distances are what is
-minimised: squared distances, or negated inner products.
+So vertices of equal distance are in the order of their numbers, and a traversal depends on its graph and query alone.
+A distance is a squared distance or a negated inner product; smaller is better.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from numba import njit
 
 from retrieval.compiled import kernel
 
-# a traversal's state; entries of the pool before CURSOR are expanded
+# places in a traversal's state, int64 [STATE]; the pool has SIZE entries, and those before CURSOR are expanded
 SIZE, CURSOR, HOPS, VISITS, STAMP = range(5)
 STATE = 5
 _LOW = 0xFFFFFFFF
@@ -26,22 +26,22 @@ _MAGNITUDE = 0x7FFFFFFF
 def _four_inner_products(query: Any, vectors: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     # together, because their reads from memory then overlap: a third faster than one after another
     total_a = total_b = total_c = total_d = np.float32(0)
-    for at in range(query.shape[0]):
-        value = query[at]
-        total_a += value * vectors[a, at]
-        total_b += value * vectors[b, at]
-        total_c += value * vectors[c, at]
-        total_d += value * vectors[d, at]
+    for axis in range(query.shape[0]):
+        value = query[axis]
+        total_a += value * vectors[a, axis]
+        total_b += value * vectors[b, axis]
+        total_c += value * vectors[c, axis]
+        total_d += value * vectors[d, axis]
     return total_a, total_b, total_c, total_d
 
 
 @njit(fastmath=True)
 def _four_squared_distances(query: Any, vectors: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     total_a = total_b = total_c = total_d = np.float32(0)
-    for at in range(query.shape[0]):
-        value = query[at]
-        from_a, from_b = value - vectors[a, at], value - vectors[b, at]
-        from_c, from_d = value - vectors[c, at], value - vectors[d, at]
+    for axis in range(query.shape[0]):
+        value = query[axis]
+        from_a, from_b = value - vectors[a, axis], value - vectors[b, axis]
+        from_c, from_d = value - vectors[c, axis], value - vectors[d, axis]
         total_a += from_a * from_a
         total_b += from_b * from_b
         total_c += from_c * from_c
@@ -51,28 +51,29 @@ def _four_squared_distances(query: Any, vectors: Any, a: Any, b: Any, c: Any, d:
 
 @njit
 def _compare(query: Any, vectors: Any, squared: Any, rows: Any, count: Any, distances: Any) -> None:
-    """Distances of the first `count` rows. `rows` and `distances` have room for the next multiple of four.
+    """Put the distances of the first `count` of `rows` into `distances`.
 
-    Equal vectors get equal distances: every one is summed in the same order, so the last four may repeat a row.
+    Both arrays have room for the next multiple of four: the last four may repeat a row, so that every distance is
+    summed in the same order and equal vectors get equal distances.
     """
     zero = np.float32(0)
-    for at in range(count, count + -count % 4):
-        rows[at] = rows[count - 1]
-    for at in range(0, count, 4):
-        four = rows[at], rows[at + 1], rows[at + 2], rows[at + 3]
+    for place in range(count, count + -count % 4):
+        rows[place] = rows[count - 1]
+    for first in range(0, count, 4):
+        four = rows[first], rows[first + 1], rows[first + 2], rows[first + 3]
         if squared:
             a, b, c, d = _four_squared_distances(query, vectors, *four)
         else:
             a, b, c, d = _four_inner_products(query, vectors, *four)
-            # subtracted, not negated: 0 stays +0, whose bits order as they should
+            # subtracted, not negated, so that 0 stays +0, whose bits are in the right order
             a, b, c, d = zero - a, zero - b, zero - c, zero - d
-        distances[at], distances[at + 1], distances[at + 2], distances[at + 3] = a, b, c, d
+        distances[first], distances[first + 1], distances[first + 2], distances[first + 3] = a, b, c, d
 
 
 @njit
 def _entry(distance: Any, vertex: Any) -> Any:
     bits = np.int64(np.float32(distance).view(np.int32))
-    if bits < 0:  # IEEE 754 has sign and magnitude: the bits of negative numbers order backwards
+    if bits < 0:  # IEEE 754 has sign and magnitude, so the bits of negative numbers are in reverse order
         bits ^= np.int64(_MAGNITUDE)
     return (bits << np.int64(32)) | (np.int64(vertex) << np.int64(1))
 
@@ -97,10 +98,13 @@ def start(
     visits: Any,
     hops: Any,
 ) -> None:
-    """Go down the upper levels to the vertex nearest to the query on each, and begin the pool with the last one.
+    """Descend the upper levels, to the vertex nearest to the query on each, and begin the pool with the last one.
 
-    `spans[level]` and `spans[level + 1]` bound a vertex's neighbours on a level, from its offset on. `state[STAMP]`
-    holds the last stamp used in `seen`; each level takes a new one.
+    `query` is float32 [dim], `vectors` float32 [count, dim]; `squared` chooses squared distances. The neighbours of
+    `vertex` on `level` are `neighbours[offsets[vertex] + spans[level] : offsets[vertex] + spans[level + 1]]`, int32,
+    ended by -1 if there are fewer. `seen` (int32 [count]) holds for each vertex the stamp of the level that saw it
+    last, and `state[STAMP]` the last stamp used; each level takes the next. `visits` and `hops` record the traversal,
+    as `VisitLog` describes it, unless they are empty.
     """
     recorded = visits.shape[1] > 0
     fresh = np.empty(spans[1] + 4, np.int64)
@@ -122,11 +126,11 @@ def start(
                 hops[0, state[HOPS]], hops[1, state[HOPS]] = nearest, level
             count = _gather(neighbours, first + spans[level], first + spans[level + 1], seen, state[STAMP], fresh)
             _compare(query, vectors, squared, fresh, count, distances)
-            for at in range(count):
+            for place in range(count):
                 if recorded:
-                    visits[0, state[VISITS] + at], visits[1, state[VISITS] + at] = fresh[at], level
-                if distances[at] < shortest:
-                    nearest, shortest, moved = fresh[at], distances[at], True
+                    visits[0, state[VISITS] + place], visits[1, state[VISITS] + place] = fresh[place], level
+                if distances[place] < shortest:
+                    nearest, shortest, moved = fresh[place], distances[place], True
             state[VISITS] += count
             if recorded:
                 hops[2, state[HOPS]] = state[VISITS]
@@ -153,9 +157,10 @@ def advance(
     visits: Any,
     hops: Any,
 ) -> Any:
-    """Expand up to `budget` more vertices on the lowest level, nearest first; returns how many.
+    """Expand up to `budget` more vertices on the lowest level, nearest first; returns the number expanded.
 
-    Fewer, and none from then on, when all of the pool is expanded: no vertex left could bring a better one.
+    It is less than `budget` once the whole pool is expanded: no other vertex could lead to a better one, and further
+    calls return 0. The arguments are those of `start`.
     """
     recorded = visits.shape[1] > 0
     stamp = state[STAMP]
@@ -170,15 +175,15 @@ def advance(
         count = _gather(neighbours, offsets[vertex], offsets[vertex] + spans[1], seen, stamp, fresh)
         _compare(query, vectors, squared, fresh, count, distances)
         lowest = cursor + 1
-        for at in range(count):
-            size, place = _insert(pool, size, _entry(distances[at], fresh[at]))
+        for number in range(count):
+            size, place = _insert(pool, size, _entry(distances[number], fresh[number]))
             lowest = min(lowest, place)
         cursor = lowest
         while cursor < size and pool[cursor] & np.int64(1):
             cursor += 1
         if recorded:
-            for at in range(count):
-                visits[0, state[VISITS] + at], visits[1, state[VISITS] + at] = fresh[at], 0
+            for number in range(count):
+                visits[0, state[VISITS] + number], visits[1, state[VISITS] + number] = fresh[number], 0
             hops[0, state[HOPS]], hops[1, state[HOPS]], hops[2, state[HOPS]] = vertex, 0, state[VISITS] + count
         state[VISITS] += count
         state[HOPS] += 1
@@ -188,13 +193,13 @@ def advance(
 
 @njit
 def _gather(neighbours: Any, first: Any, last: Any, seen: Any, stamp: Any, fresh: Any) -> Any:
-    """Put those of a vertex's neighbours that were not seen on this level into `fresh`; returns how many.
+    """Put the neighbours that were not yet seen on this level into `fresh`; returns their number.
 
-    What was seen is compared already: above the lowest level it is no nearer than the nearest.
+    Vertices seen before are already compared: above the lowest level they are no nearer than the nearest.
     """
     count = 0
-    for at in range(first, last):
-        vertex = np.int64(neighbours[at])
+    for place in range(first, last):
+        vertex = np.int64(neighbours[place])
         if vertex < 0:
             break
         if seen[vertex] != stamp:
@@ -206,9 +211,9 @@ def _gather(neighbours: Any, first: Any, last: Any, seen: Any, stamp: Any, fresh
 
 @njit
 def _insert(pool: Any, size: Any, entry: Any) -> Any:
-    """Put an entry into the sorted pool, pushing the last one out if it is full; returns size and the entry's place.
+    """Insert an entry into the sorted pool, dropping the last one if it is full; returns size and the entry's place.
 
-    An entry that comes after all of a full pool is left out, and has the place after the last.
+    An entry that would come after all of a full pool is not inserted; its place is then the one after the last.
     """
     last = size
     if size == pool.shape[0]:
@@ -222,23 +227,23 @@ def _insert(pool: Any, size: Any, entry: Any) -> Any:
             low = middle + 1
         else:
             high = middle
-    for at in range(last, low, -1):
-        pool[at] = pool[at - 1]
+    for place in range(last, low, -1):
+        pool[place] = pool[place - 1]
     pool[low] = entry
     return last + 1, low
 
 
 @kernel
 def best(pool: Any, state: Any, squared: Any, k: Any) -> Any:
-    """Vertices and scores of the pool's first `k`, padded as FAISS pads: -1 and the worst float32."""
+    """Vertices (int64 [k]) and scores (float32 [k]) of the pool's first `k`, padded as FAISS does: -1 and the worst."""
     ids = np.full(k, np.int64(-1))
     worst = np.finfo(np.float32).max
     scores = np.full(k, np.float32(worst if squared else -worst))
-    for at in range(min(k, state[SIZE])):
-        ids[at] = _vertex(pool[at])
-        bits = pool[at] >> np.int64(32)
+    for place in range(min(k, state[SIZE])):
+        ids[place] = _vertex(pool[place])
+        bits = pool[place] >> np.int64(32)
         if bits < 0:
             bits ^= np.int64(_MAGNITUDE)
         distance = np.int32(bits).view(np.float32)
-        scores[at] = distance if squared else np.float32(0) - distance
+        scores[place] = distance if squared else np.float32(0) - distance
     return ids, scores

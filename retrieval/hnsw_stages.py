@@ -1,4 +1,4 @@
-"""HNSW stages: a best-first search of a FAISS graph that is cut by the vertices it has expanded."""
+"""HNSW stages: a best-first search of a FAISS graph, cut into stages by the number of vertices expanded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 from retrieval import hnsw_kernel
 from retrieval.compiled import warm_up
-from retrieval.staged import MOST_STAGES, Stage, checked_query, cuts, even_shares
+from retrieval.staged_search import MOST_STAGES, Stage, checked_query, cuts, even_shares
 
 _UNLIMITED = 1 << 62
 _LAST_STAMP = np.iinfo(np.int32).max
@@ -19,9 +19,9 @@ _LAST_STAMP = np.iinfo(np.int32).max
 class Visits:
     """What a traversal read: in hop `i` the neighbour list of `hops[i]`, then the vectors it had not yet compared.
 
-    Those are `vertices[ends[i - 1] : ends[i]]`, in order; before the first hop there is the entry point alone. Levels
-    are HNSW's, 0 is the lowest. On one level no vector is read twice and, on level 0, no list. A level's first list is
-    that of the nearest vertex found above.
+    Those vectors are `vertices[ends[i - 1] : ends[i]]`, in order; before the first hop only the entry point is read.
+    Levels are HNSW's, 0 is the lowest. On one level no vector is read twice, and on level 0 no list. The first list of
+    a level is that of the nearest vertex of the level above.
     """
 
     vertices: np.ndarray  # int32 [visits]
@@ -32,14 +32,14 @@ class Visits:
 
 
 class VisitLog:
-    """Records the traversal it is given to; one log serves one traversal at a time, and the next overwrites it."""
+    """Records the traversal that it is passed to. One log serves one traversal at a time; the next overwrites it."""
 
     def __init__(self) -> None:
         self._visits = self._hops = np.empty((3, 0), np.int32)
         self._state = np.zeros(hnsw_kernel.STATE, np.int64)
 
     def visits(self) -> Visits:
-        """A copy of what was recorded so far."""
+        """A copy of the record so far."""
         visits = self._visits[:, : self._state[hnsw_kernel.VISITS]]
         hops = self._hops[:, : self._state[hnsw_kernel.HOPS]]
         return Visits(visits[0].copy(), visits[1].copy(), hops[0].copy(), hops[1].copy(), hops[2].copy())
@@ -54,14 +54,14 @@ class HNSWStages:
     """Searches an IndexHNSWFlat of either metric, without copying its graph or its vectors.
 
     Effort is `efSearch`: the pool of the best vertices seen holds that many, or `k` if that is more, and the search
-    ends when all of them are expanded. What a stage has spent is counted in vertices expanded on the lowest level: a
-    share is reached after that share of `efSearch` vertices; the last stage takes what it needs, some more than that.
+    ends when all of them are expanded. A stage's effort is the number of vertices expanded on the lowest level: a
+    share is reached after that share of `efSearch` vertices. The last stage expands what is left, usually some more.
     """
 
     def __init__(self, index: Any) -> None:
         hnsw = index.hnsw
         storage: Any = faiss.downcast_index(index.storage)
-        self._index = index  # owns all that the arrays below look at
+        self._index = index  # owns the memory that the arrays below show
         self._squared = index.metric_type == faiss.METRIC_L2
         self._count, self._dim = index.ntotal, index.d
         self._entry_point = hnsw.entry_point
@@ -69,9 +69,9 @@ class HNSWStages:
         self._offsets = _view(hnsw.offsets.data(), hnsw.offsets.size(), np.int64)
         self._spans = faiss.vector_to_array(hnsw.cum_nneighbor_per_level)[: hnsw.max_level + 2].astype(np.int64)
         self._vectors = _view(storage.get_xb(), self._count * self._dim, np.float32).reshape(self._count, self._dim)
-        # every vector on every level, and where a level begins
+        # every vector on every level, and the first of each level
         self._most_visits = int(faiss.vector_to_array(hnsw.levels).sum()) + len(self._spans) + 1
-        self._seen: list[tuple[np.ndarray, int]] = []  # with the last stamp used, free for the next search to take
+        self._seen: list[tuple[np.ndarray, int]] = []  # with the last stamp used; free for the next search
         self._no_log = np.empty((2, 0), np.int32), np.empty((3, 0), np.int32)
         if self._count:
             warm_up(lambda: list(self.search(np.zeros(self._dim, np.float32), 1, 1)))
@@ -84,10 +84,10 @@ class HNSWStages:
         shares: Sequence[float] | None = None,
         log: VisitLog | None = None,
     ) -> Iterator[Stage]:
-        """As `StagedSearch.search`; what the search visits goes to `log`."""
+        """As `StagedSearch.search`; `log` records what the search visits."""
         query = checked_query(query, k, self._dim)
         ends = cuts(int(effort), even_shares(MOST_STAGES) if shares is None else tuple(shares))
-        # plain ints: numpy's would have the kernels compiled again
+        # plain ints, because numba would compile the kernels again for numpy's
         return self._stages(query, int(k), int(effort), ends, log)
 
     def _stages(
@@ -117,19 +117,19 @@ class HNSWStages:
             self._seen.append((seen, int(state[hnsw_kernel.STAMP])))
 
     def _borrow(self) -> tuple[np.ndarray, int]:
-        """A table of stamps that no other search holds, and the last stamp used in it."""
+        """A table of stamps that no other search uses, and the last stamp in it."""
         try:
             seen, stamp = self._seen.pop()
         except IndexError:
             return np.zeros(self._count, np.int32), 0
-        if stamp > _LAST_STAMP - len(self._spans):  # a search takes a stamp a level
+        if stamp > _LAST_STAMP - len(self._spans):  # a search takes one stamp for each level
             seen.fill(0)
             stamp = 0
         return seen, stamp
 
 
 def _view(pointer: Any, length: int, dtype: type) -> np.ndarray:
-    """FAISS's own memory as an array; whoever owns it must outlive the view."""
+    """FAISS's own memory as an array; its owner must outlive the view."""
     if not length:
         return np.empty(0, dtype)
     return faiss.rev_swig_ptr(pointer, length).view(dtype)

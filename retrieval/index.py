@@ -19,7 +19,7 @@ import lmdb
 import numpy as np
 from tqdm import tqdm
 
-from retrieval.corpus import read_corpus
+from retrieval.corpus import Document, read_corpus
 from retrieval.embedder import Embedder
 from retrieval.errors import EmbedderError, IndexFolderError, RetrievalError, RetrievalWarning
 from retrieval.store import DocumentStore, DocumentWriter
@@ -32,10 +32,13 @@ IVF_VECTORS_PER_LIST = 39  # fewer, and k-means cannot train a list well (FAISS 
 IVF_TRAINING_PER_LIST = 256  # more does not move the centroids (FAISS samples down to this)
 IVF_SEED = 1234
 HNSW_NEIGHBOURS, HNSW_EF_CONSTRUCTION, HNSW_EF_SEARCH = 32, 200, 64
-COMPARED_DOCUMENTS, LEAST_COSINE = 8, 0.9  # given vectors are held against this many of the embedder's own
+COMPARED_DOCUMENTS, LEAST_COSINE = 8, 0.9  # given vectors are compared with this many of the embedder's own
+BAR_DELAY = 1.0  # seconds that a step must take before its bar is shown
 
 
 class IndexType(StrEnum):
+    """The kinds of FAISS indexes that `build_index` makes; the value is the name users give."""
+
     FLAT = "flat"  # exact: every vector is compared
     IVF = "ivf"  # inverted lists: the `nprobe` nearest of `nlist` clusters are compared
     HNSW = "hnsw"  # a graph walked with a front of `ef_search` candidates
@@ -51,9 +54,11 @@ JSON_TYPES: dict[Any, type] = {int: int, str: str, IndexType: str}  # all other 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an index was built from and how; what does not fit it is refused on opening.
+    """What an index was built from and how. An index whose parts do not fit its manifest is refused on opening.
 
-    `embeddings` says whether the vectors were "computed" by the embedder or "given" as a file. All vectors have
+    `embedder` is the name to load the model by, `embedder_max_tokens` the tokens after which it cuts a text, `dim` the
+    length of a vector, `parameters` the index type's own (see PARAMETERS), `versions` those of the packages that built
+    it. `embeddings` says whether the vectors were "computed" by the embedder or "given" as a file. All vectors have
     length 1, so the inner product is the cosine.
     """
 
@@ -72,54 +77,54 @@ class Manifest:
     metric: str = "inner_product"
 
     def save(self, path: Path) -> None:
+        """Write the manifest as JSON."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
-        """Read a manifest strictly: IndexFolderError if a field is missing, unknown, of a wrong type or newer."""
+        """Read a manifest strictly; IndexFolderError if it is missing, newer, or any field is not as it should be."""
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise IndexFolderError(f"{path}: the index has no manifest, it was not finished; build it again") from error
         except (OSError, ValueError) as error:
             raise IndexFolderError(f"{path}: the manifest is unreadable ({error}); build the index again") from error
-        return cls._validated(found, path)
+        return cls._validated(values, path)
 
     @classmethod
-    def _validated(cls, found: Any, path: Path) -> "Manifest":
-        def refuse(what: str) -> IndexFolderError:
+    def _validated(cls, values: Any, path: Path) -> "Manifest":
+        def refusal(what: str) -> IndexFolderError:
             return IndexFolderError(f"{path}: {what}; build the index again")
 
-        if not isinstance(found, dict) or found.get("kind") != "ragcache-index":
-            raise refuse("not the manifest of a ragcache index")
-        format_version = found.get("format_version")
+        if not isinstance(values, dict) or values.get("kind") != "ragcache-index":
+            raise refusal("not the manifest of a ragcache index")
+        format_version = values.get("format_version")
         if isinstance(format_version, int) and format_version > FORMAT_VERSION:
             raise IndexFolderError(
                 f"{path}: index format {format_version} is newer than this version reads ({FORMAT_VERSION}); "
                 "update ragcache or build the index again"
             )
         if format_version != FORMAT_VERSION:
-            raise refuse(f"index format {format_version!r}, this version reads {FORMAT_VERSION}")
+            raise refusal(f"index format {format_version!r}, this version reads {FORMAT_VERSION}")
         names = {field.name for field in fields(cls)}
-        if found.keys() != names:
-            raise refuse(f"fields missing {sorted(names - found.keys())}, unknown {sorted(found.keys() - names)}")
+        if values.keys() != names:
+            raise refusal(f"fields missing {sorted(names - values.keys())}, unknown {sorted(values.keys() - names)}")
         for field in fields(cls):
-            wanted = JSON_TYPES.get(field.type, dict)
-            value = found[field.name]
-            if not isinstance(value, wanted) or isinstance(value, bool):
-                raise refuse(f"{field.name!r} has the wrong type: {value!r}")
-        if found["index_type"] not in set(IndexType):
-            raise refuse(f"unknown index type {found['index_type']!r}")
-        index_type = IndexType(found["index_type"])
-        parameters = found["parameters"]
+            value = values[field.name]
+            if not isinstance(value, JSON_TYPES.get(field.type, dict)) or isinstance(value, bool):
+                raise refusal(f"{field.name!r} has the wrong type: {value!r}")
+        if values["index_type"] not in set(IndexType):
+            raise refusal(f"unknown index type {values['index_type']!r}")
+        index_type = IndexType(values["index_type"])
+        parameters = values["parameters"]
         counts = all(type(value) is int and value > 0 for value in parameters.values())
         if parameters.keys() != PARAMETERS[index_type] or not counts:
-            raise refuse(f"wrong parameters for {index_type}: {parameters}")
-        if found["metric"] != "inner_product" or found["embeddings"] not in {"computed", "given"}:
-            raise refuse(f"unknown metric {found['metric']!r} or embeddings {found['embeddings']!r}")
-        if found["documents"] < 1 or found["dim"] < 1:
-            raise refuse(f"{found['documents']} documents of {found['dim']} dimensions")
-        return cls(**{**found, "index_type": index_type})
+            raise refusal(f"wrong parameters for {index_type}: {parameters}")
+        if values["metric"] != "inner_product" or values["embeddings"] not in {"computed", "given"}:
+            raise refusal(f"unknown metric {values['metric']!r} or embeddings {values['embeddings']!r}")
+        if values["documents"] < 1 or values["dim"] < 1:
+            raise refusal(f"{values['documents']} documents of {values['dim']} dimensions")
+        return cls(**{**values, "index_type": index_type})
 
 
 def build_index(
@@ -129,12 +134,19 @@ def build_index(
     embedder: Embedder | None = None,
     embeddings: Path | None = None,
     progress: bool = True,
+    passage: Callable[[Document], str] | None = None,
 ) -> Manifest:
     """Build the index folder `out` from a corpus file, embedded by `embedder` (the default one if None).
 
-    `embeddings` is a .npy file of floats [documents, dim], in the corpus's order, to use instead of embedding.
-    All is built beside `out` and moved there at the end: `out` is never half an index, and an index that stood there
-    serves until the new one is whole. Progress goes to stderr.
+    `kind` is a value of IndexType. `passage` chooses the text of a document that is embedded (`embedder.passage`
+    if None); the documents in the index stay whole. `embeddings` is a .npy file of floats [documents, dim], in the
+    corpus's order, to use instead of embedding. Progress goes to stderr.
+
+    Everything is built beside `out` and moved there at the end: `out` never holds half an index, and an index that
+    was there before serves until the new one is complete.
+
+    Raises RetrievalError for an unknown kind, CorpusError for a wrong corpus, EmbedderError for embeddings that do
+    not fit it, and IndexFolderError if `out` holds something else or cannot be written.
     """
     if kind not in set(IndexType):
         raise RetrievalError(f"unknown index type {kind!r}; choose one of {', '.join(IndexType)}")
@@ -144,7 +156,7 @@ def build_index(
     embedder = embedder or Embedder.load()
     given = None if embeddings is None else _given_vectors(embeddings, embedder)
     with _built_beside(out) as folder:
-        with _bar(progress, "reading", corpus.stat().st_size, "B") as advance:
+        with _bar(progress, "reading", corpus.stat().st_size, "B", BAR_DELAY) as advance:
             count = _write_documents(corpus, folder / DOCUMENTS_FOLDER, advance)
         vectors = np.lib.format.open_memmap(
             folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, embedder.dim)
@@ -152,18 +164,18 @@ def build_index(
         with DocumentStore.open(folder / DOCUMENTS_FOLDER) as store:
             if given is None:
                 with _bar(progress, "embedding", count, "doc") as advance:
-                    _embed(store, embedder, vectors, advance)
+                    _embed(store, embedder, passage or embedder.passage, vectors, advance)
             else:
                 if embeddings is not None and len(given) != count:
                     raise EmbedderError(
                         f"{embeddings}: {len(given)} vectors for the {count} documents of {corpus}; "
                         "there must be one per document, in the corpus's order"
                     )
-                with _bar(progress, "checking", count, "doc") as advance:
+                with _bar(progress, "checking", count, "doc", BAR_DELAY) as advance:
                     _copy_normalised(given, vectors, str(embeddings), advance)
                 _compare(store, embedder, vectors, str(embeddings))
             corpus_fingerprint = store.corpus_fingerprint
-        with _bar(progress, "indexing", count, "doc") as advance:
+        with _bar(progress, "indexing", count, "doc", BAR_DELAY) as advance:
             index, parameters = index_vectors(vectors, index_type, advance)
         faiss.write_index(index, str(folder / FAISS_FILE))
         del vectors
@@ -197,7 +209,7 @@ def _require_replaceable(out: Path) -> None:
 
 @contextlib.contextmanager
 def _built_beside(out: Path) -> Iterator[Path]:
-    """A folder to build in that becomes `out` if the block ends well, and is gone if it does not."""
+    """A folder to build in. It becomes `out` if the block ends without an exception, and is removed otherwise."""
     out = Path(os.path.abspath(out))  # noqa: PTH100  # not resolved: a symlink to an index must stay where it is
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +220,7 @@ def _built_beside(out: Path) -> Iterator[Path]:
         folder = workplace / "new"
         folder.mkdir()
         yield folder
-        _require_replaceable(out)  # someone may have filled it meanwhile
+        _require_replaceable(out)  # it may have been filled meanwhile
         if out.is_symlink():
             out = out.resolve()
         replaced = workplace / "old"
@@ -225,12 +237,23 @@ def _built_beside(out: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _bar(shown: bool, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    with tqdm(total=total, desc=f"{what:<9}", unit=unit, unit_scale=unit == "B", disable=not shown) as bar:
+def _bar(shown: bool, what: str, total: int, unit: str, delay: float = 0) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, from `delay` seconds on; yields the function that moves it on."""
+    bar = tqdm(
+        total=total,
+        desc=f"{what:<9}",
+        unit=unit,
+        unit_scale=unit == "B",
+        delay=delay,
+        smoothing=0,  # time left by the mean so far: each block's long documents come before its short ones
+        disable=not shown,
+    )
+    with bar:
         yield bar.update
 
 
 def _write_documents(corpus: Path, folder: Path, advance: Callable[[int], None]) -> int:
+    """Copy a corpus into a new document store; returns the number of documents."""
     count = 0
     with DocumentWriter(folder) as writer:
         for document in read_corpus(corpus, advance):
@@ -243,9 +266,15 @@ def _blocks(count: int) -> Iterator[slice]:
     return (slice(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK))
 
 
-def _embed(store: DocumentStore, embedder: Embedder, vectors: np.ndarray, advance: Callable[[int], None]) -> None:
+def _embed(
+    store: DocumentStore,
+    embedder: Embedder,
+    passage: Callable[[Document], str],
+    vectors: np.ndarray,
+    advance: Callable[[int], None],
+) -> None:
     for block in _blocks(len(store)):
-        texts = [embedder.passage(store.get(row)) for row in range(block.start, block.stop)]
+        texts = [passage(store.get(row)) for row in range(block.start, block.stop)]
         vectors[block] = embedder.encode(texts, advance)
 
 
@@ -268,6 +297,7 @@ def _given_vectors(path: Path, embedder: Embedder) -> np.ndarray:
 
 
 def _copy_normalised(given: np.ndarray, vectors: np.ndarray, source: str, advance: Callable[[int], None]) -> None:
+    """Copy the given vectors at length 1; EmbedderError names the first row that has no direction."""
     for block in _blocks(len(given)):
         part = given[block].astype(np.float64)  # squares of large float32 overflow
         if not np.isfinite(part).all():
@@ -282,6 +312,7 @@ def _copy_normalised(given: np.ndarray, vectors: np.ndarray, source: str, advanc
 
 
 def _compare(store: DocumentStore, embedder: Embedder, vectors: np.ndarray, source: str) -> None:
+    """Warn if given vectors differ from the embedder's own, over a sample of the documents."""
     rows = np.unique(np.linspace(0, len(store) - 1, COMPARED_DOCUMENTS).astype(int))
     own = embedder.encode([embedder.passage(store.get(int(row))) for row in rows])
     cosine = float((own * vectors[rows]).sum(axis=1).mean())
@@ -306,7 +337,7 @@ def index_vectors(
 ) -> tuple[faiss.Index, dict[str, int]]:
     """A FAISS index of vectors of length 1, float32 [count, dim], by inner product, and the parameters chosen for it.
 
-    `advance` is told how many vectors each block added.
+    `advance` is called after each block with the number of vectors added.
     """
     count, dim = vectors.shape
     parameters: dict[str, int] = {}
@@ -325,9 +356,9 @@ def index_vectors(
         parameters = ivf_parameters(count)
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, parameters["nlist"], faiss.METRIC_INNER_PRODUCT)
         index.cp.seed = IVF_SEED
-        index.cp.min_points_per_centroid = 1  # a corpus of a few documents makes one list: nothing to warn of
-        wanted = min(count, parameters["nlist"] * IVF_TRAINING_PER_LIST)
-        index.train(np.ascontiguousarray(vectors[np.linspace(0, count - 1, wanted).astype(int)]))
+        index.cp.min_points_per_centroid = 1  # a small corpus makes one list, which needs no warning
+        samples = min(count, parameters["nlist"] * IVF_TRAINING_PER_LIST)
+        index.train(np.ascontiguousarray(vectors[np.linspace(0, count - 1, samples).astype(int)]))
     for block in _blocks(count):
         index.add(np.ascontiguousarray(vectors[block]))
         advance(block.stop - block.start)

@@ -1,4 +1,4 @@
-"""IVF stages: a search that probes its inverted lists slice by slice, the nearest lists first."""
+"""IVF stages: a search that scans its inverted lists slice by slice, the nearest lists first."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -8,34 +8,34 @@ import faiss
 import numpy as np
 
 from retrieval.compiled import kernel, warm_up
-from retrieval.staged import MOST_STAGES, Stage, checked_query, cuts, even_shares
+from retrieval.staged_search import MOST_STAGES, Stage, checked_query, cuts, even_shares
 
-SLICE_BYTES = 3 << 19  # of vectors in a slice at least: a stage costs what scanning a fifteenth of them does
+SLICE_BYTES = 3 << 19  # of vectors in a slice, at least: a stage then costs a fifteenth of scanning them
 _WORST = np.finfo(np.float32).max
-_MOST_KINDS = 32  # of searches whose workspaces wait for another of their kind
-_SHORT = 64  # results that sorting by insertion is best for
+_MOST_KINDS = 32  # of searches (k and cuts) whose workspaces are kept for the next of their kind
+_SHORT = 64  # results, up to which sorting by insertion is fastest
 
 
 class IVFStages:
     """Searches an IndexIVFFlat of either metric. Effort is `nprobe`, in lists.
 
-    Where no shares are asked for, the stages are of equal effort, and as many as the lists are large enough for.
+    Without shares the stages are of equal effort, and there are as many, up to MOST_STAGES, as give each one
+    SLICE_BYTES of vectors.
 
-    The last stage equals `index.search` with that `nprobe`: ids, order and scores, bit for bit, ties included; each
-    stage equals the search with its own effort. FAISS scans the lists. One heap goes from slice to slice, because
-    which of equally good vectors it keeps depends on all that came before them: top-k lists of slices, merged, could
-    differ from one search.
+    Each stage equals `index.search` with its effort as `nprobe`, in ids, order and scores, bit for bit, ties included.
+    FAISS scans the lists. One heap goes from slice to slice, because which of equally good vectors it keeps depends on
+    all vectors before them: merging the top-k of each slice could differ from one search.
     """
 
     def __init__(self, index: Any) -> None:
         self._index = index  # owns the lists
         self._similarity = index.metric_type == faiss.METRIC_INNER_PRODUCT
         self._worst = -_WORST if self._similarity else _WORST
-        # a second index over the same lists, because the mode is the index's and plain searches need the other
+        # a second index over the same lists: the mode belongs to an index, and plain searches need the other one
         lists: Any = faiss.IndexIVFFlat(index.quantizer, index.d, index.nlist, index.metric_type)
         lists.replace_invlists(index.invlists, False)
-        lists.parallel_mode = index.PARALLEL_MODE_NO_HEAP_INIT  # go on with the heap that it is given
-        # what each search asks of them, looked up once: through FAISS's bindings a look-up takes a microsecond
+        lists.parallel_mode = index.PARALLEL_MODE_NO_HEAP_INIT  # continues with the given heap
+        # looked up once, because through FAISS's bindings each look-up takes a microsecond
         self._dim, self._nlist = index.d, index.nlist
         self._bytes_per_list = index.ntotal * index.code_size / index.nlist
         self._rank_lists = index.quantizer.search_c
@@ -44,11 +44,12 @@ class IVFStages:
         warm_up(lambda: _inserted(np.zeros(1, np.float32), np.zeros(1, np.int64), self._similarity))
 
     def search(self, query: np.ndarray, k: int, effort: int, shares: Sequence[float] | None = None) -> Iterator[Stage]:
+        """As `StagedSearch.search`, with `effort` the number of lists to probe, at most all of them."""
         query = checked_query(query, k, self._dim)
         nprobe = min(effort, self._nlist)
         if shares is None:
-            worth = int(nprobe * self._bytes_per_list / SLICE_BYTES)
-            shares = even_shares(min(max(worth, 1), MOST_STAGES))
+            slices = int(nprobe * self._bytes_per_list / SLICE_BYTES)
+            shares = even_shares(min(max(slices, 1), MOST_STAGES))
         return self._stages(query, k, cuts(nprobe, tuple(shares)))
 
     def _stages(self, query: np.ndarray, k: int, ends: tuple[int, ...]) -> Iterator[Stage]:
@@ -69,7 +70,7 @@ class IVFStages:
             last = ends[-1]
             for end, lists, to_lists, probing in work.slices:
                 self._scan(1, pointer, k, lists, to_lists, *work.heap, False, probing)
-                # most slices find nothing better; whatever enters a heap betters its scores
+                # most slices find nothing better, and a vector that enters the heap changes its scores
                 now = work.scores.tobytes()
                 if now != before:
                     ids, scores = _ordered(work.scores, work.ids, self._similarity)
@@ -80,7 +81,7 @@ class IVFStages:
 
 
 class _Workspace:
-    """Memory of one search and pointers to it, used again by later ones: making them takes as long as a short list."""
+    """Memory of one search and pointers to it, kept for later searches: creating it costs as much as a short list."""
 
     def __init__(self, k: int, ends: tuple[int, ...]) -> None:
         pointer = faiss.swig_ptr
@@ -99,7 +100,10 @@ def _probing(count: int) -> Any:
 
 
 def _ordered(scores: np.ndarray, ids: np.ndarray, similarity: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and scores of a FAISS heap: best first, of equals the higher id by similarity, the lower by distance."""
+    """Ids and scores of a FAISS heap, best first.
+
+    Of equal scores, the higher id comes first for similarities and the lower for distances, as FAISS has it.
+    """
     if len(ids) <= _SHORT:
         return _inserted(scores, ids, similarity)
     sign = -1 if similarity else 1
@@ -110,14 +114,14 @@ def _ordered(scores: np.ndarray, ids: np.ndarray, similarity: bool) -> tuple[np.
 
 @kernel
 def _inserted(scores: Any, ids: Any, similarity: Any) -> Any:
-    """`_ordered` by insertion: for a few, numpy's sort takes several times as long."""
+    """`_ordered` by insertion: for a few results, numpy's sort takes several times as long."""
     ordered_scores, ordered_ids = scores.copy(), ids.copy()
-    found = 0
-    for at in range(ids.shape[0]):
-        score, id_ = scores[at], ids[at]
+    count = 0
+    for index in range(ids.shape[0]):
+        score, id_ = scores[index], ids[index]
         if id_ < 0:
             continue
-        place = found
+        place = count
         while place > 0:
             before, before_id = ordered_scores[place - 1], ordered_ids[place - 1]
             if before == score:
@@ -129,7 +133,7 @@ def _inserted(scores: Any, ids: Any, similarity: Any) -> Any:
             ordered_scores[place], ordered_ids[place] = before, before_id
             place -= 1
         ordered_scores[place], ordered_ids[place] = score, id_
-        found += 1
-    ordered_ids[found:] = -1
-    ordered_scores[found:] = -_WORST if similarity else _WORST
+        count += 1
+    ordered_ids[count:] = -1
+    ordered_scores[count:] = -_WORST if similarity else _WORST
     return ordered_ids, ordered_scores

@@ -41,7 +41,7 @@ PACKAGES = (
 
 LEAST_WORDS = 60  # shorter docstrings name a thing without explaining it
 
-# not imported: they open windows, print, start or patch things, hold no documentation, or are another's alias
+# not imported: they open windows, print, start or patch things, hold no documentation, or are aliases of others
 LEFT_OUT = frozenset(
     {
         "antigravity",
@@ -67,12 +67,12 @@ LEFT_OUT = frozenset(
         "numpy.f2py",
         "numpy.ma.testutils",
         "numpy.matlib",
-        "numpy.polynomial.hermite",  # the docstrings of chebyshev, four times more
+        "numpy.polynomial.hermite",  # this and the next three repeat the docstrings of numpy.polynomial.chebyshev
         "numpy.polynomial.hermite_e",
         "numpy.polynomial.laguerre",
         "numpy.polynomial.legendre",
         "numpy.typing.mypy_plugin",
-        # torch: what users of models do not call, slow or noisy to import
+        # torch: what users of models do not call, or what is slow or noisy to import
         "torch.ao",
         "torch.backends",
         "torch.contrib",
@@ -110,7 +110,7 @@ LEFT_OUT = frozenset(
         "transformers.monkey_patching",
         "transformers.quantizers",
         "transformers.testing_utils",
-        # faiss: compiled variants for kinds of CPUs, all of them seen through `faiss`
+        # faiss: compiled variants for kinds of CPUs, all of them visible through `faiss`
         "faiss.contrib",
         "faiss.swigfaiss",
         "faiss.swigfaiss_avx2",
@@ -120,7 +120,7 @@ LEFT_OUT = frozenset(
         # the old interface of pydantic
         "pydantic.deprecated",
         "pydantic.v1",
-        # command lines, tests, and adapters to programs that may be installed for other reasons
+        # command lines, tests, and adapters to other programs, which happen to be installed or not
         "accelerate.commands",
         "accelerate.test_utils",
         "gguf.scripts",
@@ -142,46 +142,48 @@ ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Found:
+class _Entry:
+    """A documented object: its public `name` and its docstring."""
+
     name: str
     kind: str
     package: str
     text: str
-    unlisted: bool = False  # missing from its module's __all__
-    alias: bool = False  # the object calls itself otherwise
+    unlisted: bool = False  # not in the __all__ of its module
+    alias: bool = False  # the object's own name is another
 
     def order(self) -> tuple[int, bool, bool, int, str]:
-        # the name people use: fewest dots, offered by its module, no alias (numpy.arccos, not acos), shortest
+        """Sorts first the name people use: fewest dots, in __all__, not an alias (numpy.arccos, not acos), shortest."""
         return self.name.count("."), self.unlisted, self.alias, len(self.name), self.name
 
 
 def collect(packages: Sequence[str] | None = None) -> list[Document]:
-    """Documents of packages' public docstrings, sorted by id; "stdlib" is the standard library, None all defaults.
+    """Documents of the packages' public docstrings, sorted by id.
 
-    A document's id and title are the shortest public name of the object, such as `json.dumps`; `extra` has its
-    `kind` (module, class, function) and `package`. The result depends on the installed versions alone. The modules
-    are imported into this process; what fails to import is left out. A package asked for by name that is not
-    installed is a CorpusError.
+    "stdlib" is the standard library; None means those of PACKAGES that are installed. A document's id and title are
+    the shortest public name of the object, such as `json.dumps`; `extra` has its `kind` (module, class or function)
+    and `package`. The result depends only on the installed versions. The modules are imported into this process; those
+    that fail to import are left out. Raises CorpusError if a package in `packages` is not installed.
     """
     chosen = [name for name in PACKAGES if _installed(name)] if packages is None else list(dict.fromkeys(packages))
     for name in chosen:
         if not _installed(name):
             raise CorpusError(f"package {name!r} is not installed; install it with pip, or leave it out")
-    best: dict[str, _Found] = {}
+    best: dict[str, _Entry] = {}
     for package in chosen:
         with _undisturbed():
-            for found in _documented(package):
-                folded = " ".join(found.text.split())
+            for entry in _documented(package):
+                folded = " ".join(entry.text.split())
                 known = best.get(folded)
-                if known is None or found.order() < known.order():
-                    best[folded] = found
-    # one name may carry two texts (a module and a function called alike): the function is what the name calls
-    by_name: dict[str, _Found] = {}
-    for found in sorted(best.values(), key=lambda found: (found.kind, found.text)):
-        by_name.setdefault(found.name, found)
+                if known is None or entry.order() < known.order():
+                    best[folded] = entry
+    # a module and a function may have the same name: the function, first by kind, is what the name calls
+    by_name: dict[str, _Entry] = {}
+    for entry in sorted(best.values(), key=lambda entry: (entry.kind, entry.text)):
+        by_name.setdefault(entry.name, entry)
     return [
-        Document(found.name, found.name, found.text, {"kind": found.kind, "package": found.package})
-        for _, found in sorted(by_name.items())
+        Document(entry.name, entry.name, entry.text, {"kind": entry.kind, "package": entry.package})
+        for _, entry in sorted(by_name.items())
     ]
 
 
@@ -196,7 +198,7 @@ def _installed(package: str) -> bool:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Imports that say nothing and cannot pick up a file of the current folder instead of the library's module."""
+    """Import silently, and never a file of the current folder in place of the library's module."""
     path = sys.path[:]
     disabled = logging.root.manager.disable
     sys.path[:] = [entry for entry in path if entry and Path(entry).resolve() != Path.cwd()]
@@ -214,11 +216,11 @@ def _undisturbed() -> Iterator[None]:
         sys.path[:] = path
 
 
-def _documented(package: str) -> Iterator[_Found]:
+def _documented(package: str) -> Iterator[_Entry]:
     for module in _modules(package):
         text = _text(module)
         if text:
-            yield _Found(_public(module), "module", package, text)
+            yield _Entry(_public(module), "module", package, text)
         yield from _members(module, package)
 
 
@@ -236,17 +238,17 @@ def _walk(name: str) -> Iterator[ModuleType]:
         return
     try:
         module = importlib.import_module(name)
-    except (Exception, SystemExit):  # for another system, or needs what is not installed
+    except (Exception, SystemExit):  # for another system, or it needs a package that is not installed
         return
     yield module
     for child in sorted(info.name for info in pkgutil.iter_modules(getattr(module, "__path__", ()))):
         yield from _walk(f"{name}.{child}")
 
 
-def _members(module: ModuleType, package: str) -> Iterator[_Found]:
+def _members(module: ModuleType, package: str) -> Iterator[_Entry]:
     listed = frozenset(getattr(module, "__all__", ()))
     if hasattr(module, "_class_to_module"):
-        return  # a lazy package holds what was asked of it so far; all it can hand out is found where it is defined
+        return  # a lazy package holds only what was used so far; everything it offers is found where it is defined
     for name in sorted(listed | vars(module).keys()):
         if name.startswith("_"):
             continue
@@ -261,11 +263,11 @@ def _members(module: ModuleType, package: str) -> Iterator[_Found]:
         if text:
             alias = getattr(member, "__name__", name) != name
             unlisted = bool(listed) and name not in listed
-            yield _Found(_shortest(_public(module), name, member), kind, package, text, unlisted, alias)
+            yield _Entry(_shortest(_public(module), name, member), kind, package, text, unlisted, alias)
 
 
 def _public(module: ModuleType) -> str:
-    # os.path calls itself by the system's implementation
+    # os.path has the name of the system's implementation
     return "os.path" if module is os.path else module.__name__
 
 
@@ -282,11 +284,11 @@ def _kind(member: object) -> str | None:
 
 
 def _belongs(member: object, module: str, package: str, listed: bool) -> bool:
-    """Whether a module's attribute is its own to document, and not something it imported for its own use."""
+    """Whether a module's attribute is part of what the module offers, not something it imported for its own use."""
     home = getattr(member, "__module__", None)
     if not isinstance(home, str):
         return listed
-    # C code calls itself _sqlite3, torch._C._linalg
+    # objects of C code are in modules such as _sqlite3 and torch._C._linalg
     first, *rest = home.split(".")
     public = ".".join([first.lstrip("_"), *(part for part in rest if not part.startswith("_"))])
     root = public.split(".")[0]
@@ -301,7 +303,7 @@ def _belongs(member: object, module: str, package: str, listed: bool) -> bool:
 
 
 def _shortest(module: str, name: str, member: object) -> str:
-    """The name in the outermost lazy package that hands out this very object, else in the module itself."""
+    """The member's name in the outermost lazy package that offers this same object, else in the module itself."""
     parts = module.split(".")
     for depth in range(1, len(parts)):
         package = sys.modules.get(".".join(parts[:depth]))
@@ -315,6 +317,6 @@ def _text(member: object) -> str | None:
     if not isinstance(doc, str):
         return None
     if inspect.isclass(member) and dataclasses.is_dataclass(member) and doc.startswith(f"{member.__name__}("):
-        return None  # the signature that dataclasses write for want of a docstring
+        return None  # the signature that dataclasses write where there is no docstring
     text = ADDRESS.sub("at 0x...", inspect.cleandoc(doc)).encode(errors="replace").decode()
     return text if len(text.split()) >= LEAST_WORDS else None

@@ -15,7 +15,7 @@ from retrieval.errors import IndexFolderError, RetrievalError, SearchError, Sear
 from retrieval.hnsw_stages import HNSWStages
 from retrieval.index import DOCUMENTS_FOLDER, FAISS_FILE, MANIFEST_FILE, IndexType, Manifest
 from retrieval.ivf_stages import IVFStages
-from retrieval.staged import FlatStages, Stage, StagedSearch, cuts
+from retrieval.staged_search import FlatStages, Stage, StagedSearch, cuts
 from retrieval.store import DocumentStore
 
 FAISS_CLASS: dict[IndexType, Any] = {
@@ -29,12 +29,12 @@ STAGES: dict[IndexType, Callable[[Any], StagedSearch]] = {
     IndexType.HNSW: HNSWStages,
 }
 AT_ONCE = (1.0,)
-HNSW_ROWS_PER_RESULT = 16  # with fewer rows for each of k, every vector is compared
+HNSW_ROWS_PER_RESULT = 16  # an index with fewer rows than this for each of k is searched exhaustively
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document found: `score` is the cosine with the question in [-1, 1], `row` its place in corpus and index."""
+    """A retrieved document: `score` is its cosine with the question in [-1, 1], `row` its place in corpus and index."""
 
     document: Document
     score: float
@@ -43,20 +43,21 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchStage:
-    """The hits so far of a search that shows its progress."""
+    """The hits so far of a search in stages."""
 
     hits: list[Hit]  # best first, equal scores by row; may be fewer than `k` before the last stage
-    done: bool  # the search has ended, and these are the hits that `search` gives
+    done: bool  # the search has ended, and these are the hits that `search` returns
     effort: int  # lists probed, vertices expanded, or vectors compared, by index type
 
 
 class Retriever:
-    """Search over one index; any thread may search, and closing is the caller's duty (it is a context manager).
+    """Search over one index. Any thread may search; the caller closes the retriever (it is a context manager).
 
-    A search is refused with SearchError if it is asked wrongly, and ends with SearchFailed, which says which part of it
-    failed and how, if it cannot be done; either way the next one is a new one.
+    A search raises SearchError if its arguments are wrong, and SearchFailed, naming the part that failed and why, if
+    it cannot be carried out. Neither affects the next search.
 
-    `index` (FAISS), `store` and `embedder` are open to those who search in their own way; they stay the retriever's.
+    `index` (FAISS), `store` and `embedder` are public for callers that search in their own way; the retriever owns
+    them and closes them.
     """
 
     def __init__(self, index: Any, store: DocumentStore, embedder: Embedder, manifest: Manifest) -> None:
@@ -68,9 +69,9 @@ class Retriever:
 
     @classmethod
     def open(cls, index: Path, embedder: str | None = None, threads: int | None = None) -> "Retriever":
-        """Open an index folder (or its faiss.idx) with the embedder its manifest names, or with `embedder` instead.
+        """Open an index folder, or the faiss.idx in it, with the embedder that its manifest names or with `embedder`.
 
-        IndexFolderError if any part is missing or does not fit the others; `threads` as for `Embedder.load`.
+        `threads` is as for `Embedder.load`. Raises IndexFolderError if a part is missing or does not fit the others.
         """
         folder = index.parent if index.name == FAISS_FILE else index
         if not folder.is_dir():
@@ -96,7 +97,7 @@ class Retriever:
     def search(self, question: str, k: int) -> list[Hit]:
         """The `k` documents nearest to the question, 1 <= k <= len, best first, equal scores by row.
 
-        Exact on a flat index; IVF and HNSW may miss some, but never return fewer than `k`.
+        It is exact on a flat index; IVF and HNSW may miss some, but never return fewer than `k`.
         """
         self._require_k(k)
         if not question.strip():
@@ -111,12 +112,12 @@ class Retriever:
         return self._hits(last, {})
 
     def search_stages(self, question: str, k: int, shares: Sequence[float] | None = None) -> Iterator[SearchStage]:
-        """As `search`, showing the hits after each share of the search's effort; the last stage is what `search` gives.
+        """As `search`, with the hits after each share of the search's effort; the last stage is what `search` returns.
 
-        `shares` are cumulative, rising and end in 1; without them there are up to four stages of equal effort, fewer
-        for small searches. What an index cannot cut so finely has fewer; a flat one has a single stage. The work of
-        a stage is done when it is asked for, by the thread that asks and without the GIL; dropping the iterator ends
-        the search. Wrong arguments are refused at once.
+        `shares` are cumulative, rising, and end in 1; without them there are up to four stages of equal effort, fewer
+        for small searches. A search too small for the shares has fewer stages, and a flat index has one. A stage is
+        computed when the iterator is advanced, on the calling thread and without the GIL; dropping the iterator ends
+        the search. Raises SearchError at once if an argument is wrong.
         """
         self._require_k(k)
         if not question.strip():
@@ -134,7 +135,7 @@ class Retriever:
         return self._stages_of_hits(query, k, shares)
 
     def _stages_of_hits(self, query: np.ndarray, k: int, shares: Sequence[float] | None) -> Iterator[SearchStage]:
-        documents: dict[int, Document] = {}  # of this search: most stages find the same ones
+        documents: dict[int, Document] = {}  # read by this search: most stages have the same ones
         for stage in self._stages(query, k, shares):
             yield SearchStage(self._hits(stage, documents), stage.done, stage.effort)
 
@@ -144,18 +145,18 @@ class Retriever:
 
     def _hits(self, stage: Stage, documents: dict[int, Document]) -> list[Hit]:
         hits = []
-        for at in np.lexsort((stage.ids, -stage.scores)):
-            row = int(stage.ids[at])
+        for place in np.lexsort((stage.ids, -stage.scores)):
+            row = int(stage.ids[place])
             if row < 0:
                 continue
             if row not in documents:
                 with _failing(f"reading document {row} of the store"):
                     documents[row] = self.store.get(row)
-            hits.append(Hit(documents[row], float(stage.scores[at]), row))
+            hits.append(Hit(documents[row], float(stage.scores[place]), row))
         return hits
 
     def close(self) -> None:
-        """Let go of the document store; calling it twice is harmless."""
+        """Close the document store; closing twice is harmless."""
         self.store.close()
 
     def _require_k(self, k: int) -> None:
@@ -169,28 +170,28 @@ class Retriever:
         return query
 
     def _stages(self, query: np.ndarray, k: int, shares: Sequence[float] | None) -> Iterator[Stage]:
-        """Stages of a search that finds `k`, the last one `done`."""
+        """Stages of a search that ends with `k` results, the last one `done`."""
         for staged, effort in self._searches(k):
             for stage in _searched(staged, query, k, effort, shares):
-                found = not stage.done or bool((stage.ids >= 0).all())
-                if found:
+                complete = bool((stage.ids >= 0).all())
+                if complete or not stage.done:
                     yield stage
-            if found:
+            if complete:
                 return
             shares = AT_ONCE
 
     def _searches(self, k: int) -> Iterator[tuple[StagedSearch, int]]:
-        """What to search, with which effort, until `k` are found."""
+        """Searches and their efforts, to be tried one after another until one has `k` results."""
         parameters = self.manifest.parameters
         if self.manifest.index_type is IndexType.IVF:
-            # too few found: the probed lists hold fewer than k vectors, so probe more
+            # the probed lists may hold fewer than k vectors; then probe more
             for nprobe in _doubling(parameters["nprobe"], parameters["nlist"]):
                 yield self._staged, nprobe
         elif self.manifest.index_type is IndexType.HNSW:
-            # a pool of many is slower to walk with than all vectors in a row
+            # for a large k, traversing with a large pool is slower than comparing all vectors
             if k <= max(parameters["ef_search"], len(self) // HNSW_ROWS_PER_RESULT):
                 yield self._staged, max(k, parameters["ef_search"])
-            # or parts of the graph cannot be reached from its entry point
+            # also where parts of the graph cannot be reached from its entry point
             yield FlatStages(self.index.storage), 1
         else:
             yield self._staged, 1
@@ -204,7 +205,7 @@ class Retriever:
 
 @contextmanager
 def _failing(doing: str) -> Iterator[None]:
-    """Whatever FAISS, LMDB or torch raise, for want of memory or of a disk that can be read, is SearchFailed."""
+    """Turn what FAISS, LMDB or torch raise, out of memory or unable to read the disk, into SearchFailed."""
     try:
         yield
     except RetrievalError:
@@ -212,14 +213,14 @@ def _failing(doing: str) -> Iterator[None]:
     except Exception as error:
         raise SearchFailed(
             f"the search failed when {doing}: {type(error).__name__}: {error}; ask again, and if that does not help, "
-            "see whether the machine lacks memory or the disk of the index cannot be read"
+            "check whether the machine lacks memory or the disk of the index cannot be read"
         ) from error
 
 
 def _searched(
     staged: StagedSearch, query: np.ndarray, k: int, effort: int, shares: Sequence[float] | None
 ) -> Iterator[Stage]:
-    """The stages of one search, whose failures are told."""
+    """The stages of one search; a failure in it is SearchFailed."""
     doing = "comparing vectors"
     with _failing(doing):
         stages = staged.search(query, k, effort, shares)
@@ -232,6 +233,7 @@ def _searched(
 
 
 def _doubling(first: int, last: int) -> list[int]:
+    """Efforts from `first` to `last`, each twice the one before."""
     efforts = [min(first, last)]
     while efforts[-1] < last:
         efforts.append(min(2 * efforts[-1], last))

@@ -1,4 +1,4 @@
-"""Document store: a corpus by row number and by id, in LMDB, far larger than memory if need be."""
+"""Document store: a corpus by row number and by id, in LMDB, so that it may be far larger than memory."""
 
 import hashlib
 import json
@@ -31,14 +31,14 @@ def _id_key(document_id: str) -> bytes:
 class DocumentWriter:
     """Writes a document store into a new folder, a batch of rows at a time.
 
-    Rows are numbered from 0 in the order they are added. Only a writer that left its `with` block without an
-    exception has made a store that opens; what an exception leaves in the folder does not.
+    Rows are numbered from 0 in the order they are added. The store opens only after the writer's `with` block has
+    ended without an exception.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
-        # sync once at the end: a build that dies is thrown away, so nothing in between needs to be durable
+        # sync once at the end: a build that dies is discarded, so nothing in between needs to be durable
         self._env = lmdb.open(str(folder), map_size=FIRST_MAP_BYTES, max_dbs=3, sync=False, metasync=False)
         self._tables = {name: self._env.open_db(name) for name in (ROWS, ROW_OF_ID, META)}
         self._batch: list[tuple[bytes, bytes, bytes]] = []  # row key, id key, record
@@ -69,7 +69,7 @@ class DocumentWriter:
                         txn.put(b"store", meta, db=self._tables[META])
                 break
             except lmdb.MapFullError:
-                # the whole transaction was undone; the map is address space, not disk, so doubling it costs nothing
+                # LMDB undid the whole transaction; the map is address space, not disk, so doubling it costs nothing
                 self._env.set_mapsize(self._env.info()["map_size"] * 2)
         self._batch.clear()
         self._batch_bytes = 0
@@ -101,8 +101,9 @@ _shared_lock = threading.Lock()
 class DocumentStore:
     """Read-only documents by row and by id; safe to share among threads and across a fork.
 
-    The files never change once built (an index is replaced as a folder), so readers take no lock and write nothing:
-    a read-only disk and many processes are fine.
+    `folder` is where it lies, `corpus_fingerprint` that of its documents. The files never change once built (an index
+    is replaced as a folder), so readers take no lock and write nothing: the disk may be read-only, and any number of
+    processes may read.
     """
 
     def __init__(self, folder: Path, key: tuple[int, int], env: Any) -> None:
@@ -115,15 +116,15 @@ class DocumentStore:
             with env.begin(db=env.open_db(META, create=False)) as txn:
                 meta = json.loads(txn.get(b"store"))
                 rows = txn.stat(self._rows)["entries"]
-            found, self._count = meta["format"], int(meta["documents"])
+            written_format, self._count = meta["format"], int(meta["documents"])
             self.corpus_fingerprint: str = meta["corpus_fingerprint"]
         except (lmdb.Error, TypeError, ValueError, KeyError) as error:
             raise IndexFolderError(
                 f"{folder}: the document store was not finished or is damaged; build the index again"
             ) from error
-        if found != FORMAT:
+        if written_format != FORMAT:
             raise IndexFolderError(
-                f"{folder}: document store format {found}, this version reads {FORMAT}; build the index again"
+                f"{folder}: document store format {written_format}, this version reads {FORMAT}; build the index again"
             )
         if rows != self._count:
             raise IndexFolderError(
@@ -132,6 +133,7 @@ class DocumentStore:
 
     @classmethod
     def open(cls, folder: Path) -> "DocumentStore":
+        """Open the store in a folder; IndexFolderError if it is missing, unfinished, damaged or of another format."""
         data = folder / DATA_FILE
         if not data.is_file():
             raise IndexFolderError(f"{folder}: no document store there ({DATA_FILE} is missing); build the index again")
@@ -158,7 +160,7 @@ class DocumentStore:
         return self._count
 
     def get(self, row: int) -> Document:
-        """The document of a row, 0 <= row < len."""
+        """The document of a row, 0 <= row < len; IndexError outside."""
         if not 0 <= row < self._count:
             raise IndexError(f"row {row} of a store of {self._count} documents")
         with self._open_env().begin(db=self._rows) as txn:
@@ -174,7 +176,7 @@ class DocumentStore:
         return int.from_bytes(key, "big")
 
     def close(self) -> None:
-        """Let go of the files; calling it twice is harmless, reading afterwards is an error."""
+        """Release the files. Closing twice is harmless; reading afterwards is an IndexFolderError."""
         if self._env is not None:
             self._env = None
             _release(self._key)

@@ -15,7 +15,7 @@ from ragcache.replay.search_profile import SearchProfile
 from ragcache.replay.search_recording import record
 from ragcache.replay.workload import TimedRequest, Workload
 from retrieval.ivf_stages import IVFStages
-from retrieval.staged import even_shares
+from retrieval.staged_search import even_shares
 
 MEAN_TOKENS = 3718  # of a page [paper]
 SIGMA = 0.6  # of the logarithm of a page's tokens: an assumption, as Wikipedia's longer articles have it

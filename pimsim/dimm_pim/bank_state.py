@@ -5,7 +5,7 @@ Command slots are free enough not to matter: a vector of 48 bursts takes 52 of t
 
 from typing import Any
 
-from pimsim.compiled import kernel
+from pimsim.compiled import part
 from pimsim.dimm_pim.state import (
     ACT,
     ACTIVATES,
@@ -21,7 +21,7 @@ from pimsim.dimm_pim.state import (
 )
 
 
-@kernel
+@part
 def read_vector(p: Any, s: Any, now: Any, rank: Any, slot: Any) -> Any:
     """Cycles of the first and the last READ of a vector, which is spread over banks of `stripes` bank groups."""
     start = _after_refreshes(p, s, -(-now // p.tck_ps), rank)
@@ -42,7 +42,7 @@ def read_vector(p: Any, s: Any, now: Any, rank: Any, slot: Any) -> Any:
     return first, last
 
 
-@kernel
+@part
 def read_list(p: Any, s: Any, now: Any, rank: Any, slot: Any, bursts: Any) -> Any:
     """Cycles of the first and the last READ of a neighbour list, which lies in one row."""
     start = _after_refreshes(p, s, -(-now // p.tck_ps), rank)
@@ -59,7 +59,7 @@ def read_list(p: Any, s: Any, now: Any, rank: Any, slot: Any, bursts: Any) -> An
     return first, last
 
 
-@kernel
+@part
 def _after_refreshes(p: Any, s: Any, start: Any, rank: Any) -> Any:
     """Refresh as often as was due before reads from `start` on can stream; a refresh waits for the vector before it."""
     bank, dram = s.bank[rank], s.rank_dram[rank]
@@ -82,7 +82,7 @@ def _after_refreshes(p: Any, s: Any, start: Any, rank: Any) -> Any:
     return start
 
 
-@kernel
+@part
 def _open(p: Any, s: Any, start: Any, rank: Any, bank: Any, row: Any) -> None:
     """Open a row, unless it is, as early as from `start` on."""
     state, group, dram = s.bank[rank, bank], s.group[rank, bank % p.bank_groups], s.rank_dram[rank]
@@ -99,7 +99,7 @@ def _open(p: Any, s: Any, start: Any, rank: Any, bank: Any, row: Any) -> None:
     _log(s, at, ACT, rank, bank, row)
 
 
-@kernel
+@part
 def _close(p: Any, s: Any, start: Any, rank: Any, bank: Any) -> None:
     state = s.bank[rank, bank]
     at = max(start, state[1])
@@ -107,7 +107,7 @@ def _close(p: Any, s: Any, start: Any, rank: Any, bank: Any) -> None:
     state[0], state[2] = -1, max(state[2], at + p.tRP)
 
 
-@kernel
+@part
 def _read(p: Any, s: Any, start: Any, rank: Any, bank: Any) -> Any:
     state, group, dram = s.bank[rank, bank], s.group[rank, bank % p.bank_groups], s.rank_dram[rank]
     at = max(max(start, state[3]), max(dram[6] + p.tCCD_S, group[1] + p.tCCD_L))
@@ -117,7 +117,7 @@ def _read(p: Any, s: Any, start: Any, rank: Any, bank: Any) -> Any:
     return at
 
 
-@kernel
+@part
 def _log(s: Any, cycle: Any, command: Any, rank: Any, bank: Any, row: Any) -> None:
     at = s.scalars[LOGGED]
     if at < s.log.shape[0]:

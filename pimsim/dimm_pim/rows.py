@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pimsim.compiled import kernel
+from pimsim.compiled import kernel, part
 
 LIMIT = 1 << 31  # of every number
 _KIND = 3  # the column with a word
@@ -79,7 +79,7 @@ def _parse(text: Any, at: Any, line: Any, columns: Any, table: Any, lines: Any) 
     return count, 0, line, 0, 0, 0
 
 
-@kernel
+@part
 def _number(text: Any, first: Any, last: Any) -> Any:
     if first < last and text[first] == 45:
         return 3, 0
@@ -96,7 +96,7 @@ def _number(text: Any, first: Any, last: Any) -> Any:
     return 0, value
 
 
-@kernel
+@part
 def _kind(text: Any, first: Any, last: Any) -> Any:
     length = last - first
     if length == 6 and text[first] == 118:  # vector

@@ -1,14 +1,13 @@
 """State: what the event model works on: the device as numbers, the placed traversal, and all that changes.
 
-Python hands the three over as tuples. In compiled code each becomes a struct of the same fields, which functions pass
-on by its address: a tuple would be copied at each call, and counted as a reference to each of its arrays.
+Python hands the three over as tuples. In compiled code each becomes a struct of the same fields.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba.core import types
-from numba.experimental import structref
+
+from pimsim.compiled import struct
 
 ARRIVED, FILTERED, NEXT, DONE, RANK, RESULT, LIST, BUS = range(8)  # events
 SEND_QUERY, SEND_LIST, SEND_INSTRUCTIONS, SEND_RESULTS = range(4)  # what a bus carries
@@ -138,18 +137,4 @@ SIZE, ORDER, SENT, LINK_FREE, UPLINK_FREE, ACTIVE_QUERIES, WAITING, LAST_WAITING
 SCALARS = 11
 
 
-def _struct(of: type[NamedTuple]) -> Any:
-    """What makes a struct with the fields of a tuple, in compiled code."""
-
-    @structref.register
-    class Type(types.StructRef):
-        def preprocess_fields(self, fields: Any) -> Any:
-            return tuple((name, types.unliteral(kind)) for name, kind in fields)
-
-    struct = type(f"{of.__name__}Struct", (structref.StructRefProxy,), {})
-    structref.define_constructor(struct, Type, list(of._fields))
-    structref.define_attributes(Type)
-    return struct
-
-
-ParametersStruct, WorkStruct, StateStruct = _struct(Parameters), _struct(Work), _struct(State)
+ParametersStruct, WorkStruct, StateStruct = struct(Parameters), struct(Work), struct(State)

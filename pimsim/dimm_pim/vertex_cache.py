@@ -6,11 +6,11 @@ goes over to the global part. A hit in either makes the vector its part's most r
 
 from typing import Any
 
-from pimsim.compiled import kernel
+from pimsim.compiled import part
 from pimsim.dimm_pim.state import GLOBAL, LOCAL, MISS
 
 
-@kernel
+@part
 def look_up(p: Any, s: Any, rank: Any, vertex: Any, query: Any) -> Any:
     """Where a vector is found; what is not comes into the local part, in place of its least recently used."""
     part = s.part[vertex]
@@ -27,7 +27,7 @@ def look_up(p: Any, s: Any, rank: Any, vertex: Any, query: Any) -> Any:
     return part
 
 
-@kernel
+@part
 def merge(p: Any, s: Any, query: Any) -> None:
     """What a query brought goes over to the global parts, in its order of recency."""
     for rank in range(p.ranks):
@@ -48,12 +48,12 @@ def merge(p: Any, s: Any, query: Any) -> None:
             vertex = after
 
 
-@kernel
+@part
 def _ring(s: Any, rank: Any, part: Any) -> Any:
     return s.part.shape[0] + 2 * rank + part - LOCAL
 
 
-@kernel
+@part
 def _drop(s: Any, rank: Any, part: Any) -> None:
     oldest = s.newer[_ring(s, rank, part)]
     _unlink(s, oldest)
@@ -61,7 +61,7 @@ def _drop(s: Any, rank: Any, part: Any) -> None:
     s.cached[rank, part - LOCAL] -= 1
 
 
-@kernel
+@part
 def _link(s: Any, ring: Any, vertex: Any) -> None:
     """Make it the most recent: the last before the ring's beginning."""
     last = s.older[ring]
@@ -69,6 +69,6 @@ def _link(s: Any, ring: Any, vertex: Any) -> None:
     s.newer[vertex], s.older[ring] = ring, vertex
 
 
-@kernel
+@part
 def _unlink(s: Any, vertex: Any) -> None:
     s.newer[s.older[vertex]], s.older[s.newer[vertex]] = s.newer[vertex], s.older[vertex]

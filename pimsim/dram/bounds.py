@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pimsim.dram import kernel
+from pimsim.dram import state
 from pimsim.dram.trace import Trace
 from pimsim.result import Bound
 from pimsim.standard import Standard
@@ -20,10 +20,10 @@ def bounds(trace: Trace, activated: NDArray[np.int64], standard: Standard, count
     no read is certain to reach the DRAM, and writes alone count.
     """
     timing, organisation = standard.timing, standard.organisation
-    sent = trace if not counts[kernel.FORWARDED] else trace.where(trace.write == 1)
+    sent = trace if not counts[state.FORWARDED] else trace.where(trace.write == 1)
     channel = sent.channel.astype(np.int64)
     group = (channel * organisation.ranks + sent.rank) * organisation.bank_groups + sent.bank_group
-    latency = timing.tBL + (min(timing.tCL, timing.tCWL) if counts[kernel.WRITES] else timing.tCL)
+    latency = timing.tBL + (min(timing.tCL, timing.tCWL) if counts[state.WRITES] else timing.tCL)
     per_rank = activated.reshape(len(activated), organisation.ranks, -1).sum(axis=2)
     rank_most, bank_most = int(per_rank.max()), int(activated.max())
     found = {
@@ -35,7 +35,7 @@ def bounds(trace: Trace, activated: NDArray[np.int64], standard: Standard, count
         "activations of a rank, tRRD_S": (rank_most - 1) * timing.tRRD_S + timing.tRCD + latency,
         "rows of a bank, tRC": (bank_most - 1) * timing.tRC + timing.tRCD + latency,
     }
-    finish = float(counts[kernel.LAST_DATA])
+    finish = float(counts[state.LAST_DATA])
     held = [Bound(name, float(cycles), finish, "cycles", lower_is_better=True) for name, cycles in found.items()]
     return sorted(held, key=lambda bound: -bound.limit)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pimsim.dram import kernel
+from pimsim.dram import kernel, state
 from pimsim.dram.bounds import bounds
 from pimsim.dram.commands import CommandLog
 from pimsim.dram.energy import energy_nj
@@ -60,7 +60,7 @@ class Controller:
         if not 0 <= self.low_water <= self.high_water < 1:
             raise WorkloadError("water marks must be 0 <= low <= high < 1")
 
-    def rules(self, standard: Standard) -> kernel.Rules:
+    def rules(self, standard: Standard) -> state.Rules:
         """What the kernel obeys. WorkloadError if the standard has no refresh of that kind."""
         timing, organisation = standard.timing, standard.organisation
         if self.refresh == "per-bank" and not (timing.tRFCpb and timing.tREFIpb):
@@ -68,7 +68,7 @@ class Controller:
         for name, cycles in dataclasses.asdict(timing).items():
             if cycles > MOST_TIMING:
                 raise WorkloadError(f"{standard.name}: {name} must be {MOST_TIMING} cycles at most, not {cycles}")
-        return kernel.Rules(
+        return state.Rules(
             **dataclasses.asdict(timing),
             ranks=organisation.ranks,
             bank_groups=organisation.bank_groups,
@@ -113,10 +113,11 @@ def simulate(
     organisation = standard.organisation
     trace.check(organisation)
     rules = controller.rules(standard)
+    obeyed = np.array([rules], state.RULES)
     banks = trace.flat_bank(organisation)
     entered = np.zeros(len(trace), np.int64)
     done = np.zeros(len(trace), np.int64)
-    totals = np.zeros(kernel.COUNTS, np.int64)
+    totals = np.zeros(state.COUNTS, np.int64)
     activated = np.zeros(
         (organisation.channels * organisation.pseudo_channels, organisation.ranks * organisation.banks_per_rank),
         np.int64,
@@ -129,14 +130,16 @@ def simulate(
         if not len(cycle):
             continue
         enters, ends = np.zeros(len(cycle), np.int64), np.zeros(len(cycle), np.int64)
-        counts, log, length = kernel.advance(
-            cycle, trace.write[chosen], banks[chosen], trace.row[chosen], trace.column[chosen], rules, enters, ends,
-            activated[channel], commands,
+        begun = state.State.begin(rules, logged=commands)
+        log, length = kernel.advance(
+            cycle, trace.write[chosen], banks[chosen], trace.row[chosen], trace.column[chosen], obeyed, begun, enters,
+            ends, activated[channel],
         )  # fmt: skip
+        counts = begun.controller["counts"][0]
         entered[chosen], done[chosen] = enters, ends
-        latest = np.maximum(totals, counts)[[kernel.LAST_READ, kernel.LAST_DATA]]
+        latest = np.maximum(totals, counts)[[state.LAST_READ, state.LAST_DATA]]
         totals += counts
-        totals[[kernel.LAST_READ, kernel.LAST_DATA]] = latest
+        totals[[state.LAST_READ, state.LAST_DATA]] = latest
         if commands:
             requests = np.arange(len(trace))[chosen]
             logs.append((channel, log[:length], requests))

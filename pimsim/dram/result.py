@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pimsim.dram import kernel
+from pimsim.dram import state
 from pimsim.dram.commands import CommandLog
 from pimsim.dram.trace import Trace
 from pimsim.result import Provenance
@@ -58,24 +58,24 @@ class DramResult:
     ) -> DramResult:
         """From the kernel's counts, summed over the pseudo channels."""
         organisation = standard.organisation
-        reads, writes = int(counts[kernel.READS]), int(counts[kernel.WRITES])
-        last_read, last_burst = int(counts[kernel.LAST_READ]), int(counts[kernel.LAST_DATA])
+        reads, writes = int(counts[state.READS]), int(counts[state.WRITES])
+        last_read, last_burst = int(counts[state.LAST_READ]), int(counts[state.LAST_DATA])
         moved = len(trace) * organisation.burst_bytes
         return cls(
             standard=standard.name,
             requests=len(trace),
             reads=reads,
             writes=writes,
-            forwarded=int(counts[kernel.FORWARDED]),
+            forwarded=int(counts[state.FORWARDED]),
             last_read_done_cycle=last_read,
             last_burst_done_cycle=last_burst,
-            avg_read_latency_cycles=int(counts[kernel.LATENCY]) / reads if reads else 0.0,
+            avg_read_latency_cycles=int(counts[state.LATENCY]) / reads if reads else 0.0,
             bandwidth_gbps=moved / standard.ns(max(last_read, last_burst)),
             peak_gbps=standard.peak_gbps * organisation.channels * organisation.pseudo_channels,
-            activates=int(counts[kernel.ACTIVATES]),
-            precharges=int(counts[kernel.PRECHARGES]),
-            refreshes=int(counts[kernel.REFRESHES]),
-            row_hits=int(counts[kernel.HITS]),
+            activates=int(counts[state.ACTIVATES]),
+            precharges=int(counts[state.PRECHARGES]),
+            refreshes=int(counts[state.REFRESHES]),
+            row_hits=int(counts[state.HITS]),
             energy_nj=dict(energy_nj),
             tck_ns=standard.tck_ns,
             provenance=provenance,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from pimsim.energy import Term
 from pimsim.hbm_pim.device import Device
-from pimsim.hbm_pim.kernel import Rules
 from pimsim.hbm_pim.mapping import UNIT_OF, Spread
+from pimsim.hbm_pim.state import Rules
 
 
 def energy_nj(

@@ -11,7 +11,7 @@ from pimsim.errors import WorkloadError
 from pimsim.hbm_pim.accounting import energy_nj, mac_limit, opening_limit, tightest
 from pimsim.hbm_pim.closed_form import attention_counts
 from pimsim.hbm_pim.device import Device
-from pimsim.hbm_pim.kernel import CommandLog, Counts, Rules, run, run_logged
+from pimsim.hbm_pim.kernel import CommandLog, Counts, run, run_logged
 from pimsim.hbm_pim.mapping import (
     UNIT_OF,
     Spread,
@@ -20,6 +20,7 @@ from pimsim.hbm_pim.mapping import (
     rules,
     shared_vectors,
 )
+from pimsim.hbm_pim.state import Rules
 from pimsim.hbm_pim.stream import Shape, attention_stream, rows_per_operand
 from pimsim.result import Bound, Provenance
 

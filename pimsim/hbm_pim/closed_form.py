@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pimsim.compiled import kernel
-from pimsim.hbm_pim.kernel import Counts, Rules
+from pimsim.compiled import kernel, part
+from pimsim.hbm_pim.kernel import Counts
+from pimsim.hbm_pim.state import Rules
 from pimsim.hbm_pim.stream import BANK, BUFFER, Shape
 
 
@@ -177,7 +178,7 @@ def _product(shape: Any, rules: Any, paces: Any, chunks: int) -> tuple[float, fl
     return end_of_all, end_of_all - state[_MAC]
 
 
-@kernel
+@part
 def _start(rules: Any) -> tuple[Any, Any]:
     """The running state at the start, and of each slot its last MAC and when its row was opened."""
     state = np.zeros(_SIZE)
@@ -185,13 +186,13 @@ def _start(rules: Any) -> tuple[Any, Any]:
     return state, np.full((rules.slots, 2), _LONG_AGO)
 
 
-@kernel
+@part
 def _together(moves: float, loads: float, paces: Any) -> float:
     """Cycles of moves with a share of the loads, which leave gaps for them as they go to one bank group."""
     return max(moves + loads * paces.move / paces.one_group, loads)
 
 
-@kernel
+@part
 def _wait(state: Any, moves: float) -> None:
     """Moves that no MAC runs beside, and the barrier behind them."""
     start = max(state[_MOVE], state[_BARRIER])
@@ -199,7 +200,7 @@ def _wait(state: Any, moves: float) -> None:
     state[_BARRIER] = max(state[_BARRIER], start + moves - 1)
 
 
-@kernel
+@part
 def _earlier(state: Any, paces: Any, macs: int) -> float:
     """When the MAC went that is so many before the last one; known for the last two runs."""
     if macs < state[_COUNT]:
@@ -213,7 +214,7 @@ def _earlier(state: Any, paces: Any, macs: int) -> float:
     return state[_RUN_BEFORE] - (macs - state[_COUNT_BEFORE]) * paces.mac
 
 
-@kernel
+@part
 def _block(shape: Any, rules: Any, paces: Any, state: Any, used: Any, begin: int, end: int, moves: float) -> None:
     """MACs `begin` to `end` of an operand beside `moves` cycles of moves; then the barrier."""
     ahead = rules.window - 1

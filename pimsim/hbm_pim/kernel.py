@@ -18,41 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pimsim.compiled import kernel
+from pimsim.compiled import inlined, kernel, part
+from pimsim.hbm_pim.state import CLOSED, FAR, LINE, Rules, State, as_record
 from pimsim.hbm_pim.stream import BARRIER, MAC, WRITE, Stream
 
 # commands of the log, after the kinds of requests
 ACT, PRE, REF = 7, 8, 9
-_NEVER = -(1 << 40)
-_FAR = 1 << 60
-
-
-class Rules(NamedTuple):
-    """Timing of one channel at one level, in cycles; slots as `stream` explains them."""
-
-    slots: int
-    slots_per_group: int  # slots of one bank group, for the rules between banks
-    groups_per_stack_id: int
-    stack_ids: int
-    activate: int  # cycles that ACT takes on the row bus
-    rcd: int
-    rp: int
-    ras: int
-    rc: int
-    rtp: int
-    write_to_precharge: int
-    mac: int  # MAC → MAC in the channel
-    mac_stack_id: int
-    mac_group: int
-    rrd_stack_id: int
-    rrd_group: int
-    faw: int
-    move: int  # move → move in the channel
-    move_stack_id: int
-    move_group: int
-    rfc: int
-    refi: int  # 0: no refresh
-    window: int
+NOWHERE = -1  # no place of the window
 
 
 class Counts(NamedTuple):
@@ -74,235 +46,233 @@ class CommandLog(NamedTuple):
     column: NDArray[np.int16]
 
 
-@kernel
-def _issue(stream: Any, rules: Any, log: Any) -> tuple[int, int, int, int, int]:
-    kinds, slots, rows, columns = stream
-    log_cycle, log_kind, log_slot, log_row, log_column = log
-    logging = log_cycle.size > 0
-    size = kinds.size
-    groups = rules.groups_per_stack_id * rules.stack_ids
-
-    open_row = np.full(rules.slots, -1, np.int64)
-    may_act = np.full(rules.slots, _NEVER, np.int64)
-    may_mac = np.full(rules.slots, _NEVER, np.int64)
-    may_pre = np.full(rules.slots, _NEVER, np.int64)
-    group_mac = np.full(groups, _NEVER, np.int64)
-    group_move = np.full(groups, _NEVER, np.int64)
-    group_act = np.full(groups, _NEVER, np.int64)
-    id_mac = np.full(rules.stack_ids, _NEVER, np.int64)
-    id_move = np.full(rules.stack_ids, _NEVER, np.int64)
-    id_act = np.full(rules.stack_ids, _NEVER, np.int64)
-    last_acts = np.full((rules.stack_ids, 4), _NEVER, np.int64)  # a ring for each stack ID
-    ring = np.zeros(rules.stack_ids, np.int64)
-    any_mac, any_move, row_bus = _NEVER, _NEVER, _NEVER
-    hits = np.zeros(rules.slots, np.int64)  # requests of the window that hit the slot's open row
-
-    window = np.empty(rules.window, np.int64)
-    waiting = 0
-    fetched = 0
-    now = 1
-    last = 0
-    refresh_due = rules.refi if rules.refi > 0 else _FAR
-    closed_at = _NEVER  # from when REF may go, as all rows are precharged
-    activates, precharges, refreshes, logged = 0, 0, 0, 0
-
-    while True:
-        while waiting < rules.window and fetched < size:
-            index = fetched
-            window[waiting] = index
-            waiting += 1
-            fetched += 1
-            if kinds[index] in (MAC, WRITE) and open_row[slots[index]] == rows[index]:
-                hits[slots[index]] += 1
-        while waiting > 0 and kinds[window[0]] == BARRIER:
-            waiting -= 1
-            for place in range(waiting):
-                window[place] = window[place + 1]
-            if fetched < size:
-                index = fetched
-                window[waiting] = index
-                waiting += 1
-                fetched += 1
-                if kinds[index] in (MAC, WRITE) and open_row[slots[index]] == rows[index]:
-                    hits[slots[index]] += 1
-        if waiting == 0:
-            break
-
-        soonest = _FAR
-        if now >= refresh_due:
-            still_open = 0
-            for slot in range(rules.slots):
-                if open_row[slot] < 0:
-                    continue
-                still_open += 1
-                ready = max(may_pre[slot], row_bus)
-                if ready > now:
-                    soonest = min(soonest, ready)
-                    continue
-                # one PRE-all closes whatever may be closed
-                open_row[slot] = -1
-                hits[slot] = 0
-                may_act[slot] = max(may_act[slot], now + rules.rp)
-                closed_at = max(closed_at, now + rules.rp)
-                still_open -= 1
-                precharges += 1
-                last = now
-                if logging:
-                    log_cycle[logged], log_kind[logged], log_slot[logged] = now, PRE, slot
-                    log_row[logged], log_column[logged] = -1, -1
-                    logged += 1
-            if still_open == 0:
-                ready = max(closed_at, row_bus)
-                if ready <= now:
-                    for slot in range(rules.slots):
-                        may_act[slot] = max(may_act[slot], now + rules.rfc)
-                    refreshes += 1
-                    refresh_due += rules.refi
-                    row_bus = now + 1
-                    last = now
-                    if logging:
-                        log_cycle[logged], log_kind[logged], log_slot[logged] = now, REF, -1
-                        log_row[logged], log_column[logged] = -1, -1
-                        logged += 1
-                    now += 1
-                    continue
-                soonest = min(soonest, ready)
-            now = max(now + 1, soonest)
-            continue
-
-        column_pick, row_pick = -1, -1
-        behind_barrier = False
-        for place in range(waiting):
-            index = window[place]
-            kind = kinds[index]
-            if kind == BARRIER:
-                behind_barrier = True
-                continue
-            slot = slots[index]
-            if kind in (MAC, WRITE):
-                group = slot // rules.slots_per_group
-                if open_row[slot] == rows[index]:
-                    if behind_barrier or column_pick >= 0:
-                        continue
-                    stack_id = group // rules.groups_per_stack_id
-                    ready = max(may_mac[slot], any_mac, group_mac[group], id_mac[stack_id])
-                    if ready <= now:
-                        column_pick = place
-                    else:
-                        soonest = min(soonest, ready)
-                elif row_pick < 0:
-                    if open_row[slot] >= 0:
-                        if hits[slot] > 0:
-                            continue
-                        ready = max(may_pre[slot], row_bus)
-                    else:
-                        stack_id = group // rules.groups_per_stack_id
-                        ready = max(may_act[slot], row_bus, group_act[group], id_act[stack_id])
-                        if rules.faw > 0:
-                            ready = max(ready, last_acts[stack_id, ring[stack_id]] + rules.faw)
-                    if ready <= now:
-                        row_pick = place
-                    else:
-                        soonest = min(soonest, ready)
-            elif not behind_barrier and column_pick < 0:
-                ready = max(any_move, group_move[slot], id_move[slot // rules.groups_per_stack_id])
-                if ready <= now:
-                    column_pick = place
-                else:
-                    soonest = min(soonest, ready)
-            if column_pick >= 0 and row_pick >= 0:
-                break
-
-        if column_pick < 0 and row_pick < 0:
-            now = min(soonest, max(refresh_due, now + 1))
-            continue
-
-        last = now
-        if row_pick >= 0:
-            index = window[row_pick]
-            slot = slots[index]
-            row = rows[index]
-            if open_row[slot] >= 0:
-                open_row[slot] = -1
-                may_act[slot] = max(may_act[slot], now + rules.rp)
-                closed_at = max(closed_at, now + rules.rp)
-                row_bus = now + 1
-                precharges += 1
-                command = PRE
-                row = -1
-            else:
-                group = slot // rules.slots_per_group
-                stack_id = group // rules.groups_per_stack_id
-                open_row[slot] = row
-                may_mac[slot] = now + rules.rcd
-                may_pre[slot] = now + rules.ras
-                may_act[slot] = now + rules.rc
-                group_act[group] = now + rules.rrd_group
-                id_act[stack_id] = now + rules.rrd_stack_id
-                last_acts[stack_id, ring[stack_id]] = now
-                ring[stack_id] = (ring[stack_id] + 1) % 4
-                row_bus = now + rules.activate
-                activates += 1
-                command = ACT
-                count = 0
-                for place in range(waiting):
-                    other = window[place]
-                    if kinds[other] in (MAC, WRITE) and slots[other] == slot and rows[other] == row:
-                        count += 1
-                hits[slot] = count
-            if logging:
-                log_cycle[logged], log_kind[logged], log_slot[logged] = now, command, slot
-                log_row[logged], log_column[logged] = row, -1
-                logged += 1
-        if column_pick >= 0:
-            index = window[column_pick]
-            slot = slots[index]
-            kind = kinds[index]
-            if kind in (MAC, WRITE):
-                group = slot // rules.slots_per_group
-                any_mac = now + rules.mac
-                group_mac[group] = now + rules.mac_group
-                id_mac[group // rules.groups_per_stack_id] = now + rules.mac_stack_id
-                may_pre[slot] = max(may_pre[slot], now + (rules.rtp if kind == MAC else rules.write_to_precharge))
-                hits[slot] -= 1
-            else:
-                any_move = now + rules.move
-                group_move[slot] = now + rules.move_group
-                id_move[slot // rules.groups_per_stack_id] = now + rules.move_stack_id
-            if logging:
-                log_cycle[logged], log_kind[logged], log_slot[logged] = now, kind, slot
-                log_row[logged], log_column[logged] = rows[index], columns[index]
-                logged += 1
-            waiting -= 1
-            for place in range(column_pick, waiting):
-                window[place] = window[place + 1]
-        now += 1
-    return last, activates, precharges, refreshes, logged
-
-
-def _log_of(size: int) -> CommandLog:
-    return CommandLog(
-        np.empty(size, np.int64),
-        np.empty(size, np.int8),
-        np.empty(size, np.int16),
-        np.empty(size, np.int32),
-        np.empty(size, np.int16),
-    )
-
-
-_NO_LOG = _log_of(0)
-
-
 def run(stream: Stream, rules: Rules) -> Counts:
     """Issue the requests of `stream` and count what that took."""
-    cycles, activates, precharges, refreshes, _ = _issue(stream, rules, _NO_LOG)
-    return Counts(cycles, activates, precharges, refreshes)
+    return _run(stream, rules, np.empty(0, LINE))
 
 
 def run_logged(stream: Stream, rules: Rules) -> tuple[Counts, CommandLog]:
     """As `run`, and every command with its cycle; the log holds some 50 bytes a request."""
     counts = run(stream, rules)
     requests = int(np.count_nonzero(stream.kind != BARRIER))
-    log = _log_of(requests + counts.activates + counts.precharges + counts.refreshes)
-    _issue(stream, rules, log)
-    return counts, log
+    log = np.empty(requests + counts.activates + counts.precharges + counts.refreshes, LINE)
+    _run(stream, rules, log)
+    return counts, CommandLog(*(log[name].copy() for name in CommandLog._fields))
+
+
+def _run(stream: Stream, rules: Rules, log: NDArray[np.void]) -> Counts:
+    state = State.begin(rules)
+    _issue(*stream, as_record(rules), *state, log)
+    end = state.controller[0]
+    return Counts(int(end["last"]), int(end["activates"]), int(end["precharges"]), int(end["refreshes"]))
+
+
+@kernel
+def _issue(
+    kinds: Any, slot_of: Any, rows: Any, columns: Any, rules: Any, controller: Any, slots: Any, groups: Any,
+    stack_ids: Any, window: Any, log: Any,
+) -> None:  # fmt: skip
+    """Turn the requests of a Stream into commands by RULES [1]; the arrays of a State and the log are written."""
+    r, c = rules[0], controller[0]
+    while True:
+        _fetch(c, kinds, slot_of, rows, slots, window)
+        if c.waiting == 0:
+            return
+        if c.now >= c.refresh_due:
+            _refresh(r, c, slots, log)
+            continue
+        column_place, row_place, soonest = _pick(r, c, kinds, slot_of, rows, slots, groups, stack_ids, window)
+        if column_place == NOWHERE and row_place == NOWHERE:
+            c.now = min(soonest, max(c.refresh_due, c.now + 1))
+            continue
+        c.last = c.now
+        if row_place != NOWHERE:
+            i = window[row_place]
+            if slots[slot_of[i]].open_row != CLOSED:
+                _precharge(r, c, slots, slot_of[i], log)
+                c.row_bus = c.now + 1
+            else:
+                _activate(r, c, slots, groups, stack_ids, slot_of[i], rows[i], log)
+                slots[slot_of[i]].hits = _hits(c, kinds, slot_of, rows, window, slot_of[i], rows[i])
+        if column_place != NOWHERE:
+            i = window[column_place]
+            if kinds[i] == MAC or kinds[i] == WRITE:
+                _mac(r, c, slots, groups, stack_ids, slot_of[i], kinds[i])
+            else:
+                _move(r, c, groups, stack_ids, slot_of[i])
+            _log(c, log, kinds[i], slot_of[i], rows[i], columns[i])
+            _take(c, window, column_place)
+        c.now += 1
+
+
+@inlined
+def _fetch(c: Any, kinds: Any, slot_of: Any, rows: Any, slots: Any, window: Any) -> None:
+    """Fill the window, and drop the barriers at its head, as all before them has gone."""
+    while True:
+        while c.waiting < window.shape[0] and c.fetched < kinds.shape[0]:
+            i = c.fetched
+            window[c.waiting] = i
+            c.waiting += 1
+            c.fetched += 1
+            if (kinds[i] == MAC or kinds[i] == WRITE) and slots[slot_of[i]].open_row == rows[i]:
+                slots[slot_of[i]].hits += 1
+        if c.waiting == 0 or kinds[window[0]] != BARRIER:
+            return
+        _take(c, window, 0)
+
+
+@inlined
+def _take(c: Any, window: Any, place: Any) -> None:
+    """Take the request at a place out of the window."""
+    c.waiting -= 1
+    for after in range(place, c.waiting):
+        window[after] = window[after + 1]
+
+
+@part
+def _refresh(r: Any, c: Any, slots: Any, log: Any) -> None:
+    """While a refresh is due: close all rows, one PRE-all for those that may close in a cycle, and then refresh."""
+    soonest, still_open = FAR, 0
+    for number in range(r.slots):
+        if slots[number].open_row == CLOSED:
+            continue
+        ready = max(slots[number].may_pre, c.row_bus)
+        if ready > c.now:
+            soonest = min(soonest, ready)
+            still_open += 1
+        else:
+            c.last = c.now
+            _precharge(r, c, slots, number, log)
+            slots[number].hits = 0
+    ready = max(c.closed_at, c.row_bus)
+    if still_open == 0 and ready <= c.now:
+        for number in range(r.slots):
+            slots[number].may_act = max(slots[number].may_act, c.now + r.rfc)
+        c.refreshes += 1
+        c.refresh_due += r.refi
+        c.row_bus = c.now + 1
+        c.last = c.now
+        _log(c, log, REF, -1, -1, -1)
+        c.now += 1
+    else:
+        c.now = max(c.now + 1, soonest if still_open else ready)
+
+
+@inlined
+def _pick(
+    r: Any, c: Any, kinds: Any, slot_of: Any, rows: Any, slots: Any, groups: Any, stack_ids: Any, window: Any
+) -> Any:
+    """Places in the window of the first column and the first row command that may go now, or NOWHERE, and the soonest
+    cycle in which another may."""
+    now, may_mac, may_move, row_bus = c.now, c.may_mac, c.may_move, c.row_bus
+    column_place, row_place, soonest = NOWHERE, NOWHERE, FAR
+    behind_barrier = False
+    for place in range(c.waiting):
+        i = window[place]
+        kind, number = kinds[i], slot_of[i]
+        if kind == BARRIER:
+            behind_barrier = True
+            continue
+        if kind in (MAC, WRITE):
+            slot = slots[number]
+            if slot.open_row == rows[i]:
+                if behind_barrier or column_place != NOWHERE:
+                    continue
+                ready = max(slot.may_mac, may_mac, groups[slot.group].may_mac, stack_ids[slot.stack_id].may_mac)
+                if ready <= now:
+                    column_place = place
+                else:
+                    soonest = min(soonest, ready)
+            elif row_place == NOWHERE:
+                if slot.open_row != CLOSED:
+                    if slot.hits > 0:
+                        continue
+                    ready = max(slot.may_pre, row_bus)
+                else:
+                    ready = _act_ready(r, c, slot, groups[slot.group], stack_ids[slot.stack_id])
+                if ready <= now:
+                    row_place = place
+                else:
+                    soonest = min(soonest, ready)
+        elif not behind_barrier and column_place == NOWHERE:
+            group = groups[number]
+            ready = max(may_move, group.may_move, stack_ids[group.stack_id].may_move)
+            if ready <= now:
+                column_place = place
+            else:
+                soonest = min(soonest, ready)
+        if column_place != NOWHERE and row_place != NOWHERE:
+            break
+    return column_place, row_place, soonest
+
+
+@inlined
+def _act_ready(r: Any, c: Any, slot: Any, group: Any, stack_id: Any) -> Any:
+    """The first cycle in which a slot may be activated."""
+    ready = max(slot.may_act, c.row_bus, group.may_act, stack_id.may_act)
+    return max(ready, stack_id.acts[stack_id.ring] + r.faw) if r.faw > 0 else ready
+
+
+@inlined
+def _precharge(r: Any, c: Any, slots: Any, number: Any, log: Any) -> None:
+    slot = slots[number]
+    slot.open_row = CLOSED
+    slot.may_act = max(slot.may_act, c.now + r.rp)
+    c.closed_at = max(c.closed_at, c.now + r.rp)
+    c.precharges += 1
+    _log(c, log, PRE, number, -1, -1)
+
+
+@inlined
+def _activate(r: Any, c: Any, slots: Any, groups: Any, stack_ids: Any, number: Any, row: Any, log: Any) -> None:
+    slot, now = slots[number], c.now
+    stack_id = stack_ids[slot.stack_id]
+    slot.open_row = row
+    slot.may_mac = now + r.rcd
+    slot.may_pre = now + r.ras
+    slot.may_act = now + r.rc
+    groups[slot.group].may_act = now + r.rrd_group
+    stack_id.may_act = now + r.rrd_stack_id
+    stack_id.acts[stack_id.ring] = now
+    stack_id.ring = (stack_id.ring + 1) % 4
+    c.row_bus = now + r.activate
+    c.activates += 1
+    _log(c, log, ACT, number, row, -1)
+
+
+@inlined
+def _hits(c: Any, kinds: Any, slot_of: Any, rows: Any, window: Any, number: Any, row: Any) -> Any:
+    """How many requests of the window are for this row of a slot."""
+    count = 0
+    for place in range(c.waiting):
+        i = window[place]
+        if (kinds[i] == MAC or kinds[i] == WRITE) and slot_of[i] == number and rows[i] == row:
+            count += 1
+    return count
+
+
+@inlined
+def _mac(r: Any, c: Any, slots: Any, groups: Any, stack_ids: Any, number: Any, kind: Any) -> None:
+    """A MAC, or a write."""
+    slot, now = slots[number], c.now
+    c.may_mac = now + r.mac
+    groups[slot.group].may_mac = now + r.mac_group
+    stack_ids[slot.stack_id].may_mac = now + r.mac_stack_id
+    slot.may_pre = max(slot.may_pre, now + (r.rtp if kind == MAC else r.write_to_precharge))
+    slot.hits -= 1
+
+
+@inlined
+def _move(r: Any, c: Any, groups: Any, stack_ids: Any, number: Any) -> None:
+    group = groups[number]
+    c.may_move = c.now + r.move
+    group.may_move = c.now + r.move_group
+    stack_ids[group.stack_id].may_move = c.now + r.move_stack_id
+
+
+@inlined
+def _log(c: Any, log: Any, kind: Any, slot: Any, row: Any, column: Any) -> None:
+    if log.shape[0]:
+        line = log[c.logged]
+        line.cycle, line.kind, line.slot, line.row, line.column = c.now, kind, slot, row, column
+        c.logged += 1

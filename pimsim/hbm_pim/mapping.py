@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pimsim.errors import WorkloadError
 from pimsim.hbm_pim.device import Device
-from pimsim.hbm_pim.kernel import Rules
+from pimsim.hbm_pim.state import Rules
 from pimsim.hbm_pim.stream import BANK, BANK_GROUP, BUFFER, Shape
 
 LEVELS = {"bank": BANK, "bg": BANK_GROUP, "buffer": BUFFER}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pimsim.compiled import kernel
+from pimsim.compiled import kernel, part
 
 # what a request is; the names are AttAcc's commands
 MAC, WR_GB, MV_SB, SFM, MV_GB, BARRIER, WRITE = range(7)
@@ -49,7 +49,7 @@ class Shape(NamedTuple):
     vectors: int  # query vectors that share one read of K and V
 
 
-@kernel
+@part
 def _place(shape: Any, index: int, first_row: int) -> tuple[int, int, int]:
     """Slot, row and column of the `index`-th MAC of an operand that begins at `first_row` of slot 0."""
     if shape.level == BANK:
@@ -67,14 +67,14 @@ def _place(shape: Any, index: int, first_row: int) -> tuple[int, int, int]:
     return slot, first_row + sweep // shape.columns, sweep % shape.columns
 
 
-@kernel
+@part
 def _put(out: Any, at: int, kind: int, slot: int) -> int:
     out[0][at] = kind
     out[1][at] = slot
     return at + 1
 
 
-@kernel
+@part
 def _macs(out: Any, at: int, shape: Any, first_row: int, begin: int, end: int) -> int:
     for index in range(begin, end):
         slot, row, column = _place(shape, index, first_row)
@@ -86,7 +86,7 @@ def _macs(out: Any, at: int, shape: Any, first_row: int, begin: int, end: int) -
     return at
 
 
-@kernel
+@part
 def _moves(out: Any, at: int, shape: Any, kind: int, begin: int, end: int) -> int:
     """Moves `begin` to `end` of one kind, each to the bank group that the level's data path gives it."""
     groups = shape.bank_groups * shape.stack_ids
@@ -102,7 +102,7 @@ def _moves(out: Any, at: int, shape: Any, kind: int, begin: int, end: int) -> in
     return at
 
 
-@kernel
+@part
 def _context_moves(out: Any, at: int, shape: Any, count: int) -> int:
     for index in range(count):
         group = 0 if shape.level == BUFFER else (index % shape.stack_ids) * shape.bank_groups
@@ -110,13 +110,13 @@ def _context_moves(out: Any, at: int, shape: Any, count: int) -> int:
     return at
 
 
-@kernel
+@part
 def _share(total: int, part: int, parts: int) -> int:
     """How many of `total` come before `part` of `parts`, spread evenly."""
     return total * part // parts
 
 
-@kernel
+@part
 def _score(out: Any, at: int, shape: Any, first_row: int, loads: int, softmax: int) -> int:
     """The scores of one job in blocks; beside them the other job's query (`loads`) or its softmax and probabilities."""
     size = shape.outputs_per_move
@@ -144,14 +144,14 @@ def _score(out: Any, at: int, shape: Any, first_row: int, loads: int, softmax: i
     return _moves(out, at, shape, MV_SB, 0, shape.score_moves * shape.vectors)
 
 
-@kernel
+@part
 def _probabilities(out: Any, at: int, shape: Any, begin: int, end: int) -> int:
     for index in range(begin, end):
         at = _moves(out, at, shape, MV_GB, index % shape.probability_moves, index % shape.probability_moves + 1)
     return at
 
 
-@kernel
+@part
 def _context(out: Any, at: int, shape: Any, first_row: int, softmax: int) -> int:
     """The context of one job, a column at a time; beside it the softmax and the probabilities of the other."""
     late = shape.context_outputs // 2

@@ -22,8 +22,8 @@ from pimsim.fields import Sourced, split
 from pimsim.hbm_pim.attention import Attention, attention
 from pimsim.hbm_pim.device import Device as HbmPim
 from pimsim.standard import Standard
-from pimsim.system.config import SystemConfig
-from pimsim.system.simulation import run as run_system
+from pimsim.system.described.config import SystemConfig
+from pimsim.system.run.simulation import run as run_system
 
 Values = Mapping[str, Any]  # a point's fields by dotted name
 DEVICES = ("dimm.", "hbm.")

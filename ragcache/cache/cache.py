@@ -219,7 +219,8 @@ class KnowledgeCache:
         self._leases.add(lease)
         lookup.count(self._tiers, lease)
         self.hierarchy.make_room(needed + fetched, below)
-        device.reserve(needed)
+        if needed:
+            device.reserve(needed)
         if below:
             self._fetch(lease, below)
         if self._lower:
@@ -304,8 +305,9 @@ class KnowledgeCache:
     def end(self, lease: Lease) -> None:
         """Lets go of what a lease holds and reserves: called by `Lease.release` alone."""
         self._leases.remove(lease)
-        self._device.unreserve(lease.reserved)
-        lease.reserved = 0
+        if lease.reserved:
+            self._device.unreserve(lease.reserved)
+            lease.reserved = 0
         if self._lower:
             self.hierarchy.keep_upper(lease.nodes)
         for node in reversed(lease.nodes):
@@ -319,12 +321,10 @@ class KnowledgeCache:
 
     def _enter(self, lease: Lease, node: Node, memory: Any, price: float) -> None:
         """KV that the request computed becomes the cache's, and its memory with it."""
-        size = node.size * self.bytes_per_token
-        lease.reserved -= size
-        self._device.unreserve(size)
+        lease.reserved -= node.size * self.bytes_per_token
         self._raise_use(node)
         node.missed(price)
-        self._device.enter(node, memory)
+        self._device.enter(node, memory, reserved=True)
         lease.newcomers += 1
 
     def _raise_use(self, node: Node) -> None:
@@ -373,7 +373,7 @@ class KnowledgeCache:
         while (excess := device.cached + device.held_nodes - self._stay_limit) > 0:
             victims, loser = device.contest(excess, newcomers)
             if loser is not None:  # the others stay, and the clock with them
-                self.hierarchy.reject(loser)
+                self.hierarchy.evict(loser, rejected=True)
             elif victims:
                 for victim in victims:
                     self.hierarchy.evict(victim)

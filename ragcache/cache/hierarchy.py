@@ -89,15 +89,12 @@ class Hierarchy:
         for tier, node in held:
             tier.release(node)
 
-    def evict(self, node: Node) -> None:
-        """A leaf of the device that is not held makes room, and goes to the host if there is one."""
-        self._swap_out(node, self.device.evict(node).copy)
+    def evict(self, node: Node, *, rejected: bool = False) -> None:
+        """A leaf of the device that is not held makes room, and goes to the host if there is one.
 
-    def reject(self, node: Node) -> None:
-        """A newcomer to the device that lost against what is there goes to the host if there is one."""
-        self._swap_out(node, self.device.reject(node).copy)
-
-    def _swap_out(self, node: Node, kv: Any) -> None:
+        `rejected`: it is a newcomer that lost against what is there, of which the policy learns nothing.
+        """
+        kv = (self.device.reject(node) if rejected else self.device.evict(node)).copy
         if self.host is not None:
             if node.places[HOST] is not None:
                 self.host.mirrored(node)
@@ -313,7 +310,7 @@ class Hierarchy:
     def audit(self, leases: dict[int, int]) -> Iterator[None]:
         """Recounts tree and tiers; IntegrityError if the books differ. `leases`: how many hold each node, by id.
 
-        Pauses after every AUDITED_AT_ONCE nodes; whoever uses the cache in a pause has to give the audit up.
+        Pauses after every AUDITED_AT_ONCE nodes; once the cache was used in a pause, the audit is void.
         """
         settled = not self.moves.pending
         books = {tier.index: [0, 0, 0] for tier in self._tiers}

@@ -1,7 +1,7 @@
 """Loads: KV that comes back to the device, from the host or, read and checked, from a record on disk.
 
 A load gives a node its place on the device at once, and the KV when it arrives. What fails is a copy less, never a
-wrong one: the next slower tier is tried, and a node that no tier can give is lost with all that stands on it.
+wrong one: the next slower tier is tried, and a node that no tier can give is lost with all its descendants.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Loads:
 
         def read(moved: Moved) -> None:
             given_up = node.places[DISK] is not origin
-            # that a record is not there once the cache removed it, while its read waited, is no failure of the disk
+            # a record that the cache removed while its read waited is missing, but the disk has not failed
             if moved.error is None or not given_up or reason_of(moved.error) != "missing":
                 moves.ended("from_disk", disk, node, moved)
             if moved.error is not None:

@@ -25,7 +25,7 @@ def sources(on_device: int, tokens_on_device: int, below: Sequence[Node]) -> tup
 
 def count(tiers: Sequence[Tier], lease: Lease, *, revoked: bool = False) -> None:
     """Books a lease's hits and misses with each tier; `revoked` takes them back, for its request asks anew."""
-    missed, missed_tokens = len(lease.path), lease.cached_tokens + lease.missed_tokens
+    missed, missed_tokens = len(lease.path), sum(lease.cached_by_tier) + lease.missed_tokens
     for tier in tiers:
         hits, tokens = lease.cached_nodes[tier.index], lease.cached_by_tier[tier.index]
         missed -= hits

@@ -81,7 +81,7 @@ class ThreadMover:
 
 
 def timed(work: Callable[[], Any]) -> Moved:
-    """Does the work and returns how it ended; never raises but what is no Exception."""
+    """Does the work and returns how it ended. An Exception is returned and not raised."""
     begin = time.perf_counter()
     try:
         value, error = work(), None

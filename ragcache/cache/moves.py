@@ -1,4 +1,4 @@
-"""Moves: KV on its way between tiers, what all moves have taken so far, and who hears how each ended."""
+"""Moves: KV on its way between tiers, what all moves have taken so far, and callbacks for how each ended."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Moves:
     def on_moved(self, callback: Callable[[str, str, Exception | None], None]) -> None:
         """Adds a callback for each move that ended: its direction, the slower tier's name, the error if it failed.
 
-        Two more steps are told of like directions: "land" (a record read goes to the device) and "remove" (of records).
+        Two steps come with a name in place of a direction: "land" (a record read goes to the device) and "remove".
         """
         self._on_moved.append(callback)
 
@@ -103,7 +103,7 @@ class Moves:
             self.book(direction, tier.footprint(node), moved.seconds)
 
     def step_ended(self, step: str, tier: Tier, moved: Moved) -> None:
-        """Tells the listeners of a step that is no move by itself, and books its failure."""
+        """Tells the listeners of a step that does not count as a move, and books its failure."""
         if moved.error is not None:
             tier.fail(reason_of(moved.error))
         self.tell(step, tier, moved.error)

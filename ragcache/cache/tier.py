@@ -105,15 +105,18 @@ class Tier:
 
     # -- moves, each with its entry in the books
 
-    def enter(self, node: Node, copy: Any = None) -> Place:
+    def enter(self, node: Node, copy: Any = None, *, reserved: bool = False) -> Place:
         """Gives a node a place here, held once by the caller, who releases it.
 
-        Without `copy` its KV is on its way: `fill` when it has come, `leave` if it never does.
+        Without `copy` its KV is on its way: `fill` when it has come, `leave` if it never does. With `reserved` it takes
+        bytes that the caller has reserved.
         """
-        index = self.index
+        index, size = self.index, self.footprint(node)
         place = node.places[index] = Place(copy, 1)
         self.nodes += 1
-        self.held_nodes += self.footprint(node)
+        self.held_nodes += size
+        if reserved:
+            self.reserved -= size
         if copy is not None:
             self.counts.insertions += 1
         parent = node.parent
@@ -199,7 +202,7 @@ class Tier:
         self.reserved += size
 
     def unreserve(self, size: int) -> None:
-        """Frees `size` reserved bytes, for KV that enters instead or because they are not needed."""
+        """Frees `size` bytes that were reserved and have not been entered."""
         self.reserved -= size
 
     def look_up(self, hits: int, hit_tokens: int, misses: int, missed_tokens: int) -> None:

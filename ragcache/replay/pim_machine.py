@@ -12,10 +12,10 @@ import numpy as np
 
 from pimsim import PimsimError, SystemConfig, version
 from pimsim.fields import shipped
-from pimsim.system.config import FOLDER
-from pimsim.system.cost import Piece, Pieces
-from pimsim.system.generation import generator
-from pimsim.system.retrieval import retriever, search
+from pimsim.system.described.config import FOLDER
+from pimsim.system.generation.engine import generator
+from pimsim.system.generation.protocol import Piece, Pieces
+from pimsim.system.retrieval.engine import retriever, search
 from ragcache.engine.simulated.hardware import HARDWARE
 from ragcache.engine.simulated.step_cost import chunked
 from ragcache.errors import ConfigError

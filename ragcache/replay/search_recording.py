@@ -13,7 +13,7 @@ import numpy as np
 from ragcache.errors import ConfigError
 from ragcache.replay.search_profile import SearchProfile, Stages, positions
 from retrieval.retriever import Retriever
-from retrieval.staged import even_shares
+from retrieval.staged_search import even_shares
 
 Search = Callable[[np.ndarray], Iterable[tuple[Sequence[int], int]]]  # ids and effort of each stage, as it ends
 

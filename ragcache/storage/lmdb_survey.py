@@ -31,7 +31,7 @@ _NODE = struct.Struct("<HHHH")
 _HEADER = struct.Struct("<QHHHH")
 _RUN_HEADER = struct.Struct("<QHHI")
 FREE, MAIN = "free pages", "tables"  # the two tables whose roots stand in the meta pages
-_LATEST = 2**62  # transactions are counted; a number past this is no count
+_LATEST = 2**62  # transactions are counted; a larger number was damaged
 
 Progress = Callable[[int, int], None]  # (done, of how many)
 
@@ -66,6 +66,7 @@ class _Table:
 
     @classmethod
     def unpack(cls, name: str, raw: bytes) -> _Table:
+        """The root that is stored as `raw`; Untrusted if it is not one of a table like ours."""
         pad, flags, depth, *stored, root = _ROOT.unpack(raw)
         # of the free list, a field that others have no use for is the size of all pages
         if flags != (_INTEGER_KEYS if name == FREE else 0) or (pad and name != FREE):
@@ -101,6 +102,7 @@ class _Surveyor:
         self._claimed = 0
 
     def survey(self) -> Survey:
+        """Reads the newest state of the file; Untrusted if anything in it is wrong."""
         free, main, transaction = self._newest_meta()
         surveyed: list[_Table] = []
 
@@ -136,17 +138,17 @@ class _Surveyor:
             if version != _VERSION:
                 raise Untrusted(f"written by another LMDB: data version {version}, expected {_VERSION}")
             if page_size not in {2**bits for bits in range(8, 17)} or page_size != (self._page_size or page_size):
-                raise Untrusted(f"meta page {number} tells of pages of {page_size} bytes")
+                raise Untrusted(f"meta page {number} says pages have {page_size} bytes")
             if address or (transaction and transaction % 2 != number) or transaction > _LATEST:
-                raise Untrusted(f"meta page {number} tells of transaction {transaction} at address {address:#x}")
+                raise Untrusted(f"meta page {number} says transaction {transaction} at address {address:#x}")
             self._page_size = page_size
             metas.append((transaction, last, free, main))
         older, newer = sorted(metas, key=lambda meta: meta[0])
         if newer[0] - older[0] != (newer[0] > 0):  # each transaction flushes the one before, so none is skipped
-            raise Untrusted(f"the meta pages tell of transactions {older[0]} and {newer[0]}")
+            raise Untrusted(f"the meta pages say transactions {older[0]} and {newer[0]}")
         transaction, last, free, main = newer
         if last < 1 or last > 2**48 or last > 2 * max(self._bytes // self._page_size, 2**20):
-            raise Untrusted(f"the meta page tells of a last page {last} in a file of {self._bytes} bytes")
+            raise Untrusted(f"the meta page says the last page is {last} in a file of {self._bytes} bytes")
         self._owned = np.zeros(last + 1, dtype=np.bool_)
         self._claim(0, 2, "the meta pages")
         return _Table.unpack(FREE, free), _Table.unpack(MAIN, main), transaction
@@ -192,7 +194,7 @@ class _Surveyor:
             return
         if not 0 < table.depth <= _DEPTH:
             raise Untrusted(f"table {table.name!r} is {table.depth} pages deep")
-        # (page, depth, keys in it are at least, keys in it are below); None is no bound
+        # (page, depth, keys in it are at least, keys in it are below); None is unbounded
         stack: list[tuple[int, int, bytes | None, bytes | None]] = [(table.root, 1, None, None)]
         while stack:
             number, depth, least, below = stack.pop()

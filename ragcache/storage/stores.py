@@ -23,13 +23,26 @@ class Transfer(Protocol):
     """Moves KV between device, host memory and plain bytes: see ragcache.engine.torch.transfer."""
 
     @property
-    def stored_bytes_per_token(self) -> int: ...
-    def to_host(self, span: Any) -> Any: ...
-    def to_device(self, host: Any) -> Any: ...
-    def empty_host(self, tokens: int) -> Any: ...
-    def adopt(self, host: Any) -> Any: ...
-    def payload(self, span: Any) -> memoryview: ...
-    def payload_of_host(self, host: Any) -> memoryview: ...
+    def stored_bytes_per_token(self) -> int:
+        """Bytes that a token's KV takes in host memory and on disk."""
+
+    def to_host(self, span: Any) -> Any:
+        """A copy of device KV in host memory of its own."""
+
+    def to_device(self, host: Any) -> Any:
+        """A copy of host KV in device memory of its own."""
+
+    def empty_host(self, tokens: int) -> Any:
+        """Host memory for the KV of this number of tokens, to be filled through its `buffer` (see HostBytes)."""
+
+    def adopt(self, host: Any) -> Any:
+        """Device KV of `host`, whose memory it may take over: `host` is not to be used again."""
+
+    def payload(self, span: Any) -> memoryview:
+        """The bytes to store of device KV, flat."""
+
+    def payload_of_host(self, host: Any) -> memoryview:
+        """The bytes to store of host KV, flat: those of `host` itself."""
 
 
 class HostMemory:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ragcache
-from tests.docs.pages import ROOT, Block
+from tests.docs.pages import ROOT, SCRIPTS, Block
 
 QUESTIONS = {
     "otter": "Why do otters hold hands?",
@@ -94,9 +94,9 @@ serve) set -- "$@" --model "$DOCS_MODEL" --port 0 --threads 1 ;;
 profile) set -- "$@" --model "$DOCS_MODEL" --threads 1 --cached 0,64 --new 16,64 --runs 1 --out profile.json ;;
 query) set -- "$@" --url "$DOCS_URL" ;;
 esac
-exec {python} -m ragcache "$@"
+exec {python} {script} "$@"
 """,
-    "pimsim": 'exec {python} -m pimsim.cli "$@"\n',
+    "pimsim": 'exec {python} {script} "$@"\n',
     "python": 'exec {python} "$@"\n',
 }
 
@@ -131,8 +131,14 @@ def make_desk(folder: Path, index: Path, model: Path, corpus: Path, url: str | N
     (folder / "server.toml").write_text('index = "my-index/faiss.idx"\n', encoding="utf-8")
     commands = folder / ".venv" / "bin"
     commands.mkdir(parents=True)
-    for name, script in WRAPPERS.items():
-        (commands / name).write_text(f"#!/bin/sh\n{script.format(python=sys.executable)}", encoding="utf-8")
+    for name, wrapper in WRAPPERS.items():
+        script = commands / f"{name}_script.py"  # as pip writes it
+        if name in SCRIPTS:
+            module, _, function = SCRIPTS[name].partition(":")
+            call = f"if __name__ == '__main__':\n    sys.exit({function}())\n"
+            script.write_text(f"import sys\n\nfrom {module} import {function}\n\n{call}", encoding="utf-8")
+        text = wrapper.format(python=sys.executable, script=script)
+        (commands / name).write_text(f"#!/bin/sh\n{text}", encoding="utf-8")
         (commands / name).chmod(0o755)
     return Desk(folder, model, url)
 

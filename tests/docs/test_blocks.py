@@ -15,7 +15,7 @@ import pytest
 from ragcache.cli.config import ServeConfig
 from ragcache.engine.vllm.wire.settings import ConnectorSettings
 from server.schemas import AnswerBody
-from tests.docs.pages import BLOCKS, PAGES, ROOT, Block, commands_of, inline_code
+from tests.docs.pages import BLOCKS, PAGES, ROOT, SCRIPTS, Block, commands_of, inline_code
 
 # Why a block may stay unrun. A reason that is not here needs a decision.
 REASONS = {
@@ -135,9 +135,9 @@ def check(words: list[str]) -> None:
         config = json.loads(rest[rest.index("--kv-transfer-config") + 1])
         ConnectorSettings.of(config["kv_connector_extra_config"])
         assert (ROOT / f"{config['kv_connector_module_path'].replace('.', '/')}.py").exists()
-    elif name in ("ragcache", "pimsim"):
+    elif name in SCRIPTS:
         depth = 2 if rest[0] == "corpus" else 1
-        known_options({"ragcache": "ragcache.cli.main", "pimsim": "pimsim.cli"}[name], tuple(rest[:depth]), rest)
+        known_options(SCRIPTS[name].partition(":")[0], tuple(rest[:depth]), rest)
     elif name == "python" and rest[:1] == ["-m"]:
         module = rest[1]
         if module == "eval.bench_vllm":  # which needs vLLM even for its help

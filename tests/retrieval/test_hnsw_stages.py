@@ -1,4 +1,4 @@
-"""HNSW stages: equal to a naive traversal of the same graph, no worse than FAISS, and honest about what they visit."""
+"""HNSW stages: equal to a naive traversal of the same graph, no worse than FAISS, and exact records of their visits."""
 
 import heapq
 import sys
@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 
 from eval.bench_search import clustered
 from retrieval import hnsw_kernel
-from retrieval.compiled import kernel, warm_up
 from retrieval.errors import SearchError
 from retrieval.hnsw_stages import HNSWStages, VisitLog
 from retrieval.ivf_stages import IVFStages
-from retrieval.staged import FlatStages, Stage, StagedSearch, even_shares
+from retrieval.staged_search import FlatStages, Stage, StagedSearch, even_shares
 from tests.props.budget import examples
 
 METRICS = [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2]
@@ -70,8 +69,8 @@ class Links:
 
     def of(self, vertex: int, level: int) -> list[int]:
         first = self._offsets[vertex]
-        found = self._neighbours[first + self._levels[level] : first + self._levels[level + 1]]
-        return found[: found.index(-1)] if -1 in found else found
+        links = self._neighbours[first + self._levels[level] : first + self._levels[level + 1]]
+        return links[: links.index(-1)] if -1 in links else links
 
 
 class Naive:
@@ -103,9 +102,9 @@ class Naive:
             for vertex in self._links.of(before[1], level):
                 if vertex not in seen:
                     seen.add(vertex)
-                    found = self._visit(vertex, level)
-                    if found[0] < nearest[0]:
-                        nearest = found
+                    visited = self._visit(vertex, level)
+                    if visited[0] < nearest[0]:
+                        nearest = visited
             if nearest == before:
                 return nearest
 
@@ -120,10 +119,10 @@ class Naive:
                 if vertex in seen:
                     continue
                 seen.add(vertex)
-                found = self._visit(vertex, 0)
-                if len(results) < ef or found < results[-1]:
-                    heapq.heappush(candidates, found)
-                    results = sorted([*results, found])[:ef]
+                visited = self._visit(vertex, 0)
+                if len(results) < ef or visited < results[-1]:
+                    heapq.heappush(candidates, visited)
+                    results = sorted([*results, visited])[:ef]
         return results
 
 
@@ -147,24 +146,24 @@ def test_equals_a_naive_traversal(
     index = small(random.integers(-values, values, size=(count, dim)), metric, links, seed + 1)
     query = random.integers(-values, values, size=dim).astype(np.float32)
     naive, log = Naive(index, query, k, ef), VisitLog()
-    found = last(HNSWStages(index).search(query, k, ef, even_shares(stages), log))
+    stage = last(HNSWStages(index).search(query, k, ef, even_shares(stages), log))
     best = [vertex for _, vertex in naive.best]
-    assert found.ids.tolist() == best + [-1] * (k - len(best))
+    assert stage.ids.tolist() == best + [-1] * (k - len(best))
     sign = 1 if metric == faiss.METRIC_L2 else -1
     worst = sign * float(np.finfo(np.float32).max)
-    assert found.scores.tolist() == [sign * distance for distance, _ in naive.best] + [worst] * (k - len(best))
+    assert stage.scores.tolist() == [sign * distance for distance, _ in naive.best] + [worst] * (k - len(best))
     visits = log.visits()
     assert list(zip(visits.vertices.tolist(), visits.levels.tolist(), strict=True)) == naive.visits
     assert list(zip(visits.hops.tolist(), visits.hop_levels.tolist(), strict=True)) == naive.hops
-    assert found.effort == sum(level == 0 for _, level in naive.hops)
+    assert stage.effort == sum(level == 0 for _, level in naive.hops)
 
 
-def recall(kind: str, metric: int, k: int, found: np.ndarray) -> float:
-    """Share of results as good as the k-th best: which of equally good vectors is found does not matter."""
+def recall(kind: str, metric: int, k: int, ids: np.ndarray) -> float:
+    """Share of the results `ids` [queries, k] as good as the k-th best: of equally good vectors any will do."""
     rows, queries = vectors(kind)
     sign = 1 if metric == faiss.METRIC_INNER_PRODUCT else -1
     exact = sign * faiss.knn(queries, rows, k, metric=metric)[0]
-    picked = rows[found]  # [queries, k, dim]
+    picked = rows[ids]  # [queries, k, dim]
     if metric == faiss.METRIC_INNER_PRODUCT:
         scores = np.einsum("qkd,qd->qk", picked, queries)
     else:
@@ -213,16 +212,16 @@ def test_effort_is_cut_by_shares_and_bounded_by_ef(kind: str) -> None:
             assert [stage.effort for stage in stages[:-1]] == [ef // 4, ef // 2, ef * 3 // 4]
             spent.append(stages[-1].effort)
             assert [stage.done for stage in stages] == [False, False, False, True]
-            # what is found is only ever pushed down by something better
+            # a result is only ever pushed down by a better one
             for before, after in pairwise(stages):
                 assert (after.scores <= before.scores).all()
-        # all of the pool is expanded, and few that were pushed out of it
+        # the whole pool is expanded, and few vertices that were pushed out of it
         assert min(spent) >= ef
         assert np.mean(spent) <= 1.5 * ef
 
 
 def test_stages_cut_the_same_traversal() -> None:
-    """However it is cut, and by whatever thread, a search ends alike and visits the same in the same order."""
+    """Whatever its cuts and its thread, a search ends alike and visits the same vertices in the same order."""
     index, queries = graph("clustered", faiss.METRIC_INNER_PRODUCT, 32), vectors("clustered")[1]
     staged = HNSWStages(index)
     expected, log = [], VisitLog()
@@ -263,10 +262,10 @@ def test_recorded_visits_are_a_walk_on_the_graph(metric: int) -> None:
         assert (np.diff(walk.hop_levels) <= 0).all()
         assert walk.vertices[0] == index.hnsw.entry_point
         assert walk.ends[-1] == len(walk.vertices)
-        for at, (begin, end) in enumerate(zip([1, *walk.ends], walk.ends, strict=False)):
-            assert walk.hops[at] in walk.vertices[:begin]
-            assert (walk.levels[begin:end] == walk.hop_levels[at]).all()
-            listed = links.of(walk.hops[at], walk.hop_levels[at])
+        for hop, (begin, end) in enumerate(zip([1, *walk.ends], walk.ends, strict=False)):
+            assert walk.hops[hop] in walk.vertices[:begin]
+            assert (walk.levels[begin:end] == walk.hop_levels[hop]).all()
+            listed = links.of(walk.hops[hop], walk.hop_levels[hop])
             assert set(walk.vertices[begin:end].tolist()) <= set(listed)
 
 
@@ -304,10 +303,10 @@ def test_equal_vectors_have_equal_scores_and_come_by_row() -> None:
     rows = random.standard_normal((7, 37), dtype=np.float32)[random.integers(7, size=60)]
     for metric in METRICS:
         stage = last(HNSWStages(small(rows, metric, 16)).search(random.standard_normal(37, dtype=np.float32), 60, 60))
-        found = stage.ids[stage.ids >= 0]
-        assert len(found) > 40
-        for value in np.unique(stage.scores[: len(found)]):
-            group = found[stage.scores[: len(found)] == value]
+        ids = stage.ids[stage.ids >= 0]
+        assert len(ids) > 40
+        for value in np.unique(stage.scores[: len(ids)]):
+            group = ids[stage.scores[: len(ids)] == value]
             assert group.tolist() == sorted(group)
             assert len(np.unique(rows[group], axis=0)) == 1
 
@@ -357,7 +356,7 @@ def test_wrong_arguments_are_refused_before_any_stage() -> None:
 
 
 def test_other_threads_run_while_it_searches() -> None:
-    """Ticks of this thread within one stage of another: none, were the GIL held, as it is not taken away for 10 s."""
+    """Counts ticks of this thread within a stage of another: were the GIL held, for up to 10 s, there would be none."""
     rows, queries = vectors("random")
     flat = faiss.IndexFlatL2(DIM)
     flat.add(rows)
@@ -392,22 +391,3 @@ def test_other_threads_run_while_it_searches() -> None:
             assert counted >= 10, f"{staged}: {counted} ticks"
     finally:
         sys.setswitchinterval(interval)
-
-
-def test_a_kernel_works_where_nothing_can_be_kept() -> None:
-    compiled = kernel(eval("lambda a: a + 1"))  # no file, so no place beside it
-    assert compiled(1) == 2
-
-
-def test_a_full_disk_stops_no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
-    compiled = kernel(_doubled)
-    warm_up(lambda: compiled(2))
-    assert compiled(3) == 6
-
-
-def _doubled(a: Any) -> Any:
-    return a * 2

@@ -1,4 +1,4 @@
-"""Building an index: what is written, what is refused, and that nothing is ever half written."""
+"""Building an index: the files it writes, the input it refuses, and that it is never half written."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from tests.retrieval.conftest import documents
 
 
 class Interrupted:
-    """An embedder that is stopped in the middle of its work."""
+    """An embedder that fails in the middle of its work."""
 
     def __init__(self, embedder: Embedder, error: BaseException) -> None:
         self._embedder = embedder
@@ -38,7 +38,7 @@ class Interrupted:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    return tmp_path / "made" / "index"
+    return tmp_path / "new" / "index"
 
 
 def names(folder: Path) -> list[str]:
@@ -54,9 +54,17 @@ def test_a_built_folder_holds_index_documents_and_manifest(corpus: Path, out: Pa
     assert manifest.embedder_fingerprint == tiny.fingerprint
     vectors = faiss.read_index(str(out / "faiss.idx")).reconstruct_n(0, 60)
     with DocumentStore.open(out / "documents.lmdb") as store:
-        found = [store.get(row) for row in range(60)]
-    assert found == documents(60)
-    np.testing.assert_allclose(vectors, tiny.encode([tiny.passage(document) for document in found]), atol=1e-5)
+        stored = [store.get(row) for row in range(60)]
+    assert stored == documents(60)
+    np.testing.assert_allclose(vectors, tiny.encode([tiny.passage(document) for document in stored]), atol=1e-5)
+
+
+def test_another_text_of_a_document_can_be_embedded(corpus: Path, out: Path, tiny: Embedder) -> None:
+    build_index(corpus, out, "flat", tiny, progress=False, passage=lambda document: document.title)
+    vectors = faiss.read_index(str(out / "faiss.idx")).reconstruct_n(0, 60)
+    np.testing.assert_allclose(vectors, tiny.encode([document.title for document in documents(60)]), atol=1e-5)
+    with DocumentStore.open(out / "documents.lmdb") as store:
+        assert store.get(7) == documents(60)[7]
 
 
 def test_blocks_smaller_than_the_corpus_change_nothing(
@@ -172,6 +180,7 @@ def test_progress_goes_to_stderr_and_can_be_turned_off(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert re.search(r"embedding: 100%.*60/60", printed.err)
+    assert "reading" not in printed.err, "a step of less than a second shows no bar"
     build_index(corpus, out, "flat", tiny, progress=False)
     assert capsys.readouterr() == ("", "")
 
@@ -191,8 +200,8 @@ def test_given_vectors_are_normalised(
         manifest = build_index(corpus, out, "flat", tiny, tmp_path / "given.npy", progress=False)
     assert manifest.embeddings == "given"
     assert names(out) == ["documents.lmdb", "faiss.idx", "manifest.json"]
-    found = faiss.read_index(str(out / "faiss.idx")).reconstruct_n(0, 60)
-    np.testing.assert_allclose(found, own, atol=2e-3 if dtype is np.float16 else 1e-6)
+    indexed = faiss.read_index(str(out / "faiss.idx")).reconstruct_n(0, 60)
+    np.testing.assert_allclose(indexed, own, atol=2e-3 if dtype is np.float16 else 1e-6)
 
 
 def test_vectors_of_another_model_are_warned_of(tmp_path: Path, corpus: Path, out: Path, tiny: Embedder) -> None:
@@ -284,7 +293,7 @@ def test_two_builds_of_one_folder_leave_one_whole_index(corpus: Path, out: Path,
     def build() -> None:
         try:
             build_index(corpus, out, "flat", tiny, progress=False)
-        except OSError as error:  # the other moved its index in between: ours is given up
+        except OSError as error:  # the other build moved its index in between: this one is discarded
             failures.append(error)
 
     threads = [threading.Thread(target=build) for _ in range(2)]

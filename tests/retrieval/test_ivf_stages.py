@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from retrieval.errors import SearchError
 from retrieval.ivf_stages import IVFStages
-from retrieval.staged import FlatStages, Stage, cuts, even_shares
+from retrieval.staged_search import FlatStages, Stage, cuts, even_shares
 from tests.props.budget import examples
 
 METRICS = [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2]
@@ -64,7 +64,7 @@ def assert_equal(stage: Stage, expected: tuple[np.ndarray, np.ndarray]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 3, 10, 64, 65, 700])
 def test_every_stage_equals_a_search_of_its_effort(metric: int, kind: str, k: int) -> None:
-    """With k 700 of 600 vectors, and with few lists probed, fewer than k are found and -1 fills up."""
+    """With k 700 of 600 vectors, and with few lists probed, there are fewer than k results, and -1 pads them."""
     for seed in range(4):
         vectors = data(kind, seed)
         index = ivf(vectors, data("random", seed + 100, count=12), metric)
@@ -99,11 +99,12 @@ def test_ties_break_as_in_one_search(
 def test_each_stage_is_the_exact_top_k_of_the_lists_probed(metric: int) -> None:
     vectors, centres = data("random", 1), data("random", 2, count=10)
     index = ivf(vectors, centres, metric)
-    members = [faiss.rev_swig_ptr(index.invlists.get_ids(at), index.invlists.list_size(at)) for at in range(10)]
+    lists = index.invlists
+    members = [faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number)) for number in range(10)]
     for query in data("random", 3, count=5):
         order = index.quantizer.search(query[None], 10)[1][0]
         for stage in IVFStages(index).search(query, 8, 10, even_shares(10)):
-            rows = np.concatenate([members[at] for at in order[: stage.effort]])
+            rows = np.concatenate([members[number] for number in order[: stage.effort]])
             if metric == faiss.METRIC_L2:
                 scores = ((vectors[rows] - query) ** 2).sum(axis=1)
                 best = rows[np.argsort(scores)][:8]
@@ -116,7 +117,7 @@ def test_each_stage_is_the_exact_top_k_of_the_lists_probed(metric: int) -> None:
 def test_lists_that_are_empty_or_all_of_them() -> None:
     centres = data("random", 0, count=9)
     index = ivf(np.repeat(centres[:2], 3, axis=0), centres, faiss.METRIC_L2)
-    assert sum(index.invlists.list_size(at) == 0 for at in range(9)) == 7
+    assert sum(index.invlists.list_size(number) == 0 for number in range(9)) == 7
     for stage in IVFStages(index).search(centres[4], 4, 9, even_shares(9)):
         assert_equal(stage, plain(index, centres[4], 4, stage.effort))
     index.reset()
@@ -176,11 +177,11 @@ def test_many_threads_search_one_index_with_different_efforts() -> None:
 
     def work(seed: int) -> None:
         faiss.omp_set_num_threads(1)
-        for at, query in enumerate(queries):
-            nprobe = 1 + (at * 7 + seed) % 30
-            *_, last = staged.search(query, 5, nprobe, even_shares(1 + (at + seed) % 4))
+        for number, query in enumerate(queries):
+            nprobe = 1 + (number * 7 + seed) % 30
+            *_, last = staged.search(query, 5, nprobe, even_shares(1 + (number + seed) % 4))
             if not (last.ids == plain(index, query, 5, nprobe)[0]).all():
-                wrong.append(at)
+                wrong.append(number)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:

@@ -6,7 +6,7 @@ import pytest
 from pimsim import Controller, Trace, simulate
 from pimsim.dimm_pim.search import simulate_search
 from pimsim.dimm_pim.state import LOGGED, READ
-from tests.pimsim.dimm_pim.cases import device, drawn, ran, traversal
+from tests.pimsim.props.searches import device, drawn, ran, traversal
 
 ONE_RANK = {"organisation__channels": 1, "organisation__dimms": 1, "organisation__ranks": 1}
 BARE = {**ONE_RANK, "rpm__cache_bytes": 0, "vectors__refresh": False}

@@ -23,8 +23,8 @@ from pimsim.dimm_pim.state import (
     TRANSFERS,
     VECTOR_BURSTS,
 )
-from tests.pimsim.dimm_pim.cases import device, drawn, ran, traversal
-from tests.pimsim.dimm_pim.plain import Model
+from tests.pimsim.dimm_pim.naive_device import Model
+from tests.pimsim.props.searches import device, drawn, ran, traversal
 from tests.props.budget import examples
 
 VARIANTS = {

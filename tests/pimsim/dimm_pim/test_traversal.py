@@ -7,7 +7,7 @@ import pytest
 
 from pimsim.dimm_pim.traversal import LOWEST, NO_LIST, UPPER, Traversal
 from pimsim.errors import TraceError
-from tests.pimsim.dimm_pim.cases import drawn
+from tests.pimsim.props.searches import drawn
 
 HEADER = "query,hop,vertex,kind\n"
 

@@ -12,7 +12,7 @@ from pimsim.dimm_pim.device import DimmDevice
 from pimsim.dimm_pim.search import simulate_search
 from pimsim.dimm_pim.state import GLOBAL, LOCAL, MISS
 from pimsim.dimm_pim.vertex_cache import look_up, merge
-from tests.pimsim.dimm_pim.cases import device, drawn, ran, traversal
+from tests.pimsim.props.searches import device, drawn, ran, traversal
 from tests.props.budget import examples
 
 SHARD, RANKS = 24, 2

@@ -7,7 +7,7 @@ import yaml
 
 from pimsim.errors import FieldError
 from pimsim.sweep.design import Sweep
-from tests.pimsim.dimm_pim.cases import drawn
+from tests.pimsim.props.searches import drawn
 
 GOOD = {
     "target": "attention",

@@ -14,7 +14,7 @@ from pimsim.sweep.results import Results
 from pimsim.sweep.run import run_sweep
 from pimsim.sweep.table import table
 
-MODELS = "tests.pimsim.sweep.models"
+MODELS = "tests.pimsim.props.models"
 
 
 def naive(costs):

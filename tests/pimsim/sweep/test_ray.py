@@ -12,7 +12,7 @@ from pimsim.errors import PimsimError
 from pimsim.sweep.design import Sweep
 from pimsim.sweep.run import run_sweep
 
-SWEEP = Sweep.of("tests.pimsim.sweep.models:uneven", axes={"x": list(range(23))})
+SWEEP = Sweep.of("tests.pimsim.props.models:uneven", axes={"x": list(range(23))})
 
 
 class OneAtATime:

@@ -20,7 +20,7 @@ from pimsim.sweep.point import CHUNKS, LARGEST_CHUNK, chunks
 from pimsim.sweep.results import Results
 from pimsim.sweep.run import run_sweep
 
-MODELS = "tests.pimsim.sweep.models"
+MODELS = "tests.pimsim.props.models"
 PATIENCE = 60
 
 

@@ -10,7 +10,7 @@ from pimsim.sweep.sensitivity import assumed_spread, effects, levels
 from pimsim.sweep.target import TARGETS, Target
 from pimsim.sweep.uncertainty import uncertainty
 
-MODELS = "tests.pimsim.sweep.models"
+MODELS = "tests.pimsim.props.models"
 
 
 def swept(out, **asked):

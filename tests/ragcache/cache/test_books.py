@@ -152,8 +152,15 @@ def test_reserved_bytes_are_held(tiers):
     tier = tiers[0]
     tier.reserve(4)
     assert (tier.balance().held, tier.free, tier.unheld_limit) == (4, 6, 6)
-    tier.unreserve(4)
-    assert tier.free == 10
+    tier.unreserve(2)
+    assert (tier.balance().held, tier.free) == (2, 8)
+
+
+def test_what_enters_reserved_memory_takes_no_other(tiers, node):
+    tier = tiers[0]
+    tier.reserve(5)
+    tier.enter(node, "kv", reserved=True)
+    assert (tier.reserved, tier.balance().held, tier.free) == (3, 5, 5)
 
 
 def test_every_listener_hears_of_a_move_and_of_room():

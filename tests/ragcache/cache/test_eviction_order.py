@@ -38,16 +38,16 @@ def test_it_is_the_order_of_evictions(policy, seed):
 
 
 @pytest.mark.parametrize("policy", ["arc", "sieve", "s3fifo", "wtinylfu"])
-def test_every_policy_has_one_with_children_before_parents(policy):
+def test_every_policy_has_an_order_with_children_before_parents(policy):
     cache = traffic(policy, 1)
     order = cache.hierarchy.device.eviction_order()
     cache.check_integrity()
     assert sorted(node.id for node in order) == sorted(node.id for node in cache.tree.nodes())
-    at = {node.id: number for number, node in enumerate(order)}
-    assert all(node.parent.is_root or at[node.id] < at[node.parent.id] for node in order)
+    position = {node.id: number for number, node in enumerate(order)}
+    assert all(node.parent.is_root or position[node.id] < position[node.parent.id] for node in order)
 
 
-def test_what_is_held_is_not_in_it():
+def test_what_is_held_is_not_in_the_order():
     cache = traffic("lru", 2)
     (node,) = cache.tree.match(cache.tree.root("default"), SEGMENTS[:1]) or [None]
     assert node is not None

@@ -46,7 +46,7 @@ def test_what_was_computed_is_found_again(caches):
     assert lease.cached == 3
     assert lease.cached_tokens == 3 + 2 + 3
     assert lease.missing == ()
-    assert [node.kv.content for node in lease.nodes] == [spelled(path[: at + 1]) for at in range(3)]
+    assert [node.kv.content for node in lease.nodes] == [spelled(path[: depth + 1]) for depth in range(3)]
     assert cache.balance() == Balance(total=100, free=100 - 8 - 5, cached=0, held=13)
     lease.release()
     assert cache.balance() == Balance(total=100, free=92, cached=8, held=0)
@@ -89,7 +89,7 @@ def test_two_requests_that_compute_the_same_path_keep_one_copy(caches):
     assert cache.balance() == Balance(total=100, free=93, cached=7, held=0)
 
 
-def test_half_of_a_path_from_somebody_else(caches):
+def test_half_of_a_path_from_another_request(caches):
     cache = caches(100)
     short, long = cache.lease([SYSTEM], 0), cache.lease([SYSTEM, DOCUMENTS[0]], 0)
     short.commit(computed(short))
@@ -271,9 +271,9 @@ def test_the_integrity_check_notices_what_it_claims_to():
         return next(node for node in cache.tree.nodes() if not node.children)
 
     def place(node: Node) -> Place:
-        found = node.places[DEVICE]
-        assert found is not None
-        return found
+        place = node.places[DEVICE]
+        assert place is not None
+        return place
 
     def no_kv(cache: KnowledgeCache, lease: Lease) -> None:
         leaf(cache).places[DEVICE] = None
@@ -365,10 +365,10 @@ def labels_in(cache: KnowledgeCache) -> set[tuple[str, ...]]:
     paths = set()
     for node in cache.tree.nodes():
         path: list[str] = []
-        at: Node | None = node
-        while at is not None and not at.is_root:
-            path.insert(0, at.label)
-            at = at.parent
+        ancestor: Node | None = node
+        while ancestor is not None and not ancestor.is_root:
+            path.insert(0, ancestor.label)
+            ancestor = ancestor.parent
         paths.add(tuple(path))
     return paths
 
@@ -387,7 +387,7 @@ def test_lru_over_trees_is_that_of_a_naive_implementation(capacity):
 
 
 def test_a_price_is_learned_from_misses_alone():
-    """PGDSF (3): the mean over the requests that missed a node of T(alpha, beta) / beta, whoever inserted it."""
+    """PGDSF (3): the mean over the requests that missed a node of T(alpha, beta) / beta, whichever inserted it."""
     cache = KnowledgeCache(100, 1, POLICIES["pgdsf"](100), cost=lambda cached, new: 1.0 * cached + 10.0 * new)
     use(cache, [SYSTEM])
     path = [SYSTEM, DOCUMENTS[1], DOCUMENTS[2]]  # behind 3 cached tokens, 2 + 3 to compute
@@ -407,7 +407,7 @@ def test_a_price_is_learned_from_misses_alone():
     cache.check_integrity()
 
 
-def test_a_newcomer_that_competes_may_lose_and_displaces_nobody():
+def test_a_newcomer_that_competes_may_lose_and_displaces_nothing():
     cache = KnowledgeCache(10, 1, POLICIES["lfu"](10), admission="competes", working=4)
     for _ in range(3):
         use(cache, [SYSTEM])

@@ -1,4 +1,4 @@
-"""Movers work in order, tell of every end in the loop's thread, and keep nothing of what they moved."""
+"""Movers work in order, report every end in the loop's thread, and keep nothing of what they moved."""
 
 import asyncio
 import gc
@@ -34,14 +34,14 @@ def test_a_failed_move_keeps_no_memory_until_the_garbage_is_collected():
 
 
 def test_inline_is_done_at_once():
-    told: list[Moved] = []
-    InlineMover().submit(lambda: 7, told.append)
-    assert [(moved.value, moved.error) for moved in told] == [(7, None)]
+    endings: list[Moved] = []
+    InlineMover().submit(lambda: 7, endings.append)
+    assert [(moved.value, moved.error) for moved in endings] == [(7, None)]
 
 
 def test_a_thread_works_in_order_and_tells_in_the_loop():
     mover = ThreadMover("mover")
-    told: list[tuple[object, str]] = []
+    endings: list[tuple[object, str]] = []
     workers: set[str] = set()
 
     def work(number: int) -> int:
@@ -55,7 +55,7 @@ def test_a_thread_works_in_order_and_tells_in_the_loop():
         for number in range(6):
             mover.submit(
                 lambda number=number: work(number),
-                lambda moved: told.append((moved.value or str(moved.error), threading.current_thread().name)),
+                lambda moved: endings.append((moved.value or str(moved.error), threading.current_thread().name)),
             )
         assert mover.pending == 6
         while mover.pending:
@@ -63,8 +63,8 @@ def test_a_thread_works_in_order_and_tells_in_the_loop():
 
     asyncio.run(main())
     mover.close()
-    assert [value for value, _ in told] == ["None", 1, 2, "three", 4, 5]
-    assert {name for _, name in told} == {threading.main_thread().name}
+    assert [value for value, _ in endings] == ["None", 1, 2, "three", 4, 5]
+    assert {name for _, name in endings} == {threading.main_thread().name}
     assert len(workers) == 1
     assert threading.main_thread().name not in workers
 
@@ -74,7 +74,7 @@ def test_a_loop_that_is_gone_does_not_end_the_thread():
     done = threading.Event()
 
     async def main() -> None:
-        mover.submit(lambda: time.sleep(0.05), lambda _: pytest.fail("nobody was left to tell"))
+        mover.submit(lambda: time.sleep(0.05), lambda _: pytest.fail("nothing was left to call"))
         mover.submit(done.set, lambda _: None)
 
     asyncio.run(main())

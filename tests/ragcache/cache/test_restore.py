@@ -1,4 +1,4 @@
-"""What a cache takes in of an earlier process' records: its own, parents first, and nobody else's."""
+"""The records of an earlier process that a cache takes in: its own model's alone, parents first."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ragcache.storage.stores import DiskRecords
 from ragcache.tree.segment import Segment
 
 TOKEN = 512  # bytes of KV
-SYSTEM, FIRST, SECOND = (Segment.of(name, [at] * 40) for at, name in enumerate(["system", "first", "second"]))
+SYSTEM, FIRST, SECOND = (Segment.of(name, [token] * 40) for token, name in enumerate(["system", "first", "second"]))
 LARGE = Segment.of("large", [9] * 200)
 PATH = [SYSTEM, FIRST, SECOND]
 
@@ -52,17 +52,17 @@ def opened(folder: Path, fingerprint: bytes = b"model", usable: int | None = Non
     return cache
 
 
-def kv_of(namespace: str, path: list[Segment], at: int) -> bytes:
-    seed = repr((namespace, [segment.label for segment in path[: at + 1]])).encode()
-    return (seed * TOKEN)[:TOKEN] * len(path[at])
+def kv_of(namespace: str, path: list[Segment], depth: int) -> bytes:
+    seed = repr((namespace, [segment.label for segment in path[: depth + 1]])).encode()
+    return (seed * TOKEN)[:TOKEN] * len(path[depth])
 
 
 def use(cache: KnowledgeCache, path: list[Segment] = PATH, namespace: str = "default") -> int:
     """Tokens that came from the disk; what was cached is what had been computed under this name."""
     with cache.lease(path, 0, namespace=namespace) as lease:
-        for at, node in enumerate(lease.nodes):
-            assert node.kv == kv_of(namespace, path, at)
-        lease.commit([kv_of(namespace, path, at) for at in range(lease.cached, len(path))])
+        for depth, node in enumerate(lease.nodes):
+            assert node.kv == kv_of(namespace, path, depth)
+        lease.commit([kv_of(namespace, path, depth) for depth in range(lease.cached, len(path))])
     cache.check_integrity()
     return lease.cached_by_tier[2]
 

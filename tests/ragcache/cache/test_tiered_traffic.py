@@ -215,7 +215,7 @@ class TieredTraffic(RuleBasedStateMachine):
 
 
 def spelled_path(node: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(at.tokens) for at in node.path())
+    return tuple(tuple(each.tokens) for each in node.path())
 
 
 TestTieredTraffic = TieredTraffic.TestCase

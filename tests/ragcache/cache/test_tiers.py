@@ -61,7 +61,7 @@ def test_the_host_evicts_leaves_first_and_what_then_is_nowhere_is_lost():
     tiered.use([SYSTEM, D1, D2])  # 3 + 2 + 3
     tiered.use([Segment.of("large", [92] * 10)])  # all of it goes to the host, from the leaf up
     assert tiered.on(HOST) == {("system",), ("system", "d1"), ("system", "d1", "d2")}
-    tiered.use([OTHER])  # "large" does not fit into the host: it is lost, and makes nobody else leave
+    tiered.use([OTHER])  # "large" does not fit into the host: it is lost, and makes no other leave
     assert tiered.on(HOST) == {("system",), ("system", "d1"), ("system", "d1", "d2")}
     tiered.use([Segment.of("six", [93] * 7)])  # "other" goes, 4 tokens: the leaf makes room, then the next
     assert tiered.on(HOST) == {("system",), ("system", "d1"), ("other",)}
@@ -140,7 +140,7 @@ def test_a_record_that_cannot_be_read_is_a_miss_and_is_removed(reason):
 
 
 def test_a_record_that_is_removed_before_its_read_begins_is_no_failure_of_the_disk():
-    """A damaged record takes what stands on it along, though reads of that wait; the disk has failed once."""
+    """A damaged record takes its descendants along while their reads wait; the disk has failed once."""
     tiered = Tiered(9, disk=100, by_hand=True)
     tiered.use([SYSTEM, D1, D0])
     tiered.use([Segment.of("large", [92] * 9)])
@@ -190,7 +190,7 @@ def test_what_cannot_be_copied_out_is_lost_with_what_stands_on_it():
     tiered.use([Segment.of("five", [94] * 5)])  # D2 goes to the host
     assert tiered.on(HOST) == {("system", "d2")}
     tiered.shelf.reasons.append("memory")
-    tiered.use([Segment.of("eight", [95] * 8)])  # now the system prompt: D2 is no good without it
+    tiered.use([Segment.of("eight", [95] * 8)])  # now the system prompt: D2 is useless without it
     assert ("system",) not in tiered.on(HOST)
     assert ("system", "d2") not in tiered.on(HOST)
     assert tiered.cache.hierarchy.host.counts.orphans == 1
@@ -228,7 +228,7 @@ def test_a_request_that_is_cancelled_while_its_kv_is_loaded_leaves_it_to_others(
     assert tiered.use([SYSTEM, D1]) == (5, 0, 0)
 
 
-def test_while_useless_kv_is_on_its_way_nobody_gets_its_memory():
+def test_while_useless_kv_is_on_its_way_no_request_gets_its_memory():
     tiered = Tiered(9, disk=100, by_hand=True)
     tiered.use([SYSTEM, D1, D0])
     tiered.use([Segment.of("large", [92] * 9)])
@@ -249,7 +249,7 @@ def test_while_useless_kv_is_on_its_way_nobody_gets_its_memory():
     tiered.cache.lease([OTHER], 0).release()
 
 
-def test_who_fills_memory_waits_until_it_is_free():
+def test_a_lease_that_fills_memory_waits_until_it_is_free():
     tiered = Tiered(8, host=20, by_hand=True)
     tiered.use([D3])
     tiered.use([OTHER])
@@ -258,11 +258,11 @@ def test_who_fills_memory_waits_until_it_is_free():
     lease.release()
     late = tiered.cache.lease([D2], 0)  # though its room was made by the one before
     assert not late.ready
-    told = []
-    late.when_ready(lambda: told.append(True))
+    calls = []
+    late.when_ready(lambda: calls.append(True))
     tiered.settle()
     assert late.ready
-    assert told == [True]
+    assert calls == [True]
     late.release()
 
 
@@ -270,13 +270,13 @@ def test_a_full_disk_keeps_serving_and_is_asked_less_often():
     tiered = Tiered(40, disk=100)
     tiered.use([SYSTEM, D0])
     tiered.box.reasons.extend(["full"] * 1000)
-    for at in range(100):
-        tiered.use([Segment.of(f"n{at}", [200 + at] * 3)])
+    for number in range(100):
+        tiered.use([Segment.of(f"n{number}", [200 + number] * 3)])
     failures = tiered.cache.hierarchy.disk.counts.failures["full"]
     assert 3 <= failures <= 12  # of a hundred
     tiered.box.reasons.clear()
-    for at in range(300):
-        tiered.use([Segment.of(f"m{at}", [400 + at] * 3)])
+    for number in range(300):
+        tiered.use([Segment.of(f"m{number}", [400 + number] * 3)])
     assert tiered.cache.hierarchy.disk.nodes > 5
     tiered.cache.check_integrity()
 
@@ -344,8 +344,8 @@ def test_a_host_competes_too():
         tiered.use([D3])
         tiered.use([OTHER])
     before = tiered.on(HOST)
-    for at in range(5):
-        tiered.use([Segment.of(f"once{at}", [200 + at] * 4)])
+    for number in range(5):
+        tiered.use([Segment.of(f"once{number}", [200 + number] * 4)])
     assert tiered.on(HOST) == before
     assert tiered.cache.hierarchy.host.counts.rejections > 0
 

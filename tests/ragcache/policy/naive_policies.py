@@ -79,10 +79,10 @@ def sieve(requests: Sequence[Request], c: int) -> Iterator[bool]:
             o = hand if hand is not None else queue[0]
             while visited[o]:
                 visited[o] = False
-                at = queue.index(o) + 1
-                o = queue[at] if at < len(queue) else queue[0]
-            at = queue.index(o) + 1
-            hand = queue[at] if at < len(queue) else None
+                following = queue.index(o) + 1
+                o = queue[following] if following < len(queue) else queue[0]
+            following = queue.index(o) + 1
+            hand = queue[following] if following < len(queue) else None
             queue.remove(o)
             del visited[o]
         queue.append(x)

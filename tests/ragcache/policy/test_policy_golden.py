@@ -77,5 +77,5 @@ def test_each_request_hits_or_misses_as_it_should(simulations, trace, capacity, 
             continue
         bits: list[int] = []
         simulations(trace, admission).run(ours, capacity, on_request=bits.append)
-        wrong = [at for at, (bit, row) in enumerate(zip(bits, golden, strict=True)) if bit != int(row[theirs])]
+        wrong = [step for step, (bit, row) in enumerate(zip(bits, golden, strict=True)) if bit != int(row[theirs])]
         assert wrong == [], f"{ours}: {len(wrong)} requests differ from {theirs}, the first is {wrong[0]}"

@@ -27,8 +27,8 @@ REFERENCES: dict[str, Callable[[Sequence[Request], int], Iterator[bool]]] = {
 def skewed(seed: int, largest: int) -> list[Request]:
     """2,500 requests for 120 objects, whose popularity shifts half-way so that ghosts matter."""
     chance = random.Random(seed)
-    sizes = {f"o{at}": chance.randint(1, largest) for at in range(120)}
-    weights = [1 / (at + 1) ** 0.8 for at in range(120)]
+    sizes = {f"o{number}": chance.randint(1, largest) for number in range(120)}
+    weights = [1 / (rank + 1) ** 0.8 for rank in range(120)]
     first = chance.choices(list(sizes), weights, k=1250)
     second = chance.choices(list(sizes), weights[60:] + weights[:60], k=1250)
     return [(name, sizes[name]) for name in first + second]
@@ -52,10 +52,10 @@ def test_hit_for_hit_as_the_paper_says(monkeypatch, policy, largest, share):
         requests = skewed(seed, largest)
         capacity = max(2, int(share * sum(dict(requests).values())))
         expected = list(REFERENCES[policy](requests, capacity))
-        found = replay(policy, requests, capacity)
-        wrong = [at for at, bits in enumerate(zip(found, expected, strict=True)) if bits[0] != bits[1]]
+        hits = replay(policy, requests, capacity)
+        wrong = [step for step, bits in enumerate(zip(hits, expected, strict=True)) if bits[0] != bits[1]]
         assert wrong == [], f"seed {seed}, capacity {capacity}: {len(wrong)} differ"
-        assert 0 < sum(found) < len(found)
+        assert 0 < sum(hits) < len(hits)
 
 
 def test_the_sketch_never_counts_too_little_and_ages():

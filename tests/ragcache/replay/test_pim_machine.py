@@ -10,9 +10,9 @@ import pytest
 
 from pimsim import SystemConfig, run_system
 from pimsim.fields import shipped
-from pimsim.system.cost import Piece, Pieces
-from pimsim.system.generation import generator
-from pimsim.system.retrieval import retriever, search
+from pimsim.system.generation.engine import generator
+from pimsim.system.generation.protocol import Piece, Pieces
+from pimsim.system.retrieval.engine import retriever, search
 from ragcache.engine.simulated.hardware import HARDWARE
 from ragcache.errors import ConfigError
 from ragcache.replay.pim_machine import PimMachine

@@ -15,7 +15,7 @@ from ragcache.replay.search_recording import record
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
 from retrieval.retriever import Retriever
-from retrieval.staged import even_shares
+from retrieval.staged_search import even_shares
 from tests.props.budget import examples
 from tests.props.small_replays import searches
 

@@ -29,7 +29,7 @@ from retrieval.embedder import Embedder
 from retrieval.errors import SearchError
 from retrieval.index import build_index
 from retrieval.retriever import Retriever
-from retrieval.staged import even_shares
+from retrieval.staged_search import even_shares
 from tests.props.budget import examples
 from tests.props.scripted_finder import DOCUMENT_TOKENS, QUESTION_TOKENS, SYSTEM_TOKENS, Script, ScriptedFinder
 

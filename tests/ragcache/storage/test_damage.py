@@ -11,8 +11,8 @@ import lmdb
 import pytest
 
 from ragcache.errors import RecordError
+from ragcache.storage import lmdb_store
 from ragcache.storage.lmdb_file import CHUNKS, DATA, MARK, TABLES
-from ragcache.storage.lmdb_store import DiskStore
 from ragcache.storage.lmdb_survey import Untrusted, survey
 from tests.props.disk_child import SEEDED
 from tests.props.disk_records import bytes_of, failed, no_orphans, opened, put, read, record
@@ -200,8 +200,8 @@ def test_every_bit_of_the_meta_pages_and_of_the_tables_roots_is_looked_at_or_har
     for offset in (*range(152), *range(PAGE, PAGE + 152)):
         flip(seeded / DATA, offset, offset % 8)
         try:
-            found = survey(seeded / DATA, TABLES)
-            assert (found.page_size, found.used) == (PAGE, wanted.used), offset
+            surveyed = survey(seeded / DATA, TABLES)
+            assert (surveyed.page_size, surveyed.used) == (PAGE, wanted.used), offset
         except Untrusted:
             refused += 1
         flip(seeded / DATA, offset, offset % 8)
@@ -246,7 +246,7 @@ def test_what_lmdb_itself_refuses_is_made_anew(seeded, monkeypatch, caplog):
         raise lmdb.CorruptedError("located page was wrong type")
 
     with monkeypatch.context() as patch:
-        patch.setattr(DiskStore, "_scan", refusing)
+        patch.setattr(lmdb_store, "scan", refusing)
         store = opened(seeded)
     with store:
         assert store.records() == []

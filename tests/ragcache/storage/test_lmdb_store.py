@@ -69,10 +69,10 @@ def test_a_long_description_comes_back(tmp_path):
     with opened(tmp_path) as store:
         put(store, wanted)
     with opened(tmp_path) as store:
-        (found,) = store.records()
-    assert found.tokens == wanted.tokens
-    assert found.namespace == wanted.namespace
-    assert found.label == "é" * 128  # cut to 256 bytes
+        (stored,) = store.records()
+    assert stored.tokens == wanted.tokens
+    assert stored.namespace == wanted.namespace
+    assert stored.label == "é" * 128  # cut to 256 bytes
 
 
 def test_the_key_spells_everything_the_kv_depends_on():
@@ -92,9 +92,9 @@ def test_records_come_parents_first(tmp_path):
     with opened(tmp_path) as store:
         put(store, *top, *middle, *low)
     with opened(tmp_path) as store:
-        found = [each.key for each in store.records()]
-        assert sorted(found) == sorted(each.key for each in [*top, *middle, *low])
-        assert all(found.index(each.parent) < found.index(each.key) for each in [*middle, *low])
+        keys = [each.key for each in store.records()]
+        assert sorted(keys) == sorted(each.key for each in [*top, *middle, *low])
+        assert all(keys.index(each.parent) < keys.index(each.key) for each in [*middle, *low])
         assert len(store) == 21
         assert low[0].key in store
 
@@ -227,11 +227,11 @@ def test_what_the_books_allow_is_written(tmp_path_factory, steps):
             live[wanted.key] = wanted
         assert store.verify() == {}
     assert (folder / "data.mdb").stat().st_size <= SMALLEST
-    found = survey(folder / "data.mdb", TABLES)
-    assert found.leaked == 0
+    surveyed = survey(folder / "data.mdb", TABLES)
+    assert surveyed.leaked == 0
     with opened(folder) as store:
         assert {each.key for each in store.records()} == set(live)
-        assert found.used * PAGE <= store.used + 16 * PAGE
+        assert surveyed.used * PAGE <= store.used + 16 * PAGE
     no_orphans(folder)
 
 
@@ -318,11 +318,11 @@ def test_progress_is_told(tmp_path):
     heard: list[tuple[int, int]] = []
     with opened(tmp_path) as store:
         put(store, *(record(5000, n) for n in range(5)))
-    with DiskStore.open(tmp_path, SMALLEST, FINGERPRINT, progress=lambda *at: heard.append(at)) as store:
+    with DiskStore.open(tmp_path, SMALLEST, FINGERPRINT, progress=lambda *done: heard.append(done)) as store:
         assert heard[-1] == (5, 5)
         assert len(heard) > 10
         heard.clear()
-        store.verify(lambda *at: heard.append(at))
+        store.verify(lambda *done: heard.append(done))
     assert heard == [(n, 5) for n in range(1, 6)]
 
 

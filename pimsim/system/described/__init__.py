@@ -1,0 +1,1 @@
+"""A system and its workload as data, checked: systems/*.yaml, models/*.yaml and what they refer to."""

@@ -1,0 +1,1 @@
+"""Generation: the engines that prefill and decode, and what that costs."""

@@ -1,0 +1,144 @@
+"""SystemResult: what a run came to, as flat metrics by name.
+
+Time symbols: a request arrives (its query reaches the host, or a place among the requests in hand falls free), its
+first retrieval ends when the host has merged the last device's results, its first token is there when the prefill of
+its whole prompt has ended, it is done with its last token at the host.
+
+`latency_*_s` arrival to done, `ttft_*_s` arrival to first token, `retrieval_*_s` from when a request wants documents to
+when the generation devices have the last of them, `makespan_s` first arrival to last done;
+`throughput_rps` and `tokens_per_s` are requests and output tokens over the makespan. `utilisation_*` are busy shares of
+the makespan, of a kind's devices together; `busy_*_s` and `idle_*_s` sum to it. `energy_nj_*` are nJ, of which
+`energy_nj_total` is the sum; `bytes_*` cross a link or memory. Of the `prefilled_tokens`, `wasted_tokens` were computed
+for documents, or behind documents, that a search had found and then displaced; `wasted_documents` is how many that did
+not stay went over the link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pimsim.result import Provenance
+from pimsim.system.described.config import SystemConfig
+
+KINDS = ("time", "energy", "cost", "area")
+NUMBERS = ("devices", "stacks", "channels", "dimms", "ranks")  # how much there is of something
+WATTS = ("watts", "_w", "_pj", "decode_share")
+UNITS = ("host", "retrieval_link", "retrieval", "generation_link", "generation")
+PERCENTILES = (50, 95, 99)
+
+
+def kinds(name: str) -> tuple[str, ...]:
+    """Of figures that a parameter of that name has an effect on."""
+    if name.startswith("price.") or name.endswith("price_usd"):
+        return ("cost",)
+    if name.startswith("area.") or name.endswith("area_mm2"):
+        return ("cost", "area")
+    if ".energy." in name or ".memory_energy." in name or name.endswith(WATTS):
+        return ("energy",)
+    if name.endswith(NUMBERS):
+        return KINDS
+    return ("time", "energy")  # what takes longer draws its standby power longer
+
+
+@dataclass(frozen=True, slots=True)
+class SystemResult:
+    """One run. `latencies` and `first_tokens` are seconds of each request, in their order."""
+
+    config: SystemConfig = field(repr=False)
+    latencies: np.ndarray
+    first_tokens: np.ndarray
+    retrievals: np.ndarray  # s of each retrieval, from the query at the host to its documents at the generation devices
+    makespan: float
+    tokens: int
+    busy: Mapping[str, float]  # s, by unit
+    energy: Mapping[str, float]  # nJ, by part
+    counts: Mapping[str, float]  # what else was counted
+    area_mm2: float
+    cost_usd: float
+    provenance: Provenance = field(repr=False)
+    spans: tuple[tuple[str, str, float, float], ...] = field(default=(), repr=False)  # unit, what, begin, end in s
+
+    @property
+    def throughput_rps(self) -> float:
+        return len(self.latencies) / self.makespan
+
+    @property
+    def bottleneck(self) -> str:
+        """The unit that is busy longest; of equal ones the first of UNITS."""
+        return max(UNITS, key=lambda unit: self.busy[unit])
+
+    def leans_on(self) -> dict[str, list[str]]:
+        """The assumed parameters that each kind of figure leans on, by name; `time` is all but the other three."""
+        found: dict[str, list[str]] = {kind: [] for kind in KINDS}
+        for value in self.provenance.assumed:
+            for kind in kinds(value.name):
+                found[kind].append(value.name)
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flat, as JSON has it; `provenance` alone is a mapping."""
+        total = sum(self.energy.values())
+        found: dict[str, Any] = {
+            "system": self.config.name,
+            "model": self.config.model.name,
+            "requests": len(self.latencies),
+            "tokens": self.tokens,
+            "makespan_s": self.makespan,
+            "throughput_rps": self.throughput_rps,
+            "tokens_per_s": self.tokens / self.makespan,
+        }
+        for name, values in (
+            ("latency", self.latencies),
+            ("ttft", self.first_tokens),
+            ("retrieval", self.retrievals),
+        ):
+            found[f"{name}_mean_s"] = float(values.mean())
+            for at in PERCENTILES:
+                found[f"{name}_p{at}_s"] = float(np.percentile(values, at))
+        for unit in UNITS:
+            found[f"utilisation_{unit}"] = self.busy[unit] / self.makespan
+            found[f"busy_{unit}_s"] = self.busy[unit]
+            found[f"idle_{unit}_s"] = self.makespan - self.busy[unit]
+        found["bottleneck"] = self.bottleneck
+        found |= {f"energy_nj_{part}": nj for part, nj in self.energy.items()}
+        found["energy_nj_total"] = total
+        found["energy_j_a_request"] = total * 1e-9 / len(self.latencies)
+        found |= dict(self.counts)
+        found["area_mm2"] = self.area_mm2
+        found["cost_usd"] = self.cost_usd
+        found["provenance"] = {**self.provenance.as_dict(), "leans_on": self.leans_on()}
+        return found
+
+    def in_words(self) -> str:
+        """As the command line tells it, some lines."""
+        told = self.as_dict()
+        energy = ", ".join(f"{part} {nj * 1e-9:.4g}" for part, nj in self.energy.items() if nj)
+        busy = ", ".join(f"{unit} {told[f'utilisation_{unit}']:.1%}" for unit in UNITS)
+        return "\n".join(
+            [
+                f"{told['requests']} requests, {self.tokens} tokens of {told['model']} on {told['system']}: "
+                f"{self.makespan:.5g} s, {self.throughput_rps:.4g} requests/s, {told['tokens_per_s']:.5g} tokens/s",
+                f"  latency: mean {told['latency_mean_s']:.4g} s, p50 {told['latency_p50_s']:.4g}, "
+                f"p95 {told['latency_p95_s']:.4g}, p99 {told['latency_p99_s']:.4g}; first token: mean "
+                f"{told['ttft_mean_s']:.4g} s, p99 {told['ttft_p99_s']:.4g}",
+                f"  busy: {busy}; {self.bottleneck} holds",
+                f"  energy in J: {energy}; {told['energy_j_a_request']:.4g} a request",
+                f"  {self.area_mm2:.4g} mm2 of logic, {self.cost_usd:.6g} USD",
+                self.provenance.in_words(),
+            ]
+        )
+
+    def trace(self) -> dict[str, Any]:
+        """The timeline as Chrome's trace viewer reads it; times in µs."""
+        events: list[dict[str, Any]] = [
+            {"name": "thread_name", "ph": "M", "pid": 0, "tid": at, "args": {"name": unit}}
+            for at, unit in enumerate(UNITS)
+        ]
+        for unit, what, begin, end in self.spans:
+            times = {"ts": begin * 1e6, "dur": (end - begin) * 1e6}
+            events.append({"name": what, "ph": "X", "pid": 0, "tid": UNITS.index(unit), **times})
+        return {"traceEvents": events, "displayTimeUnit": "ms"}

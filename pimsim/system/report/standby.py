@@ -1,0 +1,38 @@
+"""Standby: what memory takes all the time, whatever it does: its background power and its refreshes."""
+
+from __future__ import annotations
+
+from pimsim.energy import EnergyTable
+from pimsim.standard import Standard
+from pimsim.system.described.config import SystemConfig
+
+
+def standby_w(config: SystemConfig) -> dict[str, float]:
+    """Watts of the memory of each unit. A GPU's is in its own; a table that does not tell counts as 0."""
+    dimm = config.dimm
+    rank = _of_rank(dimm.standard, dimm.memory_energy)
+    if config.retrieval.engine == "acceldimm":
+        found = {"retrieval": rank * dimm.organisation.all_ranks * config.retrieval.devices}
+    else:
+        found = {"retrieval": rank * config.retrieval.plain_ranks}
+    if config.retrieval.engine == "hbm":
+        found["retrieval"] += _of_stacks(config) * config.retrieval.devices
+    if config.generation.engine == "accelhbm":
+        found["generation"] = _of_stacks(config) * config.generation.devices
+    return found
+
+
+def _of_stacks(config: SystemConfig) -> float:
+    """Of one HBM device."""
+    hbm = config.hbm
+    organisation = hbm.standard.organisation
+    # tables of stacked memory tell of a pseudo channel, those of DIMMs of a rank
+    parts = organisation.channels * organisation.pseudo_channels * hbm.stacks
+    if not hbm.standard.kind.startswith("HBM"):
+        parts *= organisation.ranks
+    return _of_rank(hbm.standard, hbm.table) * parts
+
+
+def _of_rank(standard: Standard, table: EnergyTable) -> float:
+    refreshes = table.get("refresh").nj(1) / standard.ns(standard.timing.tREFI)  # nJ a ns
+    return table.get("background").nj(1) + refreshes

@@ -1,0 +1,1 @@
+"""A run: the discrete-event simulation of one system over its workload."""

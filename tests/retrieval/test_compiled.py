@@ -1,0 +1,93 @@
+"""Compiled kernels: kept in the user's cache folder and nowhere else, and usable where nothing can be kept."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numba
+import pytest
+
+from retrieval.compiled import kernel, kernel_folder, warm_up
+
+SOURCE = """
+from retrieval.compiled import kernel
+
+@kernel
+def doubled(a):
+    return a * 2
+"""
+
+
+def loaded(folder: Path) -> ModuleType:
+    """A module with a kernel, from a source file in its own folder."""
+    file = folder / "kernels.py"
+    folder.mkdir()
+    file.write_text(SOURCE)
+    spec = importlib.util.spec_from_file_location("kernels", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def kept(folder: Path) -> list[Path]:
+    """The files numba keeps: an index of a function, and machine code for each set of types."""
+    return [path for path in folder.rglob("*") if path.suffix in {".nbi", ".nbc"}]
+
+
+def test_machine_code_is_kept_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = numba.config.CACHE_DIR
+    assert loaded(tmp_path / "source").doubled(2) == 4
+    assert len(kept(tmp_path / "cache" / "ragcache" / "numba")) == 2
+    assert kept(tmp_path / "source") == []
+    assert before == numba.config.CACHE_DIR, "other packages' kernels are not concerned"
+
+
+def test_numbas_own_variable_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "chosen"))
+    assert loaded(tmp_path / "source").doubled(2) == 4
+    assert len(kept(tmp_path / "chosen")) == 2
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_cache_folder_is_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert kernel_folder() == Path.home() / ".cache" / "ragcache" / "numba"
+
+
+def test_where_nothing_can_be_kept_a_kernel_compiles_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    assert loaded(tmp_path / "source").doubled(2) == 4
+    assert kept(tmp_path) == []
+
+
+def test_a_function_without_a_source_file_is_compiled() -> None:
+    compiled = kernel(eval("lambda a: a + 1"))
+    assert compiled(1) == 2
+
+
+def test_a_full_disk_stops_no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
+    def full(*_: object) -> None:
+        attempts.append("save")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    compiled = kernel(_doubled)
+    warm_up(lambda: compiled(2))
+    assert compiled(3) == 6
+    assert attempts == ["save"]
+
+
+def _doubled(a: Any) -> Any:
+    return a * 2
