@@ -1,4 +1,4 @@
-"""A workload replayed to a running server: what it answers, refuses and leaves unanswered, each told as what it is."""
+"""A workload replayed to a running server: what it answers, refuses and leaves unanswered, and how each is reported."""
 
 import asyncio
 import json
@@ -165,7 +165,7 @@ def test_a_server_that_is_gone_meanwhile_fails_what_comes_later(open_site):
 
     async def run() -> None:
         async with RemoteAsker(url_of(site)) as asker:
-            asker._http.base_url = "http://127.0.0.1:1"  # where nobody listens
+            asker._http.base_url = "http://127.0.0.1:1"  # where no server listens
             outcomes.extend(await Replay(requests_of((0.0, 1, "Why?", 2)), asker).run())
 
     asyncio.run(run())

@@ -89,7 +89,7 @@ def test_what_a_cost_says_was_saved():
     assert figures["prefill_seconds_saved"] == pytest.approx(0.11 - 0.0464)
 
 
-def test_documents_that_nobody_counts_have_no_ratio():
+def test_documents_that_are_not_counted_have_no_ratio():
     figures = report_of(answered(0, cached_documents=None), answered(1, cached_documents=None))
     assert figures.as_dict()["hits"]["document_ratio"] is None
     assert "found in the cache" not in figures.table()

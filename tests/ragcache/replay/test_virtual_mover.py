@@ -1,4 +1,4 @@
-"""The virtual mover: one piece of work after the other, each as long as it spends, told in order."""
+"""The virtual mover: one piece of work after the other, each as long as it spends, reported in order."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from ragcache.replay.virtual_time import run_virtual
 
 
 class Record:
-    """A mover with pieces of work that spend so many seconds each, and what was told of them, with the time."""
+    """A mover with pieces of work that spend a number of seconds each, and what it reported of them, with the time."""
 
     def __init__(self) -> None:
         self.mover = VirtualMover()
@@ -54,7 +54,7 @@ def test_work_is_done_one_at_a_time_and_takes_what_it_spends():
         for name, seconds in (("a", 2.0), ("b", 0.0), ("c", 3.0)):
             record.submit(name, seconds)
         assert record.mover.pending == 3
-        assert record.ended == []  # nobody is told before the submitter is back in its loop
+        assert record.ended == []  # no callback before the submitter is back in its loop
 
     record = ran(act)
     assert record.begun == [(0.0, "a"), (2.0, "b"), (2.0, "c")]
@@ -71,7 +71,7 @@ def test_several_transfers_of_one_piece_add_up():
     async def main() -> Moved:
         mover = VirtualMover()
         record: asyncio.Future[Moved] = asyncio.get_running_loop().create_future()
-        mover.spend(50.0)  # by nobody's work: no one's time
+        mover.spend(50.0)  # outside of any work: it lengthens none
 
         def work() -> None:
             mover.spend(1.0)

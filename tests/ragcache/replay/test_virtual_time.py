@@ -1,4 +1,4 @@
-"""Virtual time: asyncio code runs unchanged, nobody waits, equal runs are equal, and a deadlock says who waits."""
+"""Virtual time: asyncio code runs unchanged and without waiting, equal runs are equal, a deadlock names its tasks."""
 
 import asyncio
 import contextlib
