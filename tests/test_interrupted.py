@@ -40,7 +40,7 @@ class OnTerminal:
         if select.select([self._terminal], [], [], 0.05)[0]:
             try:
                 self.shown += os.read(self._terminal, 65536)
-            except OSError:  # nobody has the other end any more
+            except OSError:  # the command has closed its end
                 return False
         return True
 
@@ -90,7 +90,7 @@ def on_terminal(tmp_path: Path) -> Iterator[Callable[..., OnTerminal]]:
 
 
 def simulation(folder: Path, requests: int, capacities: int) -> list[str]:
-    """The arguments of a simulation over so many requests, at so many capacities."""
+    """The arguments of a simulation over this number of requests, at this number of capacities."""
     trace = folder / "trace.jsonl"
     rows = ({"path": [at * at % 997, at % 89], "sizes": [700, 300]} for at in range(requests))
     trace.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -18,11 +18,11 @@ def check_packages() -> None:
     Python looks first in the folder of the script, or in the current one for `python -m ragcache`.
     """
     for name in PACKAGES:
-        ours, found = _ROOT / name / "__init__.py", _file(name)
-        if found is not None and found != ours and ours.exists():
+        ours, imported = _ROOT / name / "__init__.py", _file(name)
+        if imported is not None and imported != ours and ours.exists():
             raise ConfigError(
-                f"{found} hides the package {name!r} that ragcache is installed with: rename that file, or move it out "
-                "of the folder that Python looks into first (that of the script; with `python -m`, the current one)"
+                f"{imported} hides the package {name!r} that ragcache is installed with: rename that file, or move it "
+                "out of the folder that Python looks into first (that of the script; with `python -m`, the current one)"
             )
 
 

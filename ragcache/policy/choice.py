@@ -55,7 +55,7 @@ def _imported(choice: str, module: str, attribute: str) -> Any:
             raise ConfigError(f"policy {choice}: importing {module} failed: {error}") from error
         raise ConfigError(f"policy {choice}: there is no module {error.name!r}, here or installed") from error
     except Exception as error:  # whatever a user's module does when it is imported
-        raise ConfigError(f"policy {choice}: importing {module} failed: {_told(error)}") from error
+        raise ConfigError(f"policy {choice}: importing {module} failed: {_in_one_line(error)}") from error
     try:
         return reduce(getattr, attribute.split("."), holder)
     except AttributeError as error:
@@ -78,7 +78,7 @@ def _checked(name: str, maker: Any) -> Callable[[int], Policy]:
     except ConfigError:
         raise
     except Exception as error:  # whatever a user's constructor does
-        raise ConfigError(f"policy {name}: it cannot be made: {_told(error)}") from error
+        raise ConfigError(f"policy {name}: it cannot be made: {_in_one_line(error)}") from error
     _check_methods(name, type(made))
     return make
 
@@ -99,5 +99,5 @@ def _check_methods(name: str, kind: type) -> None:
         raise ConfigError(f"policy {name}: {kind.__name__} is not a policy, it lacks {methods}: see ragcache.Policy")
 
 
-def _told(error: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -32,15 +32,15 @@ class Faulty:
         self.raised = 0
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.part, name)
-        if not callable(found):
-            return found
+        attribute = getattr(self.part, name)
+        if not callable(attribute):
+            return attribute
 
         def method(*arguments: Any, **options: Any) -> Any:
             if (error := self.broken.get(name)) and self.raised != self.times:
                 self.raised += 1
                 raise error
-            return found(*arguments, **options)
+            return attribute(*arguments, **options)
 
         return method
 

@@ -38,10 +38,10 @@ class Serving:
         """Waits until it answers; a client of it."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self.process.poll() is None:
-            if found := re.search(r"on (http://\S+)", self.errors):
+            if address := re.search(r"on (http://\S+)", self.errors):
                 with contextlib.suppress(httpx.ConnectError):
-                    if httpx.get(f"{found[1]}/readyz", trust_env=False).status_code == 200:
-                        return httpx.Client(base_url=found[1], timeout=PATIENCE, trust_env=False)
+                    if httpx.get(f"{address[1]}/readyz", trust_env=False).status_code == 200:
+                        return httpx.Client(base_url=address[1], timeout=PATIENCE, trust_env=False)
             time.sleep(0.05)
         pytest.fail(f"it does not serve: {self.errors}")
 

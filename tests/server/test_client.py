@@ -1,4 +1,4 @@
-"""The client says in one line what is wrong: nobody there, somebody else there, or an answer that breaks off."""
+"""The client says in one line what is wrong: no server, another server, or an answer that breaks off."""
 
 import socket
 import threading
@@ -68,7 +68,7 @@ def test_no_address(url):
 
 
 @pytest.mark.parametrize("call", ["ask", "get", "clear_cache"])
-def test_nobody_there(call):
+def test_no_server_there(call):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     arguments = {"ask": ["why?"], "get": ["/healthz"], "clear_cache": []}[call]

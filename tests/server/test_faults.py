@@ -28,14 +28,14 @@ OTHER_HOST = pytest.mark.full(proof="test_a_host_tier_that_fails_costs_time_alon
 @pytest.fixture
 def make_parts(tiny_index, tiny_checkpoint, tiny_model) -> Iterator[MakeParts]:
     """Afterwards each service has its memory back and its books in order."""
-    made: list[Parts] = []
+    opened: list[Parts] = []
 
     def make(disk: Any = None) -> Parts:
-        made.append(Parts(tiny_index, tiny_checkpoint, tiny_model, disk))
-        return made[-1]
+        opened.append(Parts(tiny_index, tiny_checkpoint, tiny_model, disk))
+        return opened[-1]
 
     yield make
-    for parts in made:
+    for parts in opened:
         parts.service.close()
         parts.service.cache.check_integrity()
         assert all(tier.balance().held == 0 for tier in parts.service.cache.hierarchy.tiers())
@@ -98,7 +98,7 @@ def balanced(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "method", "error", "told"),
+    ("part", "method", "error", "reason"),
     [
         (
             "index",
@@ -111,7 +111,7 @@ def balanced(site: Site) -> None:
         ("embedder", "encode", NO_MEMORY, "embedding the question: MemoryError: cannot allocate 16 MiB"),
     ],
 )
-def test_a_search_that_fails_is_one_clear_error_each(open_site, make_parts, answers, part, method, error, told):
+def test_a_search_that_fails_is_one_clear_error_each(open_site, make_parts, answers, part, method, error, reason):
     parts = make_parts()
     site = open_site(parts=parts)
     ask_all(site, answers)
@@ -123,7 +123,7 @@ def test_a_search_that_fails_is_one_clear_error_each(open_site, make_parts, answ
         assert response.status_code == 500
         body = response.json()["error"]
         assert body["type"] == "retrieval_failed"
-        assert told in body["message"]
+        assert reason in body["message"]
         assert "ask again" in body["message"]
     time.sleep(0.02)
     times.append(time.monotonic())
@@ -132,7 +132,7 @@ def test_a_search_that_fails_is_one_clear_error_each(open_site, make_parts, answ
     assert list(body["components"]) == ["search"]
     trouble = body["components"]["search"]
     assert (trouble["state"], trouble["failures"]) == ("degraded", 2)
-    assert told in trouble["message"]
+    assert reason in trouble["message"]
     # since the first failure, in whole milliseconds
     assert times[-1] - times[1] - 0.001 < trouble["seconds"] < time.monotonic() - times[0] + 0.001
     assert counted(site, "search") == (0, 2, 0)

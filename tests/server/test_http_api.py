@@ -339,8 +339,8 @@ def test_metrics_are_prometheus_and_add_up(site):
     assert values["ragcache_requests_running",] == values["ragcache_requests_waiting",] == 0
     for phase in ("ttft", "total", "retrieval", "queue", "prefill"):
         assert values[f"ragcache_{phase}_seconds_count",] == 3
-        told = sum(answer["timing"][f"{phase}_ms"] for answer in answers) / 1000
-        assert values[f"ragcache_{phase}_seconds_sum",] == pytest.approx(told, abs=1e-6)
+        reported = sum(answer["timing"][f"{phase}_ms"] for answer in answers) / 1000
+        assert values[f"ragcache_{phase}_seconds_sum",] == pytest.approx(reported, abs=1e-6)
 
 
 def test_failed_moves_are_told_by_reason(site):
@@ -416,12 +416,12 @@ def test_an_engine_failure_is_a_500_or_an_event(open_site, tiny_model):
     model.after = 1
     response = site.ask()
     assert response.status_code == 500
-    told = {"type": "engine_failed", "message": "the engine failed: RuntimeError: out of something"}
-    assert error_of(response) == told
+    reported = {"type": "engine_failed", "message": "the engine failed: RuntimeError: out of something"}
+    assert error_of(response) == reported
     model.after = 5  # in the midst of an answer, which cannot be taken back
     events = events_in(site.ask(stream=True).text)
     assert events[0][0] == "documents"
-    assert events[-1] == ("error", {"error": told})
+    assert events[-1] == ("error", {"error": reported})
     site.settled()
     assert metrics_of(site)["ragcache_requests_total", "failed"] == 2
     model.after = -1

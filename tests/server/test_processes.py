@@ -72,7 +72,7 @@ def test_serve_answer_query_and_end(serve, command, tmp_path):
             f"ragcache serve: cannot listen on 127.0.0.1:{taken}: Address already in use; "
             "choose another --host or --port\n"
         )
-        assert time.monotonic() - begin < 2  # told before anything is loaded
+        assert time.monotonic() - begin < 2  # reported before anything is loaded
     assert serving.end() == (0, pytest.approx(1, abs=4))
     assert "Traceback" not in serving.errors
 
@@ -114,7 +114,7 @@ def test_ctrl_c_ends_it_too(serve):
 
 
 def test_nothing_answers_before_it_is_ready():
-    """The port is bound first, so that a busy one is told at once, but it refuses until all is loaded."""
+    """The port is bound first, so that a busy one is reported at once, but it refuses until all is loaded."""
     with bind("127.0.0.1", 0) as bound, pytest.raises(ConnectionRefusedError):
         socket.create_connection(bound.getsockname(), timeout=5)
 
@@ -126,7 +126,7 @@ def test_an_address_that_cannot_be_had(host):
 
 
 def test_two_that_load_at_once_for_one_port(make_service):
-    """Both bind, neither listens yet: the second must be told when it wants to serve, and not by a traceback."""
+    """Both bind, neither listens yet: the second must get a message when it begins to serve, not a traceback."""
     with bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with bind("127.0.0.1", port) as second:
@@ -189,7 +189,7 @@ def test_a_missing_model_is_said_in_one_line(command, tiny_index, model, message
     assert err.splitlines()[-1].startswith(f"ragcache serve: {message}")
 
 
-def test_a_query_that_nobody_answers(command):
+def test_a_query_without_a_server(command):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     status, out, err = command("query", "why?", "--url", f"http://127.0.0.1:{port}")

@@ -1,4 +1,4 @@
-"""A workload replayed to a running server: what it answers, refuses and leaves unanswered, each told as what it is."""
+"""A workload replayed to a running server: what it answers, refuses and leaves unanswered, and how each is reported."""
 
 import asyncio
 import json
@@ -59,12 +59,12 @@ def test_a_replay_over_a_live_server(open_site):
     assert (first.documents, made_up.documents, first.cached_documents) == (2, 2, None)  # 2 is the server's own number
     for outcome in report.outcomes:
         assert 0 < outcome.served.search < outcome.served.ttft < outcome.served.total < outcome.ended - outcome.arrived
-    found = report.as_dict()
-    assert found["outcomes"] == {"answered": 3}
-    assert found["config"] == {"url": "here"}
-    assert found["hits"]["document_ratio"] is None
-    assert found["hits"]["prefill_seconds_saved"] is None
-    assert found["seconds"] > 0.5
+    figures = report.as_dict()
+    assert figures["outcomes"] == {"answered": 3}
+    assert figures["config"] == {"url": "here"}
+    assert figures["hits"]["document_ratio"] is None
+    assert figures["hits"]["prefill_seconds_saved"] is None
+    assert figures["seconds"] > 0.5
     assert site.service.stats.outcomes["answered"] == 3
     site.settled()
 
@@ -165,7 +165,7 @@ def test_a_server_that_is_gone_meanwhile_fails_what_comes_later(open_site):
 
     async def run() -> None:
         async with RemoteAsker(url_of(site)) as asker:
-            asker._http.base_url = "http://127.0.0.1:1"  # where nobody listens
+            asker._http.base_url = "http://127.0.0.1:1"  # where no server listens
             outcomes.extend(await Replay(requests_of((0.0, 1, "Why?", 2)), asker).run())
 
     asyncio.run(run())
@@ -203,9 +203,9 @@ def test_the_command_replays_to_a_server(open_site, tmp_path, capsys):
     requests_of((0.0, 2, "Why do otters hold hands?", 4), (5.0, 1, 9, 2)).write(tmp_path / "w.jsonl")
     arguments = ["--workload", str(tmp_path / "w.jsonl"), "--url", url_of(site), "--rate", "20", "--json"]
     assert main(["replay", *arguments, "--trace", str(tmp_path / "t.json")]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["outcomes"] == {"answered": 2}
-    assert found["config"]["url"] == url_of(site)
-    assert found["seconds"] < 5
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["outcomes"] == {"answered": 2}
+    assert figures["config"]["url"] == url_of(site)
+    assert figures["seconds"] < 5
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
     until(lambda: site.service.stats.outcomes["answered"] == 2)

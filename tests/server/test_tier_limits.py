@@ -187,8 +187,10 @@ def test_metrics_say_what_the_cache_says(reopen, uncached, tmp_path):
             assert values[f"ragcache_cache_{count}_total", name] == tier[count]
         for reason in ("evictions", "rejections", "mirrors", "orphans", "cleared"):
             assert values["ragcache_cache_dropped_total", reason, name] == tier[reason]
-        told = {key[1]: value for key, value in values.items() if key[::2] == ("ragcache_cache_failures_total", name)}
-        assert told == tier["failures"]
+        counted = {
+            key[1]: value for key, value in values.items() if key[::2] == ("ragcache_cache_failures_total", name)
+        }
+        assert counted == tier["failures"]
     for direction, moves in body["moves"].items():
         for metric, unit in (("moves", "moves"), ("move_bytes", "bytes"), ("move_seconds", "seconds")):
             assert values[f"ragcache_cache_{metric}_total", direction] == pytest.approx(moves[unit])

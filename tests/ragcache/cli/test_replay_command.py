@@ -30,15 +30,15 @@ FAST = 1000  # requests a second of one core
 def traffic(requests: int, *, per_second: float, documents: int = 200, seed: int = 3) -> Workload:
     """Pairs of documents, some much more popular than others."""
     chance = random.Random(seed)
-    time, made = 0.0, []
+    time, arriving = 0.0, []
     for _ in range(requests):
         time += chance.expovariate(per_second)
         pair = chance.sample([int(documents * chance.random() ** 3) for _ in range(9)] + [0, 1], 2)
         pair = pair if pair[0] != pair[1] else [pair[0], documents]
-        made.append(
+        arriving.append(
             TimedRequest(time, tuple((f"d{at}", 200 + at * 7 % 600) for at in pair), 20, 1 + chance.randrange(12))
         )
-    return Workload(tuple(made))
+    return Workload(tuple(arriving))
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def file(tmp_path: Path) -> Path:
 
 def report(capsys: pytest.CaptureFixture[str], *arguments: Any) -> dict[str, Any]:
     assert main(["replay", "--json", *map(str, arguments)]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    figures: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return figures
 
 
 def in_a_process(folder: Path, hash_seed: str, *arguments: str) -> tuple[bytes, bytes]:
@@ -81,11 +81,11 @@ def test_two_processes_with_one_seed_give_equal_bytes_and_another_seed_does_not(
     assert first == again
     assert first[0] != other[0]
     assert first[1] != other[1]
-    found = json.loads(first[0])
-    assert found["outcomes"] == {"answered": 250}
+    figures = json.loads(first[0])
+    assert figures["outcomes"] == {"answered": 250}
     # everything that could be drawn differently took part
-    assert min(found["tokens"].pop(name) for name in ("device", "host")) > 0
-    assert 0 < found["speculation"]["used"] < found["speculation"]["started"]
+    assert min(figures["tokens"].pop(name) for name in ("device", "host")) > 0
+    assert 0 < figures["speculation"]["used"] < figures["speculation"]["started"]
 
 
 @pytest.mark.full(proof="test_a_search_among_others_takes_longer_and_is_the_same_every_time")
@@ -96,10 +96,10 @@ def test_two_processes_replay_a_system_of_pimsim_alike(tmp_path):
     first, again = (in_a_process(tmp_path, seed, *options, "--seed", "5") for seed in ("1", "2"))
     assert first == again
     assert in_a_process(tmp_path, "1", *options, "--seed", "6")[0] != first[0]
-    found = json.loads(first[0])
-    assert found["outcomes"] == {"answered": 150}
-    assert (found["config"]["hardware"], found["config"]["model"]) == ("ours.yaml", "llama2-7b")
-    assert min(found["tokens"]["host"], found["speculation"]["started"]) > 0
+    figures = json.loads(first[0])
+    assert figures["outcomes"] == {"answered": 150}
+    assert (figures["config"]["hardware"], figures["config"]["model"]) == ("ours.yaml", "llama2-7b")
+    assert min(figures["tokens"]["host"], figures["speculation"]["started"]) > 0
 
 
 def test_a_system_of_pimsim_is_a_machine_by_its_name(file, capsys):
@@ -122,26 +122,26 @@ def test_a_thousand_requests_a_second_are_replayed_on_one_core(per_second, hardw
         machine = None if hardware == "a10g" else PimMachine.load(hardware)
         searches = None if machine is None else SearchesTogether(machine)
         begin = time.process_time()
-        found = simulate(requests, SimulatedSettings(), system_tokens=50, searches=searches, machine=machine)
+        figures = simulate(requests, SimulatedSettings(), system_tokens=50, searches=searches, machine=machine)
         speeds.append(len(requests) / (time.process_time() - begin))
-        assert found.as_dict()["outcomes"] == {"answered": 3000}
+        assert figures.as_dict()["outcomes"] == {"answered": 3000}
         if speeds[-1] >= FAST:
             break
     assert max(speeds) >= FAST
-    assert (found.as_dict()["queueing"]["most_in_flight"] > 1000) == (per_second > 100)
+    assert (figures.as_dict()["queueing"]["most_in_flight"] > 1000) == (per_second > 100)
 
 
 def test_the_report_has_what_was_asked_for(file, capsys):
-    found = report(capsys, "--workload", file)
-    for spread in (found["ttft"], found["time_per_output_token"], found["total"], found["queueing"]):
+    figures = report(capsys, "--workload", file)
+    for spread in (figures["ttft"], figures["time_per_output_token"], figures["total"], figures["queueing"]):
         assert {"mean", "p50", "p95", "p99"} <= set(spread)
-    assert found["throughput"]["requests_per_second"] > 0
-    tokens = found["tokens"]
+    assert figures["throughput"]["requests_per_second"] > 0
+    tokens = figures["tokens"]
     assert tokens["device"] + tokens["host"] + tokens["disk"] + tokens["computed"] == tokens["prompt"] == 3 * 270
     assert tokens["device"] == 250 + 50
-    assert found["speculation"] == {"started": 0, "used": 0, "wasted_tokens": 0}
-    assert found["config"]["workload"] == "w.jsonl"
-    assert (found["config"]["hardware"], found["config"]["engine"], found["config"]["rate"]) == (
+    assert figures["speculation"] == {"started": 0, "used": 0, "wasted_tokens": 0}
+    assert figures["config"]["workload"] == "w.jsonl"
+    assert (figures["config"]["hardware"], figures["config"]["engine"], figures["config"]["rate"]) == (
         "a10g",
         "simulated",
         None,
@@ -298,27 +298,29 @@ class TestTorch:
             )
         )
         requests.write(tmp_path / "w.jsonl")
-        found = report(capsys, *self.arguments(tmp_path / "w.jsonl", tiny_folder, "--trace", str(tmp_path / "t.json")))
-        assert found["outcomes"] == {"answered": 2}
-        tokens = found["tokens"]
+        figures = report(
+            capsys, *self.arguments(tmp_path / "w.jsonl", tiny_folder, "--trace", str(tmp_path / "t.json"))
+        )
+        assert figures["outcomes"] == {"answered": 2}
+        tokens = figures["tokens"]
         assert tokens["device"] == 50 + 100  # of the second prompt, all but the question
         assert tokens["computed"] + tokens["device"] == tokens["prompt"]
         assert tokens["computed"] > 50 + 100 + 9
         assert tokens["output"] == 10
-        assert found["hits"]["document_ratio"] == 0.5
-        assert found["seconds"] >= 0.7
-        assert 0 < found["ttft"]["p50"] < found["total"]["p99"]
-        assert (found["config"]["engine"], found["config"]["hardware"]) == ("torch", "here")
+        assert figures["hits"]["document_ratio"] == 0.5
+        assert figures["seconds"] >= 0.7
+        assert 0 < figures["ttft"]["p50"] < figures["total"]["p99"]
+        assert (figures["config"]["engine"], figures["config"]["hardware"]) == ("torch", "here")
         assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
 
     def test_searches_take_their_time_and_are_speculated_on(self, tmp_path, tiny_folder, capsys):
         workload((0.0, "ab"), (0.5, "cd"), output=2).write(tmp_path / "w.jsonl")
         recorded((0.01, 0.3), ((0, 1), (0, 1))).save(tmp_path / "s.json")
         more = ["--search", str(tmp_path / "s.json"), "--speculate", "dynamic", "--host-cache", "64MiB"]
-        found = report(capsys, *self.arguments(tmp_path / "w.jsonl", tiny_folder, *more))
-        assert found["outcomes"] == {"answered": 2}
-        assert found["search"]["p50"] >= 0.3
-        assert found["speculation"]["used"] == 2
+        figures = report(capsys, *self.arguments(tmp_path / "w.jsonl", tiny_folder, *more))
+        assert figures["outcomes"] == {"answered": 2}
+        assert figures["search"]["p50"] >= 0.3
+        assert figures["speculation"]["used"] == 2
 
     def test_a_cache_smaller_than_a_token_is_refused(self, file, tiny_folder, capsys):
         line = refusal(capsys, self.arguments(file, tiny_folder, "--device-cache", "10"))

@@ -122,9 +122,9 @@ def test_memory_and_links_are_the_systems():
     assert large.kv_capacity() - small.kv_capacity() == 32e9
     # 18 GB hold the KV of 35 thousand tokens of LLaMA2-7B: 48 of 1,000 do not fit, and come back cold
     requests = workload(*[(float(at), chr(97 + at % 48)) for at in range(96)], size=1000)
-    found = [replayed(requests, on).as_dict() for on in (small, large)]
-    assert [each["config"]["device_cache"] for each in found] == [small.kv_capacity(), large.kv_capacity()]
-    assert [each["hits"]["document_ratio"] < 0.5 for each in found] == [True, False]
+    results = [replayed(requests, on).as_dict() for on in (small, large)]
+    assert [each["config"]["device_cache"] for each in results] == [small.kv_capacity(), large.kv_capacity()]
+    assert [each["hits"]["document_ratio"] < 0.5 for each in results] == [True, False]
 
 
 def test_what_is_loaded_from_the_host_comes_over_the_systems_link():
@@ -161,13 +161,14 @@ class TestPipelining:
             assert list(last.positions) == list(range(6))
             times = [shown.seconds for shown in (*looks, last)]
             assert times == sorted(set(times))
-            found = [[at for at in shown.positions if at >= 0] for shown in looks]
-            for shown, ours in zip(looks, found, strict=True):
+            results_shown = [[at for at in shown.positions if at >= 0] for shown in looks]
+            for shown, ours in zip(looks, results_shown, strict=True):
                 others = len(ours) - 6
                 assert list(shown.positions) == ours + list(range(-1, others - 1, -1))
                 assert ours == sorted(ours)
-            assert all(set(before) < set(after) for before, after in pairwise(found))
-            assert [*found, list(range(6))][-2 if found else -1] == list(range(6))  # there in half of the hops
+            assert all(set(before) < set(after) for before, after in pairwise(results_shown))
+            complete = list(range(6))  # in half of the hops
+            assert [*results_shown, complete][-2 if results_shown else -1] == complete
             lengths.add(len(looks))
         assert max(lengths) > 2
 
@@ -190,9 +191,9 @@ class TestPipelining:
     def test_what_is_shown_is_speculated_on(self):
         on = PimMachine(SystemConfig.load("heterrag"))
         requests = workload(*[(float(at), "ab") for at in range(4)], size=50)
-        found = replayed(requests, on, speculate=True, policy="none").as_dict()
-        assert 0 < found["speculation"]["used"] < found["speculation"]["started"]  # some of it on others' documents
-        assert found["search"]["not_overlapped"]["mean"] < found["search"]["mean"]
+        results = replayed(requests, on, speculate=True, policy="none").as_dict()
+        assert 0 < results["speculation"]["used"] < results["speculation"]["started"]  # some of it on others' documents
+        assert results["search"]["not_overlapped"]["mean"] < results["search"]["mean"]
 
 
 def test_without_pipelining_a_batch_ends_with_its_slowest():

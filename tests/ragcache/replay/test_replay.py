@@ -35,10 +35,10 @@ def test_one_request_takes_its_prompt_and_its_tokens():
     assert (only.prompt_tokens, only.computed_tokens, only.output_tokens) == (230, 230, 3)
     decodes = roofline.decode(1, 230) + roofline.decode(1, 231)
     assert only.total == near(0.230 + decodes)
-    found = report.as_dict()
-    assert found["seconds"] == near(2.0 + only.total)  # from the start, and not from the first arrival
-    assert found["time_per_output_token"]["mean"] == near(decodes / 2)
-    assert found["throughput"]["output_tokens_per_second"] == pytest.approx(3 / (2.0 + only.total), abs=1e-6)
+    figures = report.as_dict()
+    assert figures["seconds"] == near(2.0 + only.total)  # from the start, and not from the first arrival
+    assert figures["time_per_output_token"]["mean"] == near(decodes / 2)
+    assert figures["throughput"]["output_tokens_per_second"] == pytest.approx(3 / (2.0 + only.total), abs=1e-6)
 
 
 def test_two_requests_share_what_they_begin_with():
@@ -47,11 +47,11 @@ def test_two_requests_share_what_they_begin_with():
     # b and then a is another KV than a and then b: only the system prompt is the same
     assert times == [near(0.230), near(0.120), near(0.220)]
     assert [each.cached_documents for each in served(report)] == [0, 1, 0]
-    found = report.as_dict()
-    assert found["tokens"] == {
+    figures = report.as_dict()
+    assert figures["tokens"] == {
         "prompt": 690, "computed": 570, "device": 120, "host": 0, "disk": 0, "output": 3,
     }  # fmt: skip
-    assert found["hits"] == {
+    assert figures["hits"] == {
         "document_ratio": near(1 / 6),
         "token_ratio": near(120 / 690),
         "prefill_seconds_saved": near(0.120),
@@ -106,8 +106,8 @@ def test_the_system_prompt_and_the_documents_may_be_missing():
     nothing = simulate(workload((0.0, ""), (1.0, "")), SimulatedSettings(), system_tokens=0, prefill=PREFILL)
     assert [each.ttft for each in served(nothing)] == [near(QUESTION / 1000)] * 2
     profile = searches((0.1, 0.1), ((-1, -2), (0, 1)))
-    found = served(replayed(workload((0.0, ""), (1.0, "")), profile=profile, speculate=True))
-    assert [(each.search, each.documents, each.cached_documents) for each in found] == [(near(0.2), 0, 0)] * 2
+    answers = served(replayed(workload((0.0, ""), (1.0, "")), profile=profile, speculate=True))
+    assert [(each.search, each.documents, each.cached_documents) for each in answers] == [(near(0.2), 0, 0)] * 2
 
 
 def test_documents_shown_on_the_way_are_distinct_and_drawn_by_the_seed():
@@ -117,8 +117,8 @@ def test_documents_shown_on_the_way_are_distinct_and_drawn_by_the_seed():
     def shown(seed: int) -> list[str]:
         async def main() -> list[str]:
             finder = SimulatedFinder(requests, system_tokens=SYSTEM, searches=profile, seed=seed)
-            found = [stage async for stage in finder.find("0", 4, 10_000, staged=True)]
-            return [document.id for document in found[0].documents]
+            stages = [stage async for stage in finder.find("0", 4, 10_000, staged=True)]
+            return [document.id for document in stages[0].documents]
 
         return run_virtual(main())
 
@@ -148,9 +148,9 @@ def test_speculation_computes_while_the_search_goes_on():
     (only,) = served(report)
     assert (only.ttft, only.search, only.search_overlap) == (near(0.6), near(0.6), near(0.5))
     assert (only.speculations, only.speculation_used, only.wasted_tokens) == (1, True, 0)
-    found = report.as_dict()
-    assert found["speculation"] == {"started": 1, "used": 1, "wasted_tokens": 0}
-    assert found["search"]["not_overlapped"]["mean"] == near(0.1)
+    figures = report.as_dict()
+    assert figures["speculation"] == {"started": 1, "used": 1, "wasted_tokens": 0}
+    assert figures["search"]["not_overlapped"]["mean"] == near(0.1)
 
 
 def test_a_wrong_guess_costs_no_more_than_its_step():
@@ -200,10 +200,10 @@ def test_a_request_that_never_fits_is_rejected_alone():
 
 def test_a_replay_of_which_nothing_is_answered_has_a_report():
     report = replayed(workload((0.0, "a"), size=1000), timeout_ms=1)
-    found = report.as_dict()
-    assert found["ttft"] == {"mean": None, "p50": None, "p95": None, "p99": None}
-    assert (found["throughput"]["requests_per_second"], found["hits"]["token_ratio"]) == (0, 0)
-    assert found["hits"]["document_ratio"] is None
+    figures = report.as_dict()
+    assert figures["ttft"] == {"mean": None, "p50": None, "p95": None, "p99": None}
+    assert (figures["throughput"]["requests_per_second"], figures["hits"]["token_ratio"]) == (0, 0)
+    assert figures["hits"]["document_ratio"] is None
     assert "1 expired" in report.table()
 
 
@@ -226,9 +226,9 @@ def test_equal_arguments_give_equal_reports_and_other_seeds_others():
 
 
 def test_progress_is_told_request_by_request():
-    told: list[int] = []
-    replayed(workload(*[(0.0, "a")] * 7), on_progress=told.append)
-    assert told == [1] * 7
+    progress: list[int] = []
+    replayed(workload(*[(0.0, "a")] * 7), on_progress=progress.append)
+    assert progress == [1] * 7
 
 
 @pytest.mark.parametrize(

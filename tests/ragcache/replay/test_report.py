@@ -23,8 +23,8 @@ def served(**changes: Any) -> Served:
 
 
 def answered(number: int, **changes: Any) -> Outcome:
-    found = served(**changes)
-    return Outcome(number, number * 1.0, number + found.total, "answered", found)
+    answer = served(**changes)
+    return Outcome(number, number * 1.0, number + answer.total, "answered", answer)
 
 
 def refused(number: int, how: str, message: str = "no") -> Outcome:
@@ -45,7 +45,7 @@ def test_percentiles_are_linear_between_neighbours():
 
 def test_times_tokens_and_totals_add_up():
     guessed = {"speculations": 3, "speculation_used": True, "wasted_tokens": 12, "search_overlap": 0.06}
-    found = report_of(
+    figures = report_of(
         answered(0),
         answered(1, ttft=0.7, total=1.2, queue=0.3, output_tokens=1, **guessed),
         answered(2, prompt_tokens=300, computed_tokens=300, device_tokens=0, host_tokens=0, disk_tokens=0,
@@ -53,46 +53,46 @@ def test_times_tokens_and_totals_add_up():
         refused(3, "overloaded"),
         refused(4, "expired"),
     ).as_dict()  # fmt: skip
-    assert found["config"] == {"policy": "lru"}
-    assert (found["unit"], found["requests"], found["seconds"]) == ("seconds", 5, 4.0)
-    assert found["outcomes"] == {"answered": 3, "expired": 1, "overloaded": 1}
-    assert found["ttft"] == {"mean": pytest.approx(1.7 / 3), "p50": 0.5, "p95": 0.68, "p99": 0.696}
+    assert figures["config"] == {"policy": "lru"}
+    assert (figures["unit"], figures["requests"], figures["seconds"]) == ("seconds", 5, 4.0)
+    assert figures["outcomes"] == {"answered": 3, "expired": 1, "overloaded": 1}
+    assert figures["ttft"] == {"mean": pytest.approx(1.7 / 3), "p50": 0.5, "p95": 0.68, "p99": 0.696}
     # 0.5 s for 5 tokens and 1.5 s for 12; an answer of one token has none between
-    assert found["time_per_output_token"]["mean"] == pytest.approx((0.1 + 0.125) / 2)
-    assert found["total"]["p50"] == 1.2
-    assert found["queueing"] == {
+    assert figures["time_per_output_token"]["mean"] == pytest.approx((0.1 + 0.125) / 2)
+    assert figures["total"]["p50"] == 1.2
+    assert figures["queueing"] == {
         "mean": pytest.approx(0.5 / 3),
         "p50": 0.1,
         "p95": 0.28,
         "p99": 0.296,
         "most_in_flight": 7,
     }
-    assert found["prefill"]["p99"] == 0.3
-    assert found["search"]["mean"] == pytest.approx(0.1)
-    assert found["search"]["not_overlapped"]["mean"] == pytest.approx((0.1 + 0.04 + 0.1) / 3)
-    assert found["throughput"] == {
+    assert figures["prefill"]["p99"] == 0.3
+    assert figures["search"]["mean"] == pytest.approx(0.1)
+    assert figures["search"]["not_overlapped"]["mean"] == pytest.approx((0.1 + 0.04 + 0.1) / 3)
+    assert figures["throughput"] == {
         "requests_per_second": 0.75, "prompt_tokens_per_second": 125.0, "output_tokens_per_second": 5.0,
     }  # fmt: skip
     tokens = {"prompt": 500, "computed": 380, "device": 60, "host": 40, "disk": 20, "output": 20}
-    assert found["tokens"] == tokens
-    assert found["speculation"] == {"started": 3, "used": 1, "wasted_tokens": 12}
-    assert found["hits"] == {
+    assert figures["tokens"] == tokens
+    assert figures["speculation"] == {"started": 3, "used": 1, "wasted_tokens": 12}
+    assert figures["hits"] == {
         "document_ratio": 0.2, "token_ratio": 0.24, "prefill_seconds_saved": None, "prefill_seconds_uncached": None,
     }  # fmt: skip
-    assert (found["retries"], found["preemptions"]) == (3, 4)
+    assert (figures["retries"], figures["preemptions"]) == (3, 4)
 
 
 def test_what_a_cost_says_was_saved():
     # 1 ms a token, and 1 µs for each pair: 0.11 s for 100 tokens, and for the last 40 of them 40 + 10 - 3.6 ms
-    found = report_of(answered(0), cost=PolynomialCost(1000, 1)).as_dict()["hits"]
-    assert found["prefill_seconds_uncached"] == pytest.approx(0.11)
-    assert found["prefill_seconds_saved"] == pytest.approx(0.11 - 0.0464)
+    figures = report_of(answered(0), cost=PolynomialCost(1000, 1)).as_dict()["hits"]
+    assert figures["prefill_seconds_uncached"] == pytest.approx(0.11)
+    assert figures["prefill_seconds_saved"] == pytest.approx(0.11 - 0.0464)
 
 
-def test_documents_that_nobody_counts_have_no_ratio():
-    found = report_of(answered(0, cached_documents=None), answered(1, cached_documents=None))
-    assert found.as_dict()["hits"]["document_ratio"] is None
-    assert "found in the cache" not in found.table()
+def test_documents_that_are_not_counted_have_no_ratio():
+    figures = report_of(answered(0, cached_documents=None), answered(1, cached_documents=None))
+    assert figures.as_dict()["hits"]["document_ratio"] is None
+    assert "found in the cache" not in figures.table()
     some = report_of(answered(0, cached_documents=None), answered(1, cached_documents=2)).as_dict()
     assert some["hits"]["document_ratio"] == 1.0
 
@@ -100,15 +100,15 @@ def test_documents_that_nobody_counts_have_no_ratio():
 @pytest.mark.parametrize("outcomes", [(), (refused(0, "overloaded"),), (refused(0, "failed"), refused(1, "rejected"))])
 def test_without_an_answer_there_are_no_times(outcomes):
     report = report_of(*outcomes, cost=PolynomialCost(1000, 1))
-    found = report.as_dict()
+    figures = report.as_dict()
     for name in ("ttft", "time_per_output_token", "total", "prefill"):
-        assert found[name] == EMPTY
-    assert found["search"] == {**EMPTY, "not_overlapped": EMPTY}
-    assert found["queueing"] == {**EMPTY, "most_in_flight": 7}
-    assert set(found["throughput"].values()) == {0.0}
-    assert set(found["tokens"].values()) == {0}
-    assert found["hits"]["document_ratio"] is None
-    assert found["hits"]["token_ratio"] == 0.0
+        assert figures[name] == EMPTY
+    assert figures["search"] == {**EMPTY, "not_overlapped": EMPTY}
+    assert figures["queueing"] == {**EMPTY, "most_in_flight": 7}
+    assert set(figures["throughput"].values()) == {0.0}
+    assert set(figures["tokens"].values()) == {0}
+    assert figures["hits"]["document_ratio"] is None
+    assert figures["hits"]["token_ratio"] == 0.0
     json.loads(report.as_json(), parse_constant=pytest.fail)  # no NaN
     lines = report.table().splitlines()
     assert lines[1].split() == ["time", "to", "first", "token", "-", "-", "-", "-"]

@@ -41,18 +41,18 @@ def test_the_recorded_documents_come_back(stages):
     for row in (row for stage in stages for row in stage):
         if row not in stages[-1] and row not in outside:
             outside.append(row)
-    found = profile.search(0, stages[-1], lambda j: outside[j - 1])
-    assert [seconds for seconds, _ in found] == [0.5] * len(stages)
-    assert [documents for _, documents in found] == stages
+    shown_lists = profile.search(0, stages[-1], lambda j: outside[j - 1])
+    assert [seconds for seconds, _ in shown_lists] == [0.5] * len(stages)
+    assert [documents for _, documents in shown_lists] == stages
 
 
 @given(stages=searched(), wanted=st.integers(0, 9))
 def test_a_request_ends_with_its_documents_however_many(stages, wanted):
     profile = searches((0.5,) * len(stages), positions(stages))
     documents = [f"mine {at}" for at in range(wanted)]
-    found = [shown for _, shown in profile.search(0, documents, lambda j: f"outsider {j}")]
-    assert found[-1] == documents
-    for shown in found:
+    shown_lists = [shown for _, shown in profile.search(0, documents, lambda j: f"outsider {j}")]
+    assert shown_lists[-1] == documents
+    for shown in shown_lists:
         assert len(shown) <= wanted
         assert len(set(shown)) == len(shown)
         assert {name for name in shown if name.startswith("mine")} <= set(documents)
@@ -154,18 +154,18 @@ def test_another_file_is_no_profile(tmp_path, content):
 
 def test_searches_of_fewer_stages_show_their_first_list_from_the_beginning():
     rows = {0: [([4, 5], 8)], 1: [([4, 6], 2), ([6, 5], 4), ([5, 6], 8)]}
-    told: list[int] = []
+    progress: list[int] = []
     profile = record(
         lambda vector: iter(rows[int(vector[0])]),
         np.array([[0.0], [1.0]]),
         index_type="ivf",
         indexed=9,
-        on_progress=told.append,
+        on_progress=progress.append,
     )
     assert profile.lists == (((0, 1),) * 3, ((-1, 1), (1, 0), (0, 1)))
     assert (profile.k, profile.dim, profile.vectors, profile.effort) == (2, 1, 9, 8)
     assert len(profile.stage_seconds) == 3
-    assert told == [1, 1]
+    assert progress == [1, 1]
 
 
 @pytest.fixture(scope="module")
@@ -246,12 +246,16 @@ def test_questions_that_are_none(tmp_path, ivf, capsys, text, says):
 
 
 @settings(max_examples=examples(50), deadline=None)
-@given(found=st.lists(searched(most=1), min_size=1, max_size=5))
-def test_any_recording_makes_a_profile(found):
-    vectors = np.arange(len(found), dtype=float).reshape(-1, 1)
+@given(shown_lists=st.lists(searched(most=1), min_size=1, max_size=5))
+def test_any_recording_makes_a_profile(shown_lists):
+    vectors = np.arange(len(shown_lists), dtype=float).reshape(-1, 1)
     profile = record(
-        lambda vector: ((stage, 1) for stage in found[int(vector[0])]), vectors, index_type="ivf", indexed=13, repeat=1
+        lambda vector: ((stage, 1) for stage in shown_lists[int(vector[0])]),
+        vectors,
+        index_type="ivf",
+        indexed=13,
+        repeat=1,
     )
-    for number, stages in enumerate(found):
-        assert len(profile.lists[number]) == max(map(len, found))
+    for number, stages in enumerate(shown_lists):
+        assert len(profile.lists[number]) == max(map(len, shown_lists))
         assert profile.lists[number][-len(stages) :] == positions(stages)

@@ -65,8 +65,8 @@ def searched(
     return run_virtual(main())
 
 
-def ends(found: list[list[tuple[float, list[str]]]]) -> list[float]:
-    return [shown[-1][0] if shown else 0.0 for shown in found]
+def ends(shown_lists: list[list[tuple[float, list[str]]]]) -> list[float]:
+    return [shown[-1][0] if shown else 0.0 for shown in shown_lists]
 
 
 def test_what_comes_at_one_time_begins_together():
@@ -99,8 +99,8 @@ def test_what_is_shown_on_the_way_has_others_in_it_and_changes_no_time(joins):
 def test_who_gives_up_leaves_the_place_to_others(joins):
     machine = Linear(at_once=1, joins=joins)
     # the second gives up when it has waited, the first when its search runs; a fourth finds an idle machine
-    found = searched(machine, [0.0, 0.1, 0.45, 5.0], patience=0.5)
-    assert found == [[]] * 4
+    shown_lists = searched(machine, [0.0, 0.1, 0.45, 5.0], patience=0.5)
+    assert shown_lists == [[]] * 4
     assert [(time, numbers) for time, numbers, _ in machine.calls] == [(0.0, [0]), (0.5, [1]), (0.6, [2]), (5.0, [3])]
     patient = searched(Linear(at_once=1, joins=joins), [0.0, 0.1], patience=1.5)
     assert ends(patient) == [1.0, 0.0]

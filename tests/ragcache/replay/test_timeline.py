@@ -109,9 +109,9 @@ seconds = st.sampled_from([0.0, 0.000001, 0.1, 0.37, 1.0])
 def test_any_outcomes_make_a_trace(tmp_path_factory, requests):
     outcomes = []
     for number, (arrived, how, search, prefill, decode) in enumerate(sorted(requests, key=lambda each: each[0])):
-        found = served(search, search / 2, 0.0, prefill, decode) if how == "answered" else None
-        ended = arrived + (search if found is None else found.total)
-        outcomes.append(Outcome(number, float(arrived), ended, how, found))
+        answer = served(search, search / 2, 0.0, prefill, decode) if how == "answered" else None
+        ended = arrived + (search if answer is None else answer.total)
+        outcomes.append(Outcome(number, float(arrived), ended, how, answer))
     file = tmp_path_factory.mktemp("traces") / "t.json"
     write_timeline(file, outcomes)
     check(events_of(file))

@@ -1,4 +1,4 @@
-"""The virtual mover: one piece of work after the other, each as long as it spends, told in order."""
+"""The virtual mover: one piece of work after the other, each as long as it spends, reported in order."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from ragcache.replay.virtual_mover import SimulatedHost, VirtualMover
 from ragcache.replay.virtual_time import run_virtual
 
 
-class Told:
-    """A mover with pieces of work that spend so many seconds each, and what was told of them, with the time."""
+class Record:
+    """A mover with pieces of work that spend a number of seconds each, and what it reported of them, with the time."""
 
     def __init__(self) -> None:
         self.mover = VirtualMover()
@@ -39,46 +39,46 @@ class Told:
         return [(time, name) for time, name, _ in self.ended]
 
 
-def ran(act: Callable[[Told], Any], seconds: float = 100.0) -> Told:
-    async def main() -> Told:
-        told = Told()
-        act(told)
+def ran(act: Callable[[Record], Any], seconds: float = 100.0) -> Record:
+    async def main() -> Record:
+        record = Record()
+        act(record)
         await asyncio.sleep(seconds)
-        return told
+        return record
 
     return run_virtual(main())
 
 
 def test_work_is_done_one_at_a_time_and_takes_what_it_spends():
-    def act(told: Told) -> None:
+    def act(record: Record) -> None:
         for name, seconds in (("a", 2.0), ("b", 0.0), ("c", 3.0)):
-            told.submit(name, seconds)
-        assert told.mover.pending == 3
-        assert told.ended == []  # nobody is told before the submitter is back in its loop
+            record.submit(name, seconds)
+        assert record.mover.pending == 3
+        assert record.ended == []  # no callback before the submitter is back in its loop
 
-    told = ran(act)
-    assert told.begun == [(0.0, "a"), (2.0, "b"), (2.0, "c")]
-    assert told.names == [(2.0, "a"), (2.0, "b"), (5.0, "c")]
-    assert [moved for _, _, moved in told.ended] == [
+    record = ran(act)
+    assert record.begun == [(0.0, "a"), (2.0, "b"), (2.0, "c")]
+    assert record.names == [(2.0, "a"), (2.0, "b"), (5.0, "c")]
+    assert [moved for _, _, moved in record.ended] == [
         Moved("a", None, 2.0),
         Moved("b", None, 0.0),
         Moved("c", None, 3.0),
     ]
-    assert told.mover.pending == 0
+    assert record.mover.pending == 0
 
 
 def test_several_transfers_of_one_piece_add_up():
     async def main() -> Moved:
         mover = VirtualMover()
-        told: asyncio.Future[Moved] = asyncio.get_running_loop().create_future()
-        mover.spend(50.0)  # by nobody's work: no one's time
+        record: asyncio.Future[Moved] = asyncio.get_running_loop().create_future()
+        mover.spend(50.0)  # outside of any work: it lengthens none
 
         def work() -> None:
             mover.spend(1.0)
             mover.spend(0.5)
 
-        mover.submit(work, told.set_result)
-        moved = await told
+        mover.submit(work, record.set_result)
+        moved = await record
         assert asyncio.get_running_loop().time() == 1.5
         return moved
 
@@ -86,20 +86,20 @@ def test_several_transfers_of_one_piece_add_up():
 
 
 def test_who_is_told_may_submit_more_behind_those_who_wait():
-    def act(told: Told) -> None:
-        told.submit("a", 1.0, then=lambda: told.submit("late", 1.0))
-        told.submit("b", 1.0)
+    def act(record: Record) -> None:
+        record.submit("a", 1.0, then=lambda: record.submit("late", 1.0))
+        record.submit("b", 1.0)
 
-    told = ran(act)
-    assert told.names == [(1.0, "a"), (2.0, "b"), (3.0, "late")]
+    record = ran(act)
+    assert record.names == [(1.0, "a"), (2.0, "b"), (3.0, "late")]
 
 
 def test_pending_counts_what_is_not_done():
     pending: list[int] = []
 
-    def act(told: Told) -> None:
+    def act(record: Record) -> None:
         for at in range(3):
-            told.submit(str(at), 1.0, then=lambda: pending.append(told.mover.pending))
+            record.submit(str(at), 1.0, then=lambda: pending.append(record.mover.pending))
 
     ran(act)
     assert pending == [2, 1, 0]
@@ -107,18 +107,18 @@ def test_pending_counts_what_is_not_done():
 
 def test_work_that_fails_is_told_after_its_time_and_the_next_goes_on():
     async def main() -> None:
-        mover, told = VirtualMover(), []
+        mover, record = VirtualMover(), []
 
         def fails() -> None:
             mover.spend(2.0)
             raise MemoryError("no room")
 
-        mover.submit(fails, told.append)
-        mover.submit(lambda: "fine", told.append)
+        mover.submit(fails, record.append)
+        mover.submit(lambda: "fine", record.append)
         await asyncio.sleep(1.9)
-        assert told == []
+        assert record == []
         await asyncio.sleep(0.2)
-        failed, fine = told
+        failed, fine = record
         assert (str(failed.error), failed.value, failed.seconds) == ("no room", None, 2.0)
         assert failed.error.__traceback__ is None  # it would keep the KV that was moved
         assert fine == Moved("fine", None, 0.0)
@@ -127,15 +127,15 @@ def test_work_that_fails_is_told_after_its_time_and_the_next_goes_on():
 
 
 def test_what_waits_when_it_is_closed_is_finished_and_not_told():
-    def act(told: Told) -> None:
-        told.submit("a", 1.0)
-        told.submit("b", 1.0)
-        told.mover.close()
+    def act(record: Record) -> None:
+        record.submit("a", 1.0)
+        record.submit("b", 1.0)
+        record.mover.close()
 
-    told = ran(act)
-    assert told.begun == [(0.0, "a"), (0.0, "b")]
-    assert "b" not in [name for _, name in told.names]
-    assert told.mover.pending == 0
+    record = ran(act)
+    assert record.begun == [(0.0, "a"), (0.0, "b")]
+    assert "b" not in [name for _, name in record.names]
+    assert record.mover.pending == 0
 
 
 @pytest.mark.parametrize(("tokens", "seconds"), [(1, 0.25), (8, 2.0)])
@@ -146,9 +146,9 @@ def test_a_copy_takes_its_bytes_over_the_rate(tokens, seconds):
         kv = SimulatedKV(tokens + 5, tokens)  # room that is not filled is not moved
         for move in (host.put, host.load):
             begin = asyncio.get_running_loop().time()
-            told: asyncio.Future[Moved] = asyncio.get_running_loop().create_future()
-            mover.submit(lambda move=move: move(kv), told.set_result)
-            moved = await told
+            record: asyncio.Future[Moved] = asyncio.get_running_loop().create_future()
+            mover.submit(lambda move=move: move(kv), record.set_result)
+            moved = await record
             assert (moved.value.length, moved.value.capacity) == (tokens, tokens)
             assert moved.value is not kv
             assert asyncio.get_running_loop().time() - begin == pytest.approx(seconds)

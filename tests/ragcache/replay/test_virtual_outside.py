@@ -36,9 +36,9 @@ def test_work_for_an_executor_is_done_here_and_at_once():
 
 def test_moves_that_take_no_time_run_here():
     async def main() -> list[object]:
-        found: list[object] = []
-        InlineMover().submit(lambda: 1, lambda moved: found.append(moved.value))
-        return found
+        values: list[object] = []
+        InlineMover().submit(lambda: 1, lambda moved: values.append(moved.value))
+        return values
 
     assert run_virtual(main()) == [1]
 

@@ -1,4 +1,4 @@
-"""Virtual time: asyncio code runs unchanged, nobody waits, equal runs are equal, and a deadlock says who waits."""
+"""Virtual time: asyncio code runs unchanged and without waiting, equal runs are equal, a deadlock names its tasks."""
 
 import asyncio
 import contextlib
@@ -166,10 +166,10 @@ def test_debug_mode_changes_nothing():
 
 def test_an_hour_takes_no_time():
     async def main() -> list[float]:
-        found = [now()]
+        times = [now()]
         for _ in range(1000):
             await asyncio.sleep(HOUR)
-        return [*found, now()]
+        return [*times, now()]
 
     begin = time.perf_counter()
     assert run_virtual(main()) == [0.0, 1000 * HOUR]

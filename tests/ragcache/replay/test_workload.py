@@ -37,9 +37,9 @@ def test_what_is_written_is_read(tmp_path, name):
 def test_a_workload_is_a_trace_too(tmp_path):
     file = tmp_path / "w.jsonl"
     Workload(REQUESTS).write(file)
-    read, made = read_trace(file, "paths"), Workload(REQUESTS).trace
-    assert [[s.key for s in path] for path in read.paths] == [[s.key for s in path] for path in made.paths]
-    assert made.tokens == [120, 7, 1, 0]
+    read, converted = read_trace(file, "paths"), Workload(REQUESTS).trace
+    assert [[s.key for s in path] for path in read.paths] == [[s.key for s in path] for path in converted.paths]
+    assert converted.tokens == [120, 7, 1, 0]
 
 
 def test_ids_may_be_numbers_and_empty_lines_are_none(tmp_path):

@@ -37,9 +37,9 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 def simulated(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, object]]:
     assert main(["simulate", *arguments, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert isinstance(found, list)
-    return found
+    outcome = json.loads(capsys.readouterr().out)
+    assert isinstance(outcome, list)
+    return outcome
 
 
 @pytest.mark.parametrize("name", ["trace.csv", "trace.csv.gz"])
@@ -82,9 +82,9 @@ def test_ragpulse(tmp_path, capsys):
     rows = [[1, 2, 3], [], [1, 2, 4], [1, 2, 3], [5, 5]]
     text = "".join(json.dumps({"timestamp": "0", "hash_ids": {"passages_ids": row}}) + "\n" for row in rows)
     trace = str(written(tmp_path, "trace.jsonl.gz", text))
-    (found,) = simulated(capsys, "--trace", trace, "--format", "ragpulse", "--policy", "pgdsf", "--capacity", "1000")
-    assert (found["requests"], found["hits"]) == (4, 2 + 3)  # a request without passages is none
-    assert found["token_hit_ratio"] == (5 + 9) / (9 + 10 + 9 + 12)
+    (outcome,) = simulated(capsys, "--trace", trace, "--format", "ragpulse", "--policy", "pgdsf", "--capacity", "1000")
+    assert (outcome["requests"], outcome["hits"]) == (4, 2 + 3)  # a request without passages is none
+    assert outcome["token_hit_ratio"] == (5 + 9) / (9 + 10 + 9 + 12)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ def test_a_host_tier_below(tmp_path, capsys):
     trace = str(written(tmp_path, "trace.csv", "i,obj,size\n" + "".join(f"{i},{'abab'[i % 4]},4\n" for i in range(8))))
     options = ["--trace", trace, "--format", "objects", "--policy", "lru", "--capacity", "4"]
     (without,) = simulated(capsys, *options)
-    (found,) = simulated(capsys, *options, "--host-capacity", "8")
-    assert list(found) == [*FIELDS, "host_capacity", "host_hits"]
-    assert (without["hits"], found["hits"], found["host_hits"], found["host_capacity"]) == (0, 6, 6, 8)
+    (outcome,) = simulated(capsys, *options, "--host-capacity", "8")
+    assert list(outcome) == [*FIELDS, "host_capacity", "host_hits"]
+    assert (without["hits"], outcome["hits"], outcome["host_hits"], outcome["host_capacity"]) == (0, 6, 6, 8)
     assert main(["simulate", *options, "--host-capacity", "8"]) == 0
     assert "with a host of 8, whose hits are among the hits" in capsys.readouterr().out
     assert main(["simulate", *options, "--host-capacity", "-1"]) == 1
