@@ -45,7 +45,7 @@ class Desk:
         """What the block prints on either stream; AssertionError with that if it fails."""
         if block.language == "python":
             name = block.text.partition("\n")[0].removeprefix("# ") if block.text.startswith("# ") else "script.py"
-            (self.folder / name).write_text(block.text, encoding="utf-8")
+            (self.folder / name).write_text(self._served(block.text), encoding="utf-8")
             command = [sys.executable, name]
         else:
             command = ["sh", "-euc", self._served(block.text)]

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import sys
+import time
 import tomllib
 from functools import cache
 
@@ -14,9 +15,11 @@ import pytest
 
 from ragcache.cli.config import ServeConfig
 from ragcache.engine.vllm.wire.settings import ConnectorSettings
+from server.client import RagClient, ServerError
 from server.schemas import AnswerBody
 from tests.docs.pages import BLOCKS, PAGES, ROOT, SCRIPTS, Block, commands_of, inline_code
 
+PATIENCE = 60
 # Why a block may stay unrun. A reason that is not here needs a decision.
 REASONS = {
     "installs packages",
@@ -82,9 +85,17 @@ def test_a_block_that_serves_gets_ready_and_ends(block, desk):
             lines.append(line)
             if " on http://" in line:
                 break
-        assert " on http://" in lines[-1], "".join(lines)
+        url = re.search(r" on (http://\S+)", lines[-1])
+        assert url is not None, "".join(lines)
+        deadline = time.monotonic() + PATIENCE
+        while True:  # the line is printed a moment before the server listens
+            with contextlib.suppress(ServerError), RagClient(url[1]) as client:
+                assert client.get("/readyz") == {"status": "ready"}
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0
+        assert server.wait(PATIENCE) == 0
     finally:
         server.kill()
         server.communicate()
