@@ -18,7 +18,7 @@ QUESTIONS = {
     "bread": "What makes bread rise?",
     "moon": "Which face has the moon?",
 }
-PATIENCE = 300
+PATIENCE = 550  # seconds, for the longest simulation on a busy machine
 
 
 def pytest_configure(config: pytest.Config) -> None:
