@@ -30,7 +30,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class EnergyTable:
-    """A table by its name; `terms` by theirs."""
+    """A table and its `terms`, each by its name."""
 
     name: str
     terms: Mapping[str, Term]
@@ -41,15 +41,15 @@ class EnergyTable:
         """The table of that name, or of a YAML file. FieldError says which field is wrong."""
         values = fields.load(FOLDER, name, changes)
         terms = values.inner("terms")
-        found = {}
+        checked = {}
         for key in terms.left():
             term = terms.inner(key)
-            found[key] = Term(key, term.number("value"), term.text("unit", one_of=UNITS))
+            checked[key] = Term(key, term.number("value"), term.text("unit", one_of=UNITS))
             term.sourced.append(
-                Sourced(f"terms.{key}", f"{found[key].value:g} {found[key].unit}", term.source("source"))
+                Sourced(f"terms.{key}", f"{checked[key].value:g} {checked[key].unit}", term.source("source"))
             )
             term.end()
-        table = cls(values.text("name"), found, tuple(values.sourced))
+        table = cls(values.text("name"), checked, tuple(values.sourced))
         values.end()
         return table
 

@@ -44,7 +44,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a value comes from. `assumed`: nobody says so but this project."""
+    """Where a value comes from. `assumed`: only this project says so."""
 
     text: str
     assumed: bool = False
@@ -63,7 +63,7 @@ class Sourced:
 
 
 class Fields:
-    """The fields of one mapping of a file; what is taken is checked, and `end` refuses what nobody took."""
+    """The fields of one mapping of a file; what is taken is checked, and `end` refuses what was never taken."""
 
     def __init__(self, values: Any, where: str, sources: Mapping[str, Source] | None = None, prefix: str = "") -> None:
         """`where` is the file, for messages; `prefix` the dotted name of this mapping, with a dot at its end."""
@@ -138,16 +138,16 @@ class Fields:
         self._taken.add(name)
         if name not in self._values and not optional:
             self._miss(name)
-        found = Fields(self._values.get(name, {}), self.where, self._sources, f"{self._prefix}{name}.")
-        found.sourced = self.sourced
-        return found
+        inner = Fields(self._values.get(name, {}), self.where, self._sources, f"{self._prefix}{name}.")
+        inner.sourced = self.sourced
+        return inner
 
     def left(self) -> list[str]:
-        """Names of the fields that nobody has taken, in their order."""
+        """Names of the fields that have not been taken, in their order."""
         return [name for name in self._values if name not in self._taken]
 
     def end(self) -> None:
-        """FieldError if a field is left: nobody knows its name."""
+        """FieldError if a field has not been taken: its name is unknown."""
         for name in self.left():
             near = difflib.get_close_matches(name, self._taken, 1)
             hint = f"; is {near[0]} meant?" if near else f"; there are {', '.join(sorted(self._taken))}"
@@ -188,30 +188,30 @@ def brief(value: Any) -> str:
 
 def nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Changes by their dotted names; those that stand in a mapping are of its fields."""
-    found: dict[str, Any] = {}
+    by_dotted_name: dict[str, Any] = {}
     for name, value in changes.items():
         if isinstance(value, Mapping) and set(value) != SOURCED:
-            found |= nested(value, f"{prefix}{name}.")
+            by_dotted_name |= nested(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            by_dotted_name[f"{prefix}{name}"] = value
+    return by_dotted_name
 
 
-def _sources(told: Any, where: str) -> dict[str, Source]:
+def _sources(given: Any, where: str) -> dict[str, Source]:
     """By the names that values give."""
-    if not isinstance(told, Mapping | None):
-        raise FieldError(f"{where}: sources must be a mapping of names and texts, not {told!r}")
-    found = {}
-    for name, text in (told or {}).items():
+    if not isinstance(given, Mapping | None):
+        raise FieldError(f"{where}: sources must be a mapping of names and texts, not {given!r}")
+    by_name = {}
+    for name, text in (given or {}).items():
         if isinstance(text, Mapping):
             inner = Fields(text, where, {}, f"sources.{name}.")
-            found[name] = Source(inner.text("text"), inner.flag("assumed", False))
+            by_name[name] = Source(inner.text("text"), inner.flag("assumed", False))
             inner.end()
         elif isinstance(text, str):
-            found[name] = Source(text)
+            by_name[name] = Source(text)
         else:
             raise FieldError(f"{where}: sources.{name} must be a text, or a mapping of text and assumed, not {text!r}")
-    return found
+    return by_name
 
 
 def shipped(folder: str) -> list[str]:
@@ -225,7 +225,7 @@ def parsed(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise FieldError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+        raise FieldError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def settings(pairs: Iterable[str], example: str) -> dict[str, Any]:
@@ -233,13 +233,13 @@ def settings(pairs: Iterable[str], example: str) -> dict[str, Any]:
 
     `example` is one, for messages.
     """
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise FieldError(f"--set takes FIELD=VALUE, as --set {example}, not {pair!r}")
-        found[name] = parsed(text, f"--set {name}: {text!r}")
-    return found
+        changes[name] = parsed(text, f"--set {name}: {text!r}")
+    return changes
 
 
 def load(folder: str, name: str, changes: Mapping[str, Any] | None = None) -> Fields:
@@ -280,9 +280,9 @@ def split(changes: Mapping[str, Any] | None, *parts: str) -> tuple[dict[str, Any
     own: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for name, value in (changes or {}).items():
-        part, dot, rest = name.partition(".")
+        part, dot, name_within = name.partition(".")
         if dot and part in inner:
-            inner[part][rest] = value
+            inner[part][name_within] = value
         else:
             own[name] = value
     return own, inner

@@ -68,7 +68,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Of one result. `clocks_mhz` by name; `assumed` are the parameters that lean on nobody but this project."""
+    """What one result rests on. `clocks_mhz` by name; `assumed` parameters have no source outside this project."""
 
     configuration: str
     clocks_mhz: Mapping[str, float]
@@ -106,7 +106,7 @@ class Provenance:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The fields as the commands' JSON names them."""
         return {
             "version": self.release,
             "configuration_hash": self.configuration,
@@ -118,7 +118,7 @@ class Provenance:
         }
 
     def in_words(self) -> str:
-        """As the command line tells it, some lines."""
+        """For the terminal: a few lines."""
         lines = [
             f"  bound: {bound.name} {bound.limit:.6g} {bound.unit}, {bound.nearness:.0%} of it reached"
             for bound in self.bounds

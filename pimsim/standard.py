@@ -80,7 +80,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Standard:
-    """A DRAM standard. `sourced` tells where each value comes from; those that are `assumed` lean on nobody."""
+    """A DRAM standard. `sourced` says where each value comes from; only this project says those that are `assumed`."""
 
     name: str
     kind: str  # DDR4, DDR5, HBM2 or HBM3
@@ -102,7 +102,7 @@ class Standard:
         organisation = values.inner("organisation")
         timing = values.inner("timing")
         optional = {"tRFCpb": 0, "tREFIpb": 0}
-        found = cls(
+        standard = cls(
             name=values.text("name"),
             kind=values.text("kind", one_of=("DDR4", "DDR5", "HBM2", "HBM3")),
             tck_ns=values.number("tck_ns", least=1e-3),
@@ -118,8 +118,8 @@ class Standard:
         )
         for part in (organisation, timing, values):
             part.end()
-        _check(found, values.where)
-        return found
+        _check(standard, values.where)
+        return standard
 
     @property
     def assumed(self) -> tuple[Sourced, ...]:

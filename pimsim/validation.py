@@ -84,7 +84,7 @@ def dram_checks(folder: Path) -> Iterator[Check]:
 def attention_checks(folder: Path) -> Iterator[Check]:
     """Cycles and MAC commands of one attention layer, in event fidelity; cycles of the closed form against those."""
     for row in _rows(folder / "attacc" / "attention_layer.csv"):
-        asked = Attention(
+        layer = Attention(
             length=int(row["L"]),
             heads=int(row["nhead"]),
             head_dim=int(row["dhead"]),
@@ -93,14 +93,14 @@ def attention_checks(folder: Path) -> Iterator[Check]:
             power_limit=row["power_constraint"] == "True",
             refresh=row["refresh"] != "No",
         )
-        mode = ("power" if asked.power_limit else "free") + (" refresh" if asked.refresh else "")
-        name = f"attention {asked.level} L {asked.length} {mode}"
-        found = attention("hbm3-attacc", asked)
+        mode = ("power" if layer.power_limit else "free") + (" refresh" if layer.refresh else "")
+        name = f"attention {layer.level} L {layer.length} {mode}"
+        result = attention("hbm3-attacc", layer)
         cycles, macs = int(row["cycles"]), sum(int(row[count]) for count in ("mac_ab", "mac_sb", "mac_pb"))
-        yield Check(f"{name}: cycles", "cycle", cycles, cycles, *_within(cycles, ATTENTION_WITHIN), found.cycles)
-        yield Check(f"{name}: MACs", "commands", macs, macs, macs, macs, found.mac_commands)
-        closed = attention("hbm3-attacc", replace(asked, fidelity="closed")).cycles
-        event = found.cycles
+        yield Check(f"{name}: cycles", "cycle", cycles, cycles, *_within(cycles, ATTENTION_WITHIN), result.cycles)
+        yield Check(f"{name}: MACs", "commands", macs, macs, macs, macs, result.mac_commands)
+        closed = attention("hbm3-attacc", replace(layer, fidelity="closed")).cycles
+        event = result.cycles
         yield Check(f"{name}: closed", "cycle", event, event, *_within(event, ATTENTION_WITHIN), closed)
 
 

@@ -34,8 +34,8 @@ def bounds(p: Parameters, work: Work, state: State, span_ps: int) -> list[Bound]
         "host link": len(state.sent) * max(p.query_link_ps, p.result_link_ps) + 2 * p.latency_ps,
         "dependency of hops": _dependency(p, work, state),
     }
-    found = [Bound(name, limit / 1e6, span_ps / 1e6, "us", lower_is_better=True) for name, limit in limits.items()]
-    return sorted(found, key=lambda bound: -bound.limit)  # stable: equal ones keep the order above
+    all_bounds = [Bound(name, limit / 1e6, span_ps / 1e6, "us", lower_is_better=True) for name, limit in limits.items()]
+    return sorted(all_bounds, key=lambda bound: -bound.limit)  # stable: equal ones keep the order above
 
 
 def _ranks(p: Parameters, state: State) -> int:
@@ -83,7 +83,7 @@ def _alone(p: Parameters, work: Work, state: State) -> np.ndarray:
     reading = p.tCL + (p.tRCD if p.closed_page else 0)
     hop_of = np.repeat(np.arange(hops), np.diff(work.first_vector))
     spacing = p.tCCD_L if p.stripes == 1 else p.tCCD_S
-    missed = state.found == MISS
+    missed = state.source == MISS
     stream = p.vector_bursts * spacing * p.tck_ps
     served = np.zeros(hops * p.ranks, np.int64)
     np.add.at(served, hop_of * p.ranks + work.rank, np.where(missed, max(stream, p.compute_ps), p.compute_ps))

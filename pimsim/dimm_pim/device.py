@@ -27,19 +27,19 @@ class Part:
     def of(cls, values: Fields, name: str, **one_of: tuple[str, ...]) -> Any:
         """Take all fields of this part, each by its annotation; a whole number is 1 or more unless a metadata says."""
         inner = values.inner(name)
-        found: dict[str, Any] = {}
+        checked: dict[str, Any] = {}
         for part in dataclasses.fields(cls):
             least = part.metadata.get("least", 1)
             if part.type == "int":
-                found[part.name] = inner.integer(part.name, least=least, most=part.metadata.get("most", 1 << 40))
+                checked[part.name] = inner.integer(part.name, least=least, most=part.metadata.get("most", 1 << 40))
             elif part.type == "float":
-                found[part.name] = inner.number(part.name, least=least, most=part.metadata.get("most", 1e12))
+                checked[part.name] = inner.number(part.name, least=least, most=part.metadata.get("most", 1e12))
             elif part.type == "bool":
-                found[part.name] = inner.flag(part.name)
+                checked[part.name] = inner.flag(part.name)
             else:
-                found[part.name] = inner.text(part.name, one_of=one_of[part.name])
+                checked[part.name] = inner.text(part.name, one_of=one_of[part.name])
         inner.end()
-        return cls(**found)
+        return cls(**checked)
 
 
 def _from_zero(most: int = 1 << 40) -> Any:
@@ -225,7 +225,7 @@ class DimmDevice:
         return stripes
 
     def bursts(self, size: int) -> int:
-        """Bursts that carry so many bytes."""
+        """Bursts that carry this many bytes."""
         return -(-size // self.standard.organisation.burst_bytes)
 
     @property
@@ -234,7 +234,7 @@ class DimmDevice:
 
     @property
     def instruction_cycles(self) -> int:
-        """Of the bus, a vector's. Uncompressed, each DRAM command is sent, one a cycle."""
+        """Cycles of the bus for a vector's instruction. Uncompressed, each DRAM command is sent, one a cycle."""
         if not self.channel.compression:
             return self.vector_bursts + 2 * self.stripes
         data_bits = 8 * self.standard.organisation.burst_bytes // self.standard.timing.tBL
@@ -275,7 +275,7 @@ class DimmDevice:
 
     @property
     def cached_vectors(self) -> tuple[int, int]:
-        """Of a rank's cache: of its local part, of its global part."""
+        """Vectors that a rank's cache holds in its local and in its global part."""
         whole = self.rpm.cache_bytes // self.vectors.bytes
         local = int(whole * self.rpm.local_share)
         return local, whole - local

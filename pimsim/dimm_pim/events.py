@@ -116,8 +116,8 @@ def _send_instructions(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
     if first == last:
         push(s, _lane(p, s, now, query, p.tpm_ps), NEXT, query)
     for channel in range(p.channels):
-        for at in range(first, last):
-            if w.rank[at] % p.channels == channel:
+        for vector in range(first, last):
+            if w.rank[vector] % p.channels == channel:
                 bus = channel if p.instructions_on_data else p.channels + channel
                 _submit(p, w, s, now, bus, SEND_INSTRUCTIONS, query)
                 break
@@ -142,8 +142,8 @@ def _search_ends(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
 @part
 def _submit(p: Any, w: Any, s: Any, now: Any, bus: Any, kind: Any, argument: Any) -> None:
     """Put a transfer at the end of a bus's queue; it starts at once if the bus is free."""
-    at = (s.bus[bus, 0] + s.bus[bus, 1]) % s.bus_ring.shape[1]
-    s.bus_ring[bus, at, 0], s.bus_ring[bus, at, 1] = kind, argument
+    place = (s.bus[bus, 0] + s.bus[bus, 1]) % s.bus_ring.shape[1]
+    s.bus_ring[bus, place, 0], s.bus_ring[bus, place, 1] = kind, argument
     s.bus[bus, 1] += 1
     if not s.bus[bus, 2]:
         _bus_starts(p, w, s, now, bus)
@@ -199,34 +199,34 @@ def _bus_ends(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
 def _deliver_instructions(p: Any, w: Any, s: Any, start: Any, channel: Any, query: Any) -> Any:
     """Queue a hop's vectors at the ranks of a channel as their instructions come in; returns the cycles that takes."""
     cycles = 0
-    for at in range(w.first_vector[s.hop[query]], w.first_vector[s.hop[query] + 1]):
-        rank = w.rank[at]
+    for vector in range(w.first_vector[s.hop[query]], w.first_vector[s.hop[query] + 1]):
+        rank = w.rank[vector]
         if rank % p.channels != channel:
             continue
         cycles += p.instruction_cycles
-        s.arrival[at] = (start + cycles) * p.tck_ps + p.dispatch_ps
-        s.next_vector[at] = -1
+        s.arrival[vector] = (start + cycles) * p.tck_ps + p.dispatch_ps
+        s.next_vector[vector] = -1
         if s.rank_queue[rank, 0] < 0:
-            s.rank_queue[rank, 0] = at
+            s.rank_queue[rank, 0] = vector
         else:
-            s.next_vector[s.rank_queue[rank, 1]] = at
-        s.rank_queue[rank, 1] = at
+            s.next_vector[s.rank_queue[rank, 1]] = vector
+        s.rank_queue[rank, 1] = vector
         s.rank_queue[rank, 4] += 1
         s.rank_totals[rank, DEEPEST] = max(s.rank_totals[rank, DEEPEST], s.rank_queue[rank, 4])
-        wake(s, rank, s.arrival[at])
+        wake(s, rank, s.arrival[vector])
     return cycles
 
 
 @part
-def _result(p: Any, w: Any, s: Any, now: Any, at: Any) -> None:
+def _result(p: Any, w: Any, s: Any, now: Any, vector: Any) -> None:
     """A distance comes into its DIMM's buffer."""
-    dimm = w.rank[at] % p.dimms
-    s.next_vector[at] = -1
+    dimm = w.rank[vector] % p.dimms
+    s.next_vector[vector] = -1
     if s.dimm_queue[dimm, 0] < 0:
-        s.dimm_queue[dimm, 0] = at
+        s.dimm_queue[dimm, 0] = vector
     else:
-        s.next_vector[s.dimm_queue[dimm, 1]] = at
-    s.dimm_queue[dimm, 1] = at
+        s.next_vector[s.dimm_queue[dimm, 1]] = vector
+    s.dimm_queue[dimm, 1] = vector
     s.dimm_queue[dimm, 2] += 1
     s.most_results[dimm] = max(s.most_results[dimm], s.dimm_queue[dimm, 2])
     if not s.dimm_queue[dimm, 3]:
@@ -241,9 +241,9 @@ def _deliver_results(p: Any, w: Any, s: Any, now: Any, bus: Any, dimm: Any) -> N
     s.bus_totals[bus, RESULTS] += count
     s.dimm_queue[dimm, 2] -= count
     for _ in range(count):
-        at = s.dimm_queue[dimm, 0]
-        s.dimm_queue[dimm, 0] = s.next_vector[at]
-        query = s.query_of[at]
+        vector = s.dimm_queue[dimm, 0]
+        s.dimm_queue[dimm, 0] = s.next_vector[vector]
+        query = s.query_of[vector]
         s.missing[query] -= 1
         last = s.missing[query] == 0
         end = _lane(p, s, now, query, p.insert_ps + (p.tpm_ps if last else 0))
@@ -260,8 +260,8 @@ def run(parameters: Any, work: Any, state: Any) -> None:
     """Search all queries of a `Work`; what happened is in the `State` then."""
     p, w, s = ParametersStruct(*parameters), WorkStruct(*work), StateStruct(*state)
     for query in range(w.first_hop.shape[0] - 1):
-        for at in range(w.first_vector[w.first_hop[query]], w.first_vector[w.first_hop[query + 1]]):
-            s.query_of[at] = query
+        for vector in range(w.first_vector[w.first_hop[query]], w.first_vector[w.first_hop[query + 1]]):
+            s.query_of[vector] = query
     _send(p, s, 0, p.batch)
     while s.scalars[SIZE]:
         now, event, argument = pop(s)

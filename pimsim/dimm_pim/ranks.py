@@ -35,16 +35,16 @@ def decide(p: Any, w: Any, s: Any, now: Any, rank: Any) -> None:
         next_from = end - p.lead_ps
         push(s, end - bursts * p.tBL * p.tck_ps, LIST, query)  # the channel may send while the rank reads
     elif queue[0] >= 0 and s.arrival[queue[0]] <= now:
-        at = queue[0]
-        queue[0] = s.next_vector[at]
+        vector = queue[0]
+        queue[0] = s.next_vector[vector]
         queue[4] -= 1
-        s.found[at] = look_up(p, s, rank, w.vertex[at], s.query_of[at])
+        s.source[vector] = look_up(p, s, rank, w.vertex[vector], s.query_of[vector])
         begin, least = now + p.lookup_ps, 0
-        if s.found[at] == MISS:
-            first, last = read_vector(p, s, begin, rank, w.slot[at])
+        if s.source[vector] == MISS:
+            first, last = read_vector(p, s, begin, rank, w.slot[vector])
             begin, least = (first + p.tCL + p.tBL) * p.tck_ps, (last + p.tCL + p.tBL) * p.tck_ps
         # the next is begun when the reads leave room and a place is free: its turn's last holder is nearly computed
-        next_from = begin if s.found[at] != MISS else least - p.lead_ps
+        next_from = begin if s.source[vector] != MISS else least - p.lead_ps
         # the unit is faster than the rank: it waits for a miss's last burst
         end = max(max(begin, s.rank_ready[rank, 1]) + p.compute_ps, least)
         s.rank_ready[rank, 1] = end
@@ -52,7 +52,7 @@ def decide(p: Any, w: Any, s: Any, now: Any, rank: Any) -> None:
         queue[5] += 1
         next_from = max(next_from, s.unit_ends[rank, queue[5] % p.fetch_ahead] - p.lead_ps)
         s.rank_totals[rank, COMPUTING] += p.compute_ps
-        push(s, end + p.pipeline_ps, RESULT, at)
+        push(s, end + p.pipeline_ps, RESULT, vector)
     s.rank_totals[rank, ACTIVE] += max(0, end - max(now, s.rank_ready[rank, 2]))
     s.rank_ready[rank, 2] = max(s.rank_ready[rank, 2], end)
     s.rank_ready[rank, 0] = max(now, next_from)

@@ -30,7 +30,7 @@ def run(numbers: Parameters, work: Work, log: int = 0) -> State:
 
 
 def parameters(device: DimmDevice, shard: int) -> Parameters:
-    """The device as the kernel wants it, for a shard of so many vertices."""
+    """The device as the kernel wants it, for a shard of `shard` vertices."""
     timing, memory = device.standard.timing, device.standard.organisation
     vectors, rpm, tpm = device.vectors, device.rpm, device.tpm
     local, whole = device.cached_vectors[0], sum(device.cached_vectors)
@@ -126,7 +126,7 @@ def _state(p: Parameters, work: Work, log: int) -> State:
         query_of=zeros(vectors),
         next_vector=zeros(vectors),
         arrival=zeros(vectors),
-        found=zeros(vectors),
+        source=zeros(vectors),
         rank_queue=rank_queue,
         rank_at=np.full(p.ranks, NEVER, np.int64),
         rank_ready=zeros(p.ranks, 3),

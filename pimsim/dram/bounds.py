@@ -26,7 +26,7 @@ def bounds(trace: Trace, activated: NDArray[np.int64], standard: Standard, count
     latency = timing.tBL + (min(timing.tCL, timing.tCWL) if counts[state.WRITES] else timing.tCL)
     per_rank = activated.reshape(len(activated), organisation.ranks, -1).sum(axis=2)
     rank_most, bank_most = int(per_rank.max()), int(activated.max())
-    found = {
+    limits = {
         "arrival of the last request": int(sent.cycle[-1]) + latency,
         "data bus, tBL": (_most(channel) - 1) * timing.tBL + latency,
         "columns of a bank group, tCCD_L": (_most(group) - 1) * timing.tCCD_L + latency,
@@ -36,7 +36,7 @@ def bounds(trace: Trace, activated: NDArray[np.int64], standard: Standard, count
         "rows of a bank, tRC": (bank_most - 1) * timing.tRC + timing.tRCD + latency,
     }
     finish = float(counts[state.LAST_DATA])
-    held = [Bound(name, float(cycles), finish, "cycles", lower_is_better=True) for name, cycles in found.items()]
+    held = [Bound(name, float(cycles), finish, "cycles", lower_is_better=True) for name, cycles in limits.items()]
     return sorted(held, key=lambda bound: -bound.limit)
 
 

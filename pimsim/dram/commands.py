@@ -54,7 +54,7 @@ class CommandLog:
         flat = rows[:, 2]
         of_rank = np.isin(name, OF_A_RANK)
         with_row = (request >= 0) & (name != "PRE")
-        found = cls(
+        log_by_channel = cls(
             cycle=rows[:, 0],
             command=name,
             channel=channel,
@@ -64,8 +64,8 @@ class CommandLog:
             row=np.where(with_row, trace.row[request], -1),
             column=np.where(with_row & (name != "ACT"), trace.column[request], -1),
         )
-        order = np.argsort(found.cycle, kind="stable")
-        return cls(*(getattr(found, part)[order] for part in cls.__slots__))
+        order = np.argsort(log_by_channel.cycle, kind="stable")
+        return cls(*(getattr(log_by_channel, part)[order] for part in cls.__slots__))
 
     def write(self, path: str | Path) -> None:
         """A CSV with the header `HEADER`; what a command does not have is left empty."""

@@ -33,12 +33,15 @@ OURS = Source("a usual controller: 32 reads, four hits a row as in DRAMsim3, wat
 class Controller:
     """Settings of a controller: FR-FCFS, the oldest of the first ready, reads before writes.
 
-    `queue` reads wait for their row at most, and as many writes; those whose row has been opened for them are no longer
-    counted, and go first. Writes are sent when more than the share `high_water` of their queue
-    is filled, or no read waits, until less than `low_water` is. After `row_hit_cap` columns of a row whoever is the
-    oldest of the bank comes first. `page` closed: a row closes once nobody waits for it. `refresh`: none, all-bank (all
-    ranks when tREFI has passed), per-bank (one bank a rank and tREFIpb, in turn). Timing alone: a write may pass an
-    older read of the same place; a read of what waits to be written is answered from the queue a cycle later.
+    `queue` is how many reads wait for their row at most, and as many writes; a request whose row has been opened for it
+    is no longer counted, and goes first. Writes are sent when more than the share `high_water` of their queue is
+    filled, or no read waits, until less than `low_water` is. After `row_hit_cap` columns of a row the oldest request of
+    the bank comes first. `page` closed: a row closes once no request waits for it. `refresh` is none, all-bank (all
+    ranks when tREFI has passed) or per-bank (one bank a rank and tREFIpb, in turn). WorkloadError for settings out of
+    range.
+
+    Timing alone is modelled: a write may pass an older read of the same place; a read of what waits to be written is
+    answered from the queue a cycle later.
     """
 
     queue: int = 32

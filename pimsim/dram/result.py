@@ -92,7 +92,7 @@ class DramResult:
         return {f"p{share}": float(value) for share, value in zip(PERCENTILES, values, strict=True)}
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """All figures as the command's JSON names them."""
         plain = (
             "standard requests reads writes forwarded last_read_done_cycle last_burst_done_cycle"
             " avg_read_latency_cycles bandwidth_gbps peak_gbps activates precharges refreshes row_hits energy_nj tck_ns"
@@ -105,7 +105,7 @@ class DramResult:
         }
 
     def in_words(self) -> str:
-        """As the command line tells it, some lines."""
+        """For the terminal: a few lines."""
         end = max(self.last_read_done_cycle, self.last_burst_done_cycle)
         energies = ", ".join(f"{name} {nj:.1f}" for name, nj in self.energy_nj.items())
         percentiles = ", ".join(f"{name} {value:.0f}" for name, value in self.latency_percentiles().items())

@@ -106,19 +106,19 @@ class Trace:
         for name, values, limit in limits:
             if int(values.max()) >= limit or int(values.min()) < 0:
                 first = int(np.argmax((values >= limit) | (values < 0)))
-                raise TraceError(f"{self.at(first)}: {name} {values[first]} is out of range: 0 to {limit - 1}")
+                raise TraceError(f"{self.line_of(first)}: {name} {values[first]} is out of range: 0 to {limit - 1}")
         if int(self.write.max()) > 1:
-            raise TraceError(f"{self.at(int(np.argmax(self.write > 1)))}: write must be 0 or 1")
+            raise TraceError(f"{self.line_of(int(np.argmax(self.write > 1)))}: write must be 0 or 1")
         if len(self) > MOST_REQUESTS:
             raise TraceError(f"{self.source}: more than {MOST_REQUESTS} requests: cut the trace")
         falls = self.cycle[1:] < self.cycle[:-1]
         if falls.any():
             first = int(np.argmax(falls)) + 1
             raise TraceError(
-                f"{self.at(first)}: cycle {self.cycle[first]} comes after {self.cycle[first - 1]}: sort the trace"
+                f"{self.line_of(first)}: cycle {self.cycle[first]} comes after {self.cycle[first - 1]}: sort the trace"
             )
 
-    def at(self, request: int) -> str:
+    def line_of(self, request: int) -> str:
         """Where a request stands, for messages: its line, the header being the first."""
         return f"{self.source}:{request + 2}"
 
@@ -187,8 +187,8 @@ def _read(file: IO[bytes], where: str, organisation: Organisation | None, mappin
         raise TraceError(
             f"{where}:{first + 2}: address {address[first]} is out of range: 0 to {organisation.bytes - 1}"
         )
-    found = mapping.locate(address, organisation)
-    return Trace.of(cycle=columns[0], write=columns[1], **found, source=where)
+    places = mapping.locate(address, organisation)
+    return Trace.of(cycle=columns[0], write=columns[1], **places, source=where)
 
 
 def _refuse(where: str, header: tuple[str, ...], line: int, wrong: int, left: bytes, file: IO[bytes]) -> None:

@@ -13,10 +13,10 @@ from pimsim.hbm_pim.state import Rules
 def energy_nj(
     device: Device, level: str, *, macs: float, vectors: int, activates: float, loads: float, moves: float
 ) -> dict[str, float]:
-    """nJ by part and in `total`, of so many commands of single channels, over all of them.
+    """nJ by part and in `total`, of these numbers of commands, each of one channel, over all.
 
-    `activates` are ACTs of slots, `loads` moves of 32 bytes into a stack, `moves` such within it. `compute` is what the
-    units take: the table's ratio to a read at the bank (row and cells), for every vector.
+    `activates` counts ACTs of slots, `loads` moves of 32 bytes into a stack, `moves` those within it. `compute` is what
+    the units take: the table's ratio to a read at the bank (row and cells), for every vector.
     """
     organisation = device.standard.organisation
     column_bits = organisation.burst_bytes * 8

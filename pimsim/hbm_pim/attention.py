@@ -48,7 +48,7 @@ class Attention:
     fidelity: str = "event"
 
     def check(self, device: Device) -> None:
-        """WorkloadError for what `device` cannot do, or nobody."""
+        """WorkloadError for what `device` cannot do, or no device could."""
         for name in ("length", "heads", "head_dim", "batch"):
             if getattr(self, name) < 1:
                 raise WorkloadError(f"{name} must be 1 at least, not {getattr(self, name)}")
@@ -108,7 +108,7 @@ class AttentionResult:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """All figures as the command's JSON names them."""
         names = ("cycles", "time_us", "mac_commands", "effective_tbps", "bound", "energy_nj")
         more = ("stream_cycles", "kv_bytes", "read_bytes", "activates", "refreshes")
         return {

@@ -82,8 +82,8 @@ def _rows(shape: Shape, rules: Rules, macs: int) -> int:
     """Rows that an operand of that many MACs opens."""
     if shape.level != BUFFER:
         return -(-macs // shape.columns)
-    sweeps, rest = divmod(macs, rules.slots * shape.columns)
-    return sweeps * rules.slots + min(rules.slots, rest)
+    sweeps, macs_left = divmod(macs, rules.slots * shape.columns)
+    return sweeps * rules.slots + min(rules.slots, macs_left)
 
 
 def _paces(shape: Shape, rules: Rules) -> _Paces:
@@ -202,7 +202,7 @@ def _wait(state: Any, moves: float) -> None:
 
 @part
 def _earlier(state: Any, paces: Any, macs: int) -> float:
-    """When the MAC went that is so many before the last one; known for the last two runs."""
+    """When the MAC went that is `macs` before the last one; known for the last two runs."""
     if macs < state[_COUNT]:
         return state[_MAC] - macs * (state[_MAC] - state[_RUN]) / max(1.0, state[_COUNT] - 1)
     macs -= int(state[_COUNT])

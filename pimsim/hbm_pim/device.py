@@ -154,7 +154,7 @@ def _read(values: Fields, standard: Mapping[str, Any] | None = None, energy: Map
     memory = Standard.load(values.text("standard"), {**organisation, **(standard or {})})
     table = EnergyTable.load(values.text("energy"), energy)
     timing, units, softmax, paths = (values.inner(name) for name in ("timing", "units", "softmax", "paths"))
-    found = Device(
+    device = Device(
         name=values.text("name"),
         standard=memory,
         table=table,
@@ -182,8 +182,8 @@ def _read(values: Fields, standard: Mapping[str, Any] | None = None, energy: Map
     )
     for part in (timing, units, softmax, paths, values):
         part.end()
-    _check(found, values.where)
-    return found
+    _check(device, values.where)
+    return device
 
 
 def _unit(values: Fields) -> Unit:

@@ -46,7 +46,7 @@ class Spread:
 
 
 def elements_per_column(device: Device, width: int) -> int:
-    """Numbers of `width` bytes in a column; WorkloadError if that is no width of numbers."""
+    """Numbers of `width` bytes in a column; WorkloadError for an unknown width."""
     if width not in WIDTHS:
         raise WorkloadError(f"bytes must be one of {', '.join(map(str, WIDTHS))}, not {width}")
     return device.standard.organisation.burst_bytes // width

@@ -99,7 +99,7 @@ def gemv(
 
 
 def weights_floor_us(device: Device, weight_bytes: float, *, power_limit: bool = False) -> float:
-    """Microseconds that the banks of all stacks take to deliver so many bytes once: nothing reads them faster."""
+    """Microseconds that the banks of all stacks take to deliver this many bytes once: a lower bound of reading them."""
     timing = device.timing
     slowdown = timing.mac_bank_power_limit / timing.mac_bank if power_limit else 1.0
     return weight_bytes / (device.internal_tbps * 1e6) * slowdown

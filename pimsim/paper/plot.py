@@ -90,8 +90,8 @@ def limits(evaluations: Iterable[Evaluation]) -> tuple[float, float]:
 def _bars(axis: Any, labels: list[str], groups: Mapping[str, tuple[str, list[float]]], base: float = 0.0) -> None:
     """Each from `base` up or down to its value."""
     width = 0.8 / len(groups)
-    for at, (name, (colour, values)) in enumerate(groups.items()):
-        places = [place + (at - (len(groups) - 1) / 2) * width for place in range(len(values))]
+    for bar, (name, (colour, values)) in enumerate(groups.items()):
+        places = [place + (bar - (len(groups) - 1) / 2) * width for place in range(len(values))]
         axis.bar(places, [value - base for value in values], width, base, label=name, color=colour)
     _finish(axis, labels)
 
@@ -106,12 +106,12 @@ def _finish(axis: Any, labels: list[str]) -> None:
 def _energies(axis: Any, one: Evaluation) -> None:
     """Bars of their parts, one on the other."""
     width = 0.8 / len(COLOURS)
-    for at, (system, colour) in enumerate(COLOURS.items()):
+    for number, (system, colour) in enumerate(COLOURS.items()):
         for group, mode in enumerate(RETRIEVE_EVERY):
             whole = energy(one.runs["cpu-gpu-v100", MODEL, mode])
             below = 0.0
             for part, nj in energy_parts(one.runs[system, MODEL, mode]).items():
-                place = group + (at - (len(COLOURS) - 1) / 2) * width
+                place = group + (number - (len(COLOURS) - 1) / 2) * width
                 bar = {"color": colour, "hatch": HATCHES[part], "edgecolor": "white", "linewidth": 0}
                 axis.bar(place, nj / whole, width, bottom=below, **bar)
                 below += nj / whole

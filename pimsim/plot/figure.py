@@ -37,11 +37,11 @@ def draw_front(front: Front, file: Path, colour: str | None) -> None:
             panel.scatter(across[usable], up[usable], s=9, color="#9a9a9a", linewidths=0, alpha=0.7)
         else:
             names, level = levels(results.values(chosen))
-            for at, name in enumerate(names):
-                own = usable & (level == at)
-                look: Any = {"marker": MARKERS[at % len(MARKERS)], "color": COLOURS[at % len(COLOURS)]}
-                panel.scatter(across[own], up[own], s=11, linewidths=0, alpha=0.55, **look)
-                handles.append(Line2D([], [], ls="", ms=4, label=name, **look))
+            for place, name in enumerate(names):
+                own = usable & (level == place)
+                marker: Any = {"marker": MARKERS[place % len(MARKERS)], "color": COLOURS[place % len(COLOURS)]}
+                panel.scatter(across[own], up[own], s=11, linewidths=0, alpha=0.55, **marker)
+                handles.append(Line2D([], [], ls="", ms=4, label=name, **marker))
         best = np.array(front.points)
         best = best[np.argsort(across[best], kind="stable")]
         circles: Any = {"color": "black", "lw": 0.9, "marker": "o", "ms": 4.6, "mfc": "none", "mew": 0.8}
@@ -68,7 +68,7 @@ def draw_lines(results: Results, x: str, y: str, by: str | None, file: Path) -> 
     if len(names) > len(COLOURS):
         raise WorkloadError(f"{by} has {len(names)} values: lines of more than {len(COLOURS)} cannot be told apart")
     usable = np.isfinite(up)
-    stops = list(dict.fromkeys(value for value, told in zip(across, usable, strict=True) if told))
+    stops = list(dict.fromkeys(value for value, is_usable in zip(across, usable, strict=True) if is_usable))
     stops = sorted(stops) if len(_numbers(stops)) == len(stops) else stops
     apart = _evenly(stops)
     places = {value: float(at) if apart else value * of_x.factor for at, value in enumerate(stops)}
@@ -81,9 +81,9 @@ def draw_lines(results: Results, x: str, y: str, by: str | None, file: Path) -> 
             for value, number, chosen in zip(across, up, usable & (level == at), strict=True):
                 if chosen:
                     own.setdefault(places[value], []).append(number * of_y.factor)
-            look: Any = {"marker": MARKERS[at], "color": COLOURS[at], "lw": 1.0, "ms": 3.6}
-            panel.plot(sorted(own), [float(np.mean(own[place])) for place in sorted(own)], **look)
-            handles.append(Line2D([], [], label=name, **look))
+            line: Any = {"marker": MARKERS[at], "color": COLOURS[at], "lw": 1.0, "ms": 3.6}
+            panel.plot(sorted(own), [float(np.mean(own[place])) for place in sorted(own)], **line)
+            handles.append(Line2D([], [], label=name, **line))
         if apart:
             panel.set_xticks(range(len(stops)), [_named(value, of_x.factor) for value in stops])
             panel.xaxis.set_minor_locator(NullLocator())
@@ -119,7 +119,7 @@ def _named(value: Any, factor: float) -> str:
 
 
 def _colouring(front: Front) -> str | None:
-    """The axis with the fewest values, if those can be told apart and are no objective."""
+    """The axis with the fewest values, if their colours can be told apart and it is not an objective."""
     taken = {objective.name for objective in front.objectives}
     counts = {name: len(set(front.results.values(name))) for name in front.results.axes if name not in taken}
     few = {name: count for name, count in counts.items() if 1 < count <= len(COLOURS)}

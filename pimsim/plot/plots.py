@@ -16,7 +16,7 @@ from pimsim.sweep.sensitivity import Effect, Spread
 def plot_front(front: Front, file: str | Path, *, colour: str | None = None) -> None:
     """All points, coloured by an axis (one with few values if None), and the front of the first two objectives.
 
-    PimsimError if the file cannot be written, or there is no matplotlib.
+    PimsimError if the file cannot be written, or matplotlib is missing.
     """
     check([Path(file)])
     _module("figure").draw_front(front, Path(file), colour)
@@ -25,7 +25,7 @@ def plot_front(front: Front, file: str | Path, *, colour: str | None = None) -> 
 def plot_lines(results: Results, x: str, y: str, file: str | Path, *, by: str | None = None) -> None:
     """`y` over `x`, a line for each value of `by`, through the mean of the points that share both.
 
-    PimsimError if the file cannot be written, a name is none of a column, or there is no matplotlib.
+    PimsimError if the file cannot be written, a name is not that of a column, or matplotlib is missing.
     """
     check([Path(file)])
     _module("figure").draw_lines(results, x, y, by, Path(file))
@@ -34,7 +34,7 @@ def plot_lines(results: Results, x: str, y: str, file: str | Path, *, by: str | 
 def plot_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, file: str | Path) -> None:
     """A panel of the axes' effects, where there are any, and one of the assumed parameters, where they were varied.
 
-    PimsimError if the file cannot be written, or there is no matplotlib.
+    PimsimError if the file cannot be written, or matplotlib is missing.
     """
     check([Path(file)])
     _module("tornado").draw_tornado(effects, spread, metric, Path(file))

@@ -1,4 +1,4 @@
-"""Look: what all plots of sweeps have in common: a paper's column wide, quantities with units, legends, scales, files.
+"""Style: what all plots of sweeps have in common: a paper's column wide, quantities with units, legends, scales, files.
 
 It needs matplotlib.
 """
@@ -41,7 +41,7 @@ STYLE: Any = {
     "svg.hashsalt": "pimsim",  # equal plots are equal files
 }
 WIDE = 20  # times the least: beyond that, a log scale
-TICKS = 6  # distinct values that each get theirs
+TICKS = 6  # up to this many distinct values each have a tick
 LINE, MARKER = 62, 4  # letters of a legend's line, and what a marker takes
 # by the ending of a name: what is written, and for seconds and joules the units of its kind
 UNITS = {
@@ -95,7 +95,8 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
     """Above the plot, in as few rows as there is room for."""
     columns = _columns([str(handle.get_label()) for handle in handles])
     figure.legend(
-        handles=[handle for at in range(columns) for handle in handles[at::columns]],  # it fills column by column
+        # it fills column by column
+        handles=[handle for column in range(columns) for handle in handles[column::columns]],
         loc="outside upper center",
         ncols=columns,
         handletextpad=0.2,
@@ -133,10 +134,10 @@ def save(figure: Any, file: Path) -> None:
 
 
 def _columns(labels: Sequence[str]) -> int:
-    """Of a legend: as few rows as the width has room for."""
+    """Columns of a legend that has as few rows as the width allows."""
     for rows in range(1, len(labels)):
         columns = -(-len(labels) // rows)
-        if columns * MARKER + sum(max(map(len, labels[at::columns])) for at in range(columns)) <= LINE:
+        if columns * MARKER + sum(max(map(len, labels[column::columns])) for column in range(columns)) <= LINE:
             return columns
     return 1
 

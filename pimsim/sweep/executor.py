@@ -1,4 +1,4 @@
-"""Executor: who simulates the chunks of a sweep. This process, others on this machine, or a Ray cluster."""
+"""Executor: what simulates the chunks of a sweep: this process, others on this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def processes(chunks: Sequence[Chunk], workers: int) -> Rows:
         ) from error
     finally:
         pool.shutdown(wait=not pending, cancel_futures=True)
-        writer.close()  # whoever still works ends
+        writer.close()  # a worker that still runs ends
         reader.close()
 
 
@@ -77,8 +77,8 @@ def on_ray(chunks: Sequence[Chunk], workers: int) -> Rows:
         pending = [remote.remote(chunk) for _, chunk in zip(range(at_once), left, strict=False)]
         while pending:
             ended, pending = ray.wait(pending, num_returns=1)
-            for found in ended:
-                yield ray.get(found)
+            for chunk_rows in ended:
+                yield ray.get(chunk_rows)
                 if (following := next(left, None)) is not None:
                     pending.append(remote.remote(following))
     except ray.exceptions.RayError as error:
@@ -98,7 +98,7 @@ def cores() -> int:
 
 
 def executor(name: str, workers: int) -> Executor:
-    """Of the table. WorkloadError for a name or a number of workers that is none."""
+    """The executor of that name. WorkloadError for an unknown name, or fewer than one worker."""
     if name not in EXECUTORS:
         raise WorkloadError(f"the executor must be {' or '.join(EXECUTORS)}, not {name!r}")
     if workers < 1:

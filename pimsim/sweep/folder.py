@@ -70,16 +70,16 @@ class Folder:
             raise PimsimError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
     def ended(self, chunks: int) -> set[int]:
-        """Chunks of the first so many whose parts can be read; a damaged one is removed."""
-        found = set()
+        """Numbers of the first `count` chunks whose parts can be read; a damaged part is removed."""
+        numbers = set()
         for number in range(chunks):
             if self.part(number).exists():
                 try:
                     table.read_table(self.part(number))
-                    found.add(number)
+                    numbers.add(number)
                 except (OSError, pa.ArrowException):
                     self.part(number).unlink()
-        return found
+        return numbers
 
     def keep(self, chunk: int, rows: Sequence[Row]) -> None:
         """Write a chunk's part."""
@@ -97,22 +97,22 @@ class Folder:
     def identity(self) -> dict[str, Any]:
         """What the manifest says. PimsimError if there is none that can be read."""
         try:
-            found: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))["sweep"]
+            kept: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))["sweep"]
         except FileNotFoundError as error:
             raise PimsimError(f"{self.path} holds no sweep: there is no {self.manifest.name}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PimsimError(f"{self.manifest} cannot be read ({error}): remove the folder and sweep again") from error
-        return found
+        return kept
 
     def _agree(self, identity: Mapping[str, Any]) -> None:
         # as JSON has it: tuples and lists are the same there
-        asked = json.loads(json.dumps(identity))
+        wanted = json.loads(json.dumps(identity))
         if not self.manifest.exists():
-            text = json.dumps({"format": FORMAT, "sweep": asked}, indent=1)
+            text = json.dumps({"format": FORMAT, "sweep": wanted}, indent=1)
             table.whole(self.manifest, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
             return
-        found = self.identity()
-        others = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
+        kept = self.identity()
+        others = [name for name in {**kept, **wanted} if kept.get(name) != wanted.get(name)]
         if others:
             raise PimsimError(
                 f"{self.path} holds another sweep's results; what differs: {', '.join(others)}. Take another --out, or"

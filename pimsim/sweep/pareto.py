@@ -35,7 +35,7 @@ class Front:
     points: tuple[int, ...]
 
     def rows(self) -> list[Row]:
-        """Of each point: its number, the axes, the objectives."""
+        """A row for each point of the front: its number, its axes' values, its objectives."""
         names = list(dict.fromkeys((POINT, *self.results.axes, *(objective.name for objective in self.objectives))))
         chosen = self.results.table.select(names).to_pylist()
         return [chosen[point] for point in self.points]
@@ -58,16 +58,16 @@ def pareto(results: Results, *objectives: Objective) -> Front:
 
 def on_front(costs: np.ndarray) -> np.ndarray:
     """Bool [rows]: no other row is as low in all columns and lower in one. Costs [rows, 1 or more], finite."""
-    distinct, place = np.unique(costs, axis=0, return_inverse=True)  # sorted: nobody is beaten by a later one
-    if costs.shape[1] == 2:  # in order of the first, whoever is lower in the second than all before
+    distinct, place = np.unique(costs, axis=0, return_inverse=True)  # sorted: a point is never beaten by a later one
+    if costs.shape[1] == 2:  # in order of the first, those that are lower in the second than all before
         before = np.minimum.accumulate(np.concatenate([[np.inf], distinct[:-1, 1]]))
         return (distinct[:, 1] < before)[place.reshape(-1)]
     kept = np.zeros(len(distinct), bool)
     front = np.empty_like(distinct)
     count = 0
-    for at, row in enumerate(distinct):
+    for number, row in enumerate(distinct):
         if not (front[:count] <= row).all(axis=1).any():
-            kept[at] = True
+            kept[number] = True
             front[count] = row
             count += 1
     return kept[place.reshape(-1)]

@@ -32,27 +32,27 @@ def chunks(sweep: Sweep) -> list[Chunk]:
     points = sweep.points()
     size = max(1, min(LARGEST_CHUNK, len(points) // CHUNKS))
     return [
-        Chunk(at // size, sweep.target, sweep.base, sweep.names, at, points[at : at + size])
-        for at in range(0, len(points), size)
+        Chunk(begin // size, sweep.target, sweep.base, sweep.names, begin, points[begin : begin + size])
+        for begin in range(0, len(points), size)
     ]
 
 
 def simulate_chunk(chunk: Chunk) -> tuple[int, list[Row]]:
     """The chunk's number and a row for each of its points; a point that fails has the error in its row."""
-    found = target(chunk.target)
+    simulator = target(chunk.target)
     return chunk.number, [
-        row(found, at, chunk.base, dict(zip(chunk.names, values, strict=True)))
-        for at, values in enumerate(chunk.points, chunk.first)
+        row(simulator, number, chunk.base, dict(zip(chunk.names, values, strict=True)))
+        for number, values in enumerate(chunk.points, chunk.first)
     ]
 
 
 def row(target: Target, number: int, base: Mapping[str, Any], values: Mapping[str, Any]) -> Row:
     """The point's number, the axes' values, the error or None, and the result; one named as an axis gets `result.`."""
-    found: Row = {POINT: number, **values, ERROR: None}
+    columns: Row = {POINT: number, **values, ERROR: None}
     try:
         result = target.prepare({**base, **values})()
-        return found | {f"result.{name}" if name in found else name: value for name, value in flat(result)}
+        return columns | {f"result.{name}" if name in columns else name: value for name, value in flat(result)}
     except PimsimError as error:
-        return found | {ERROR: str(error)}
+        return columns | {ERROR: str(error)}
     except Exception as error:  # a defect at one point must not cost the others
-        return found | {ERROR: f"{type(error).__name__}: {error}"}
+        return columns | {ERROR: f"{type(error).__name__}: {error}"}

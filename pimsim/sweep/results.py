@@ -27,15 +27,15 @@ class Results:
 
     @classmethod
     def open(cls, folder: str | Path) -> Results:
-        """Of a folder in which a sweep has ended. PimsimError if none has."""
-        found = Folder(Path(folder))
-        found.identity()
-        if not found.results.exists():
+        """The results in a folder. PimsimError if no sweep has ended there."""
+        kept = Folder(Path(folder))
+        kept.identity()
+        if not kept.results.exists():
             raise PimsimError(f"the sweep of {folder} has not ended: sweep again to go on")
         try:
-            return cls(found, table.read_table(found.results))
+            return cls(kept, table.read_table(kept.results))
         except (OSError, pa.ArrowException) as error:
-            raise PimsimError(f"{found.results} cannot be read ({error}): remove it and sweep again") from error
+            raise PimsimError(f"{kept.results} cannot be read ({error}): remove it and sweep again") from error
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -43,14 +43,14 @@ class Results:
     @cached_property
     def sweep(self) -> Sweep:
         """What was asked. PimsimError if a file that it names is gone."""
-        asked = self.folder.identity()
+        identity = self.folder.identity()
         return Sweep.of(
-            asked["target"],
-            base=asked["base"],
-            axes=asked.get("axes"),
-            sample=asked["sample"],
-            points=asked["points"],
-            seed=asked.get("seed", 0),
+            identity["target"],
+            base=identity["base"],
+            axes=identity.get("axes"),
+            sample=identity["sample"],
+            points=identity["points"],
+            seed=identity.get("seed", 0),
             where=str(self.folder.manifest),
         )
 
@@ -67,7 +67,7 @@ class Results:
 
     @cached_property
     def errors(self) -> dict[int, str]:
-        """Of the points that failed, by their numbers."""
+        """What went wrong at each point that failed, by the point's number."""
         return {row[POINT]: row[ERROR] for row in self.table.select([POINT, ERROR]).to_pylist() if row[ERROR]}
 
     def name(self, wanted: str) -> str:

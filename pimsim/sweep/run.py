@@ -42,9 +42,9 @@ def run_sweep(
             shown = None if progress else True  # None: where there is a terminal
             with (
                 tqdm(total=total, initial=done, unit="point", disable=shown, leave=False, dynamic_ncols=True) as bar,
-                closing(simulate(left, max(1, min(workers, len(left))))) as found,
+                closing(simulate(left, max(1, min(workers, len(left))))) as chunks_done,
             ):
-                for number, rows in found:
+                for number, rows in chunks_done:
                     folder.keep(number, rows)
                     bar.update(len(rows))
             folder.finish(len(work), sweep.names, identity)

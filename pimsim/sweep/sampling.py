@@ -47,4 +47,4 @@ SAMPLES: dict[str, Callable[[Sequence[Axis], int, int], list[tuple[Any, ...]]]] 
 def _values(axes: Sequence[Axis], shares: np.ndarray) -> list[tuple[Any, ...]]:
     # a share that rounding made 1 belongs to the last part
     below = np.minimum(shares, np.nextafter(1.0, 0.0)).tolist()
-    return [tuple(axis.at(share) for axis, share in zip(axes, point, strict=True)) for point in below]
+    return [tuple(axis.value_at(share) for axis, share in zip(axes, point, strict=True)) for point in below]

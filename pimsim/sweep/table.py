@@ -52,10 +52,10 @@ def _column(values: list[Any]) -> pa.Array:
 
 def write(rows: Sequence[Row], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """A Parquet file that is there whole or not at all."""
-    found = table(rows)
+    contents = table(rows)
     if metadata:
-        found = found.replace_schema_metadata(dict(metadata))
-    whole(path, lambda partial: pq.write_table(found, partial, compression="zstd", row_group_size=ROWS_A_GROUP))
+        contents = contents.replace_schema_metadata(dict(metadata))
+    whole(path, lambda partial: pq.write_table(contents, partial, compression="zstd", row_group_size=ROWS_A_GROUP))
 
 
 def whole(path: Path, write: Any) -> None:

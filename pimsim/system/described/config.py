@@ -223,15 +223,15 @@ def _values(name: str, changes: dict[str, Any], depth: int = 0) -> tuple[Fields,
         own.end()
         return _values(base, {"name": title, **merged, **changes}, depth + 1)
     devices: dict[str, dict[str, Any]] = {"dimm": {}, "hbm": {}}
-    rest = {}
+    others = {}
     for dotted, value in changes.items():
         head, dot, tail = dotted.partition(".")
         if dot and head in devices:
             devices[head][tail] = value
         else:
-            rest[dotted] = value
-    values = fields.load(FOLDER, name, rest)
-    return values, {head: {**values.mapping(head), **found} for head, found in devices.items()}
+            others[dotted] = value
+    values = fields.load(FOLDER, name, others)
+    return values, {head: {**values.mapping(head), **own_changes} for head, own_changes in devices.items()}
 
 
 def _read(values: Fields, devices: Mapping[str, dict[str, Any]]) -> SystemConfig:
@@ -253,26 +253,26 @@ def _read(values: Fields, devices: Mapping[str, dict[str, Any]]) -> SystemConfig
     if parts["generation"].engine == "accelhbm":
         files = {"standard": hbm.standard.sourced, "energy": hbm.table.sourced}
         sourced += [_under("hbm", value, files) for value in hbm.sourced]
-    found = SystemConfig(name=title, model=model, dimm=dimm, hbm=hbm, sourced=tuple(sourced), **parts)
-    _fits(found)
-    return found
+    config = SystemConfig(name=title, model=model, dimm=dimm, hbm=hbm, sourced=tuple(sourced), **parts)
+    _fits(config)
+    return config
 
 
 def _fits(config: SystemConfig) -> None:
     """WorkloadError for retrievals that find more than there is."""
-    asked, devices, results = config.workload, config.retrieval.devices, config.dimm.graph.k
-    if not asked.documents_file and asked.documents > asked.popular_documents:
+    workload, devices, results = config.workload, config.retrieval.devices, config.dimm.graph.k
+    if not workload.documents_file and workload.documents > workload.popular_documents:
         raise WorkloadError(
-            f"a retrieval takes {asked.documents} documents (workload.documents) of {asked.popular_documents} that"
-            " there are (workload.popular_documents): take fewer"
+            f"a retrieval takes {workload.documents} documents (workload.documents) of {workload.popular_documents}"
+            " that there are (workload.popular_documents): take fewer"
         )
-    if not asked.documents_file and asked.documents > devices * results:
+    if not workload.documents_file and workload.documents > devices * results:
         raise WorkloadError(
-            f"a retrieval takes {asked.documents} documents (workload.documents) of the {devices * results} that"
+            f"a retrieval takes {workload.documents} documents (workload.documents) of the {devices * results} that"
             f" {devices} devices of {results} results give (dimm.graph.k): take fewer, or more results"
         )
     shard = config.search.vertices // devices
-    if not asked.traversal_file and shard < results:
+    if not workload.traversal_file and shard < results:
         raise WorkloadError(
             f"{devices} devices (retrieval.devices) have a shard of {shard} vertices each (search.vertices), fewer than"
             f" the {results} results of a search (dimm.graph.k): take fewer devices, or more vertices"
@@ -296,14 +296,14 @@ PARTS: dict[str, type] = {
 
 
 def _value(values: Fields, entry: dataclasses.Field[Any]) -> Any:
-    told = entry.metadata
+    limits = entry.metadata
     if entry.type == "bool":
         return values.flag(entry.name)
     if entry.type == "int":
-        return values.integer(entry.name, least=int(told["least"]), most=int(told["most"]))
+        return values.integer(entry.name, least=int(limits["least"]), most=int(limits["most"]))
     if entry.type == "float":
-        return values.number(entry.name, least=told["least"], most=told["most"])
-    return values.text(entry.name, one_of=told.get("one_of", ()))
+        return values.number(entry.name, least=limits["least"], most=limits["most"])
+    return values.text(entry.name, one_of=limits.get("one_of", ()))
 
 
 def _under(device: str, value: Sourced, inner: Mapping[str, Iterable[Sourced]]) -> Sourced:

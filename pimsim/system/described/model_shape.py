@@ -40,7 +40,7 @@ class ModelShape:
     def _read(cls, values: Fields) -> ModelShape:
         sizes = ("layers", "heads", "kv_heads", "head_dim", "hidden", "intermediate", "vocabulary")
         values.text("source", default="not told")
-        found = cls(
+        shape = cls(
             name=values.text("name"),
             **{size: values.integer(size, least=1, most=1 << 24) for size in sizes},
             gated=values.flag("gated"),
@@ -48,11 +48,11 @@ class ModelShape:
             bytes=values.integer("bytes", least=1, most=4),
         )
         values.end()
-        if found.heads % found.kv_heads:
-            raise FieldError(f"{values.where}: kv_heads must divide the {found.heads} heads, not be {found.kv_heads}")
-        if found.bytes == 3:
+        if shape.heads % shape.kv_heads:
+            raise FieldError(f"{values.where}: kv_heads must divide the {shape.heads} heads, not be {shape.kv_heads}")
+        if shape.bytes == 3:
             raise FieldError(f"{values.where}: bytes must be 1, 2 or 4, not 3")
-        return found
+        return shape
 
     # of one layer, and of all
 

@@ -92,7 +92,7 @@ class AccelHbms:
         return 8 * (opening + sum(device.table[name].nj(1) for name in device.paths.outside))
 
     def _handed(self, rows: int) -> Cost:
-        """From stage to stage."""
+        """Handing `rows` vectors from stage to stage."""
         size = rows * self._model.hidden * self._model.bytes * (self._stages - 1)
         link = self.config.link
         seconds = size / (link.gbps * 1e9) + (self._stages - 1) * link.latency_ns * 1e-9
@@ -109,13 +109,13 @@ class AccelHbms:
         return Cost(2 * (size / (link.gbps * 1e9) + latency), {}, 2 * size)
 
     def _share(self, outputs: int, inputs: int, split_inputs: bool) -> tuple[int, int]:
-        """Of a matrix, on one device."""
+        """Outputs and inputs of one device's share of a matrix."""
         if split_inputs:
             return outputs, -(-inputs // self._shares)
         return -(-outputs // self._shares), inputs
 
     def _product(self, rows: int, outputs: int, inputs: int) -> Cost:
-        """On one device; nJ over all."""
+        """A product with weights: seconds of one device, nJ of all."""
         width, device, settings = self._model.bytes, self._device, self.config.generation
         key = (outputs, inputs)
         if key not in self._weights:
@@ -137,8 +137,8 @@ class AccelHbms:
         if rows in self._all_matrices:
             return self._all_matrices[rows]
         layer = self._reduced(rows)
-        for at, (outputs, inputs) in enumerate(self._model.products):
-            layer = layer.plus(self._product(rows, *self._share(outputs, inputs, split_inputs=at % 2 == 1)))
+        for number, (outputs, inputs) in enumerate(self._model.products):
+            layer = layer.plus(self._product(rows, *self._share(outputs, inputs, split_inputs=number % 2 == 1)))
         self._all_matrices[rows] = NOTHING.plus(layer, self._model.layers)
         return self._all_matrices[rows]
 
@@ -180,7 +180,7 @@ class AccelHbms:
         return below.between(above, (length - low) / (low * GRID - low))
 
     def _token_at(self, requests: int, length: int) -> Cost:
-        """All layers, for requests of so many tokens each."""
+        """A token of each request in all layers, where each has `length` tokens."""
         key = (requests, length)
         if key not in self._tokens:
             layer = self._attended(requests, length).plus(self._appended(requests))
@@ -197,9 +197,9 @@ class AccelHbms:
         return self._append[requests]
 
     def _attended(self, requests: int, length: int) -> Cost:
-        """One layer of decoding over so many tokens of each request."""
+        """Attention of one layer over `length` tokens of each request."""
         heads, kv = self._heads
-        asked = Attention(
+        layer = Attention(
             length=length,
             heads=heads,
             kv_heads=kv,
@@ -208,5 +208,5 @@ class AccelHbms:
             batch=requests,
             fidelity="closed",
         )
-        result = attention(self._device, asked)
+        result = attention(self._device, layer)
         return Cost(result.time_us * 1e-6, {"attention_in_memory": result.energy_nj["total"] * self._shares})

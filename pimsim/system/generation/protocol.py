@@ -43,7 +43,7 @@ class Piece(NamedTuple):
 
     @property
     def pairs(self) -> float:
-        """Of a token and one it attends to."""
+        """Pairs of a token and one that it attends to."""
         return self.tokens * (self.before + (self.tokens + 1) / 2)
 
 
@@ -57,9 +57,9 @@ class Pieces(NamedTuple):
 
     @classmethod
     def of(cls, pieces: Iterable[Piece]) -> Pieces:
-        found = list(pieces)
-        sums = (sum(piece.tokens for piece in found), sum(piece.before for piece in found))
-        return cls(len(found), *sums, sum(piece.pairs for piece in found))
+        listed = list(pieces)
+        sums = (sum(piece.tokens for piece in listed), sum(piece.before for piece in listed))
+        return cls(len(listed), *sums, sum(piece.pairs for piece in listed))
 
 
 class Generator(Protocol):
@@ -71,10 +71,10 @@ class Generator(Protocol):
     smallest_piece: int  # tokens below which a prefill costs as much as with them
 
     def prefill(self, pieces: Pieces) -> Cost:
-        """All of them together."""
+        """Seconds and nJ of prefilling all pieces together."""
 
     def step(self, requests: int, context: float) -> Cost:
         """One token of each of them; `context` is the sum of their tokens whose KV is read."""
 
     def load(self, tokens: float) -> Cost:
-        """Put together the KV of so many tokens out of what is stored."""
+        """Put together the KV of this many tokens out of what is stored."""

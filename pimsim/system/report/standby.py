@@ -12,18 +12,18 @@ def standby_w(config: SystemConfig) -> dict[str, float]:
     dimm = config.dimm
     rank = _of_rank(dimm.standard, dimm.memory_energy)
     if config.retrieval.engine == "acceldimm":
-        found = {"retrieval": rank * dimm.organisation.all_ranks * config.retrieval.devices}
+        watts = {"retrieval": rank * dimm.organisation.all_ranks * config.retrieval.devices}
     else:
-        found = {"retrieval": rank * config.retrieval.plain_ranks}
+        watts = {"retrieval": rank * config.retrieval.plain_ranks}
     if config.retrieval.engine == "hbm":
-        found["retrieval"] += _of_stacks(config) * config.retrieval.devices
+        watts["retrieval"] += _of_stacks(config) * config.retrieval.devices
     if config.generation.engine == "accelhbm":
-        found["generation"] = _of_stacks(config) * config.generation.devices
-    return found
+        watts["generation"] = _of_stacks(config) * config.generation.devices
+    return watts
 
 
 def _of_stacks(config: SystemConfig) -> float:
-    """Of one HBM device."""
+    """Watts of the memory of one HBM device."""
     hbm = config.hbm
     organisation = hbm.standard.organisation
     # tables of stacked memory tell of a pseudo channel, those of DIMMs of a rank

@@ -1,4 +1,4 @@
-"""Confidence: which results of a running search the host hands on, look by look (HeterRAG, section 4.4).
+"""Confidence: which results of a running search the host hands on, at each of its looks (HeterRAG, section 4.4).
 
 The nearest vertices met so far stand in a result buffer, by distance. At each look the host asks where the newest of
 them stand. One near the head: the search is in an early stage, and nothing is handed on. All near the tail: what stands
@@ -49,8 +49,8 @@ class Rule:
     def handed_on(
         self, seen: np.ndarray, lasts: np.ndarray, documents: np.ndarray, there: np.ndarray, least_buffer: int
     ) -> HandedOn:
-        """Of these searches; before the result only what has a vertex that has not been handed on before, and is not
-        `there` anyway.
+        """What is handed on of these searches. Before the result that is only what has a vertex that was not handed on
+        before, and is not `there` anyway.
 
         `seen` is the look that first sees each vertex, int64 [searches, vertices]; a search has ended at its look of
         `lasts`, int64 [searches], and its result is 0 … `documents` − 1, int64 [searches]; `there` bool [searches, most
@@ -65,8 +65,8 @@ def looks_that_see(shares: np.ndarray, durations: np.ndarray, interval: int) -> 
 
     `durations` [searches] and `interval` in ps. A share above 1 is never met.
     """
-    found: tuple[np.ndarray, np.ndarray] = _looks_that_see(shares, durations, interval)
-    return found
+    looks: tuple[np.ndarray, np.ndarray] = _looks_that_see(shares, durations, interval)
+    return looks
 
 
 def first_met(
@@ -134,7 +134,7 @@ def _changes(
     else:
         times.sort()
     order = np.empty(buffer, np.int64)
-    held, found, before = 0, 0, 0
+    held, changes, before = 0, 0, 0
     for time in times:
         if time >= last:
             break
@@ -158,15 +158,15 @@ def _changes(
             continue
         sure = min(first, documents)
         same = 0
-        while same < sure and same < held and orders[found - 1, same] == order[same]:
+        while same < sure and same < held and orders[changes - 1, same] == order[same]:
             same += 1
         if same == sure:
             continue  # it is on its way already
-        looks[found], counts[found] = time, sure
-        orders[found, :sure] = order[:sure]
+        looks[changes], counts[changes] = time, sure
+        orders[changes, :sure] = order[:sure]
         held = sure
-        found += 1
-    return found
+        changes += 1
+    return changes
 
 
 @kernel
@@ -222,10 +222,10 @@ def _handed_on(
     looks, first = np.empty(used, np.int64), np.empty(used + 1, np.int64)
     sums = np.zeros((2, used), np.int64)
     groups = 0
-    for at in range(used):
-        row = sorted_rows[at]
+    for place in range(used):
+        row = sorted_rows[place]
         if not groups or look[row] != looks[groups - 1]:
-            looks[groups], first[groups] = look[row], at
+            looks[groups], first[groups] = look[row], place
             groups += 1
         sums[0, groups - 1] += new[row]
         sums[1, groups - 1] += row >= before

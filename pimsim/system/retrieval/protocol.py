@@ -1,4 +1,4 @@
-"""Retriever: what every retriever promises: how long searches take, and what they cost."""
+"""Protocol: what every retriever promises: how long searches take, and what they cost."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ class Retriever(Protocol):
     counts: dict[str, float]
 
     def search(self, queries: int, again: bool, rng: np.random.Generator) -> Searches:
-        """So many searches at once; `again`: their requests have retrieved before."""
+        """Search `queries` at once; `again`: their requests have retrieved before."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pimsim.system.described.config import SystemConfig
 from pimsim.system.generation.protocol import Cost, Generator
-from pimsim.system.run.drafts import Asked, Drafts, Kept
+from pimsim.system.run.drafts import Drafts, Kept, ToPrefill
 from pimsim.system.run.event_loop import picoseconds
 from pimsim.system.workload.requests import Request
 
@@ -21,7 +21,7 @@ class Place:
     number: int
     request: Request
     state: int = SEARCHING
-    asked: int = 0
+    queried_at: int = 0
     retrieval: int = 0  # its row in Retrievals
     changed: bool = True
 
@@ -50,7 +50,7 @@ class Steps:
     begin: int = 0
 
     def ends(self, count: int) -> int:
-        """ps from the beginning to the end of so many tokens."""
+        """ps from the beginning to the end of `count` tokens."""
         return picoseconds(count * self.first + self.slope * count * (count - 1) / 2)
 
     def cut(self, now: int) -> bool:
@@ -66,7 +66,7 @@ class Steps:
         return shorter
 
     def cost(self) -> Cost:
-        """Of `count` tokens; energy, like time, is linear between the first and the last."""
+        """The cost of all `count` tokens; energy, like time, is linear between the first and the last."""
         middle = (self.count - 1) / 2
         parts = {}
         for part, nj in self.one.energy.items():
@@ -95,7 +95,7 @@ class Batch:
         return all(place.state == DONE for place in self.places)
 
     def waits(self) -> bool:
-        """Whether a prefill is worth its while: somebody could decode after it, or it fills the arrays."""
+        """Whether a prefill is worth its while: a request could decode after it, or it fills the arrays."""
         if self.drafts.waiting * self.config.workload.document_tokens >= self._least:
             return True
         return any(place.state == PREFILLING for place in self.places)
@@ -106,7 +106,7 @@ class Batch:
         first_right = Kept.DENSE if self.drafts.tree is not None else Kept.NOTHING
         later_right = Kept.ALL if self.drafts.tree is None and not again_all else first_right
         waiting = self.drafts.waits
-        asked, ready = [], []
+        drafts, ready = [], []
         for place in self.places:
             request, first = place.request, place.request.retrievals == 1
             right = first_right if first else later_right
@@ -115,13 +115,13 @@ class Batch:
                 if first:
                     question = request.question
                 elif again_all and place.changed:
-                    question = request.question + request.made
-                asked.append(Asked(place.number, True, right, question, place.changed))
+                    question = request.question + request.generated
+                drafts.append(ToPrefill(place.number, True, right, question, place.changed))
                 ready.append(place)
             elif place.state == SEARCHING and waiting[place.number]:
                 # where only the order has changed, it may change again
-                asked.append(Asked(place.number, False, right, 0, False))
-        filled = self.drafts.prefill(asked)
+                drafts.append(ToPrefill(place.number, False, right, 0, False))
+        filled = self.drafts.prefill(drafts)
         cost = self.generator.prefill(filled.pieces)
         if filled.loaded:
             cost = cost.plus(self.generator.load(filled.loaded))

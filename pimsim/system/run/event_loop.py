@@ -1,7 +1,7 @@
 """EventLoop: what happens next, in whole picoseconds.
 
 Ties are broken by kind, in the order of `KINDS`, then by the order in which events were set: what ends frees its unit
-before anything looks for a free one, and what arrives is seen by whoever looks at the same time.
+before anything looks for a free one, and what arrives is seen by what looks at the same time.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class Server:
         self._loop, self._spans, self._free = loop, spans, 0
 
     def do(self, duration: int, what: str, then: Callable[[], None], *, later: int = 0) -> None:
-        """A job of so many ps; `then` runs `later` ps after its end, as behind a link's latency."""
+        """A job of `duration` ps; `then` runs `later` ps after its end, as behind a link's latency."""
         begin = max(self._free, self._loop.now)
         self._free = begin + duration
         self.took(what, begin, self._free)
         self._loop.at(self._free + later, END, then)
 
     def took(self, what: str, begin: int, end: int) -> None:
-        """Count a job that somebody else has timed; jobs of one unit do not overlap."""
+        """Count a job that was timed elsewhere; jobs of one unit do not overlap."""
         self.busy += end - begin
         self.jobs += 1
         if self._spans is not None and end > begin:

@@ -57,19 +57,19 @@ class PrefixTree:
     def find(self, sequence: Sequence[int]) -> list[int]:
         """What is there of each document, changing nothing: NEITHER, DENSE or BOTH. Once a path breaks, all behind
         have at best their dense part."""
-        asked = np.array(sequence, np.int64)
-        found = np.empty(len(asked), np.int64)
-        find(self.tables, asked, len(asked), found)
-        return found.tolist()
+        documents = np.array(sequence, np.int64)
+        kept = np.empty(len(documents), np.int64)
+        find(self.tables, documents, len(documents), kept)
+        return kept.tolist()
 
     def keep(self, sequence: Sequence[int]) -> None:
         """Store what was computed of a sequence, and count its path as used now, the deepest entry longest ago."""
-        asked = np.array(sequence, np.int64)
-        self.reserve(len(asked))
-        keep(self.tables, asked, len(asked))
+        documents = np.array(sequence, np.int64)
+        self.reserve(len(documents))
+        keep(self.tables, documents, len(documents))
 
     def reserve(self, more: int) -> None:
-        """Make room in the tables for so many more entries."""
+        """Make room in the tables for this many more entries."""
         old = self.tables
         needed = int(old.counts[HELD]) + more
         if needed <= len(old.before):
@@ -78,13 +78,13 @@ class PrefixTree:
         _copy(old, self.tables)
 
     def entries(self) -> list[tuple[int, int, int]]:
-        """Of each entry its number, that of the one before it or NONE, and its document; used longest ago first."""
-        tables, found = self.tables, []
+        """All entries, used longest ago first: its number, that of the entry before it or NONE, and its document."""
+        tables, entries = self.tables, []
         entry = int(tables.counts[OLDEST])
         while entry != NONE:
-            found.append((entry, int(tables.before[entry]), int(tables.document[entry])))
+            entries.append((entry, int(tables.before[entry]), int(tables.document[entry])))
             entry = int(tables.newer[entry])
-        return found
+        return entries
 
 
 def _tables(entries: int, paths: np.ndarray, sizes: np.ndarray) -> Tables:
@@ -96,16 +96,16 @@ def _tables(entries: int, paths: np.ndarray, sizes: np.ndarray) -> Tables:
 
 
 @kernel
-def find(tables: Any, sequence: Any, count: Any, found: Any) -> None:
-    """Of the sequence's first `count` documents, into `found`."""
+def find(tables: Any, sequence: Any, count: Any, kept: Any) -> None:
+    """Write to `kept` which parts are there of the sequence's first `count` documents."""
     entry = NONE
     whole = True
-    for at in range(count):
-        document = sequence[at]
+    for position in range(count):
+        document = sequence[position]
         if whole:
             entry = tables.places[_place(tables, entry, document)]
             whole = entry != NONE
-        found[at] = BOTH if whole else DENSE if tables.paths[document] else NEITHER
+        kept[position] = BOTH if whole else DENSE if tables.paths[document] else NEITHER
 
 
 @kernel
@@ -115,20 +115,20 @@ def keep(tables: Any, sequence: Any, count: Any) -> None:
     path = np.empty(count, np.int64)
     known = np.ones(count, np.bool_)
     entry = NONE
-    for at in range(count):
-        document = sequence[at]
+    for position in range(count):
+        document = sequence[position]
         place = _place(tables, entry, document)
         if tables.places[place] == NONE:
-            known[at] = False
+            known[position] = False
             _take(tables, place, entry, document)
             paths[document] += 1
             sizes[USED] += sizes[SPARSE_BYTES] if paths[document] > 1 else sizes[SPARSE_BYTES] + sizes[DENSE_BYTES]
         entry = tables.places[place]
-        path[at] = entry
-    for at in range(count - 1, -1, -1):
-        if known[at]:
-            _unlink(tables, path[at])
-        _link(tables, path[at])
+        path[position] = entry
+    for position in range(count - 1, -1, -1):
+        if known[position]:
+            _unlink(tables, path[position])
+        _link(tables, path[position])
     while sizes[USED] > sizes[CAPACITY] and counts[OLDEST] != NONE:
         document = tables.document[counts[OLDEST]]
         _drop(tables, counts[OLDEST])

@@ -66,7 +66,7 @@ class _Run:
         self.room, cache = in_hand(config, self.requests, self.generator.memory_bytes)
         self.retriever = retriever(config, self.room)
         self.draws = Draws(config.workload, Documents(config.workload), self.requests)
-        self.found: Retrievals  # of the batch in hand
+        self.retrieved: Retrievals  # of the batch in hand
         self.tree = self._warm_tree(cache) if config.optimisations.g else None
         self.evicted_before = self.tree.evicted if self.tree is not None else 0
         self.rule = Rule(config.retrieval.tail_from, config.retrieval.newest_share)
@@ -141,7 +141,7 @@ class _Run:
         if config.generation.engine == "accelhbm":
             warnings.append("no energy of control logic is known: it is not in the sums")
         if config.retrieval.engine == "upmem":
-            warnings.append("no price of DIMMs with DPUs is known: theirs is that of ordinary ones")
+            warnings.append("no price of DIMMs with DPUs is known: they count as ordinary ones")
         return Provenance.of(
             config.configuration,
             clocks_mhz=clocks,
@@ -159,16 +159,17 @@ class _Run:
 
     def _retrieve(self, places: list[Place]) -> None:
         """Send the queries of these to all devices; each request's documents are settled now."""
-        config, found = self.config, self.found
+        config, retrievals = self.config, self.retrieved
         rows = []
         for place in places:
             request = place.request
-            row = found.first[place.number] + request.retrievals
+            row = retrievals.first[place.number] + request.retrievals
             request.retrievals += 1
-            place.state, place.asked, place.retrieval, place.changed = SEARCHING, self.loop.now, row, found.changed[row]
+            place.state, place.queried_at, place.retrieval = SEARCHING, self.loop.now, row
+            place.changed = retrievals.changed[row]
             rows.append(row)
         numbers = np.array([place.number for place in places])
-        self.batch.drafts.begin(numbers, found.documents[rows], found.counts[rows], found.there[rows])
+        self.batch.drafts.begin(numbers, retrievals.documents[rows], retrievals.counts[rows], retrievals.there[rows])
         self.books.counts["retrievals"] += len(places)
         query = config.dimm.vectors.bytes
         time = picoseconds(len(places) * config.host.query_us * 1e-6)
@@ -214,8 +215,8 @@ class _Run:
     def _looks(
         self, places: list[Place], durations: np.ndarray | None = None, interval: int = 1
     ) -> Iterator[tuple[int, News]]:
-        """What the host hands on of searches that take so many ps, by the look, one every `interval` ps, at which it
-        does; if nothing is said of that, all at the first."""
+        """What the host hands on of searches, and at which of its looks; it looks every `interval` ps,
+        and the searches take `durations` ps. Without them everything is handed on at the first look."""
         numbers = np.array([place.number for place in places])
         counts, there = self.batch.drafts.of(numbers)
         if durations is None:
@@ -225,19 +226,18 @@ class _Run:
             if self.config.optimisations.r:  # the search begins with the last result; its others are not new
                 shares[:, : there.shape[1]][there] = 0.0
             seen, lasts = looks_that_see(shares, durations, interval)
-        found = self.rule.handed_on(seen, lasts, counts, there, self.config.dimm.graph.k)
-        if len(found.strangers):
-            searched, vertices = found.strangers.T
+        handed_on = self.rule.handed_on(seen, lasts, counts, there, self.config.dimm.graph.k)
+        if len(handed_on.strangers):
+            searched, vertices = handed_on.strangers.T
             rows = np.array([place.retrieval for place in places])[searched]
-            self.batch.drafts.name(numbers[searched], vertices, self.found.strangers(rows, self.strange))
-        self.books.counts["wasted_documents"] += len(found.strangers)
-        searches, first = found.search.tolist(), found.first.tolist()
-        told = zip(
-            found.look.tolist(), first, first[1:], found.documents.tolist(), found.results.tolist(), strict=False
-        )
-        for look, begin, end, documents, results in told:
+            self.batch.drafts.name(numbers[searched], vertices, self.retrieved.strangers(rows, self.strange))
+        self.books.counts["wasted_documents"] += len(handed_on.strangers)
+        searches, first = handed_on.search.tolist(), handed_on.first.tolist()
+        documents_sent, results_sent = handed_on.documents.tolist(), handed_on.results.tolist()
+        looks = zip(handed_on.look.tolist(), first, first[1:], documents_sent, results_sent, strict=False)
+        for look, begin, end, documents, results in looks:
             complete = [places[one] for one in searches[end - results : end]]
-            yield look, News(numbers, found, begin, end, documents, complete)
+            yield look, News(numbers, handed_on, begin, end, documents, complete)
 
     def _hand_on(self, news: News) -> None:
         """Results to the host, merged there, and the documents' tokens to the generation devices."""
@@ -262,10 +262,10 @@ class _Run:
         self.batch.drafts.know(news.places, news.handed_on, news.first, news.last)
         for place in news.complete:
             place.state = PREFILLING
-            self.retrievals.append((self.loop.now - place.asked) / PS)
+            self.retrievals.append((self.loop.now - place.queried_at) / PS)
         if self.steps is not None and self.batch.waits() and self.steps.cut(self.loop.now):
             steps = self.steps
-            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._made, steps, steps.count))
+            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._steps_end, steps, steps.count))
         self._look_soon()
 
     # generation
@@ -288,7 +288,7 @@ class _Run:
                 if not self.config.workload.rate_rps:
                     for request in taken:
                         request.begun = self.loop.now
-                self.found = self.draws.of(taken)
+                self.retrieved = self.draws.of(taken)
                 self._retrieve(self.batch.take(taken))
             return
         if not self.config.optimisations.p and self.batch.searching:
@@ -305,7 +305,7 @@ class _Run:
         if steps is not None:
             self.steps, self.generating = steps, True
             steps.begin = self.loop.now
-            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._made, steps, steps.count))
+            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._steps_end, steps, steps.count))
 
     def _generate(self, cost: Cost, what: str, then: Callable[[], None]) -> None:
         self.generating = True
@@ -325,11 +325,11 @@ class _Run:
             place.state = DECODING
             if request.retrievals == 1:
                 request.first_token = self.loop.now
-                request.made = 1
+                request.generated = 1
                 request.context = len(request.documents) * self.config.workload.document_tokens + request.question
-        self._turn(ready, made=False)
+        self._turn(ready, decoded=False)
 
-    def _made(self, steps: Steps, count: int) -> None:
+    def _steps_end(self, steps: Steps, count: int) -> None:
         if steps is not self.steps or count != steps.count:
             return  # cut since
         self.steps, self.generating = None, False
@@ -337,20 +337,20 @@ class _Run:
         self._pay(steps.cost())
         self.books.counts["decode_steps"] += steps.count
         for place in steps.places:
-            place.request.made += steps.count
+            place.request.generated += steps.count
             place.request.context += steps.count
-        self._turn(steps.places, made=True)
+        self._turn(steps.places, decoded=True)
 
-    def _turn(self, places: list[Place], *, made: bool) -> None:
-        """Who of these is done, and who retrieves: what has `made` a token since it last did."""
+    def _turn(self, places: list[Place], *, decoded: bool) -> None:
+        """Send on those of these requests that are done or retrieve next; `decoded`: each has a new token."""
         every = self.config.workload.retrieve_every
         retrieving = []
         for place in places:
             request = place.request
-            if request.made >= request.output:
+            if request.generated >= request.output:
                 place.state = DONE
                 self._tokens(request.output, partial(self._answered, request))
-            elif made and every and request.made % every == 0:
+            elif decoded and every and request.generated % every == 0:
                 retrieving.append(place)
         if retrieving:
             self._retrieve(retrieving)
