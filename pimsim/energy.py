@@ -17,14 +17,14 @@ UNITS = {"pJ": 1e-3, "nJ": 1.0, "pJ/bit": 1e-3, "pJ/64bit": 1e-3 / 64, "W": 1.0,
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One entry of a table."""
+    """One entry of a table: a value, its unit and its source."""
 
     name: str
     value: float
     unit: str
 
     def nj(self, amount: float) -> float:
-        """nJ of that many events (pJ, nJ), bits (per bit, per 64 bit) or nanoseconds (W: 1 W is 1 nJ/ns)."""
+        """nJ of `amount` events (pJ, nJ), bits (pJ/bit, pJ/64bit) or ns (W: 1 W is 1 nJ/ns)."""
         return self.value * UNITS[self.unit] * amount
 
 
@@ -54,7 +54,7 @@ class EnergyTable:
         return table
 
     def __getitem__(self, name: str) -> Term:
-        """FieldError if the table has no such term."""
+        """The term of that name. FieldError if the table has none."""
         if name not in self.terms:
             raise FieldError(f"energies/{self.name}: no term {name!r}; there are {', '.join(self.terms)}")
         return self.terms[name]

@@ -59,6 +59,7 @@ class Sourced:
     source: Source
 
     def as_dict(self) -> dict[str, Any]:
+        """Name, value and source as the commands' JSON has them."""
         return {"name": self.name, "value": self.value, "source": self.source.text}
 
 
@@ -83,7 +84,9 @@ class Fields:
         return name in self._values
 
     def text(self, name: str, default: str | None = None, one_of: Iterable[str] = ()) -> str:
-        """A string; one of the given, if any are."""
+        """Take a text; one of `one_of`, if any are given. FieldError for another value, or a missing field without a
+        default.
+        """
         value = self._take(name, default)
         allowed = list(one_of)
         if not isinstance(value, str) or (allowed and value not in allowed):
@@ -91,7 +94,7 @@ class Fields:
         return str(value)
 
     def integer(self, name: str, default: int | None = None, least: int = 0, most: int = 1 << 62) -> int:
-        """A whole number between the two, both included."""
+        """Take a whole number from `least` to `most`, both included. FieldError for another value."""
         value = self._take(name, default)
         if isinstance(value, float) and value.is_integer():  # 1e6
             value = int(value)
@@ -100,7 +103,7 @@ class Fields:
         return int(value)
 
     def number(self, name: str, default: float | None = None, least: float = 0.0, most: float = float("inf")) -> float:
-        """A finite number between the two, both included."""
+        """Take a finite number from `least` to `most`, both included. FieldError for another value."""
         value = self._take(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             self._refuse(name, value, f"a number of at least {least:g}" + (f", at most {most:g}" * (most < 1e300)))
@@ -109,20 +112,21 @@ class Fields:
         return float(value)
 
     def flag(self, name: str, default: bool | None = None) -> bool:
+        """Take true or false. FieldError for another value."""
         value = self._take(name, default)
         if not isinstance(value, bool):
             self._refuse(name, value, "true or false")
         return bool(value)
 
     def names(self, name: str) -> list[str]:
-        """A list of strings."""
+        """Take a list of texts. FieldError for another value."""
         value = self._take(name, None)
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             self._refuse(name, value, "a list of names")
         return list(value)
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """A mapping as it stands, empty where the field is missing; what is in it is another's to check."""
+        """Take a mapping as it stands, empty where the field is missing; its fields are not checked here."""
         self._taken.add(name)
         value = self._values.get(name)
         if not isinstance(value, Mapping | None):
@@ -134,7 +138,7 @@ class Fields:
         return self._source(name, self.text(name))
 
     def inner(self, name: str, *, optional: bool = False) -> Fields:
-        """The fields of a mapping in this one; what they say of sources is told here, too."""
+        """Take a mapping of this one as `Fields`; the sources of its values are added to this one's."""
         self._taken.add(name)
         if name not in self._values and not optional:
             self._miss(name)
@@ -181,13 +185,13 @@ class Fields:
 
 
 def brief(value: Any) -> str:
-    """As an error tells it: a whole file may stand where a word should."""
+    """A value as messages show it, cut at LONGEST letters: a whole file may stand where a word should."""
     text = repr(value)
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Changes by their dotted names; those that stand in a mapping are of its fields."""
+    """Changes by their dotted names, given by such names or in nested mappings."""
     by_dotted_name: dict[str, Any] = {}
     for name, value in changes.items():
         if isinstance(value, Mapping) and set(value) != SOURCED:
@@ -198,7 +202,7 @@ def nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _sources(given: Any, where: str) -> dict[str, Source]:
-    """By the names that values give."""
+    """The sources of a file, by the names under which values refer to them."""
     if not isinstance(given, Mapping | None):
         raise FieldError(f"{where}: sources must be a mapping of names and texts, not {given!r}")
     by_name = {}
@@ -221,7 +225,7 @@ def shipped(folder: str) -> list[str]:
 
 
 def parsed(text: str, where: str) -> Any:
-    """What a text of YAML says; FieldError for what is none."""
+    """The value of a YAML text. FieldError, naming `where`, if it is not YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -229,9 +233,8 @@ def parsed(text: str, where: str) -> Any:
 
 
 def settings(pairs: Iterable[str], example: str) -> dict[str, Any]:
-    """Values by dotted name, of FIELD=VALUE; values are read as YAML. FieldError for what is none.
-
-    `example` is one, for messages.
+    """Changes by dotted name, from FIELD=VALUE texts; values are read as YAML. FieldError, with `example`, for another
+    form.
     """
     changes: dict[str, Any] = {}
     for pair in pairs:
@@ -245,8 +248,8 @@ def settings(pairs: Iterable[str], example: str) -> dict[str, Any]:
 def load(folder: str, name: str, changes: Mapping[str, Any] | None = None) -> Fields:
     """Fields of a file that pimsim brings, by its name, or of a user's, by its path (with a slash or `.yaml`).
 
-    Where there is no file `heterrag.yaml`, that is the one that pimsim brings.
-    `changes` are values by dotted name that replace the file's; FieldError for a name that the file has not.
+    Where there is no file `heterrag.yaml`, that is the one that pimsim brings. `changes` are values by dotted name that
+    replace the file's; FieldError for a name that the file does not have.
     """
     stem = name.removesuffix(".yaml")
     if stem in shipped(folder) and not Path(name).is_file():
@@ -273,9 +276,10 @@ def load(folder: str, name: str, changes: Mapping[str, Any] | None = None) -> Fi
 
 
 def split(changes: Mapping[str, Any] | None, *parts: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Changes of a file's own fields, and for each of `parts`, which are files that it names, those of their fields.
+    """Divide changes into those of a file's own fields and, for each of `parts`, which are files that it names, those
+    of their fields.
 
-    Of `standard` that is `standard.timing.tRCD`, which the standard knows as `timing.tRCD`.
+    A change of `standard.timing.tRCD` is one of `timing.tRCD` for the part `standard`.
     """
     own: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {part: {} for part in parts}

@@ -42,9 +42,11 @@ class Check:
 
     @property
     def accepted(self) -> bool:
+        """Whether ours is within the accepted band."""
         return self.accept_low <= self.ours <= self.accept_high
 
     def as_dict(self) -> dict[str, Any]:
+        """The figure as the command's JSON has it."""
         return {**asdict(self), "error_pct": self.error_pct, "accepted": self.accepted}
 
     def in_words(self) -> str:
@@ -116,7 +118,9 @@ GROUPS: dict[str, Callable[[Path], Iterator[Check]]] = {
 
 
 def golden_folder(given: Path) -> Path:
-    """The folder that holds `dram`; one above and that itself are understood, too."""
+    """The folder that holds `dram` and `attacc`; the one above it and `dram` itself are understood, too. FieldError if
+    it is missing.
+    """
     if not given.is_dir():
         raise FieldError(f"{given}: there is no such folder of golden figures")
     if (given / "bands.csv").is_file():

@@ -14,10 +14,10 @@ from pimsim.standard import Standard
 
 
 def bounds(trace: Trace, activated: NDArray[np.int64], standard: Standard, counts: Any) -> list[Bound]:
-    """Cycles from 0 to the end of the last burst that each resource needs; the one that holds comes first.
+    """Cycles that each resource needs at least, from 0 to the end of the last burst; the one that holds comes first.
 
-    `activated` are the activations of each bank, a row for each pseudo channel. Where a waiting write answered a read,
-    no read is certain to reach the DRAM, and writes alone count.
+    `activated` [pseudo channels, banks] counts activations, `counts` are those of `state`. Where a waiting write
+    answered a read, no read is certain to reach the DRAM, and writes alone count.
     """
     timing, organisation = standard.timing, standard.organisation
     sent = trace if not counts[state.FORWARDED] else trace.where(trace.write == 1)
@@ -41,5 +41,5 @@ def bounds(trace: Trace, activated: NDArray[np.int64], standard: Standard, count
 
 
 def _most(values: NDArray[np.int64]) -> int:
-    """How often the most frequent value is there."""
+    """How often the most frequent value occurs."""
     return int(np.bincount(values).max())

@@ -13,10 +13,11 @@ MOST = (1 << 62) // 16  # a number may grow by a digit from here
 
 
 def _parse(text: Any, length: int, op_column: int, numbers: Any) -> tuple[int, int, int]:
-    """Numbers of the whole lines in text[:length], a row each; in `op_column` R is 0 and W is 1, of either case.
+    """Read the numbers of all whole lines in text[:length], a row of the result each.
 
-    Returns how many rows, where the next line begins, and the column (from 1) that is wrong in the line after the
-    rows: -1 where it has too few or too many; 0 where nothing is wrong. Decimal, or hexadecimal after 0x.
+    In `op_column` R is 0 and W is 1, of either case; numbers are decimal, or hexadecimal after 0x. Returns the number
+    of rows, where the next line begins, and the column (from 1) that is wrong in the line behind the rows: -1 if it has
+    too few or too many, 0 if nothing is wrong.
     """
     columns = numbers.shape[1]
     row = 0

@@ -18,10 +18,11 @@ PARTS = ("channel", "rank", "bank_group", "bank", "row", "column")
 
 @dataclass(frozen=True, slots=True)
 class AddressMapping:
-    """`order` has the parts of an address from the most significant to the least, below which are a burst's bytes.
+    """How linear addresses are laid out: `order` names the parts of an address from the most significant to the least.
 
-    A part may be cut: `column:4` are its lowest four values, and `column` without a number, more significant, is the
-    rest. `permuted` parts are XORed with the lowest bits of the row. `channel` counts pseudo channels.
+    The lowest bits, below all parts, count the bytes of a burst. A part may be cut: `column:4` are its lowest four
+    values, and `column` without a number, more significant, the others. `permuted` parts are XORed with the lowest bits
+    of the row. `channel` counts pseudo channels.
     """
 
     name: str
@@ -49,7 +50,9 @@ class AddressMapping:
         return mapping
 
     def locate(self, address: NDArray[np.int64], organisation: Organisation) -> dict[str, NDArray[np.int64]]:
-        """Each part's number for addresses in bytes, none of which may be beyond `organisation.bytes`."""
+        """The number of each part, by name, for `address` in bytes (int64); none may be `organisation.bytes` or
+        more.
+        """
         bits_left = address // organisation.burst_bytes
         places = {part: np.zeros_like(bits_left) for part in PARTS}
         scale = dict.fromkeys(PARTS, 1)
@@ -60,7 +63,7 @@ class AddressMapping:
         return self._permute(places, organisation)
 
     def address(self, parts: dict[str, NDArray[np.int64]], organisation: Organisation) -> NDArray[np.int64]:
-        """The inverse of `locate`: the address of the burst's first byte."""
+        """The address of each burst's first byte, int64, for `parts` by name: the inverse of `locate`."""
         parts = self._permute(dict(parts), organisation)
         sizes = self._sizes(organisation)
         scale = {part: math.prod(size for other, size in sizes if other == part) for part in PARTS}
@@ -80,7 +83,7 @@ class AddressMapping:
         return parts
 
     def _sizes(self, organisation: Organisation) -> list[tuple[str, int]]:
-        """Parts and how many values each has here, most significant first."""
+        """The parts, each with the number of values that it has here, the most significant first."""
         whole = {
             "channel": organisation.channels * organisation.pseudo_channels,
             "rank": organisation.ranks,

@@ -53,7 +53,8 @@ def elements_per_column(device: Device, width: int) -> int:
 
 
 def shared_vectors(device: Device, level: str, head_dim: int, width: int, group: int) -> int:
-    """How many of the `group` queries of a KV head share one read of it: what divides them, and fits the buffers twice.
+    """How many of the `group` queries of a KV head share one read of it: the most that divide them and fit the buffers
+    twice.
 
     Twice, as the next job's queries are loaded while these are used.
     """

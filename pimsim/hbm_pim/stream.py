@@ -1,6 +1,6 @@
-"""Command stream: what one channel is asked to do, in order, with the barriers between dependent steps (AttAcc).
+"""Command stream: the requests to one channel, in order, with the barriers between dependent steps (AttAcc).
 
-A stream is five arrays of equal length, one entry a request: what it is, and which bank slot, row, column (MAC, write)
+A stream is four arrays of equal length, one entry a request: its kind, and which bank slot, row and column (MAC, write)
 or bank group (moves) it means. A *slot* is what one command addresses: all banks of the channel (bank level), the bank
 of that number in every bank group (bank-group level), or one bank in every pseudo channel (buffer level).
 
@@ -21,7 +21,7 @@ BANK, BANK_GROUP, BUFFER = range(3)
 
 
 class Stream(NamedTuple):
-    """Requests of one channel, in order."""
+    """Requests of one channel, in order: arrays of one length."""
 
     kind: NDArray[np.int8]
     slot: NDArray[np.int16]  # MAC, WRITE: the bank slot; moves: the bank group (counted over the stack IDs)
@@ -112,7 +112,7 @@ def _context_moves(out: Any, place: int, shape: Any, count: int) -> int:
 
 @part
 def _share(total: int, part: int, parts: int) -> int:
-    """How many of `total` come before `part` of `parts`, spread evenly."""
+    """How many of `total` come before part number `part` of `parts`, if they are spread evenly."""
     return total * part // parts
 
 
