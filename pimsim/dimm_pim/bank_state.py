@@ -23,7 +23,9 @@ from pimsim.dimm_pim.state import (
 
 @part
 def read_vector(p: Any, s: Any, now: Any, rank: Any, slot: Any) -> Any:
-    """Cycles of the first and the last READ of a vector, which is spread over banks of `stripes` bank groups."""
+    """Read a vector, which is spread over banks of `stripes` bank groups; returns the cycles of its first and last
+    READ.
+    """
     start = _after_refreshes(p, s, -(-now // p.tck_ps), rank)
     sets = p.bank_groups // p.stripes
     place = slot // p.pieces_per_row
@@ -44,7 +46,7 @@ def read_vector(p: Any, s: Any, now: Any, rank: Any, slot: Any) -> Any:
 
 @part
 def read_list(p: Any, s: Any, now: Any, rank: Any, slot: Any, bursts: Any) -> Any:
-    """Cycles of the first and the last READ of a neighbour list, which lies in one row."""
+    """Read a neighbour list, which lies in one row; returns the cycles of its first and last READ."""
     start = _after_refreshes(p, s, -(-now // p.tck_ps), rank)
     place = slot // p.lists_per_row
     bank = place % p.banks
@@ -84,7 +86,7 @@ def _after_refreshes(p: Any, s: Any, start: Any, rank: Any) -> Any:
 
 @part
 def _open(p: Any, s: Any, start: Any, rank: Any, bank: Any, row: Any) -> None:
-    """Open a row, unless it is, as early as from `start` on."""
+    """Open a row, unless it is open, as early as from `start` on."""
     state, group, dram = s.bank[rank, bank], s.group[rank, bank % p.bank_groups], s.rank_dram[rank]
     if state[0] == row:
         s.rank_totals[rank, ROW_HITS] += 1

@@ -62,6 +62,7 @@ def _send(p: Any, s: Any, now: Any, most: Any) -> None:
 
 @part
 def _arrived(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
+    """A query arrives: begin its search, or let it wait for a place among the running ones."""
     if s.scalars[ACTIVE_QUERIES] < p.in_flight:
         _begin(p, w, s, now, query)
         return
@@ -86,6 +87,7 @@ def _begin(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
 
 @part
 def _begin_hop(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
+    """Begin a query's hop with the reading of its list, if it has one."""
     hop = s.hop[query]
     rank = w.list_rank[hop]
     if rank < 0:
@@ -111,6 +113,7 @@ def _lane(p: Any, s: Any, now: Any, query: Any, duration: Any) -> Any:
 
 @part
 def _send_instructions(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
+    """Send the instructions of a hop's vectors over each channel that has any."""
     first, last = w.first_vector[s.hop[query]], w.first_vector[s.hop[query] + 1]
     s.missing[query] = last - first
     if first == last:
@@ -125,6 +128,7 @@ def _send_instructions(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
 
 @part
 def _search_ends(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
+    """Send a query's result to the host, and begin the search of one that waits."""
     s.searched[query] = now
     merge(p, s, query)
     s.scalars[UPLINK_FREE] = max(s.scalars[UPLINK_FREE], now) + p.result_link_ps
@@ -151,6 +155,7 @@ def _submit(p: Any, w: Any, s: Any, now: Any, bus: Any, kind: Any, argument: Any
 
 @part
 def _bus_starts(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
+    """Begin the first transfer of a bus's queue."""
     first = s.bus[bus, 0]
     kind, argument = s.bus_ring[bus, first, 0], s.bus_ring[bus, first, 1]
     s.bus[bus, 0] = (first + 1) % s.bus_ring.shape[1]
@@ -184,6 +189,7 @@ def _bus_starts(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
 
 @part
 def _bus_ends(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
+    """Deliver what a bus carried, and begin its next transfer."""
     kind, argument = s.bus[bus, 4], s.bus[bus, 5]
     s.bus[bus, 2] = 0
     if kind == SEND_LIST:
@@ -271,6 +277,7 @@ def run(parameters: Any, work: Any, state: Any) -> None:
 
 @inlined
 def _happen(p: Any, w: Any, s: Any, now: Any, event: Any, argument: Any) -> None:
+    """Let an event happen."""
     if event == RANK:
         decide(p, w, s, now, argument)
     elif event == RESULT:

@@ -1,4 +1,4 @@
-"""Heap: the events to come, in the order of their times, and of their making where those are equal; compiled."""
+"""Heap: the events to come, by time; those of one time in the order in which they were made; compiled."""
 
 from typing import Any
 
@@ -25,6 +25,7 @@ def push(s: Any, time: Any, event: Any, argument: Any) -> None:
 
 @inlined
 def pop(s: Any) -> Any:
+    """Take the next event out of the heap; returns its time, event and argument."""
     heap = s.heap
     time, event, argument = heap[0, 0], heap[0, 2], heap[0, 3]
     s.scalars[SIZE] -= 1

@@ -11,7 +11,7 @@ from pimsim.dimm_pim.vertex_cache import look_up
 
 @part
 def wake(s: Any, rank: Any, time: Any) -> None:
-    """Have the rank decide at that time, or as soon after as it can, unless it decides before anyway."""
+    """Make the rank decide at that time, or as soon after it as it can, unless it decides earlier anyway."""
     time = max(time, s.rank_ready[rank, 0])
     if time < s.rank_at[rank]:
         s.rank_at[rank] = time
@@ -20,7 +20,7 @@ def wake(s: Any, rank: Any, time: Any) -> None:
 
 @part
 def decide(p: Any, w: Any, s: Any, now: Any, rank: Any) -> None:
-    """Begin the next list or vector that is there."""
+    """Make the rank begin the next list or vector that has arrived."""
     if s.rank_at[rank] != now:
         return  # it was woken earlier, and this event is what is left
     s.rank_at[rank] = NEVER

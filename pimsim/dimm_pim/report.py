@@ -1,4 +1,4 @@
-"""Report: what a simulated search came to, in times, shares, bytes and nJ, and which bound held it."""
+"""Report: the result of a simulated search, in times, shares, bytes and nJ, and the bound that holds."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ PERCENTILES = (50, 95, 99)
 
 
 class SearchResult:
-    """One simulated search. Times are µs, energies nJ; a query's latency is from the host's sending to its top-k there.
+    """The result of one simulated search. Times are µs, energies nJ.
 
-    `numbers`, `work` and `state` are the model's own, for what the report leaves out.
+    A query's latency runs from the host's sending it to its results being there. `numbers`, `work` and `state` are the
+    model's own, for what the report leaves out.
     """
 
     def __init__(self, device: DimmDevice, traversal: Traversal, numbers: Parameters, work: Work, state: State) -> None:
@@ -68,11 +69,12 @@ class SearchResult:
 
     @property
     def time_us(self) -> float:
-        """From the first query sent to the last result at the host."""
+        """Microseconds from the first query's being sent to the last result's being at the host."""
         return self._span / 1e6
 
     @property
     def queries_per_second(self) -> float:
+        """Queries over the whole time."""
         return len(self.state.done) * 1e12 / self._span
 
     @property
@@ -114,7 +116,7 @@ class SearchResult:
         }
 
     def utilisation(self) -> dict[str, float]:
-        """Shares of the time: of a part on average, and of its busiest instance."""
+        """Busy shares of the time, by part: the mean, and that of the busiest instance."""
         p, totals, buses = self.numbers, self.state.rank_totals, self.state.bus_totals[: self.numbers.channels]
         bursts = (totals[:, VECTOR_BURSTS] + totals[:, LIST_BURSTS]) * p.tBL * p.tck_ps
         shares = {
@@ -128,6 +130,7 @@ class SearchResult:
         return shares_busy | {f"{name}_max": float(busy.max()) / self._span for name, busy in shares.items()}
 
     def cache(self) -> dict[str, Any]:
+        """Hits and misses of the vertex caches, and their ratio."""
         source = self.state.source
         local, whole = int((source == LOCAL).sum()), int((source == GLOBAL).sum())
         hits = local + whole
@@ -150,7 +153,7 @@ class SearchResult:
         }
 
     def bytes(self) -> dict[str, int]:
-        """What moved, by link. Distances cross the channel in bursts, which `results_on_channel` counts whole."""
+        """Bytes that moved, by link. Distances cross the channel in bursts, which `results_on_channel` counts whole."""
         device, state = self.device, self.state
         burst = device.standard.organisation.burst_bytes
         buses = state.bus_totals
@@ -209,7 +212,7 @@ class SearchResult:
         return warnings
 
     def switching(self) -> float:
-        """The share of the channels' busy time that changing over between sources took."""
+        """The share of the channels' busy time that went into changing over between sources."""
         buses = self.state.bus_totals[: self.numbers.channels]
         return float(buses[:, SWITCHING].sum() / max(1, buses[:, BUSY].sum()))
 

@@ -29,11 +29,11 @@ class Problem:
 
 
 def parse(text: bytes, start: int, line: int, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, Problem | None]:
-    """Query, hop, vertex, kind and rank of each row, int64 [5, rows]; the line of each, [rows]; or what is wrong.
+    """Read query, hop, vertex, kind and rank of each row: int64 [5, rows], the line of each row [rows], and the first
+    problem.
 
     Rows begin at byte `start`, which is line `line`; `columns` says which of the five each field is. A rank that is
-    empty, or has no column, is -1. Blank lines count
-    as lines only.
+    empty, or has no column, is -1. Blank lines are skipped.
     """
     data = np.frombuffer(text, np.uint8)
     most = int(np.count_nonzero(data[start:] == ord("\n"))) + 1

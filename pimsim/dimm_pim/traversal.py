@@ -35,8 +35,10 @@ NOTES = ("vertices", "dim", "neighbours")
 
 @dataclass(frozen=True, slots=True)
 class Traversal:
-    """The reads of searches. Query `q` has the hops `first_hop[q] … first_hop[q + 1]`; hop `h` compares
-    `vertices[first_vector[h] : first_vector[h + 1]]` after reading the list of `list_vertex[h]` (-1: none).
+    """What searches read, hop by hop.
+
+    Query `q` has the hops `first_hop[q] … first_hop[q + 1]`; hop `h` compares `vertices[first_vector[h] :
+    first_vector[h + 1]]` after reading the list of `list_vertex[h]` (-1: none).
     """
 
     queries: np.ndarray  # int64 [queries], their numbers in the file
@@ -70,7 +72,7 @@ class Traversal:
     def met(self, vertices: int) -> np.ndarray:
         """Shares of each query's hops after which it has met its nearest, by rank, float64 [queries, vertices].
 
-        2 where no rank is told. Only of a traversal that has ranks.
+        A share is 2 where no rank is recorded.
         """
         shares = np.full((len(self.queries), vertices), 2.0)
         if self.ranks is not None:
@@ -170,7 +172,7 @@ class Traversal:
 
 
 def _changes(values: np.ndarray) -> np.ndarray:
-    """Where a value differs from the one before; the first does."""
+    """Where a value differs from the one before it; the first counts as different."""
     return np.concatenate([[True], values[1:] != values[:-1]])
 
 

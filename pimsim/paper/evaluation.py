@@ -1,9 +1,10 @@
-"""Paper: HeterRAG's evaluation run on our model: both models, one-pass and iterative RAG, all systems and switches.
+"""Evaluation: HeterRAG's evaluation run on our model: both models, one-pass and iterative RAG, all systems and
+switches.
 
-Every system runs over the same workload. The paper says neither its batch nor how long a
-search is. Ours stands three times: with the batch of its memory example, as far as memory holds it; with one
-request in hand; and, as a question of what if, with searches so much longer than stated that AccelDIMMs and AccelHBMs
-share the base's time as Table 3 has it, which is the one figure of the paper that this column takes.
+Every system runs over the same workload. The paper says neither its batch nor how long a search is. So ours is run
+three times: with the batch of its memory example, as far as memory holds it; with one request in hand; and, as a what-
+if, with searches so much longer than stated that AccelDIMMs and AccelHBMs share the base's time as Table 3 has it,
+which is the only figure of the paper that this case takes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ TABLE_3 = 0.378 / (0.378 + 0.31)  # the share of the base's busy time that Accel
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A column of the table."""
+    """One case of the evaluation: a column of the table."""
 
     batch: int
     effort: float = 1.0
@@ -48,8 +49,11 @@ Results = Mapping[tuple[str, str, str], SystemResult]  # by system, model, mode
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The runs of one case. `gains` are throughputs with a switch to those without, by switch and mode; `busy` the
-    utilisation of both kinds of devices, of the base and with `p`; `scaling` the throughput of more devices to few."""
+    """The runs of one case.
+
+    `gains` are throughputs with a switch to those without, by switch and mode; `busy` the utilisation of both kinds of
+    devices, of the base and with `p`; `scaling` the throughput of more devices to few.
+    """
 
     runs: Results
     gains: Mapping[str, Mapping[str, float]]
@@ -152,19 +156,22 @@ def _scaling(case: Case) -> dict[str, float]:
 
 
 def throughput(result: SystemResult) -> float:
+    """Requests a second."""
     return result.throughput_rps
 
 
 def latency(result: SystemResult) -> float:
+    """Mean seconds of a request."""
     return float(result.latencies.mean())
 
 
 def energy(result: SystemResult) -> float:
+    """nJ a request."""
     return sum(result.energy.values()) / len(result.latencies)
 
 
 def energy_parts(result: SystemResult) -> dict[str, float]:
-    """nJ a request, by PARTS."""
+    """nJ a request, by part of PARTS."""
     parts = dict.fromkeys(PARTS, 0.0)
     for name, nj in result.energy.items():
         part = "transfer" if name.endswith("_link") else name.partition("_")[0]
@@ -190,4 +197,5 @@ def mean(
     of: Callable[[SystemResult], float] = throughput,
     models: Iterable[str] = MODELS,
 ) -> float:
+    """The mean of `ratios`."""
     return fmean(ratios(results, system, to, of, models))

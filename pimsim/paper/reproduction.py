@@ -23,7 +23,7 @@ MARGIN = 0.01  # growth or loss below it is none
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure of the paper. `low` and `high` are what counts as reproduced; `ours` by batch."""
+    """One figure of the paper. Ours counts as reproduced from `low` to `high`; `ours` is by case."""
 
     name: str
     paper: float
@@ -32,6 +32,7 @@ class Figure:
     ours: Mapping[str, float]
 
     def matched(self, batch: str) -> bool:
+        """Whether ours is reproduced in this case."""
         return self.low <= self.ours[batch] <= self.high
 
     def deviation(self, batch: str) -> float:
@@ -39,6 +40,7 @@ class Figure:
         return self.ours[batch] / self.paper - 1 if self.paper else 0.0
 
     def as_dict(self) -> dict[str, Any]:
+        """The figure as the command's JSON has it."""
         return {
             "name": self.name,
             "paper": self.paper,

@@ -22,7 +22,7 @@ KIBI, BINARY = 1024, ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
 
 def draw_front(front: Front, file: Path, colour: str | None) -> None:
-    """All points, coloured by an axis (one with few values if None), and the front of the first two objectives."""
+    """Draw all points, coloured by an axis (one with few values if None), and the front of the first two objectives."""
     results, (x, y) = front.results, front.objectives[:2]
     across, up = results.numbers(x.name), results.numbers(y.name)
     usable = np.isfinite(across) & np.isfinite(up)
@@ -61,7 +61,7 @@ def draw_front(front: Front, file: Path, colour: str | None) -> None:
 
 
 def draw_lines(results: Results, x: str, y: str, by: str | None, file: Path) -> None:
-    """`y` over `x`, a line for each value of `by`, through the mean of the points that share both."""
+    """Draw `y` over `x`, a line for each value of `by`, through the mean of the points that share both."""
     across, up = results.values(x), results.numbers(y)
     of_x, of_y = Quantity.of(results.name(x), _numbers(across)), Quantity.of(results.name(y), up[np.isfinite(up)])
     names, level = levels(results.values(by)) if by is not None else ([""], np.zeros(len(up), int))
@@ -104,7 +104,9 @@ def _numbers(values: list[Any]) -> list[float]:
 
 
 def _evenly(stops: list[Any]) -> bool:
-    """Whether these stand at even distances, as their own would tell nothing: names, or a wide range from 0 on."""
+    """Whether these values stand at even distances: names, or a wide range from 0 on, where their own distances say
+    nothing.
+    """
     if len(_numbers(stops)) < len(stops):
         return True
     above = [value for value in stops if value > 0]

@@ -1,4 +1,4 @@
-"""Plot: files of Pareto fronts, lines and tornados. matplotlib, the extra `plot`, is imported when one is drawn."""
+"""Plots: files of Pareto fronts, lines and tornados. matplotlib, the extra `plot`, is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pimsim.sweep.sensitivity import Effect, Spread
 
 
 def plot_front(front: Front, file: str | Path, *, colour: str | None = None) -> None:
-    """All points, coloured by an axis (one with few values if None), and the front of the first two objectives.
+    """Draw all points, coloured by an axis (one with few values if None), and the front of the first two objectives.
 
     PimsimError if the file cannot be written, or matplotlib is missing.
     """
@@ -23,7 +23,7 @@ def plot_front(front: Front, file: str | Path, *, colour: str | None = None) -> 
 
 
 def plot_lines(results: Results, x: str, y: str, file: str | Path, *, by: str | None = None) -> None:
-    """`y` over `x`, a line for each value of `by`, through the mean of the points that share both.
+    """Draw `y` over `x`, a line for each value of `by`, through the mean of the points that share both.
 
     PimsimError if the file cannot be written, a name is not that of a column, or matplotlib is missing.
     """
@@ -32,7 +32,7 @@ def plot_lines(results: Results, x: str, y: str, file: str | Path, *, by: str | 
 
 
 def plot_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, file: str | Path) -> None:
-    """A panel of the axes' effects, where there are any, and one of the assumed parameters, where they were varied.
+    """Draw a panel of the axes' effects, if there are any, and one of the assumed parameters, if they were varied.
 
     PimsimError if the file cannot be written, or matplotlib is missing.
     """
@@ -41,5 +41,5 @@ def plot_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, 
 
 
 def _module(name: str) -> ModuleType:
-    """What draws, imported late: matplotlib takes half a second that no other command has to wait for."""
+    """Import what draws; matplotlib takes half a second that no other command has to wait for."""
     return importlib.import_module(f"pimsim.plot.{name}")

@@ -22,7 +22,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def draw_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, file: Path) -> None:
-    """A panel of the axes' effects, where there are any, and one of the assumed parameters, where they were varied."""
+    """Draw a panel of the axes' effects, if there are any, and one of the assumed parameters, if they were varied."""
     shown = [effect for effect in effects if effect.swing > 0][:BARS]
     swings = [swing for swing in spread.swings if swing.size(spread.baseline) > 0][:BARS] if spread else []
     bars = [len(part) for part, wanted in ((shown, effects), (swings, spread)) if wanted]

@@ -1,4 +1,4 @@
-"""Axis: one field of a sweep, and the values it takes. A list of them, or a range with its scale."""
+"""Axis: one field of a sweep, and the values it takes: a list of them, or a range with its scale."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MOST_STEPS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Values in their order, or, without any, a range from `low` to `high`, both included.
+    """The values of a field in their order, or, without any, a range from `low` to `high`, both included.
 
-    `steps` values of it stand at equal distances on its scale; 0 of them: all that lies between, which a grid cannot
-    have. `whole`: rounded to whole numbers.
+    A range has `steps` values at equal distances on its scale, or, with 0 steps, all that lies between, which a grid
+    cannot have. `whole`: values are rounded to whole numbers.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Axis:
 
     @classmethod
     def of(cls, name: str, given: Any, where: str) -> Axis:
-        """From a list of plain values, or `{from, to, steps, scale, whole}`; FieldError names the field.
+        """The axis of a list of plain values, or of `{from, to, steps, scale, whole}`. FieldError names the field.
 
         A range is of whole numbers if both its ends are, unless `whole` says otherwise.
         """
@@ -76,7 +76,7 @@ class Axis:
 
     @property
     def numeric(self) -> bool:
-        """Whether its values are numbers, so that more and less mean something."""
+        """Whether all listed values are numbers, so that less and more mean something."""
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
 
     def grid(self, where: str) -> tuple[Any, ...]:
@@ -96,7 +96,7 @@ class Axis:
         return self._within(share)
 
     def ends(self) -> tuple[Any, ...]:
-        """All values of a list, both ends of a range."""
+        """All values of a list, or both ends of a range."""
         return self.values or (self._within(0.0), self._within(1.0))
 
     def as_dict(self) -> dict[str, Any] | list[Any]:

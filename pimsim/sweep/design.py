@@ -1,4 +1,4 @@
-"""Sweep: what is simulated, at which points. Read from YAML, or made in Python; equal sweeps have equal points."""
+"""Sweep: what is simulated, at which points, read from YAML or made in Python; equal sweeps have equal points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODE = (".py", ".yaml", ".csv")
 
 @dataclass(frozen=True)
 class Sweep:
-    """Points of a target's fields: `base` stays, the axes vary. `Sweep.of` checks them.
+    """The points of a target's fields: `base` stays, the axes vary. Made by `Sweep.of`, which checks it.
 
     `sample` is grid, random, latin-hypercube, or list, whose points are `listed`.
     """
@@ -73,10 +73,11 @@ class Sweep:
         seed: int = 0,
         where: str = "sweep",
     ) -> Sweep:
-        """Checked: fields exist, ranges make sense, and one point at least can be prepared.
+        """A checked sweep: its fields exist, ranges make sense, and at least one point can be prepared. FieldError
+        otherwise.
 
-        `axes` are lists or ranges as YAML has them, by the field's dotted name; `points` how many a random sample has,
-        or, for the sample list, the points themselves, which all name the same fields.
+        `axes` are lists or ranges as YAML has them, by the field's dotted name. `points` is the number of points of a
+        random sample, or, for the sample list, the points themselves, which all name the same fields.
         """
         plain = dict(_flat(base or {}, where, "base"))
         listed: tuple[tuple[Any, ...], ...] = ()
@@ -104,6 +105,7 @@ class Sweep:
 
     @property
     def simulator(self) -> Target:
+        """The target that simulates the points."""
         return target(self.target)
 
     def points(self) -> list[tuple[Any, ...]]:
@@ -115,7 +117,7 @@ class Sweep:
         return SAMPLES[self.sample](self.axes, self.count, self.seed)
 
     def baseline(self) -> dict[str, Any]:
-        """All fields with each axis at its middle value, and so one of its own values where it lists them."""
+        """All fields, with each axis at its middle value, which is one of its own where it lists them."""
         return {**self.base, **{axis.name: axis.value_at(0.5) for axis in self.axes}}
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,7 +129,9 @@ class Sweep:
         return {**fields, "points": self.count, "seed": self.seed, "axes": axes}
 
     def identity(self) -> dict[str, Any]:
-        """All that the results depend on: the sweep, the release, its code, and the content of files that it names."""
+        """All that the results depend on: the sweep, the release, its code, and the content of the files that it
+        names.
+        """
         return {**self.as_dict(), "release": version(), "code": _code(self.target), "files": self._files()}
 
     def _files(self) -> dict[str, str]:
@@ -172,7 +176,7 @@ def _mapping(value: Any, where: str, name: str) -> Mapping[Any, Any]:
 
 
 def _flat(values: Any, where: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Nested mappings by dotted names."""
+    """The values of nested mappings by dotted names."""
     for key, value in _mapping(values, where, name).items():
         if isinstance(value, Mapping):
             yield from ((f"{key}.{inner}", plain) for inner, plain in _flat(value, where, f"{name}.{key}"))

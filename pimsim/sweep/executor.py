@@ -25,7 +25,7 @@ WAITING = 2  # chunks in hand for each worker: none waits for the parent, and fe
 
 
 def processes(chunks: Sequence[Chunk], workers: int) -> Rows:
-    """As many processes as workers, each a fresh interpreter; one worker is this process itself.
+    """Simulate in as many processes as workers, each a fresh interpreter; a single worker is this process itself.
 
     They end with this process, however that ends. PimsimError if one of them is killed.
     """
@@ -58,9 +58,10 @@ def processes(chunks: Sequence[Chunk], workers: int) -> Rows:
 
 
 def on_ray(chunks: Sequence[Chunk], workers: int) -> Rows:
-    """Tasks of a Ray cluster: the one that is connected, or RAY_ADDRESS names, or `workers` processes of this machine.
+    """Simulate as tasks of a Ray cluster: the one that is connected or that RAY_ADDRESS names, or else `workers`
+    processes here.
 
-    The cluster's nodes need pimsim, and files that the sweep names under the same paths.
+    The cluster's nodes need pimsim, and the files that the sweep names under the same paths.
     """
     try:
         ray = importlib.import_module("ray")  # it takes a second, and only some have it
@@ -93,7 +94,7 @@ EXECUTORS: dict[str, Executor] = {"processes": processes, "ray": on_ray}
 
 
 def cores() -> int:
-    """That this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

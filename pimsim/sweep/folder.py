@@ -1,6 +1,6 @@
-"""Folder: where a sweep keeps its manifest, its parts and its results, so that a killed one goes on where it was.
+"""Folder: where a sweep keeps its manifest, its parts and its results, so that one that was stopped can go on.
 
-manifest.json     what was asked, and all that results depend on
+manifest.json     the sweep, and all else that its results depend on
 parts/00007.parquet   rows of one chunk; whole, or not there
 results.parquet   all rows, once all parts are there; then the parts go
 """
@@ -27,28 +27,35 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One sweep's. Whoever writes has `claimed` it."""
+    """The folder of one sweep. Only a process that has `claimed` it writes there."""
 
     path: Path
 
     @property
     def manifest(self) -> Path:
+        """The file that says which sweep this is."""
         return self.path / "manifest.json"
 
     @property
     def parts(self) -> Path:
+        """The folder of the parts."""
         return self.path / "parts"
 
     @property
     def results(self) -> Path:
+        """The file of all rows."""
         return self.path / "results.parquet"
 
     def part(self, chunk: int) -> Path:
+        """The file of a chunk's rows."""
         return self.parts / f"{chunk:05}.parquet"
 
     @contextmanager
     def claimed(self, identity: Mapping[str, Any]) -> Iterator[None]:
-        """Nobody else writes here meanwhile. PimsimError if someone does, or if another sweep's results are here."""
+        """Keep other processes from writing here meanwhile.
+
+        PimsimError if one is writing, or if results of another sweep are here.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             others = {file.name for file in self.path.iterdir()} - {".lock", f"{self.manifest.name}.partial"}
@@ -82,11 +89,11 @@ class Folder:
         return numbers
 
     def keep(self, chunk: int, rows: Sequence[Row]) -> None:
-        """Write a chunk's part."""
+        """Write the part of a chunk."""
         table.write(rows, self.part(chunk))
 
     def finish(self, chunks: int, names: Sequence[str], identity: Mapping[str, Any]) -> None:
-        """Make one file of all parts, equal for equal rows."""
+        """Make one file of all parts; equal rows give equal files."""
         rows = table.merged((table.read(self.part(number)) for number in range(chunks)), names)
         table.write(rows, self.results, {"pimsim.sweep": json.dumps(identity)})
 
@@ -95,7 +102,7 @@ class Folder:
         shutil.rmtree(self.parts)
 
     def identity(self) -> dict[str, Any]:
-        """What the manifest says. PimsimError if there is none that can be read."""
+        """The sweep that the manifest describes. PimsimError if there is none that can be read."""
         try:
             kept: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))["sweep"]
         except FileNotFoundError as error:

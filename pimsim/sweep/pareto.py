@@ -42,7 +42,8 @@ class Front:
 
 
 def pareto(results: Results, *objectives: Objective) -> Front:
-    """Points that failed, or lack an objective, are left out; equal points are all on the front.
+    """The front of a sweep's results. Points that failed, or lack an objective, are left out; equal points are all on
+    it.
 
     WorkloadError if no point is left, or for a column that is not there.
     """
@@ -57,7 +58,10 @@ def pareto(results: Results, *objectives: Objective) -> Front:
 
 
 def on_front(costs: np.ndarray) -> np.ndarray:
-    """Bool [rows]: no other row is as low in all columns and lower in one. Costs [rows, 1 or more], finite."""
+    """Whether each row of `costs` [rows, 1 or more], finite, is on the front, bool [rows].
+
+    A row is, unless another is as low in all columns and lower in one.
+    """
     distinct, place = np.unique(costs, axis=0, return_inverse=True)  # sorted: a point is never beaten by a later one
     if costs.shape[1] == 2:  # in order of the first, those that are lower in the second than all before
         before = np.minimum.accumulate(np.concatenate([[np.inf], distinct[:-1, 1]]))
@@ -76,7 +80,7 @@ def on_front(costs: np.ndarray) -> np.ndarray:
 def objectives(x: str, y: str, least: Sequence[str], most: Sequence[str]) -> list[Objective]:
     """The x axis, of which less is better, the y axis, of which more is, and others; `least` and `most` change that.
 
-    WorkloadError for one that is in both.
+    WorkloadError for a name that is in both.
     """
     for name in least:
         if name in most:

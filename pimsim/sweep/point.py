@@ -1,4 +1,4 @@
-"""Point: one simulation of a sweep, and the chunks of them that are handed to workers and kept together."""
+"""Point: one simulation of a sweep, and the chunks in which points are handed to workers and kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNKS = 128  # of a sweep, before they grow: what a kill loses is a chunk a wor
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Points that lie together in one part of the results. It travels to other processes."""
+    """Points whose rows make one part of the results. It travels to other processes."""
 
     number: int
     target: str
@@ -28,7 +28,7 @@ class Chunk:
 
 
 def chunks(sweep: Sweep) -> list[Chunk]:
-    """All points, in order; how they are cut depends on nothing but the sweep."""
+    """All points, in order; how they are cut depends on the sweep alone."""
     points = sweep.points()
     size = max(1, min(LARGEST_CHUNK, len(points) // CHUNKS))
     return [
@@ -38,7 +38,9 @@ def chunks(sweep: Sweep) -> list[Chunk]:
 
 
 def simulate_chunk(chunk: Chunk) -> tuple[int, list[Row]]:
-    """The chunk's number and a row for each of its points; a point that fails has the error in its row."""
+    """Simulate all points of a chunk; returns its number and a row for each point. A point that fails has the error in
+    its row.
+    """
     simulator = target(chunk.target)
     return chunk.number, [
         row(simulator, number, chunk.base, dict(zip(chunk.names, values, strict=True)))
@@ -47,7 +49,9 @@ def simulate_chunk(chunk: Chunk) -> tuple[int, list[Row]]:
 
 
 def row(target: Target, number: int, base: Mapping[str, Any], values: Mapping[str, Any]) -> Row:
-    """The point's number, the axes' values, the error or None, and the result; one named as an axis gets `result.`."""
+    """The row of a point: its number, its axes' values, the error or None, and the result; a result named as an axis is
+    `result.`NAME.
+    """
     columns: Row = {POINT: number, **values, ERROR: None}
     try:
         result = target.prepare({**base, **values})()

@@ -1,4 +1,4 @@
-"""Sensitivity: which parameter matters. Effects of a sweep's axes, and of assumed parameters at one of its points."""
+"""Sensitivity: which parameter matters: effects of a sweep's axes, and of assumed parameters at one of its points."""
 
 from __future__ import annotations
 
@@ -41,9 +41,11 @@ class Effect:
 
     @property
     def swing(self) -> float:
+        """The distance between the two means."""
         return self.most - self.least
 
     def as_dict(self) -> dict[str, Any]:
+        """The effect as the command's JSON has it."""
         names = ("name", "least_at", "least", "most_at", "most", "variance")
         return {name: getattr(self, name) for name in names} | {"swing": self.swing}
 
@@ -60,11 +62,12 @@ class Swing:
     at_high: float | None
 
     def size(self, baseline: float) -> float:
-        """Between the farthest two of the three."""
+        """The distance between the farthest two of the low, the high and the unchanged value."""
         known = [value for value in (self.at_low, self.at_high, baseline) if value is not None]
         return max(known) - min(known)
 
     def as_dict(self) -> dict[str, Any]:
+        """The effect as the command's JSON has it."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -95,6 +98,7 @@ class Spread:
         return {f"p{percentile}": float(np.percentile(self.samples, percentile)) for percentile in BAND}
 
     def as_dict(self) -> dict[str, Any]:
+        """All effects and percentiles as the command's JSON has them."""
         plain = ("metric", "factor", "baseline", "failed")
         return {name: getattr(self, name) for name in plain} | {
             "samples": len(self.samples),
@@ -107,7 +111,7 @@ class Spread:
 def effects(results: Results, metric: str) -> list[Effect]:
     """The effect of every axis with two values or more, the greatest share of variance first.
 
-    Right for a grid or a sample, in which axes are independent. WorkloadError if no two points have the metric.
+    It is right for a grid or a sample, in which axes are independent. WorkloadError if no two points have the metric.
     """
     measured = results.numbers(metric)
     usable = np.isfinite(measured)
@@ -124,7 +128,9 @@ def effects(results: Results, metric: str) -> list[Effect]:
 
 
 def levels(values: Sequence[Any]) -> tuple[list[str], np.ndarray]:
-    """Labels, and the index of each value's: distinct values, or of many numbers bins with about as many in each."""
+    """Labels, and each value's index in them: distinct values, or, of many numbers, bins with about as many values in
+    each.
+    """
     distinct = list(dict.fromkeys(values))
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct)
     if len(distinct) <= MOST_LEVELS or not numeric:
@@ -201,8 +207,10 @@ def assumed_spread(
 
 
 def possible(simulator: Target, base: Mapping[str, Any], axes: Sequence[Axis], samples: int) -> list[tuple[Any, ...]]:
-    """So many points of a Latin hypercube that can be prepared; those that cannot, as a short time above the long one,
-    are drawn again. Fewer if hardly any can."""
+    """Points of a Latin hypercube, up to `samples`, that can be prepared; those that cannot are drawn again.
+
+    A short time above the long one cannot, for instance. There are fewer points if hardly any can be prepared.
+    """
     points: list[tuple[Any, ...]] = []
     for seed in range(ROUNDS if samples else 0):
         for values in latin_hypercube(axes, samples, seed):
@@ -227,7 +235,7 @@ def _effect(name: str, labels: Sequence[str], level: np.ndarray, values: np.ndar
 
 
 def parameters(simulator: Target, base: dict[str, Any], factor: float) -> tuple[list[Parameter], tuple[str, ...]]:
-    """Assumed numbers that `base` does not set, and the names of what else is assumed."""
+    """The assumed numbers that `base` does not set, and the names of what else is assumed."""
     varied, fixed = [], []
     for name, value in dict(simulator.assumed(base)).items():
         if name in base:

@@ -1,4 +1,4 @@
-"""Target: what a sweep simulates at each point. A table of pimsim's simulators, or any function of a point's fields."""
+"""Target: what a sweep simulates at each point: one of pimsim's simulators, or any function of a point's fields."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ def _nothing(values: Values) -> Iterable[tuple[str, Any]]:  # noqa: ARG001
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`prepare` checks a point's fields and returns what simulates it, which gives the result as JSON has it.
+    """`prepare` checks a point's fields and returns what simulates it, which returns the result as the commands' JSON
+    has it.
 
-    `prepare` raises PimsimError for fields that are unknown, missing or wrong, and what it returns for a point that
-    cannot be simulated. `files` are the fields that may name a file; `metric` is the result that is looked at unless
-    another is named. `assumed` gives the names and values of the fields that have no source outside this project.
+    `prepare` raises PimsimError for fields that are unknown, missing or wrong, and so does what it returns for a point
+    that cannot be simulated. `files` are the fields that may name a file; `metric` is the figure that is examined
+    unless another is named. `assumed` gives the names and values of the fields that have no source outside this
+    project.
     """
 
     name: str
@@ -66,13 +68,14 @@ class _Point:
         return self.own.pop(name, default)
 
     def text(self, name: str, default: str | None = None) -> str:
+        """Take a text; FieldError if it is missing and has no default."""
         value = self.take(name, default)
         if not isinstance(value, str):
             raise FieldError(f"{name} must be a text, not {value!r}")
         return value
 
     def settings(self, kind: type, part: str | None = None) -> Any:
-        """A dataclass of plain values, of the fields that remain or those of a part."""
+        """Make a dataclass of plain values of the fields that remain, or of those of a part."""
         given = self.own if part is None else self.inner[part]
         taken: dict[str, Any] = {}
         for setting in dataclasses.fields(kind):

@@ -1,4 +1,4 @@
-"""Uncertainty: one point's results while what is assumed of it varies at once."""
+"""Uncertainty: one point's results while its assumed parameters vary at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_SAMPLES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Uncertainty:
-    """Percentiles of each metric over `samples` runs, less those that failed."""
+    """Percentiles of each metric over the `samples` runs that did not fail."""
 
     factor: float
     samples: int
@@ -56,8 +56,8 @@ def uncertainty(
 ) -> Uncertainty:
     """Simulate the point `base` with its assumed parameters drawn log-uniformly, from 1/factor to factor times.
 
-    Numbers that `base` sets stay, and those whose names begin as one of `kept`: they are what is asked, and not what is
-    unknown. WorkloadError if nothing is assumed, or the samples are none.
+    Numbers that `base` sets stay, and so do those whose names begin as one of `kept`: they are the question, and not
+    unknown. WorkloadError if nothing is assumed, or for a number of samples out of range.
     """
     if not 1 <= samples <= MOST_SAMPLES:
         raise WorkloadError(f"samples must be from 1 to {MOST_SAMPLES}, not {samples}")

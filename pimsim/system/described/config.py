@@ -30,11 +30,12 @@ USED_BY = {"cpu": ("retrieval", "cpu"), "upmem": ("retrieval", "upmem"), "gpu": 
 
 
 def _one_of(*names: str) -> Any:
-    """A text; one of these, if any are named."""
+    """A field that is a text; one of `names`, if there are any."""
     return field(metadata={"one_of": names})
 
 
 def _limits(least: float = 0, most: float = 1e15) -> Any:
+    """A field that is a number from `least` to `most`."""
     return field(metadata={"least": least, "most": most})
 
 
@@ -49,7 +50,7 @@ class Optimisations:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked; systems/heterrag.yaml says what each field is."""
+    """The requests; systems/heterrag.yaml says what each field is."""
 
     requests: int = _limits(1, 1_000_000)
     batch: int = _limits(1, 1024)
@@ -74,7 +75,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The stated distribution of searches."""
+    """The distribution that searches are drawn from; systems/heterrag.yaml says what each field is."""
 
     vertices: int = _limits(1000)
     hops: int = _limits(1, 100_000)
@@ -88,6 +89,8 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Host:
+    """The host's times and power."""
+
     query_us: float = _limits()
     merge_ns: float = _limits()
     active_w: float = _limits()
@@ -96,12 +99,16 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Link:
+    """The links between the host and the devices."""
+
     gbps: float = _limits(1e-3)
     latency_ns: float = _limits()
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
+    """The devices that search."""
+
     engine: str = _one_of(*RETRIEVAL_ENGINES)
     device: str = _one_of()
     devices: int = _limits(1, 4096)
@@ -113,6 +120,8 @@ class Retrieval:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
+    """The devices that generate."""
+
     engine: str = _one_of(*GENERATION_ENGINES)
     device: str = _one_of()
     devices: int = _limits(1, 4096)
@@ -126,6 +135,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
+    """A CPU that searches."""
+
     cores: int = _limits(1)
     peak_gbps: float = _limits(1e-3)
     random_share: float = _limits(1e-3, 1)
@@ -136,6 +147,8 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
+    """A GPU that generates."""
+
     name: str = _one_of()
     memory_gb: float = _limits(1e-3)
     peak_gbps: float = _limits(1e-3)
@@ -152,6 +165,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Upmem:
+    """UPMEM's DPUs, which search."""
+
     dpus: int = _limits(1)
     add_mops: float = _limits(1e-6)
     multiply_mops: float = _limits(1e-6)
@@ -162,6 +177,8 @@ class Upmem:
 
 @dataclass(frozen=True, slots=True)
 class Price:
+    """What a system's parts cost."""
+
     hbm_usd_a_gb: float = _limits()
     dimm_usd_a_gb: float = _limits()
     logic_usd_a_mm2: float = _limits()
@@ -170,13 +187,15 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Area:
+    """Area of the logic that is added to memory."""
+
     dimm_module_mm2: float = _limits()
     stack_module_mm2: float = _limits()
 
 
 @dataclass(frozen=True, slots=True)
 class SystemConfig:
-    """A system and its workload. Load it by name; two that are equal give equal results."""
+    """A system and its workload, loaded by name. Two that are equal give equal results."""
 
     name: str
     model: ModelShape
@@ -213,7 +232,7 @@ class SystemConfig:
 
 
 def _values(name: str, changes: dict[str, Any], depth: int = 0) -> tuple[Fields, dict[str, dict[str, Any]]]:
-    """The fields of a file on its base, and the changes to each device."""
+    """The fields of a file on its base, and the changes of each device by dotted name."""
     if depth > DEEPEST_BASE:
         raise FieldError(f"systems: {name} is based on itself")
     own = fields.load(FOLDER, name)
@@ -307,6 +326,8 @@ def _value(values: Fields, entry: dataclasses.Field[Any]) -> Any:
 
 
 def _under(device: str, value: Sourced, inner: Mapping[str, Iterable[Sourced]]) -> Sourced:
-    """By the device that it is of, and the file that the device names, if it stands in one."""
+    """A device's value under the name by which the system changes it: with the device, and the file that names it, in
+    front.
+    """
     part = next((f"{part}." for part, values in inner.items() if any(value is other for other in values)), "")
     return Sourced(f"{device}.{part}{value.name}", value.value, value.source)

@@ -34,10 +34,9 @@ INSTEAD = "give its shape as a YAML file, as models/llama2-7b.yaml"
 
 
 def sizes(file: Path) -> dict[str, Any]:
-    """The fields of a ModelShape. FieldError for a model that is not a decoder with
-    attention and one feed-forward network a layer.
+    """The fields of a ModelShape, from a config.json. Numbers take 2 bytes where the file does not say.
 
-    Numbers take 2 bytes where the file does not say.
+    FieldError for a model that is not a decoder with attention and one feed-forward network a layer.
     """
     given = _language_model(_read(file))
     kind = str(given.get("model_type"))
@@ -80,7 +79,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _language_model(given: dict[str, Any]) -> dict[str, Any]:
-    """Under the names that most models use."""
+    """The fields under the names that most models use; of a multi-modal model those of its language model."""
     for name in NESTED:
         inner = given.get(name)
         if isinstance(inner, dict):
@@ -95,7 +94,7 @@ def _language_model(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _other_form(given: Mapping[str, Any], kind: str) -> str:
-    """Why its weights or its KV are not those of a plain decoder; empty if they are."""
+    """Why a model's weights or KV are not those of a plain decoder; empty if they are."""
     architectures = given.get("architectures")
     named = [str(name) for name in architectures] if isinstance(architectures, list) else []
     if given.get("is_encoder_decoder"):
@@ -118,7 +117,7 @@ def _other_form(given: Mapping[str, Any], kind: str) -> str:
 
 
 def _decodes(named: list[str], kind: str) -> bool:
-    """Whether an architecture makes text, or is a decoder's body alone, as MistralModel."""
+    """Whether an architecture makes text, or is the body of a decoder alone, as MistralModel."""
     body = kind.replace("_", "") + "model"
     return any(name.endswith(DECODERS) or name.lower() == body for name in named)
 

@@ -15,7 +15,7 @@ FOLDER = "models"
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A decoder's sizes; `bytes` are those of a number."""
+    """The sizes of a decoder; `bytes` is the size of a number."""
 
     name: str
     layers: int
@@ -31,7 +31,7 @@ class ModelShape:
 
     @classmethod
     def load(cls, name: str) -> ModelShape:
-        """By name, or from a file. FieldError says which field is wrong."""
+        """The shape of that name, of a YAML file, or of a config.json. FieldError says which field is wrong."""
         if name.endswith(".json"):
             return cls._read(Fields(hugging_face.sizes(Path(name)), name))
         return cls._read(fields.load(FOLDER, name))
@@ -66,6 +66,7 @@ class ModelShape:
 
     @property
     def layer_weights(self) -> int:
+        """Numbers of the matrices of a layer."""
         return sum(outputs * inputs for outputs, inputs in self.products)
 
     @property
@@ -75,11 +76,12 @@ class ModelShape:
 
     @property
     def read_weights(self) -> int:
-        """Numbers that a token's step reads: all matrices but the embedding, of which it reads a row."""
+        """Numbers that the step of a token reads: all matrices but the embedding, of which it reads a row."""
         return self.layers * self.layer_weights + self.vocabulary * self.hidden
 
     @property
     def weight_bytes(self) -> int:
+        """Bytes of all matrices."""
         return self.weights * self.bytes
 
     @property

@@ -84,7 +84,7 @@ class AccelHbms:
         return Cost(seconds, {"substitution": self._outside_byte_nj * moved})
 
     def _moved_nj(self) -> float:
-        """nJ of a byte that leaves a device's memory; `_outside` are the B/s at which they do."""
+        """nJ of a byte that leaves a device's memory."""
         device = self._device
         term = device.table[device.paths.activate]
         row_bits = device.standard.organisation.row_bytes * 8
@@ -99,7 +99,9 @@ class AccelHbms:
         return Cost(seconds, {}, size / self._stages)
 
     def _reduced(self, rows: int) -> Cost:
-        """After attention and after the feed-forward network of a layer: partial sums to each device and back."""
+        """Adding up partial sums after attention and after the feed-forward network of a layer: to each device and
+        back.
+        """
         shares = self._shares
         if shares == 1:
             return NOTHING
@@ -133,7 +135,7 @@ class AccelHbms:
         return Cost(seconds, {part: nj * self._shares for part, nj in energy.items()})
 
     def _matrices(self, rows: int) -> Cost:
-        """All layers' products with weights, reductions among them."""
+        """The products with weights of all layers, reductions included."""
         if rows in self._all_matrices:
             return self._all_matrices[rows]
         layer = self._reduced(rows)
@@ -171,7 +173,9 @@ class AccelHbms:
         return self._matrices(rows).plus(attended).plus(self._output(pieces.number))
 
     def _token(self, requests: int, context: float) -> Cost:
-        """Attention is linear in the context between the lengths at which it is computed."""
+        """A token of each request in all layers. Attention is linear in the context between the lengths at which it is
+        computed.
+        """
         length = context / requests
         low = SHORTEST
         while low * GRID <= length:
@@ -189,7 +193,7 @@ class AccelHbms:
         return self._tokens[key]
 
     def _appended(self, requests: int) -> Cost:
-        """K and V of the new tokens, one layer; where they stand in the row matters little."""
+        """Writing K and V of the new tokens of one layer; where they stand in the row matters little."""
         if requests not in self._append:
             _, kv = self._heads
             work = kv_append(self._device, SHORTEST, kv, self._model.head_dim, width=self._model.bytes, batch=requests)

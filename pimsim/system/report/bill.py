@@ -6,7 +6,7 @@ from pimsim.system.described.config import SystemConfig
 
 
 def area_mm2(config: SystemConfig) -> float:
-    """Logic in memory, at 22 nm with the paper's share for DRAM's process; a GPU's die where there is one."""
+    """mm² of logic in memory, at 22 nm with the paper's share for DRAM's process; a GPU's die where there is one."""
     area = 0.0
     if config.retrieval.engine == "acceldimm":
         area += config.dimm.organisation.all_dimms * config.retrieval.devices * config.area.dimm_module_mm2
@@ -16,7 +16,7 @@ def area_mm2(config: SystemConfig) -> float:
 
 
 def cost_usd(config: SystemConfig) -> float:
-    """Memory by the GB, added logic by the mm2, the host; a GPU by its price."""
+    """What a system costs to buy: memory by the GB, added logic by the mm², the host; a GPU by its price."""
     price, dimm, hbm, gigabyte = config.price, config.dimm, config.hbm, 1e9
     devices, engine = config.retrieval.devices, config.retrieval.engine
     ranks = dimm.organisation.all_ranks * devices if engine == "acceldimm" else config.retrieval.plain_ranks

@@ -46,7 +46,7 @@ def kinds(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SystemResult:
-    """One run. `latencies` and `first_tokens` are seconds of each request, in their order."""
+    """The result of one run. `latencies` and `first_tokens` are seconds of each request, in their order."""
 
     config: SystemConfig = field(repr=False)
     latencies: np.ndarray
@@ -64,6 +64,7 @@ class SystemResult:
 
     @property
     def throughput_rps(self) -> float:
+        """Requests a second over the makespan."""
         return len(self.latencies) / self.makespan
 
     @property
@@ -72,7 +73,7 @@ class SystemResult:
         return max(UNITS, key=lambda unit: self.busy[unit])
 
     def leans_on(self) -> dict[str, list[str]]:
-        """The assumed parameters that each kind of figure leans on, by name; `time` is all but the other three."""
+        """Names of the assumed parameters that each kind of figure depends on; `time` is all but the other three."""
         by_kind: dict[str, list[str]] = {kind: [] for kind in KINDS}
         for value in self.provenance.assumed:
             for kind in kinds(value.name):
@@ -80,7 +81,7 @@ class SystemResult:
         return by_kind
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat, as JSON has it; `provenance` alone is a mapping."""
+        """All metrics by name, as the command's JSON has them: flat, `provenance` alone is a mapping."""
         total = sum(self.energy.values())
         report: dict[str, Any] = {
             "system": self.config.name,

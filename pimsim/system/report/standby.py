@@ -1,4 +1,4 @@
-"""Standby: what memory takes all the time, whatever it does: its background power and its refreshes."""
+"""Standby: the background and refresh power of the memory, which it draws all the time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pimsim.system.described.config import SystemConfig
 
 
 def standby_w(config: SystemConfig) -> dict[str, float]:
-    """Watts of the memory of each unit. A GPU's is in its own; a table that does not tell counts as 0."""
+    """Watts of the memory of each unit. A GPU's memory is in its own power; a term that a table leaves out counts as
+    0.
+    """
     dimm = config.dimm
     rank = _of_rank(dimm.standard, dimm.memory_energy)
     if config.retrieval.engine == "acceldimm":
@@ -34,5 +36,6 @@ def _of_stacks(config: SystemConfig) -> float:
 
 
 def _of_rank(standard: Standard, table: EnergyTable) -> float:
+    """Watts of a rank, or of a pseudo channel of stacked memory."""
     refreshes = table.get("refresh").nj(1) / standard.ns(standard.timing.tREFI)  # nJ a ns
     return table.get("background").nj(1) + refreshes

@@ -40,11 +40,11 @@ class _Simulated:
 
 @dataclass
 class AccelDimms:
-    """A shard and its own index on each device; a search is done when the slowest device is. Times of the event model.
+    """AccelDIMM devices, each with a shard and an index of its own; a search is done when the slowest device is.
 
-    Queries are drawn from a sample of them, for each device on its own, with batches of the nearest larger size that
-    was simulated; more than the sample go one batch after another. A batch of other queries comes before, so that the
-    vertex caches are warm.
+    Times are the event model's. Queries are drawn from a sample of them, for each device on its own, with batches of
+    the nearest larger size that was simulated; more than the sample go one batch after another. A batch of other
+    queries comes before, so that the vertex caches are warm.
     """
 
     config: SystemConfig
@@ -146,7 +146,8 @@ class AccelDimms:
         )
 
     def _traversal(self, size: int) -> Traversal:
-        """A batch that warms the caches, one, and with `r`, where requests retrieve again, the same requests' next.
+        """The searches to simulate: a batch that warms the caches, the batch and, with `r` where requests retrieve
+        again, the same requests' next.
 
         Without `r` a search knows nothing of the last one, and takes as long.
         """
@@ -184,7 +185,7 @@ def _fingerprint(searches: Traversal | None) -> int:
 
 
 def _repeated(searches: Traversal, queries: int) -> Traversal:
-    """The same searches over and over, until there are enough."""
+    """The same searches over and over, up to `queries` of them."""
     times = -(-queries // len(searches.queries))
     whole, hops, vectors = len(searches.queries) * times, len(searches.list_vertex), len(searches.vertices)
     offsets = np.arange(times)[:, None]

@@ -15,7 +15,7 @@ from pimsim.system.retrieval.protocol import Searches
 
 @dataclass
 class _Whole:
-    """What searches the whole index at once: every query's hops are drawn from the same distribution."""
+    """A retriever that searches the whole index at once: every query's hops are drawn from the same distribution."""
 
     config: SystemConfig
     idle_w: float = 0.0
@@ -103,7 +103,9 @@ class HbmBehindLink(_Whole):
 
 
 class Dpus(_Whole):
-    """UPMEM's DPUs compute distances, each of the vectors it holds; the host does the rest, hop by hop."""
+    """UPMEM's DPUs: each computes the distances of the vectors that it holds; the host does everything else, hop by
+    hop.
+    """
 
     def search(self, queries: int, again: bool, rng: np.random.Generator) -> Searches:  # noqa: ARG002
         config, upmem = self.config, self.config.upmem

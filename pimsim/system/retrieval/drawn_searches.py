@@ -34,8 +34,10 @@ class Point:
 
 
 def recorded(config: SystemConfig) -> Traversal | None:
-    """The workload's recorded searches, if it has any. TraceError for a file that cannot be read, WorkloadError for one
-    of other vectors than the device's."""
+    """The workload's recorded searches, or None.
+
+    TraceError for a file that cannot be read, WorkloadError for vectors of another size than the device's.
+    """
     if not config.workload.traversal_file:
         return None
     file = Path(config.workload.traversal_file)
@@ -103,7 +105,7 @@ def points(search: Search, workload: Workload, count: int, seed: int) -> list[Po
 
 
 def moved(search: Search, workload: Workload, before: list[Point], seed: int) -> list[Point]:
-    """The same requests' next queries: a query has gone elsewhere as often as a document changes."""
+    """Points of the same requests' next queries: a query has moved on as often as a document changes."""
     rng = np.random.default_rng([workload.seed, 3, seed])
     kept = math.exp(-workload.retrieve_every / workload.document_life_tokens)
     fresh = points(search, workload, len(before), seed + 1)
@@ -113,7 +115,9 @@ def moved(search: Search, workload: Workload, before: list[Point], seed: int) ->
 def traversal(
     search: Search, shard: int, dim: int, neighbours: int, ef: int, queries: list[tuple[Point, Point | None]], seed: int
 ) -> Traversal:
-    """Searches for these points; beside a point the one before it, if its results are where the search begins."""
+    """Searches for these points; beside a point stands the one before it, if the search begins with that one's
+    results.
+    """
     rng = np.random.default_rng([4, seed])
     spread = _coprime(shard)
     first_hop, list_vertex, list_kind, first_vector = [0], [], [], [0]
@@ -142,7 +146,7 @@ def traversal(
 
 
 def approach_hops(search: Search, point: Point) -> int:
-    """Hops before the neighbourhood of the result."""
+    """Hops before a search is in the neighbourhood of its result."""
     return min(point.hops - 1, round(search.approach * point.hops))
 
 

@@ -1,4 +1,4 @@
-"""Batch: what is in hand of a batch: which requests wait for what, the pieces that can be prefilled, the next steps."""
+"""Batch: the requests in hand: which wait for what, the pieces that can be prefilled, the next steps."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ SEARCHING, PREFILLING, DECODING, DONE = range(4)
 
 @dataclass(slots=True)
 class Place:
-    """A request in hand, and the number of its draft; its last retrieval was `asked` at that time, in ps, and has
-    `changed` the documents or not."""
+    """A request in hand, and the number of its draft.
+
+    Its last retrieval was sent at `queried_at`, in ps, and has `changed` the documents or not.
+    """
 
     number: int
     request: Request
@@ -28,7 +30,7 @@ class Place:
 
 @dataclass(slots=True)
 class Prefill:
-    """What is prefilled at once, for whom; `ready` can be decoded after it."""
+    """What is prefilled at once; the requests of `ready` can be decoded after it."""
 
     cost: Cost
     ready: list[Place]
@@ -39,7 +41,7 @@ class Prefill:
 
 @dataclass(slots=True)
 class Steps:
-    """`count` tokens for each of `places`: the first takes `first` s, each further one `slope` longer."""
+    """`count` tokens for each of `places`: the first takes `first` s, each further one `slope` s longer."""
 
     places: list[Place]
     count: int
@@ -54,7 +56,7 @@ class Steps:
         return picoseconds(count * self.first + self.slope * count * (count - 1) / 2)
 
     def cut(self, now: int) -> bool:
-        """Stop with the token that is being made, if there are more; True if there were."""
+        """Stop with the token that is being decoded; returns whether more were to come."""
         low, high = 1, self.count
         while low < high:
             middle = (low + high) // 2
@@ -75,7 +77,7 @@ class Steps:
 
 
 class Batch:
-    """Requests in hand, each with a draft of its last retrieval's documents."""
+    """The requests in hand, each with a draft of its last retrieval's documents."""
 
     def __init__(self, config: SystemConfig, generator: Generator, drafts: Drafts) -> None:
         self.config, self.generator, self.drafts = config, generator, drafts
@@ -83,25 +85,28 @@ class Batch:
         self._least = max(1, generator.smallest_piece)
 
     def take(self, requests: list[Request]) -> list[Place]:
+        """Take these requests in hand, in place of the last batch; returns their places."""
         self.places = [Place(number, request) for number, request in enumerate(requests)]
         return self.places
 
     @property
     def searching(self) -> bool:
+        """Whether a request waits for its documents."""
         return any(place.state == SEARCHING for place in self.places)
 
     @property
     def finished(self) -> bool:
+        """Whether all requests are done."""
         return all(place.state == DONE for place in self.places)
 
     def waits(self) -> bool:
-        """Whether a prefill is worth its while: a request could decode after it, or it fills the arrays."""
+        """Whether a prefill is worth it: a request could decode after it, or it fills the arrays."""
         if self.drafts.waiting * self.config.workload.document_tokens >= self._least:
             return True
         return any(place.state == PREFILLING for place in self.places)
 
     def prefill(self) -> Prefill:
-        """All that is known and not prefilled yet, in the order of the requests."""
+        """The prefill of all that is known and not prefilled yet, in the order of the requests."""
         again_all = self.config.workload.context == "all"
         first_right = Kept.DENSE if self.drafts.tree is not None else Kept.NOTHING
         later_right = Kept.ALL if self.drafts.tree is None and not again_all else first_right

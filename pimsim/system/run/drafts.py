@@ -1,8 +1,9 @@
-"""Drafts: what the generation devices know of each request's documents, what they computed of it, and what for nothing.
+"""Drafts: the documents of each request as the generation devices know them, what they have computed of those, and what
+of that is of no use.
 
-A document of a draft is a vertex of its search, named by its rank; those behind the result do not stay. Documents
-stand in the prompt in the order of the result, as far as it is known. So where the order turns out another, the KV of
-all behind the first difference was computed behind the wrong documents.
+A document of a draft is a vertex of its search, named by its rank; those behind the result do not stay. Documents stand
+in the prompt in the order of the result, as far as it is known. So where the order turns out another, the KV of all
+behind the first difference was computed behind the wrong documents.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ UNKNOWN = -1
 
 
 class Kept(IntEnum):
-    """What of a document's KV is right behind others than those it was computed behind."""
+    """How much of a document's KV is right behind other documents than those it was computed behind."""
 
     NOTHING = 0
     DENSE = 1  # all but the important tokens' (HeterRAG's g)
@@ -31,7 +32,7 @@ class Kept(IntEnum):
 
 
 class Tables(NamedTuple):
-    """Drafts for kernels, a row for each place; int64 where nothing is said."""
+    """Drafts for kernels, a row for each place; int64 unless noted otherwise."""
 
     documents: np.ndarray  # [places, vertices]: the document that each vertex is
     counts: np.ndarray  # [places]: documents of the result
@@ -57,7 +58,7 @@ class ToPrefill(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """What drafts lack, as it is computed now."""
+    """What a prefill of drafts computes."""
 
     pieces: Pieces
     loaded: float  # tokens whose KV was there
@@ -65,9 +66,10 @@ class Prefilled:
 
 
 class Drafts:
-    """A draft at each of `places`, with up to `documents` out of `vertices`, and with what the prefix `tree` remembers.
+    """The drafts at `places`, each of up to `documents` out of `vertices`; `tree` is what remembers KV, if anything
+    does.
 
-    `tokens` of a document, of which `important` are beside its dense part.
+    A document has `tokens`, of which `important` are not in its dense part.
     """
 
     def __init__(
@@ -97,24 +99,28 @@ class Drafts:
         return self._tables.waiting.tolist()
 
     def begin(self, places: np.ndarray, documents: np.ndarray, counts: np.ndarray, there: np.ndarray) -> None:
-        """New drafts at these places; rows of the result's documents, how many they are, and which have their KV."""
+        """Begin new drafts at these places, with rows of the result's documents, how many they are, and which have
+        their KV.
+        """
         self.waiting = _begin(self._tables, places, documents, counts, there)
 
     def of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Documents of their results, int64 [places], and whose KV is there, bool [places, most documents]."""
+        """How many documents the results at these places have, int64 [places], and whose KV is there, bool [places,
+        most documents].
+        """
         return self._tables.counts[places], self._tables.there[places]
 
     def name(self, places: np.ndarray, vertices: np.ndarray, documents: np.ndarray) -> None:
-        """The documents of vertices that are not in the results, a vertex of each of these places."""
+        """Name the documents of vertices that are not in the results, one vertex of each of these places."""
         self._tables.documents[places, vertices] = documents
 
     def know(self, places: np.ndarray, handed_on: HandedOn, first: int, last: int) -> None:
-        """The devices have the documents of these rows, and put them into their orders; `places` of the searches."""
+        """Put the documents of these rows into the orders of their drafts; `places` are those of the searches."""
         rows = handed_on.search, handed_on.order, handed_on.counts
         self.waiting += _know(self._tables, places, *rows, first, last)
 
     def prefill(self, drafts: Sequence[ToPrefill]) -> Prefilled:
-        """All that these lack of what is known, one after the other."""
+        """Compute all that these drafts lack of what is known, one after the other."""
         if self.tree is not None:
             self.tree.reserve(len(drafts) * self._widest)
         tree = (self.tree or self._no_tree).tables

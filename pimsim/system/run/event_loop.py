@@ -18,6 +18,7 @@ DAY = 86_400 * PS
 
 
 def picoseconds(seconds: float) -> int:
+    """Seconds, rounded to whole picoseconds."""
     return round(seconds * PS)
 
 
@@ -31,7 +32,9 @@ class EventLoop:
         self._set = 0
 
     def at(self, time: int, kind: int, callback: Callable[[], None]) -> None:
-        """Run it at that time, which is not before now. WorkloadError for one too late to be told in ps."""
+        """Run `callback` at that time in ps, which is not before now. WorkloadError for one too late to be counted in
+        ps.
+        """
         if time < self.now:
             raise ValueError(f"an event at {time} ps cannot be set at {self.now} ps")
         if time >= HORIZON:
@@ -43,7 +46,7 @@ class EventLoop:
         self._set += 1
 
     def run(self) -> None:
-        """Until nothing is left."""
+        """Run all callbacks until none is left."""
         while self._heap:
             self.now, _, _, callback = heapq.heappop(self._heap)
             self.events += 1

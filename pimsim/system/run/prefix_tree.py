@@ -1,8 +1,8 @@
-"""PrefixTree: documents' KV by the path that leads to them, a dense part each and a sparse part a path (HeterRAG, 4.4).
+"""PrefixTree: documents' KV by the path that leads to them: a dense part each, a sparse part a path (HeterRAG, 4.4).
 
 A node is a document behind others. Its sparse entry holds its important tokens as they are behind these; the dense part
-is the document's own, whatever stands before it, and goes with its last sparse entry. The sparse entry used longest
-ago goes first.
+is the document's own, whatever stands before it, and goes with its last sparse entry. The sparse entry used longest ago
+goes first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tables(NamedTuple):
 
 
 class PrefixTree:
-    """Holds up to `capacity` bytes; a document's dense part takes `dense` of them, a sparse entry `sparse`.
+    """A tree of up to `capacity` bytes; a document's dense part takes `dense` of them, a sparse entry `sparse`.
 
     Documents are numbers below `documents`.
     """
@@ -46,17 +46,19 @@ class PrefixTree:
 
     @property
     def used(self) -> float:
-        """Bytes."""
+        """Bytes of all entries."""
         return float(self.tables.bytes[USED])
 
     @property
     def evicted(self) -> int:
-        """Sparse entries that were given up."""
+        """How many sparse entries have been evicted."""
         return int(self.tables.counts[EVICTED])
 
     def find(self, sequence: Sequence[int]) -> list[int]:
-        """What is there of each document, changing nothing: NEITHER, DENSE or BOTH. Once a path breaks, all behind
-        have at best their dense part."""
+        """Which parts of each document are there, changing nothing: NEITHER, DENSE or BOTH.
+
+        Where a path breaks, all documents behind have at best their dense part.
+        """
         documents = np.array(sequence, np.int64)
         kept = np.empty(len(documents), np.int64)
         find(self.tables, documents, len(documents), kept)
@@ -110,7 +112,7 @@ def find(tables: Any, sequence: Any, count: Any, kept: Any) -> None:
 
 @kernel
 def keep(tables: Any, sequence: Any, count: Any) -> None:
-    """The sequence's first `count` documents, for which there is room in the tables."""
+    """Store the sequence's first `count` documents, for which the tables have room."""
     counts, sizes, paths = tables.counts, tables.bytes, tables.paths
     path = np.empty(count, np.int64)
     known = np.ones(count, np.bool_)
@@ -141,7 +143,7 @@ def keep(tables: Any, sequence: Any, count: Any) -> None:
 
 @part
 def _home(tables: Any, before: Any, document: Any) -> Any:
-    """Where the hash table looks for it first."""
+    """Where the hash table looks for an entry first."""
     key = np.uint64(before + 1) * np.uint64(tables.paths.shape[0]) + np.uint64(document)
     key ^= key >> np.uint64(32)
     key *= np.uint64(SCATTER)
@@ -162,7 +164,7 @@ def _place(tables: Any, before: Any, document: Any) -> Any:
 
 @part
 def _take(tables: Any, place: Any, before: Any, document: Any) -> None:
-    """A free entry, for this document."""
+    """Make a free entry one for this document."""
     counts = tables.counts
     entry = counts[FREE]
     counts[FREE] = tables.newer[entry]
@@ -190,7 +192,7 @@ def _drop(tables: Any, entry: Any) -> None:
 
 @part
 def _link(tables: Any, entry: Any) -> None:
-    """As the one used last."""
+    """Make an entry the one used last."""
     counts = tables.counts
     newest = counts[NEWEST]
     tables.older[entry], tables.newer[entry] = newest, NONE
@@ -216,7 +218,7 @@ def _unlink(tables: Any, entry: Any) -> None:
 
 @kernel
 def _copy(old: Any, new: Any) -> None:
-    """All entries, each under its number."""
+    """Copy all entries, each under its number."""
     entry, most = old.counts[OLDEST], old.before.shape[0]
     # numbers that the old tables have not taken follow those that are only in the new ones
     while entry != NONE:

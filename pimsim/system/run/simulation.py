@@ -37,7 +37,7 @@ TOKEN_BYTES = 4  # of an id on a link
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What the host hands on at one look: rows `first` to `last`, of searches for these places."""
+    """What the host hands on at one look: rows `first` to `last`, of the searches for these places."""
 
     places: np.ndarray
     handed_on: HandedOn
@@ -48,11 +48,16 @@ class News:
 
 
 def run(config: SystemConfig, *, timeline: bool = False) -> SystemResult:
-    """Run the workload; `timeline` keeps what each unit did when. PimsimError for what cannot be."""
+    """Simulate the workload on the system; with `timeline` the result says what each unit did when.
+
+    PimsimError for what cannot be simulated.
+    """
     return _Run(config, timeline).result()
 
 
 class _Run:
+    """One run, with all that changes in it."""
+
     def __init__(self, config: SystemConfig, timeline: bool) -> None:
         self.config = config
         self.requests = requests(config)
@@ -88,7 +93,7 @@ class _Run:
         self.latency = picoseconds(config.link.latency_ns * 1e-9)
 
     def _warm_tree(self, capacity: float) -> PrefixTree:
-        """With the documents of earlier requests."""
+        """A prefix tree that holds the documents of earlier requests."""
         config, numbers = self.config, self.draws.numbers
         dense = config.workload.document_tokens * config.model.kv_token_bytes
         tree = PrefixTree(capacity, dense, dense * config.generation.important_tokens, len(numbers))
@@ -97,6 +102,7 @@ class _Run:
         return tree
 
     def result(self) -> SystemResult:
+        """Run all events; returns the result."""
         config = self.config
         for request in self.requests:
             self.loop.at(request.arrival, ARRIVE, partial(self._arrives, request))
@@ -176,7 +182,7 @@ class _Run:
         self.host.do(time, "queries", lambda: self._over_link(len(places) * query, partial(self._found_by, places)))
 
     def _over_link(self, size: int, then: Callable[[], None]) -> None:
-        """To or from every retrieval device at once."""
+        """Send `size` bytes to or from each retrieval device."""
         self.books.counts["bytes_retrieval_link"] += size * self.config.retrieval.devices
         self.to_search.do(picoseconds(size / (self.config.link.gbps * 1e9)), "queries", then, later=self.latency)
 
@@ -185,7 +191,9 @@ class _Run:
         self._search()
 
     def _search(self) -> None:
-        """All queries that wait, at once: without `p` when no other runs, as the host sends batch after batch."""
+        """Search all queries that wait at once; without `p` when no other search runs, as the host sends batch after
+        batch.
+        """
         begin = self.loop.now
         self.ends = [end for end in self.ends if end > begin]
         if not self.to_be_searched or (self.ends and not self.config.optimisations.p):
@@ -240,7 +248,7 @@ class _Run:
             yield look, News(numbers, handed_on, begin, end, documents, complete)
 
     def _hand_on(self, news: News) -> None:
-        """Results to the host, merged there, and the documents' tokens to the generation devices."""
+        """Send results to the host, merge them there, and send the documents' tokens to the generation devices."""
         config = self.config
         dimm = config.dimm
         complete = len(news.complete)
@@ -253,7 +261,7 @@ class _Run:
         )
 
     def _tokens(self, tokens: int, then: Callable[[], None]) -> None:
-        """Between the host and the generation devices."""
+        """Send this many tokens between the host and the generation devices."""
         size = tokens * TOKEN_BYTES
         self.books.counts["bytes_generation_link"] += size
         self.to_generation.do(picoseconds(size / (self.config.link.gbps * 1e9)), "tokens", then, later=self.latency)
@@ -271,7 +279,9 @@ class _Run:
     # generation
 
     def _look_soon(self) -> None:
-        """When all that ends or arrives at this time has; while something is generated its end will."""
+        """Look for what can begin when all that ends or arrives at this time has; while something is generated its end
+        will.
+        """
         if not self.generating and not self.looks:
             self.looks = True
             self.loop.at(self.loop.now, LOOK, self._look)

@@ -20,8 +20,10 @@ from pimsim.system.workload.requests import Documents, Request
 
 @dataclass(frozen=True, slots=True)
 class Retrievals:
-    """The retrievals of some requests: a row for each, a request's one after the other. Documents are numbers, the most
-    popular 0."""
+    """The retrievals of some requests: a row for each, a request's one after the other.
+
+    Documents are numbers, the most popular 0.
+    """
 
     first: list[int]  # [requests]: row of its first
     documents: np.ndarray  # int64 [rows, most documents of a request]
@@ -31,8 +33,11 @@ class Retrievals:
     sums: np.ndarray  # float64 [documents]: shares of what is asked for, added up
 
     def strangers(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A document for each of these rows (int64, those of a retrieval one after the other) that it has not found, as
-        popular as others are, and none twice; any where there are no more."""
+        """A document for each of these rows (int64, those of a retrieval one after the other) that its retrieval has
+        not found.
+
+        They are drawn by popularity, and none twice; any document where there are no more.
+        """
         documents: np.ndarray = _strangers(rows, self.documents, self.counts, self.sums, rng.integers(2**32))
         return documents
 

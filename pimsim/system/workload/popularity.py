@@ -23,13 +23,15 @@ class Popularity:
 
     @property
     def fingerprint(self) -> int:
+        """A checksum of the shares."""
         return zlib.crc32(self.shares.tobytes())
 
 
 def popularity(workload: Workload) -> Popularity:
-    """As stated, or counted in the documents' file where there is one. TraceError for one that cannot be read.
+    """The popularity that the workload states, or counted in its documents' file. TraceError for a file that cannot be
+    read.
 
-    Documents of a trace that are as popular as each other stand in the order in which they were first asked for.
+    Documents of a trace that are as popular as each other stand in the order in which they were first requested.
     """
     if workload.documents_file:
         counts = Counter(document for of_request in counted_lists(workload) for document in of_request)
@@ -42,5 +44,5 @@ def popularity(workload: Workload) -> Popularity:
 
 
 def counted_lists(workload: Workload) -> list[tuple[int, ...]]:
-    """What is read of the documents' file: all that a run needs, and what is counted."""
+    """The lists of the documents' file that are read: all that a run needs, and what is counted."""
     return document_lists(workload.documents_file, max(COUNTED, workload.warm_requests + workload.requests))

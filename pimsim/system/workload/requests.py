@@ -1,7 +1,7 @@
-"""Workload: the requests of a run: when each comes, what it asks, which documents it gets, how long its answer is.
+"""Requests: when each request of a run comes, what it contains, which documents it gets, how long its answer is.
 
 A trace that has fewer requests than the run begins again. The first `warm_requests` of a documents' file come before
-the run. A prompt of a lengths' file is the documents and a question; one that is too short for its documents asks a
+the run. A prompt of a lengths' file is the documents and a question; one that is too short for its documents has a
 question of one token behind them.
 """
 
@@ -20,7 +20,7 @@ from pimsim.system.workload.traces import lengths
 
 @dataclass(slots=True)
 class Request:
-    """One request, and how far it is. Times are ps."""
+    """One request, and its progress. Times are ps."""
 
     number: int
     arrival: int
@@ -36,7 +36,7 @@ class Request:
     short: bool = False  # its prompt was to be shorter than its documents
 
     def next_retrieval(self, every: int) -> int:
-        """Output tokens until it retrieves again or is done."""
+        """Output tokens until the request retrieves again or is done."""
         left = self.output - self.generated
         return min(left, every - self.generated % every) if every else left
 
@@ -52,13 +52,14 @@ class Documents:
         self._count = min(workload.documents, len(self.known))
 
     def one(self, rng: random.Random, other_than: list[int]) -> int:
-        """A document that is not among these, if there is one."""
+        """Draw a document that is not among `other_than`, if there is one."""
         while True:
             document = self.known[min(bisect_right(self._sums, rng.random()), len(self._sums) - 1)]
             if document not in other_than or len(other_than) >= len(self._sums):
                 return document
 
     def some(self, rng: random.Random) -> list[int]:
+        """Draw the documents of a request, each once."""
         drawn: list[int] = []
         while len(drawn) < self._count:
             drawn.append(self.one(rng, drawn))
@@ -66,7 +67,7 @@ class Documents:
 
 
 def earlier_documents(config: SystemConfig) -> list[list[int]]:
-    """Documents of the requests that came before the first. TraceError for a file that cannot be read."""
+    """Documents of the requests that came before the run. TraceError for a file that cannot be read."""
     workload = config.workload
     if workload.documents_file:
         lists = counted_lists(workload)

@@ -36,7 +36,7 @@ def document_lists(path: str, most: int) -> list[tuple[int, ...]]:
 
 
 def lengths(path: str, most: int) -> list[tuple[int, int]]:
-    """Tokens of prompt and answer of the first `most` rows of a CSV file with at least COLUMNS, in any order.
+    """Tokens of prompt and answer of the first `most` rows of a CSV file, whose header names COLUMNS, in any order.
 
     TraceError, with the line, for what is not a whole number of at least 1.
     """
@@ -44,7 +44,7 @@ def lengths(path: str, most: int) -> list[tuple[int, int]]:
 
 
 def _version(path: str) -> tuple[int, int]:
-    """What another file under the same name differs in."""
+    """Time and size of a file, which tell it from another version of it."""
     try:
         status = Path(path).stat()
     except OSError:
@@ -150,7 +150,7 @@ def _number(text: str) -> int | None:
 
 
 def _whole(value: Any) -> int | None:
-    """As a whole number, if it is one."""
+    """A value as a whole number, or None if it is not one."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
