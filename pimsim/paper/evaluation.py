@@ -1,5 +1,4 @@
-"""Evaluation: HeterRAG's evaluation run on our model: both models, one-pass and iterative RAG, all systems and
-switches.
+"""Evaluation: HeterRAG's evaluation run on our model: two models, one-pass and iterative RAG, all systems and switches.
 
 Every system runs over the same workload. The paper says neither its batch nor how long a search is. So ours is run
 three times: with the batch of its memory example, as far as memory holds it; with one request in hand; and, as a what-

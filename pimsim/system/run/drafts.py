@@ -1,9 +1,8 @@
-"""Drafts: the documents of each request as the generation devices know them, what they have computed of those, and what
-of that is of no use.
+"""Drafts: each request's documents as the generation devices know them, and what was computed of those.
 
 A document of a draft is a vertex of its search, named by its rank; those behind the result do not stay. Documents stand
 in the prompt in the order of the result, as far as it is known. So where the order turns out another, the KV of all
-behind the first difference was computed behind the wrong documents.
+behind the first difference was computed behind the wrong documents, and for nothing.
 """
 
 from __future__ import annotations
