@@ -48,9 +48,9 @@ def least_time(call: Callable[[], object], times: int = 3, clock: Callable[[], f
 def read_traces() -> dict[str, tuple[str, Trace]]:
     """By name: a standard and a million reads of each kind that the golden traces have."""
     rng = np.random.default_rng(0)
-    at = np.arange(REQUESTS)
+    number = np.arange(REQUESTS)
     together = np.zeros(REQUESTS, np.int64)
-    found = {}
+    traces = {}
     for name in ("ddr4-3200-heterrag", "hbm2-heterrag"):
         size = Standard.load(name).organisation
         places: dict[str, Any] = {
@@ -60,25 +60,25 @@ def read_traces() -> dict[str, tuple[str, Trace]]:
             "row": rng.integers(0, size.rows, REQUESTS),
             "column": rng.integers(0, size.columns, REQUESTS),
         }
-        found[f"{name} random, saturated"] = (name, Trace.of(cycle=together, **places))
-        found[f"{name} random, every 16 cycles"] = (name, Trace.of(cycle=at * 16, **places))
-        row = at // size.columns
-        found[f"{name} stream in a bank"] = (
+        traces[f"{name} random, saturated"] = (name, Trace.of(cycle=together, **places))
+        traces[f"{name} random, every 16 cycles"] = (name, Trace.of(cycle=number * 16, **places))
+        row = number // size.columns
+        traces[f"{name} stream in a bank"] = (
             name,
-            Trace.of(cycle=together, row=row % size.rows, column=at % size.columns),
+            Trace.of(cycle=together, row=row % size.rows, column=number % size.columns),
         )
-        turns = at // 4
-        found[f"{name} stream over bank groups"] = (
+        turns = number // 4
+        traces[f"{name} stream over bank groups"] = (
             name,
             Trace.of(
                 cycle=together,
-                bank_group=at % 4,
+                bank_group=number % 4,
                 row=turns // size.columns % size.rows,
                 column=turns % size.columns,
             ),
         )
-        found[f"{name} row conflicts in a bank"] = (name, Trace.of(cycle=together, row=at % size.rows))
-    return found
+        traces[f"{name} row conflicts in a bank"] = (name, Trace.of(cycle=together, row=number % size.rows))
+    return traces
 
 
 def dram() -> Iterator[dict[str, object]]:
@@ -94,7 +94,7 @@ def trace_reading() -> Iterator[dict[str, object]]:
     line = "%d,R,0,1,3,2,48000,101\n"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.csv"
-        text = "cycle,op,channel,rank,bg,bank,row,col\n" + "".join(line % at for at in range(REQUESTS))
+        text = "cycle,op,channel,rank,bg,bank,row,col\n" + "".join(line % cycle for cycle in range(REQUESTS))
         path.write_text(text, encoding="utf-8")
         subprocess.run(["gzip", str(path)], check=True)
         seconds = least_time(lambda: Trace.read(f"{path}.gz"))
@@ -105,9 +105,9 @@ def layer() -> Iterator[dict[str, object]]:
     """Milliseconds of one attention layer (2,048 tokens, 16 heads) at each level, after compilation."""
     for level in ("bank", "bg", "buffer"):
         for fidelity, most in MOST_LAYER_MS.items():
-            asked = Attention(length=2048, heads=16, head_dim=128, level=level, fidelity=fidelity)
-            attention("hbm3-attacc", asked)
-            seconds = least_time(lambda asked=asked: attention("hbm3-attacc", asked), 100)  # type: ignore[misc]
+            one = Attention(length=2048, heads=16, head_dim=128, level=level, fidelity=fidelity)
+            attention("hbm3-attacc", one)
+            seconds = least_time(lambda one=one: attention("hbm3-attacc", one), 100)  # type: ignore[misc]
             yield {"figure": f"ms an attention layer, {level}, {fidelity}", "value": seconds * 1e3, "at_most": most}
 
 
@@ -152,8 +152,8 @@ def main() -> int:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core
     status = 0
-    for made in FIGURES:
-        for figure in made():
+    for figures_of in FIGURES:
+        for figure in figures_of():
             value = figure["value"]
             assert isinstance(value, int | float)
             low, high = figure.get("at_least", value), figure.get("at_most", value)

@@ -81,7 +81,7 @@ def record(index: Any, queries: np.ndarray, ef: int = EF, k: int = K) -> Recordi
 
 
 def _ranks(index: Any, query: np.ndarray, vertices: np.ndarray, most: int) -> np.ndarray:
-    """Of each vertex where the search first compares it, how many of all are nearer; -1 elsewhere, and from `most` on.
+    """For each vertex, where the search first compares it, how many are nearer; -1 elsewhere, and from `most` on.
 
     Of equal distances the smaller vertex is nearer.
     """
@@ -90,9 +90,9 @@ def _ranks(index: Any, query: np.ndarray, vertices: np.ndarray, most: int) -> np
     inner = index.metric_type == faiss.METRIC_INNER_PRODUCT
     distances = -(vectors @ query) if inner else ((vectors - query) ** 2).sum(axis=1)
     nearest = first[np.argsort(distances, kind="stable")][:most]
-    found = np.full(len(vertices), -1, np.int64)
-    found[nearest] = np.arange(len(nearest))
-    return found
+    ranks = np.full(len(vertices), -1, np.int64)
+    ranks[nearest] = np.arange(len(nearest))
+    return ranks
 
 
 def _medrag(options: argparse.Namespace) -> tuple[Any, np.ndarray]:

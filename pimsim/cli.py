@@ -17,20 +17,23 @@ COMMANDS: tuple[ModuleType, ...] = (dram, attention, search, run, reproduce, *SW
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of all commands."""
-    found = argparse.ArgumentParser(prog="pimsim", description="Simulates memory that computes: HBM-PIM and DIMM-PIM.")
-    found.add_argument("--version", action="version", version=f"pimsim {version()}")
-    commands = found.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    """The parser of the whole command line."""
+    whole = argparse.ArgumentParser(prog="pimsim", description="Simulates memory that computes: HBM-PIM and DIMM-PIM.")
+    whole.add_argument("--version", action="version", version=f"pimsim {version()}")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
         module.add_parser(commands)
     for command in commands.choices.values():
         text = (command.description or "").partition(": ")[2] or command.description or ""
-        command.description = text[:1].upper() + text[1:]  # its module says before what it is
-    return found
+        command.description = text[:1].upper() + text[1:]  # a module's docstring begins with what it is
+    return whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 1 for a check that failed, or 2 for what cannot be simulated, said in one line."""
+    """Run a command, with `arguments` or those of the process.
+
+    Returns 0, or 1 if a check failed, 2 after one line about what cannot be simulated, 130 if it was interrupted.
+    """
     options = parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pimsim: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read has gone; the interpreter would complain of it when it flushes
+        sys.stderr.close()  # the reader has gone; the interpreter would complain when it flushes
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

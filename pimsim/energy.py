@@ -17,20 +17,20 @@ UNITS = {"pJ": 1e-3, "nJ": 1.0, "pJ/bit": 1e-3, "pJ/64bit": 1e-3 / 64, "W": 1.0,
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One entry of a table."""
+    """One entry of a table: a value, its unit and its source."""
 
     name: str
     value: float
     unit: str
 
     def nj(self, amount: float) -> float:
-        """nJ of that many events (pJ, nJ), bits (per bit, per 64 bit) or nanoseconds (W: 1 W is 1 nJ/ns)."""
+        """nJ of `amount` events (pJ, nJ), bits (pJ/bit, pJ/64bit) or ns (W: 1 W is 1 nJ/ns)."""
         return self.value * UNITS[self.unit] * amount
 
 
 @dataclass(frozen=True, slots=True)
 class EnergyTable:
-    """A table by its name; `terms` by theirs."""
+    """A table and its `terms`, each by its name."""
 
     name: str
     terms: Mapping[str, Term]
@@ -41,20 +41,20 @@ class EnergyTable:
         """The table of that name, or of a YAML file. FieldError says which field is wrong."""
         values = fields.load(FOLDER, name, changes)
         terms = values.inner("terms")
-        found = {}
+        checked = {}
         for key in terms.left():
             term = terms.inner(key)
-            found[key] = Term(key, term.number("value"), term.text("unit", one_of=UNITS))
+            checked[key] = Term(key, term.number("value"), term.text("unit", one_of=UNITS))
             term.sourced.append(
-                Sourced(f"terms.{key}", f"{found[key].value:g} {found[key].unit}", term.source("source"))
+                Sourced(f"terms.{key}", f"{checked[key].value:g} {checked[key].unit}", term.source("source"))
             )
             term.end()
-        table = cls(values.text("name"), found, tuple(values.sourced))
+        table = cls(values.text("name"), checked, tuple(values.sourced))
         values.end()
         return table
 
     def __getitem__(self, name: str) -> Term:
-        """FieldError if the table has no such term."""
+        """The term of that name. FieldError if the table has none."""
         if name not in self.terms:
             raise FieldError(f"energies/{self.name}: no term {name!r}; there are {', '.join(self.terms)}")
         return self.terms[name]

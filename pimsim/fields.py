@@ -44,7 +44,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a value comes from. `assumed`: nobody says so but this project."""
+    """Where a value comes from. `assumed`: only this project says so."""
 
     text: str
     assumed: bool = False
@@ -59,11 +59,12 @@ class Sourced:
     source: Source
 
     def as_dict(self) -> dict[str, Any]:
+        """Name, value and source as the commands' JSON has them."""
         return {"name": self.name, "value": self.value, "source": self.source.text}
 
 
 class Fields:
-    """The fields of one mapping of a file; what is taken is checked, and `end` refuses what nobody took."""
+    """The fields of one mapping of a file; what is taken is checked, and `end` refuses what was never taken."""
 
     def __init__(self, values: Any, where: str, sources: Mapping[str, Source] | None = None, prefix: str = "") -> None:
         """`where` is the file, for messages; `prefix` the dotted name of this mapping, with a dot at its end."""
@@ -83,7 +84,9 @@ class Fields:
         return name in self._values
 
     def text(self, name: str, default: str | None = None, one_of: Iterable[str] = ()) -> str:
-        """A string; one of the given, if any are."""
+        """Take a text; one of `one_of`, if any are given. FieldError for another value, or a missing field without a
+        default.
+        """
         value = self._take(name, default)
         allowed = list(one_of)
         if not isinstance(value, str) or (allowed and value not in allowed):
@@ -91,7 +94,7 @@ class Fields:
         return str(value)
 
     def integer(self, name: str, default: int | None = None, least: int = 0, most: int = 1 << 62) -> int:
-        """A whole number between the two, both included."""
+        """Take a whole number from `least` to `most`, both included. FieldError for another value."""
         value = self._take(name, default)
         if isinstance(value, float) and value.is_integer():  # 1e6
             value = int(value)
@@ -100,7 +103,7 @@ class Fields:
         return int(value)
 
     def number(self, name: str, default: float | None = None, least: float = 0.0, most: float = float("inf")) -> float:
-        """A finite number between the two, both included."""
+        """Take a finite number from `least` to `most`, both included. FieldError for another value."""
         value = self._take(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             self._refuse(name, value, f"a number of at least {least:g}" + (f", at most {most:g}" * (most < 1e300)))
@@ -109,20 +112,21 @@ class Fields:
         return float(value)
 
     def flag(self, name: str, default: bool | None = None) -> bool:
+        """Take true or false. FieldError for another value."""
         value = self._take(name, default)
         if not isinstance(value, bool):
             self._refuse(name, value, "true or false")
         return bool(value)
 
     def names(self, name: str) -> list[str]:
-        """A list of strings."""
+        """Take a list of texts. FieldError for another value."""
         value = self._take(name, None)
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             self._refuse(name, value, "a list of names")
         return list(value)
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """A mapping as it stands, empty where the field is missing; what is in it is another's to check."""
+        """Take a mapping as it stands, empty where the field is missing; its fields are not checked here."""
         self._taken.add(name)
         value = self._values.get(name)
         if not isinstance(value, Mapping | None):
@@ -134,20 +138,20 @@ class Fields:
         return self._source(name, self.text(name))
 
     def inner(self, name: str, *, optional: bool = False) -> Fields:
-        """The fields of a mapping in this one; what they say of sources is told here, too."""
+        """Take a mapping of this one as `Fields`; the sources of its values are added to this one's."""
         self._taken.add(name)
         if name not in self._values and not optional:
             self._miss(name)
-        found = Fields(self._values.get(name, {}), self.where, self._sources, f"{self._prefix}{name}.")
-        found.sourced = self.sourced
-        return found
+        inner = Fields(self._values.get(name, {}), self.where, self._sources, f"{self._prefix}{name}.")
+        inner.sourced = self.sourced
+        return inner
 
     def left(self) -> list[str]:
-        """Names of the fields that nobody has taken, in their order."""
+        """Names of the fields that have not been taken, in their order."""
         return [name for name in self._values if name not in self._taken]
 
     def end(self) -> None:
-        """FieldError if a field is left: nobody knows its name."""
+        """FieldError if a field has not been taken: its name is unknown."""
         for name in self.left():
             near = difflib.get_close_matches(name, self._taken, 1)
             hint = f"; is {near[0]} meant?" if near else f"; there are {', '.join(sorted(self._taken))}"
@@ -181,37 +185,37 @@ class Fields:
 
 
 def brief(value: Any) -> str:
-    """As an error tells it: a whole file may stand where a word should."""
+    """A value as messages show it, cut at LONGEST letters: a whole file may stand where a word should."""
     text = repr(value)
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Changes by their dotted names; those that stand in a mapping are of its fields."""
-    found: dict[str, Any] = {}
+    """Changes by their dotted names, given by such names or in nested mappings."""
+    by_dotted_name: dict[str, Any] = {}
     for name, value in changes.items():
         if isinstance(value, Mapping) and set(value) != SOURCED:
-            found |= nested(value, f"{prefix}{name}.")
+            by_dotted_name |= nested(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            by_dotted_name[f"{prefix}{name}"] = value
+    return by_dotted_name
 
 
-def _sources(told: Any, where: str) -> dict[str, Source]:
-    """By the names that values give."""
-    if not isinstance(told, Mapping | None):
-        raise FieldError(f"{where}: sources must be a mapping of names and texts, not {told!r}")
-    found = {}
-    for name, text in (told or {}).items():
+def _sources(given: Any, where: str) -> dict[str, Source]:
+    """The sources of a file, by the names under which values refer to them."""
+    if not isinstance(given, Mapping | None):
+        raise FieldError(f"{where}: sources must be a mapping of names and texts, not {given!r}")
+    by_name = {}
+    for name, text in (given or {}).items():
         if isinstance(text, Mapping):
             inner = Fields(text, where, {}, f"sources.{name}.")
-            found[name] = Source(inner.text("text"), inner.flag("assumed", False))
+            by_name[name] = Source(inner.text("text"), inner.flag("assumed", False))
             inner.end()
         elif isinstance(text, str):
-            found[name] = Source(text)
+            by_name[name] = Source(text)
         else:
             raise FieldError(f"{where}: sources.{name} must be a text, or a mapping of text and assumed, not {text!r}")
-    return found
+    return by_name
 
 
 def shipped(folder: str) -> list[str]:
@@ -221,32 +225,31 @@ def shipped(folder: str) -> list[str]:
 
 
 def parsed(text: str, where: str) -> Any:
-    """What a text of YAML says; FieldError for what is none."""
+    """The value of a YAML text. FieldError, naming `where`, if it is not YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise FieldError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+        raise FieldError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def settings(pairs: Iterable[str], example: str) -> dict[str, Any]:
-    """Values by dotted name, of FIELD=VALUE; values are read as YAML. FieldError for what is none.
-
-    `example` is one, for messages.
+    """Changes by dotted name, from FIELD=VALUE texts; values are read as YAML. FieldError, with `example`, for another
+    form.
     """
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise FieldError(f"--set takes FIELD=VALUE, as --set {example}, not {pair!r}")
-        found[name] = parsed(text, f"--set {name}: {text!r}")
-    return found
+        changes[name] = parsed(text, f"--set {name}: {text!r}")
+    return changes
 
 
 def load(folder: str, name: str, changes: Mapping[str, Any] | None = None) -> Fields:
     """Fields of a file that pimsim brings, by its name, or of a user's, by its path (with a slash or `.yaml`).
 
-    Where there is no file `heterrag.yaml`, that is the one that pimsim brings.
-    `changes` are values by dotted name that replace the file's; FieldError for a name that the file has not.
+    Where there is no file `heterrag.yaml`, that is the one that pimsim brings. `changes` are values by dotted name that
+    replace the file's; FieldError for a name that the file does not have.
     """
     stem = name.removesuffix(".yaml")
     if stem in shipped(folder) and not Path(name).is_file():
@@ -273,16 +276,17 @@ def load(folder: str, name: str, changes: Mapping[str, Any] | None = None) -> Fi
 
 
 def split(changes: Mapping[str, Any] | None, *parts: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Changes of a file's own fields, and for each of `parts`, which are files that it names, those of their fields.
+    """Divide changes into those of a file's own fields and, for each of `parts`, which are files that it names, those
+    of their fields.
 
-    Of `standard` that is `standard.timing.tRCD`, which the standard knows as `timing.tRCD`.
+    A change of `standard.timing.tRCD` is one of `timing.tRCD` for the part `standard`.
     """
     own: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for name, value in (changes or {}).items():
-        part, dot, rest = name.partition(".")
+        part, dot, name_within = name.partition(".")
         if dot and part in inner:
-            inner[part][rest] = value
+            inner[part][name_within] = value
         else:
             own[name] = value
     return own, inner

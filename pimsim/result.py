@@ -24,7 +24,9 @@ def version() -> str:
 
 
 def configuration_hash(configuration: Any) -> str:
-    """Hex digits that are equal for equal configurations of equal releases. Dataclasses, mappings and plain values."""
+    """16 hex digits, equal for equal configurations of equal releases: dataclasses, mappings, lists and plain
+    values.
+    """
     text = json.dumps([version(), _plain(configuration)], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -41,7 +43,9 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """An analytic limit of a result. `achieved` in the same unit; `limit` is what nothing can be better than."""
+    """An analytic limit of a result, and what the result `achieved`, in the same unit; nothing can be better than
+    `limit`.
+    """
 
     name: str
     limit: float
@@ -51,12 +55,15 @@ class Bound:
 
     @property
     def nearness(self) -> float:
-        """1 at the bound, towards 0 far from it, above 1 only for a result that cannot be."""
+        """How near a result comes to the bound: 1 at it, towards 0 far from it, above 1 only if the result cannot
+        be.
+        """
         if not self.limit or not self.achieved:
             return 0.0
         return self.limit / self.achieved if self.lower_is_better else self.achieved / self.limit
 
     def as_dict(self) -> dict[str, Any]:
+        """The bound as the commands' JSON has it."""
         return {
             "name": self.name,
             "limit": self.limit,
@@ -68,7 +75,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Of one result. `clocks_mhz` by name; `assumed` are the parameters that lean on nobody but this project."""
+    """What one result rests on. `clocks_mhz` by name; `assumed` parameters have no source outside this project."""
 
     configuration: str
     clocks_mhz: Mapping[str, float]
@@ -89,7 +96,9 @@ class Provenance:
         energy_table: Mapping[str, Any] | None = None,
         warnings: Sequence[str] = (),
     ) -> Provenance:
-        """`sourced` are all parameters used, of which the assumed ones are kept; a bound passed is warned of."""
+        """The provenance of a result: of `sourced`, all parameters used, the assumed ones are kept; a bound that the
+        result passes becomes a warning.
+        """
         implausible = [
             f"{bound.name}: {bound.achieved:g} {bound.unit} passes the analytic bound of {bound.limit:g}: do not trust"
             " this result"
@@ -106,7 +115,7 @@ class Provenance:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The fields as the commands' JSON names them."""
         return {
             "version": self.release,
             "configuration_hash": self.configuration,
@@ -118,7 +127,7 @@ class Provenance:
         }
 
     def in_words(self) -> str:
-        """As the command line tells it, some lines."""
+        """For the terminal: a few lines."""
         lines = [
             f"  bound: {bound.name} {bound.limit:.6g} {bound.unit}, {bound.nearness:.0%} of it reached"
             for bound in self.bounds

@@ -1,4 +1,4 @@
-"""Standard: a DRAM standard as data. Its organisation, its timings in cycles of its clock, and the source of each."""
+"""Standard: a DRAM standard as data: its organisation, its timings in cycles of its clock, and the source of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = "standards"
 
 @dataclass(frozen=True, slots=True)
 class Organisation:
-    """How many of each there are, in the next larger one; `columns` are bursts a row, `row` and `col` of a trace."""
+    """How many of each part there are in the next larger one; `columns` counts the bursts of a row."""
 
     channels: int
     pseudo_channels: int  # a channel; 1 where the standard has none
@@ -29,6 +29,7 @@ class Organisation:
 
     @property
     def banks_per_rank(self) -> int:
+        """Banks of all bank groups of a rank."""
         return self.bank_groups * self.banks
 
     @property
@@ -38,21 +39,21 @@ class Organisation:
 
     @property
     def rank_bytes(self) -> int:
-        """Capacity of a rank, in one pseudo channel."""
+        """Bytes that a rank of one pseudo channel holds."""
         return self.banks_per_rank * self.rows * self.row_bytes
 
     @property
     def bytes(self) -> int:
-        """Capacity of all."""
+        """Bytes that all channels hold."""
         return self.rank_bytes * self.ranks * self.pseudo_channels * self.channels
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Least distances in cycles, by JEDEC's names.
+    """Least distances between commands in cycles, by JEDEC's names.
 
-    `tBL` is the time of a burst on the data bus, `_S` holds between bank groups and `_L` within one, `tRTRS` is the
-    gap between bursts of two ranks, `tRFCpb` and `tREFIpb` (0: not in the standard) are of a refresh of one bank.
+    `tBL` is the time of a burst on the data bus, `_S` holds between bank groups and `_L` within one, `tRTRS` is the gap
+    between bursts of two ranks, `tRFCpb` and `tREFIpb` (0: not in the standard) are of a refresh of one bank.
     """
 
     tRCD: int
@@ -80,7 +81,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Standard:
-    """A DRAM standard. `sourced` tells where each value comes from; those that are `assumed` lean on nobody."""
+    """A DRAM standard. `sourced` says where each value comes from; only this project says those that are `assumed`."""
 
     name: str
     kind: str  # DDR4, DDR5, HBM2 or HBM3
@@ -102,7 +103,7 @@ class Standard:
         organisation = values.inner("organisation")
         timing = values.inner("timing")
         optional = {"tRFCpb": 0, "tREFIpb": 0}
-        found = cls(
+        standard = cls(
             name=values.text("name"),
             kind=values.text("kind", one_of=("DDR4", "DDR5", "HBM2", "HBM3")),
             tck_ns=values.number("tck_ns", least=1e-3),
@@ -118,8 +119,8 @@ class Standard:
         )
         for part in (organisation, timing, values):
             part.end()
-        _check(found, values.where)
-        return found
+        _check(standard, values.where)
+        return standard
 
     @property
     def assumed(self) -> tuple[Sourced, ...]:
@@ -131,11 +132,12 @@ class Standard:
         return self.organisation.burst_bytes / (self.timing.tBL * self.tck_ns)
 
     def ns(self, cycles: float) -> float:
+        """Nanoseconds of this many cycles."""
         return cycles * self.tck_ns
 
 
 def names() -> list[str]:
-    """The standards that pimsim brings."""
+    """Names of the standards that pimsim brings."""
     return fields.shipped(FOLDER)
 
 

@@ -42,9 +42,11 @@ class Check:
 
     @property
     def accepted(self) -> bool:
+        """Whether ours is within the accepted band."""
         return self.accept_low <= self.ours <= self.accept_high
 
     def as_dict(self) -> dict[str, Any]:
+        """The figure as the command's JSON has it."""
         return {**asdict(self), "error_pct": self.error_pct, "accepted": self.accepted}
 
     def in_words(self) -> str:
@@ -84,7 +86,7 @@ def dram_checks(folder: Path) -> Iterator[Check]:
 def attention_checks(folder: Path) -> Iterator[Check]:
     """Cycles and MAC commands of one attention layer, in event fidelity; cycles of the closed form against those."""
     for row in _rows(folder / "attacc" / "attention_layer.csv"):
-        asked = Attention(
+        layer = Attention(
             length=int(row["L"]),
             heads=int(row["nhead"]),
             head_dim=int(row["dhead"]),
@@ -93,14 +95,14 @@ def attention_checks(folder: Path) -> Iterator[Check]:
             power_limit=row["power_constraint"] == "True",
             refresh=row["refresh"] != "No",
         )
-        mode = ("power" if asked.power_limit else "free") + (" refresh" if asked.refresh else "")
-        name = f"attention {asked.level} L {asked.length} {mode}"
-        found = attention("hbm3-attacc", asked)
+        mode = ("power" if layer.power_limit else "free") + (" refresh" if layer.refresh else "")
+        name = f"attention {layer.level} L {layer.length} {mode}"
+        result = attention("hbm3-attacc", layer)
         cycles, macs = int(row["cycles"]), sum(int(row[count]) for count in ("mac_ab", "mac_sb", "mac_pb"))
-        yield Check(f"{name}: cycles", "cycle", cycles, cycles, *_within(cycles, ATTENTION_WITHIN), found.cycles)
-        yield Check(f"{name}: MACs", "commands", macs, macs, macs, macs, found.mac_commands)
-        closed = attention("hbm3-attacc", replace(asked, fidelity="closed")).cycles
-        event = found.cycles
+        yield Check(f"{name}: cycles", "cycle", cycles, cycles, *_within(cycles, ATTENTION_WITHIN), result.cycles)
+        yield Check(f"{name}: MACs", "commands", macs, macs, macs, macs, result.mac_commands)
+        closed = attention("hbm3-attacc", replace(layer, fidelity="closed")).cycles
+        event = result.cycles
         yield Check(f"{name}: closed", "cycle", event, event, *_within(event, ATTENTION_WITHIN), closed)
 
 
@@ -116,7 +118,9 @@ GROUPS: dict[str, Callable[[Path], Iterator[Check]]] = {
 
 
 def golden_folder(given: Path) -> Path:
-    """The folder that holds `dram`; one above and that itself are understood, too."""
+    """The folder that holds `dram` and `attacc`; the one above it and `dram` itself are understood, too. FieldError if
+    it is missing.
+    """
     if not given.is_dir():
         raise FieldError(f"{given}: there is no such folder of golden figures")
     if (given / "bands.csv").is_file():

@@ -25,19 +25,27 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "attention", help="one attention layer of decoding on an HBM-PIM device", description=__doc__
     )
-    parser.add_argument("--device", default="hbm3-attacc", help="name of a device, or a YAML file [%(default)s]")
-    parser.add_argument("--level", default="bank", help=f"where the units are: {', '.join(LEVELS)} [%(default)s]")
-    parser.add_argument("--length", type=int, required=True, help="tokens of K and V of each request")
-    parser.add_argument("--heads", type=int, required=True, help="query heads")
-    parser.add_argument("--kv-heads", type=int, help="heads of K and V, shared by equal groups of queries [all]")
-    parser.add_argument("--head-dim", type=int, required=True, help="numbers of a head")
-    parser.add_argument("--bytes", type=int, default=2, help="bytes of a number: 1, 2 or 4 [%(default)s]")
-    parser.add_argument("--batch", type=int, default=1, help="requests of that length [%(default)s]")
-    parser.add_argument("--stacks", type=int, help="stacks that share the KV heads [the device's]")
-    parser.add_argument("--no-power-limit", action="store_true", help="MACs as close as the columns allow")
-    parser.add_argument("--no-refresh", action="store_true", help="no refreshes")
     parser.add_argument(
-        "--fidelity", default="event", help=f"every command, or sums: {', '.join(FIDELITIES)} [%(default)s]"
+        "--device", default="hbm3-attacc", help="name of a device, or a YAML file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--level", default="bank", help=f"where the units are: {', '.join(LEVELS)} (default: %(default)s)"
+    )
+    parser.add_argument("--length", type=int, required=True, help="tokens of each request")
+    parser.add_argument("--heads", type=int, required=True, help="query heads")
+    parser.add_argument(
+        "--kv-heads", type=int, help="heads of K and V, shared by equal groups of queries (default: as many as --heads)"
+    )
+    parser.add_argument("--head-dim", type=int, required=True, help="numbers of a head")
+    parser.add_argument("--bytes", type=int, default=2, help="bytes of a number: 1, 2 or 4 (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="requests of that length (default: %(default)s)")
+    parser.add_argument("--stacks", type=int, help="stacks that share the KV heads (default: the device's)")
+    parser.add_argument("--no-power-limit", action="store_true", help="issue MACs as often as the columns allow")
+    parser.add_argument("--no-refresh", action="store_true", help="issue no refreshes")
+    parser.add_argument(
+        "--fidelity",
+        default="event",
+        help=f"issue every command, or add them up: {', '.join(FIDELITIES)} (default: %(default)s)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the device"
@@ -48,12 +56,12 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Simulate what the options ask for and print it."""
+    """Simulate the layer that the options describe, and print its result. PimsimError for what cannot be."""
     device = Device.load(options.device, fields.settings(options.set, "timing.mac_bank_power_limit=8"))
     for name in ("kv_heads", "stacks"):
         if getattr(options, name) == 0:
             raise WorkloadError(f"{name} must be 1 at least, not 0")
-    asked = Attention(
+    layer = Attention(
         length=options.length,
         heads=options.heads,
         head_dim=options.head_dim,
@@ -67,18 +75,18 @@ def run(options: argparse.Namespace) -> int:
         fidelity=options.fidelity,
     )
     if options.commands is None:
-        result = attention(device, asked)
+        result = attention(device, layer)
     elif options.fidelity != "event":
         raise WorkloadError("--commands needs --fidelity event: the closed form issues none")
     else:
-        result, log = attention_commands(device, asked)
+        result, log = attention_commands(device, layer)
         write_commands(options.commands, options.level, log)
     print(json.dumps(result.as_dict(), indent=2) if options.json else in_words(result))
     return 0
 
 
 def write_commands(file: Path, level: str, log: CommandLog) -> None:
-    """Write `cycle,command,slot,row,column`, one line a command; -1 where a command has no such thing.
+    """Write `cycle,command,slot,row,column`, one line a command; -1 where a command has none.
 
     A slot is what one command of the level addresses; of moves it is the bank group. PimsimError if it cannot be
     written.
@@ -97,13 +105,13 @@ def write_commands(file: Path, level: str, log: CommandLog) -> None:
 
 
 def in_words(result: AttentionResult) -> str:
-    """Some lines for people."""
-    asked = result.asked
+    """A result for the terminal: a few lines."""
+    layer = result.asked
     energy = ", ".join(f"{name} {value:.6g}" for name, value in result.energy_nj.items())
     return "\n".join(
         (
-            f"{asked.heads} heads of {asked.head_dim} over {asked.length} tokens on {result.device.name}, level"
-            f" {asked.level}, {asked.fidelity}:",
+            f"{layer.heads} heads of {layer.head_dim} over {layer.length} tokens on {result.device.name}, level"
+            f" {layer.level}, {layer.fidelity}:",
             f"  {result.cycles} cycles = {result.time_us:.4g} us, {result.mac_commands} MAC commands,"
             f" {result.effective_tbps:.4g} TB/s, {result.bound} holds",
             f"  energy in nJ: {energy}",

@@ -14,7 +14,7 @@ from pimsim.standard import Standard, names
 
 
 def add_parser(commands: Any) -> None:
-    """Adds `dram`."""
+    """Add this command to the subparsers of `pimsim`."""
     defaults = Controller()
     parser = commands.add_parser(
         "dram",
@@ -31,27 +31,39 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--mapping",
         default="row-bank-column",
-        help=f"where addresses lie: {', '.join(fields.shipped(FOLDER))}, or a YAML file (%(default)s)",
+        help=f"where addresses lie: {', '.join(fields.shipped(FOLDER))}, or a YAML file (default: %(default)s)",
     )
     refresh = parser.add_mutually_exclusive_group()
-    refresh.add_argument("--no-refresh", action="store_true", help="as if cells never leaked")
-    refresh.add_argument("--refresh", choices=("all-bank", "per-bank"), default=defaults.refresh, help="(%(default)s)")
-    parser.add_argument("--page", choices=tuple(PAGES), default=defaults.page, help="row policy (%(default)s)")
-    parser.add_argument("--queue", type=int, default=defaults.queue, help="reads that may wait (%(default)s)")
+    refresh.add_argument("--no-refresh", action="store_true", help="issue no refreshes")
+    refresh.add_argument(
+        "--refresh",
+        choices=("all-bank", "per-bank"),
+        default=defaults.refresh,
+        help="what is refreshed at once (default: %(default)s)",
+    )
+    parser.add_argument("--page", choices=tuple(PAGES), default=defaults.page, help="row policy (default: %(default)s)")
+    parser.add_argument(
+        "--queue",
+        type=int,
+        default=defaults.queue,
+        help="reads that may wait, and as many writes (default: %(default)s)",
+    )
     parser.add_argument(
         "--row-hit-cap",
         type=int,
         default=defaults.row_hit_cap,
-        help="columns of a row before whoever waits longer for another (%(default)s)",
+        help="columns of a row before an older request for another row goes first (default: %(default)s)",
     )
-    parser.add_argument("--energy", metavar="PRESET", help="table of energies (the standard's own), or a YAML file")
-    parser.add_argument("--commands", metavar="FILE", help="write all commands sent as CSV")
+    parser.add_argument(
+        "--energy", metavar="PRESET", help="table of energies, or a YAML file (default: the standard's own)"
+    )
+    parser.add_argument("--commands", metavar="FILE", help="write all commands as CSV")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Simulates and prints."""
+    """Simulate the trace, and print its result. PimsimError for what cannot be."""
     standard = Standard.load(options.standard)
     controller = Controller(
         queue=options.queue,

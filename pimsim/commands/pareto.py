@@ -15,25 +15,27 @@ from pimsim.sweep.table import POINT
 
 
 def add_parser(commands: Any) -> None:
-    """Adds `pareto`."""
+    """Add this command to the subparsers of `pimsim`."""
     parser = commands.add_parser("pareto", help="points of a sweep that no other beats", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="of a sweep that has ended")
-    parser.add_argument("--x", required=True, metavar="NAME", help="a column, of which less is better")
-    parser.add_argument("--y", required=True, metavar="NAME", help="a column, of which more is better")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a sweep that has ended")
+    parser.add_argument("--x", required=True, metavar="NAME", help="column of which less is better")
+    parser.add_argument("--y", required=True, metavar="NAME", help="column of which more is better")
     parser.add_argument(
         "--min", action="append", default=[], metavar="NAME", help="--x, --y or another: less is better"
     )
     parser.add_argument(
         "--max", action="append", default=[], metavar="NAME", help="--x, --y or another: more is better"
     )
-    parser.add_argument("--plot", type=Path, action="append", default=[], metavar="FILE", help="a .png, .svg or .pdf")
-    parser.add_argument("--colour", metavar="NAME", help="the axis that colours the plot's points")
+    parser.add_argument(
+        "--plot", type=Path, action="append", default=[], metavar="FILE", help="draw the front: .png, .svg or .pdf"
+    )
+    parser.add_argument("--colour", metavar="NAME", help="axis that colours the plot's points")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the front, and plots it."""
+    """Print the front, and plot it. PimsimError for what cannot be."""
     check(options.plot)
     front = pareto(Results.open(options.folder), *objectives(options.x, options.y, options.min, options.max))
     for file in options.plot:
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def as_dict(front: Front) -> dict[str, Any]:
-    """As JSON has it."""
+    """The front as the command's JSON has it."""
     return {
         "points": len(front.results),
         "failed": len(front.results.errors),
@@ -53,12 +55,12 @@ def as_dict(front: Front) -> dict[str, Any]:
 
 
 def in_words(front: Front) -> str:
-    """A table."""
+    """The front for the terminal: a heading, and a table with a line for each point."""
     rows = front.rows()
     senses = ", ".join(f"{objective.name} ({objective.sense})" for objective in front.objectives)
     names = [POINT, *(name for name in rows[0] if name != POINT)]
     cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[at]) for line in cells) for at in range(len(names))]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
     lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells]
     return "\n".join((f"{len(rows)} of {len(front.results)} points are on the front of {senses}:", *lines))
 

@@ -36,17 +36,17 @@ energy of control logic: it is missing in ours."""
 def add_parser(commands: Any) -> None:
     """Add this command to the subparsers of `pimsim`."""
     parser = commands.add_parser("reproduce", help="HeterRAG's results beside ours", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print as JSON, with the runs behind it")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON, with the runs behind them")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw figures 12 to 15: .png, .svg or .pdf")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table. The status is 0 whatever is matched: it tells how far the paper can be followed."""
+    """Print the table. Returns 0 whatever is matched: the table says how far the paper can be followed."""
     if options.plot is not None:
         check([options.plot])
     evaluated = evaluations()
-    found, in_hand = figures(evaluated), gains_in_hand()
+    rows, in_hand = figures(evaluated), gains_in_hand()
     if options.plot is not None:
         draw(evaluated, options.plot)
     if options.json:
@@ -59,16 +59,16 @@ def run(options: argparse.Namespace) -> int:
             for case, one in evaluated.items()
             for (_, _, mode), result in one.runs.items()
         ]
-        told = {"figures": [figure.as_dict() for figure in found], "gain_by_requests_in_hand": in_hand, "runs": runs}
-        print(json.dumps(told, indent=2))
+        report = {"figures": [figure.as_dict() for figure in rows], "gain_by_requests_in_hand": in_hand, "runs": runs}
+        print(json.dumps(report, indent=2))
         return 0
-    columns = list(found[0].ours)
+    columns = list(rows[0].ours)
     print(f"{'':<52} {'paper':>8}" + "".join(f"  {batch:>20}" for batch in columns))
-    for figure in found:
+    for figure in rows:
         print(figure.in_words())
     for batch in columns:
-        matched = sum(figure.matched(batch) for figure in found)
-        print(f"{batch}: {matched} of {len(found)} in the accepted range")
+        matched = sum(figure.matched(batch) for figure in rows)
+        print(f"{batch}: {matched} of {len(rows)} in the accepted range")
     print("\nHeterRAG / CPU-GPU in one-pass RAG, by requests in hand:")
     print(f"{'':<34}" + "".join(f"{count:>8}" for count in IN_HAND))
     for gpu in GPUS:

@@ -1,4 +1,4 @@
-"""Running: a whole system over its workload, and how far its answer can be trusted (`pimsim run`)."""
+"""The command `pimsim run`: a whole system over its workload, and how far its answer can be trusted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pimsim.sweep.uncertainty import Uncertainty, uncertainty
 from pimsim.system.described.config import FOLDER, SystemConfig
 from pimsim.system.run.simulation import run as simulate
 
-# of which the uncertainty is told
+# whose uncertainty is printed
 METRICS = ("throughput_rps", "latency_mean_s", "ttft_mean_s", "energy_j_a_request", "cost_usd", "area_mm2")
-# what a run is asked, and so stays when what is assumed varies: the workload, and how much there is of each part
-ASKED = (
+# fields that stay when what is assumed varies: the workload, and how much there is of each part
+FIXED = (
     "workload.",
     "search.sampled",
     "retrieval.devices",
@@ -35,20 +35,32 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("run", help="a retrieval-augmented system over a workload", description=__doc__)
     parser.add_argument("config", metavar="CONFIG", help=f"a YAML file, or one of {', '.join(fields.shipped(FOLDER))}")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field, as workload.batch=8"
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the system, as workload.batch=8",
     )
-    parser.add_argument("--timeline", type=Path, metavar="FILE", help="write what each unit did as a Chrome trace")
     parser.add_argument(
-        "--spread", type=int, default=0, metavar="N", help="run N times more, with what is assumed 0.5 to 2 times"
+        "--timeline", type=Path, metavar="FILE", help="write what each unit does when, as a Chrome trace"
     )
-    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help="processes of --spread (%(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar of --spread")
+    parser.add_argument(
+        "--spread",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run N times more, with assumed parameters 0.5 to 2 times their value",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=cores(), metavar="N", help="processes of --spread (default: %(default)s)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar of --spread")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run and print. PimsimError for what cannot be."""
+    """Run the system, and print its result. PimsimError for what cannot be."""
     changes = fields.settings(options.set, "workload.batch=8")
     result = simulate(SystemConfig.load(options.config, changes), timeline=options.timeline is not None)
     if options.timeline is not None:
@@ -58,8 +70,8 @@ def run(options: argparse.Namespace) -> int:
             raise PimsimError(f"cannot write {options.timeline}: {error.strerror}") from error
     around = _around(options, changes) if options.spread else None
     if options.json:
-        told = result.as_dict()
-        print(json.dumps(told | {"uncertainty": around.as_dict()} if around else told, indent=2))
+        report = result.as_dict()
+        print(json.dumps(report | {"uncertainty": around.as_dict()} if around else report, indent=2))
         return 0
     print(result.in_words())
     if around:
@@ -74,7 +86,7 @@ def _around(options: argparse.Namespace, changes: dict[str, Any]) -> Uncertainty
         base,
         METRICS,
         samples=options.spread,
-        kept=ASKED,
+        kept=FIXED,
         workers=options.workers,
         progress=not options.quiet,
     )

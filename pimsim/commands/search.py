@@ -1,4 +1,4 @@
-"""`pimsim search`: a recorded graph search on a DIMM-PIM device."""
+"""The command `pimsim search`: a recorded graph search on a DIMM-PIM device."""
 
 from __future__ import annotations
 
@@ -15,24 +15,32 @@ from pimsim.errors import WorkloadError
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command to a parser's."""
-    found = commands.add_parser("search", help="a recorded graph search on DIMM-PIM", description=__doc__)
-    found.add_argument("--device", default=DEFAULT, metavar="NAME", help="or a YAML file (default: %(default)s)")
-    found.add_argument("--traversal", type=Path, required=True, metavar="FILE", help="CSV, plain or gzipped")
-    found.add_argument("--vertices", type=int, metavar="N", help="that the shard holds (default: what the file says)")
-    found.add_argument("--queries", type=int, metavar="N", help="only the first N")
-    found.add_argument("--batch", type=int, metavar="N", help="queries that the host sends at once")
-    found.add_argument("--continuous", action="store_true", help="send the next query when one is done, not a batch")
-    found.add_argument("--dim", type=int, metavar="N", help="elements of a vector (default: what the file says)")
-    found.add_argument("--cache-bytes", type=int, metavar="N", help="of each rank's vertex cache")
-    found.add_argument("--no-cache", action="store_true", help="the same as --cache-bytes 0")
-    found.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of the device")
-    found.add_argument("--json", action="store_true", help="print the result as JSON")
-    found.set_defaults(run=run)
+    """Add this command to the subparsers of `pimsim`."""
+    parser = commands.add_parser("search", help="a recorded graph search on DIMM-PIM", description=__doc__)
+    parser.add_argument(
+        "--device", default=DEFAULT, metavar="NAME", help="a device, or a YAML file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--traversal", type=Path, required=True, metavar="FILE", help="the recorded searches: CSV, plain or gzipped"
+    )
+    parser.add_argument(
+        "--vertices", type=int, metavar="N", help="vertices that the shard holds (default: as the file says)"
+    )
+    parser.add_argument("--queries", type=int, metavar="N", help="search only the first N")
+    parser.add_argument("--batch", type=int, metavar="N", help="queries that the host sends at once")
+    parser.add_argument("--continuous", action="store_true", help="send the next query when one is done, not a batch")
+    parser.add_argument("--dim", type=int, metavar="N", help="elements of a vector (default: as the file says)")
+    parser.add_argument("--cache-bytes", type=int, metavar="N", help="size of each rank's vertex cache")
+    parser.add_argument("--no-cache", action="store_true", help="the same as --cache-bytes 0")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the device"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Simulate and print. PimsimError for what cannot be."""
+    """Simulate the searches, and print their result. PimsimError for what cannot be."""
     traversal = Traversal.read(options.traversal, options.vertices)
     if options.queries is not None:
         if options.queries < 1:
@@ -44,8 +52,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def changes(options: argparse.Namespace, traversal: Traversal) -> dict[str, Any]:
-    """Fields that the traversal's file sets, then the options, then --set: the later prevails."""
-    found: dict[str, Any] = {}
+    """Fields of the device that the traversal's file, the options and --set change; the later of these prevails."""
+    fields_set: dict[str, Any] = {}
     for name, value in (
         ("vectors.dim", traversal.dim if options.dim is None else options.dim),
         ("graph.neighbours", traversal.neighbours),
@@ -54,5 +62,5 @@ def changes(options: argparse.Namespace, traversal: Traversal) -> dict[str, Any]
         ("rpm.cache_bytes", 0 if options.no_cache else options.cache_bytes),
     ):
         if value is not None:
-            found[name] = value
-    return found | fields.settings(options.set, "tpm.lanes=4")
+            fields_set[name] = value
+    return fields_set | fields.settings(options.set, "tpm.lanes=4")

@@ -17,32 +17,44 @@ from pimsim.sweep.sensitivity import Effect, Spread, assumed_spread, effects
 
 
 def add_parser(commands: Any) -> None:
-    """Adds `sensitivity`."""
+    """Add this command to the subparsers of `pimsim`."""
     parser = commands.add_parser("sensitivity", help="which parameter of a sweep matters", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="of a sweep that has ended")
-    parser.add_argument("--metric", metavar="NAME", help="the column that is looked at (the simulator's main one)")
-    parser.add_argument("--factor", type=float, default=2.0, help="assumed parameters vary by, both ways (%(default)g)")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a sweep that has ended")
+    parser.add_argument("--metric", metavar="NAME", help="column to explain (default: the simulator's main one)")
     parser.add_argument(
-        "--samples", type=int, default=64, metavar="N", help="points in which all of them vary at once (%(default)s)"
+        "--factor", type=float, default=2.0, help="how far assumed parameters vary, both ways (default: %(default)g)"
     )
-    parser.add_argument("--point", type=int, metavar="N", help="of the sweep, at which they vary (its middle)")
-    parser.add_argument("--no-assumed", action="store_true", help="the axes alone, which simulates nothing")
-    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help="processes (%(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--plot", type=Path, action="append", default=[], metavar="FILE", help="a .png, .svg or .pdf")
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=64,
+        metavar="N",
+        help="points at which all of them vary at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--point", type=int, metavar="N", help="point of the sweep around which they vary (default: its middle)"
+    )
+    parser.add_argument("--no-assumed", action="store_true", help="axes alone: simulate nothing")
+    parser.add_argument(
+        "--workers", type=int, default=cores(), metavar="N", help="worker processes (default: %(default)s)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    parser.add_argument(
+        "--plot", type=Path, action="append", default=[], metavar="FILE", help="draw both: .png, .svg or .pdf"
+    )
+    parser.add_argument("--json", action="store_true", help="print the effects as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the effects, and plots them."""
+    """Print the effects, and plot them. PimsimError for what cannot be."""
     check(options.plot)
     results = Results.open(options.folder)
     metric = options.metric or results.sweep.simulator.metric
     if not metric:
         raise WorkloadError(f"--metric is missing; there are {', '.join(results.numeric())}")
     metric = results.name(metric)
-    found = effects(results, metric)
+    by_axis = effects(results, metric)
     spread = None
     if not options.no_assumed:
         spread = assumed_spread(
@@ -55,19 +67,19 @@ def run(options: argparse.Namespace) -> int:
             progress=not options.quiet,
         )
     for file in options.plot:
-        plot_tornado(found, spread, metric, file)
+        plot_tornado(by_axis, spread, metric, file)
     if options.json:
-        told = {"metric": metric, "axes": [effect.as_dict() for effect in found]}
-        print(json.dumps(told | {"assumed": spread.as_dict() if spread else None}, indent=1))
+        report = {"metric": metric, "axes": [effect.as_dict() for effect in by_axis]}
+        print(json.dumps(report | {"assumed": spread.as_dict() if spread else None}, indent=1))
     else:
-        print(in_words(metric, found, spread))
+        print(in_words(metric, by_axis, spread))
     return 0
 
 
-def in_words(metric: str, found: Sequence[Effect], spread: Spread | None) -> str:
-    """Some lines."""
+def in_words(metric: str, by_axis: Sequence[Effect], spread: Spread | None) -> str:
+    """The effects for the terminal: a line for each axis and each assumed parameter."""
     lines = [f"{metric}, mean by axis:"]
-    for effect in found:
+    for effect in by_axis:
         lines.append(
             f"  {effect.name:<32} {effect.least:>11.6g} at {effect.least_at:<16} {effect.most:>11.6g} at"
             f" {effect.most_at:<16} {effect.variance:>5.0%} of the variance"

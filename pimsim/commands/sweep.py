@@ -27,12 +27,12 @@ SWEEP.yaml, for instance:
     link.latency_ns: {from: 50, to: 800, steps: 5, scale: log}
   sample: grid                     # or random, latin-hypercube, with points: 1000 and seed: 1
 
-A point of system names its config, of attention and search its device, of dram its standard and trace.
+A point of system names its config, one of attention or search its device, one of dram its standard and trace.
 """
 
 
 def add_parser(commands: Any) -> None:
-    """Adds `sweep`."""
+    """Add this command to the subparsers of `pimsim`."""
     parser = commands.add_parser(
         "sweep",
         help="many points of a simulator, kept as Parquet",
@@ -40,19 +40,27 @@ def add_parser(commands: Any) -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="target, base, axes, sample, points, seed")
+    parser.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="what to simulate, at which points: see below")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="for the results; one that was killed goes on there"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the results; a sweep that was stopped goes on there",
     )
-    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help="processes (%(default)s)")
-    parser.add_argument("--executor", choices=tuple(EXECUTORS), default="processes", help="(%(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--json", action="store_true", help="print what came of it as JSON")
+    parser.add_argument(
+        "--workers", type=int, default=cores(), metavar="N", help="worker processes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--executor", choices=tuple(EXECUTORS), default="processes", help="what runs them (default: %(default)s)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Sweeps; the exit status is 1 if every point failed."""
+    """Run the sweep. Returns 1 if every point failed, else 0. PimsimError for what cannot be."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     results = run_sweep(
@@ -73,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """As JSON has it."""
+    """The outcome as the command's JSON has it."""
     return {
         "results": str(results.folder.results),
         "points": len(results),

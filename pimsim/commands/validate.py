@@ -12,27 +12,33 @@ from pimsim.validation import GROUPS, SHIPPED, golden_folder
 
 
 def add_parser(commands: Any) -> None:
-    """Adds `validate`."""
+    """Add this command to the subparsers of `pimsim`."""
     parser = commands.add_parser(
         "validate",
         help="golden figures of other simulators beside ours",
-        description="Replays golden traces; the exit status is 1 if a figure is not in its band.",
+        description="Replay golden traces, and compare. The exit status is 1 if a figure is outside its band.",
     )
-    parser.add_argument("--golden", metavar="DIR", type=Path, default=SHIPPED, help="(those that pimsim brings)")
+    parser.add_argument(
+        "--golden",
+        metavar="DIR",
+        type=Path,
+        default=SHIPPED,
+        help="folder of golden figures (default: those that pimsim brings)",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints a line for each figure as it is known."""
+    """Print a line for each figure as soon as it is known. Returns 1 if one is outside its band, else 0."""
     folder = golden_folder(options.golden)
     checks = []
     if not options.json:
         print(f"{'figure':<44} {'references':>22} {'ours':>10} {'error':>9}  band")
-    for group, made in GROUPS.items():
+    for group, checks_of in GROUPS.items():
         if not (folder / group).is_dir():
             continue
-        for check in made(folder):
+        for check in checks_of(folder):
             checks.append(check)
             if not options.json:
                 print(check.in_words(), flush=True)

@@ -23,7 +23,9 @@ from pimsim.dimm_pim.state import (
 
 @part
 def read_vector(p: Any, s: Any, now: Any, rank: Any, slot: Any) -> Any:
-    """Cycles of the first and the last READ of a vector, which is spread over banks of `stripes` bank groups."""
+    """Read a vector, which is spread over banks of `stripes` bank groups; returns the cycles of its first and last
+    READ.
+    """
     start = _after_refreshes(p, s, -(-now // p.tck_ps), rank)
     sets = p.bank_groups // p.stripes
     place = slot // p.pieces_per_row
@@ -44,7 +46,7 @@ def read_vector(p: Any, s: Any, now: Any, rank: Any, slot: Any) -> Any:
 
 @part
 def read_list(p: Any, s: Any, now: Any, rank: Any, slot: Any, bursts: Any) -> Any:
-    """Cycles of the first and the last READ of a neighbour list, which lies in one row."""
+    """Read a neighbour list, which lies in one row; returns the cycles of its first and last READ."""
     start = _after_refreshes(p, s, -(-now // p.tck_ps), rank)
     place = slot // p.lists_per_row
     bank = place % p.banks
@@ -65,18 +67,18 @@ def _after_refreshes(p: Any, s: Any, start: Any, rank: Any) -> Any:
     bank, dram = s.bank[rank], s.rank_dram[rank]
     while p.tREFI and dram[7] <= max(start, dram[6] + p.tCCD_S):
         close, begin = dram[7], dram[7]
-        for at in range(p.banks):
-            if bank[at, 0] >= 0:
-                close = max(close, bank[at, 1])
-        for at in range(p.banks):
-            if bank[at, 0] >= 0:
-                _log(s, close, PRE, rank, at, bank[at, 0])
-                bank[at, 0] = -1
-                bank[at, 2] = max(bank[at, 2], close + p.tRP)
-            begin = max(begin, bank[at, 2])
+        for number in range(p.banks):
+            if bank[number, 0] >= 0:
+                close = max(close, bank[number, 1])
+        for number in range(p.banks):
+            if bank[number, 0] >= 0:
+                _log(s, close, PRE, rank, number, bank[number, 0])
+                bank[number, 0] = -1
+                bank[number, 2] = max(bank[number, 2], close + p.tRP)
+            begin = max(begin, bank[number, 2])
         _log(s, begin, REFRESH, rank, -1, -1)
-        for at in range(p.banks):
-            bank[at, 2] = begin + p.tRFC
+        for number in range(p.banks):
+            bank[number, 2] = begin + p.tRFC
         s.rank_totals[rank, REFRESHES] += 1
         dram[7] += p.tREFI
     return start
@@ -84,7 +86,7 @@ def _after_refreshes(p: Any, s: Any, start: Any, rank: Any) -> Any:
 
 @part
 def _open(p: Any, s: Any, start: Any, rank: Any, bank: Any, row: Any) -> None:
-    """Open a row, unless it is, as early as from `start` on."""
+    """Open a row, unless it is open, as early as from `start` on."""
     state, group, dram = s.bank[rank, bank], s.group[rank, bank % p.bank_groups], s.rank_dram[rank]
     if state[0] == row:
         s.rank_totals[rank, ROW_HITS] += 1
@@ -92,34 +94,34 @@ def _open(p: Any, s: Any, start: Any, rank: Any, bank: Any, row: Any) -> None:
     if state[0] >= 0:
         _close(p, s, start, rank, bank)
     turn = dram[4]
-    at = max(max(start, state[2]), max(dram[5] + p.tRRD_S, max(group[0] + p.tRRD_L, dram[turn] + p.tFAW)))
-    dram[turn], dram[4], dram[5], group[0] = at, (turn + 1) % 4, at, at
-    state[0], state[1], state[2], state[3] = row, at + p.tRAS, at + p.tRC, at + p.tRCD
+    cycle = max(max(start, state[2]), max(dram[5] + p.tRRD_S, max(group[0] + p.tRRD_L, dram[turn] + p.tFAW)))
+    dram[turn], dram[4], dram[5], group[0] = cycle, (turn + 1) % 4, cycle, cycle
+    state[0], state[1], state[2], state[3] = row, cycle + p.tRAS, cycle + p.tRC, cycle + p.tRCD
     s.rank_totals[rank, ACTIVATES] += 1
-    _log(s, at, ACT, rank, bank, row)
+    _log(s, cycle, ACT, rank, bank, row)
 
 
 @part
 def _close(p: Any, s: Any, start: Any, rank: Any, bank: Any) -> None:
     state = s.bank[rank, bank]
-    at = max(start, state[1])
-    _log(s, at, PRE, rank, bank, state[0])
-    state[0], state[2] = -1, max(state[2], at + p.tRP)
+    cycle = max(start, state[1])
+    _log(s, cycle, PRE, rank, bank, state[0])
+    state[0], state[2] = -1, max(state[2], cycle + p.tRP)
 
 
 @part
 def _read(p: Any, s: Any, start: Any, rank: Any, bank: Any) -> Any:
     state, group, dram = s.bank[rank, bank], s.group[rank, bank % p.bank_groups], s.rank_dram[rank]
-    at = max(max(start, state[3]), max(dram[6] + p.tCCD_S, group[1] + p.tCCD_L))
-    dram[6], group[1] = at, at
-    state[1] = max(state[1], at + p.tRTP)
-    _log(s, at, READ, rank, bank, state[0])
-    return at
+    cycle = max(max(start, state[3]), max(dram[6] + p.tCCD_S, group[1] + p.tCCD_L))
+    dram[6], group[1] = cycle, cycle
+    state[1] = max(state[1], cycle + p.tRTP)
+    _log(s, cycle, READ, rank, bank, state[0])
+    return cycle
 
 
 @part
 def _log(s: Any, cycle: Any, command: Any, rank: Any, bank: Any, row: Any) -> None:
-    at = s.scalars[LOGGED]
-    if at < s.log.shape[0]:
-        s.log[at, 0], s.log[at, 1], s.log[at, 2], s.log[at, 3], s.log[at, 4] = cycle, command, rank, bank, row
+    line = s.scalars[LOGGED]
+    if line < s.log.shape[0]:
+        s.log[line, 0], s.log[line, 1], s.log[line, 2], s.log[line, 3], s.log[line, 4] = cycle, command, rank, bank, row
         s.scalars[LOGGED] += 1

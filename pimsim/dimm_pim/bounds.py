@@ -34,12 +34,14 @@ def bounds(p: Parameters, work: Work, state: State, span_ps: int) -> list[Bound]
         "host link": len(state.sent) * max(p.query_link_ps, p.result_link_ps) + 2 * p.latency_ps,
         "dependency of hops": _dependency(p, work, state),
     }
-    found = [Bound(name, limit / 1e6, span_ps / 1e6, "us", lower_is_better=True) for name, limit in limits.items()]
-    return sorted(found, key=lambda bound: -bound.limit)  # stable: equal ones keep the order above
+    all_bounds = [Bound(name, limit / 1e6, span_ps / 1e6, "us", lower_is_better=True) for name, limit in limits.items()]
+    return sorted(all_bounds, key=lambda bound: -bound.limit)  # stable: equal ones keep the order above
 
 
 def _ranks(p: Parameters, state: State) -> int:
-    """Its bursts back to back, or its activations as tFAW lets them come, and the refreshes due meanwhile."""
+    """Picoseconds of the busiest rank: its bursts back to back, or its activations as tFAW lets them come, and the
+    refreshes due meanwhile.
+    """
     totals = state.rank_totals
     spacing = p.tCCD_L if p.stripes == 1 and p.vector_bursts > 1 else p.tCCD_S
     stream = totals[:, VECTOR_BURSTS] * spacing + totals[:, LIST_BURSTS] * p.tBL
@@ -50,7 +52,7 @@ def _ranks(p: Parameters, state: State) -> int:
 
 
 def _channels(p: Parameters, work: Work, state: State) -> int:
-    """What crossed the busiest bus, without gaps, distances packed into full bursts."""
+    """Picoseconds of the busiest bus for what crossed it, without gaps, distances packed into full bursts."""
     totals = state.bus_totals
     lists = np.zeros(len(totals), np.int64)
     has_list = work.list_rank >= 0
@@ -65,7 +67,7 @@ def _channels(p: Parameters, work: Work, state: State) -> int:
 
 
 def _dependency(p: Parameters, work: Work, state: State) -> int:
-    """Hops one after another: a batch takes as long as its slowest query would alone, on open rows."""
+    """Picoseconds of hops one after another: a batch takes as long as its slowest query would alone, on open rows."""
     alone = _alone(p, work, state) + p.query_link_ps + p.result_link_ps + 2 * p.latency_ps
     in_flight = min(p.in_flight, p.batch)
     if p.continuous:
@@ -83,7 +85,7 @@ def _alone(p: Parameters, work: Work, state: State) -> np.ndarray:
     reading = p.tCL + (p.tRCD if p.closed_page else 0)
     hop_of = np.repeat(np.arange(hops), np.diff(work.first_vector))
     spacing = p.tCCD_L if p.stripes == 1 else p.tCCD_S
-    missed = state.found == MISS
+    missed = state.source == MISS
     stream = p.vector_bursts * spacing * p.tck_ps
     served = np.zeros(hops * p.ranks, np.int64)
     np.add.at(served, hop_of * p.ranks + work.rank, np.where(missed, max(stream, p.compute_ps), p.compute_ps))

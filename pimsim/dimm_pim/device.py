@@ -21,25 +21,27 @@ PLACEMENTS = ("interleaved", "blocked", "shuffled")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the device by its fields; `devices/acceldimm.yaml` says what each is."""
+    """A part of the device by its fields; `devices/acceldimm.yaml` says what each field is."""
 
     @classmethod
     def of(cls, values: Fields, name: str, **one_of: tuple[str, ...]) -> Any:
-        """Take all fields of this part, each by its annotation; a whole number is 1 or more unless a metadata says."""
+        """Take all fields of this part, each by its annotation; a whole number is 1 or more unless its metadata says
+        otherwise.
+        """
         inner = values.inner(name)
-        found: dict[str, Any] = {}
+        checked: dict[str, Any] = {}
         for part in dataclasses.fields(cls):
             least = part.metadata.get("least", 1)
             if part.type == "int":
-                found[part.name] = inner.integer(part.name, least=least, most=part.metadata.get("most", 1 << 40))
+                checked[part.name] = inner.integer(part.name, least=least, most=part.metadata.get("most", 1 << 40))
             elif part.type == "float":
-                found[part.name] = inner.number(part.name, least=least, most=part.metadata.get("most", 1e12))
+                checked[part.name] = inner.number(part.name, least=least, most=part.metadata.get("most", 1e12))
             elif part.type == "bool":
-                found[part.name] = inner.flag(part.name)
+                checked[part.name] = inner.flag(part.name)
             else:
-                found[part.name] = inner.text(part.name, one_of=one_of[part.name])
+                checked[part.name] = inner.text(part.name, one_of=one_of[part.name])
         inner.end()
-        return cls(**found)
+        return cls(**checked)
 
 
 def _from_zero(most: int = 1 << 40) -> Any:
@@ -52,21 +54,27 @@ def _at_most(most: int) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Organisation(Part):
+    """How many channels, DIMMs and ranks there are."""
+
     channels: int = _at_most(256)
     dimms: int = _at_most(64)  # a channel
     ranks: int = _at_most(64)  # a DIMM
 
     @property
     def all_dimms(self) -> int:
+        """DIMMs of all channels."""
         return self.channels * self.dimms
 
     @property
     def all_ranks(self) -> int:
+        """Ranks of all DIMMs."""
         return self.all_dimms * self.ranks
 
 
 @dataclass(frozen=True, slots=True)
 class Vectors(Part):
+    """Vectors, and how they lie in the ranks."""
+
     dim: int
     element_bytes: int
     placement: str
@@ -76,11 +84,14 @@ class Vectors(Part):
 
     @property
     def bytes(self) -> int:
+        """Bytes of a vector."""
         return self.dim * self.element_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Graph(Part):
+    """The graph that is searched."""
+
     neighbours: int
     id_bytes: int
     ef: int
@@ -89,6 +100,8 @@ class Graph(Part):
 
 @dataclass(frozen=True, slots=True)
 class RankModule(Part):
+    """RPM: the unit beside a rank, and its vertex cache."""
+
     clock_mhz: float
     mac_lanes: int
     queue: int
@@ -101,6 +114,8 @@ class RankModule(Part):
 
 @dataclass(frozen=True, slots=True)
 class DimmModule(Part):
+    """DPM: what dispatches a DIMM's instructions and gathers its distances."""
+
     distance_buffer_bytes: int
     result_bytes: int
     dispatch_cycles: int = _from_zero()
@@ -108,6 +123,8 @@ class DimmModule(Part):
 
 @dataclass(frozen=True, slots=True)
 class Channel(Part):
+    """How instructions cross a channel."""
+
     compression: bool
     two_phase: bool
     instruction_bits: int
@@ -116,6 +133,8 @@ class Channel(Part):
 
 @dataclass(frozen=True, slots=True)
 class TopModule(Part):
+    """TPM: the lanes that filter and sort."""
+
     clock_mhz: float
     comparators: int
     queries_a_lane: int
@@ -132,19 +151,25 @@ class TopModule(Part):
 
 @dataclass(frozen=True, slots=True)
 class Link(Part):
+    """The link to the host."""
+
     gbps: float = field(metadata={"least": 1e-3})
     latency_ns: float = _from_zero()
 
 
 @dataclass(frozen=True, slots=True)
 class Workload(Part):
+    """How queries are sent."""
+
     batch: int
     admission: str
 
 
 @dataclass(frozen=True, slots=True)
 class DimmDevice:
-    """An AccelDIMM. `sourced` tells where each value comes from, the standard's and the energies' included."""
+    """An AccelDIMM, loaded by name. `sourced` says where each value comes from, those of its standard and energies
+    included.
+    """
 
     name: str
     standard: Standard
@@ -165,8 +190,8 @@ class DimmDevice:
     def load(cls, name: str = DEFAULT, changes: Mapping[str, Any] | None = None) -> DimmDevice:
         """The device of that name, or of a YAML file; `changes` by dotted name, as `rpm.cache_bytes`.
 
-        Those of the files that it names begin with `standard`, `energy` or `memory_energy`, as `standard.timing.tRCD`.
-        FieldError says which field is wrong, WorkloadError what does not fit together.
+        Changes of the files that it names begin with `standard`, `energy` or `memory_energy`, as
+        `standard.timing.tRCD`. FieldError says which field is wrong, WorkloadError what does not fit together.
         """
         own, inner = fields.split(changes, "standard", "energy", "memory_energy")
         values = fields.load(FOLDER, name, own)
@@ -225,16 +250,17 @@ class DimmDevice:
         return stripes
 
     def bursts(self, size: int) -> int:
-        """Bursts that carry so many bytes."""
+        """Bursts that carry this many bytes."""
         return -(-size // self.standard.organisation.burst_bytes)
 
     @property
     def vector_bursts(self) -> int:
+        """Bursts of a vector."""
         return self.bursts(self.vectors.bytes)
 
     @property
     def instruction_cycles(self) -> int:
-        """Of the bus, a vector's. Uncompressed, each DRAM command is sent, one a cycle."""
+        """Cycles of the bus for a vector's instruction. Uncompressed, each DRAM command is sent, one a cycle."""
         if not self.channel.compression:
             return self.vector_bursts + 2 * self.stripes
         data_bits = 8 * self.standard.organisation.burst_bytes // self.standard.timing.tBL
@@ -243,11 +269,12 @@ class DimmDevice:
 
     @property
     def instructions_on_data_pins(self) -> bool:
+        """Whether instructions cross the data pins, too, and not the command pins alone."""
         return self.channel.compression and self.channel.two_phase
 
     @property
     def instruction_bits(self) -> int:
-        """That cross the channel for a vector."""
+        """Bits that cross the channel for the instruction of a vector."""
         if self.channel.compression:
             return self.channel.instruction_bits
         return self.instruction_cycles * self.channel.command_bits
@@ -256,26 +283,27 @@ class DimmDevice:
 
     @property
     def tck_ps(self) -> int:
+        """Picoseconds of a cycle of the memory."""
         return round(self.standard.tck_ns * 1000)
 
     @property
     def rpm_ps(self) -> int:
-        """A cycle of the RPM."""
+        """Picoseconds of a cycle of the RPM."""
         return round(1e6 / self.rpm.clock_mhz)
 
     @property
     def tpm_ps(self) -> int:
-        """A cycle of the TPM."""
+        """Picoseconds of a cycle of the TPM."""
         return round(1e6 / self.tpm.clock_mhz)
 
     @property
     def compute_ps(self) -> int:
-        """A vector's time in the unit: every lane multiplies and adds one element a cycle."""
+        """Picoseconds of a vector in the unit: every lane multiplies and adds one element a cycle."""
         return -(-self.vectors.dim // self.rpm.mac_lanes) * self.rpm_ps
 
     @property
     def cached_vectors(self) -> tuple[int, int]:
-        """Of a rank's cache: of its local part, of its global part."""
+        """Vectors that a rank's cache holds in its local and in its global part."""
         whole = self.rpm.cache_bytes // self.vectors.bytes
         local = int(whole * self.rpm.local_share)
         return local, whole - local

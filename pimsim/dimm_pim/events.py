@@ -62,6 +62,7 @@ def _send(p: Any, s: Any, now: Any, most: Any) -> None:
 
 @part
 def _arrived(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
+    """A query arrives: begin its search, or let it wait for a place among the running ones."""
     if s.scalars[ACTIVE_QUERIES] < p.in_flight:
         _begin(p, w, s, now, query)
         return
@@ -86,6 +87,7 @@ def _begin(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
 
 @part
 def _begin_hop(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
+    """Begin a query's hop with the reading of its list, if it has one."""
     hop = s.hop[query]
     rank = w.list_rank[hop]
     if rank < 0:
@@ -111,13 +113,14 @@ def _lane(p: Any, s: Any, now: Any, query: Any, duration: Any) -> Any:
 
 @part
 def _send_instructions(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
+    """Send the instructions of a hop's vectors over each channel that has any."""
     first, last = w.first_vector[s.hop[query]], w.first_vector[s.hop[query] + 1]
     s.missing[query] = last - first
     if first == last:
         push(s, _lane(p, s, now, query, p.tpm_ps), NEXT, query)
     for channel in range(p.channels):
-        for at in range(first, last):
-            if w.rank[at] % p.channels == channel:
+        for vector in range(first, last):
+            if w.rank[vector] % p.channels == channel:
                 bus = channel if p.instructions_on_data else p.channels + channel
                 _submit(p, w, s, now, bus, SEND_INSTRUCTIONS, query)
                 break
@@ -125,6 +128,7 @@ def _send_instructions(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
 
 @part
 def _search_ends(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
+    """Send a query's result to the host, and begin the search of one that waits."""
     s.searched[query] = now
     merge(p, s, query)
     s.scalars[UPLINK_FREE] = max(s.scalars[UPLINK_FREE], now) + p.result_link_ps
@@ -142,8 +146,8 @@ def _search_ends(p: Any, w: Any, s: Any, now: Any, query: Any) -> None:
 @part
 def _submit(p: Any, w: Any, s: Any, now: Any, bus: Any, kind: Any, argument: Any) -> None:
     """Put a transfer at the end of a bus's queue; it starts at once if the bus is free."""
-    at = (s.bus[bus, 0] + s.bus[bus, 1]) % s.bus_ring.shape[1]
-    s.bus_ring[bus, at, 0], s.bus_ring[bus, at, 1] = kind, argument
+    place = (s.bus[bus, 0] + s.bus[bus, 1]) % s.bus_ring.shape[1]
+    s.bus_ring[bus, place, 0], s.bus_ring[bus, place, 1] = kind, argument
     s.bus[bus, 1] += 1
     if not s.bus[bus, 2]:
         _bus_starts(p, w, s, now, bus)
@@ -151,6 +155,7 @@ def _submit(p: Any, w: Any, s: Any, now: Any, bus: Any, kind: Any, argument: Any
 
 @part
 def _bus_starts(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
+    """Begin the first transfer of a bus's queue."""
     first = s.bus[bus, 0]
     kind, argument = s.bus_ring[bus, first, 0], s.bus_ring[bus, first, 1]
     s.bus[bus, 0] = (first + 1) % s.bus_ring.shape[1]
@@ -184,6 +189,7 @@ def _bus_starts(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
 
 @part
 def _bus_ends(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
+    """Deliver what a bus carried, and begin its next transfer."""
     kind, argument = s.bus[bus, 4], s.bus[bus, 5]
     s.bus[bus, 2] = 0
     if kind == SEND_LIST:
@@ -199,34 +205,34 @@ def _bus_ends(p: Any, w: Any, s: Any, now: Any, bus: Any) -> None:
 def _deliver_instructions(p: Any, w: Any, s: Any, start: Any, channel: Any, query: Any) -> Any:
     """Queue a hop's vectors at the ranks of a channel as their instructions come in; returns the cycles that takes."""
     cycles = 0
-    for at in range(w.first_vector[s.hop[query]], w.first_vector[s.hop[query] + 1]):
-        rank = w.rank[at]
+    for vector in range(w.first_vector[s.hop[query]], w.first_vector[s.hop[query] + 1]):
+        rank = w.rank[vector]
         if rank % p.channels != channel:
             continue
         cycles += p.instruction_cycles
-        s.arrival[at] = (start + cycles) * p.tck_ps + p.dispatch_ps
-        s.next_vector[at] = -1
+        s.arrival[vector] = (start + cycles) * p.tck_ps + p.dispatch_ps
+        s.next_vector[vector] = -1
         if s.rank_queue[rank, 0] < 0:
-            s.rank_queue[rank, 0] = at
+            s.rank_queue[rank, 0] = vector
         else:
-            s.next_vector[s.rank_queue[rank, 1]] = at
-        s.rank_queue[rank, 1] = at
+            s.next_vector[s.rank_queue[rank, 1]] = vector
+        s.rank_queue[rank, 1] = vector
         s.rank_queue[rank, 4] += 1
         s.rank_totals[rank, DEEPEST] = max(s.rank_totals[rank, DEEPEST], s.rank_queue[rank, 4])
-        wake(s, rank, s.arrival[at])
+        wake(s, rank, s.arrival[vector])
     return cycles
 
 
 @part
-def _result(p: Any, w: Any, s: Any, now: Any, at: Any) -> None:
+def _result(p: Any, w: Any, s: Any, now: Any, vector: Any) -> None:
     """A distance comes into its DIMM's buffer."""
-    dimm = w.rank[at] % p.dimms
-    s.next_vector[at] = -1
+    dimm = w.rank[vector] % p.dimms
+    s.next_vector[vector] = -1
     if s.dimm_queue[dimm, 0] < 0:
-        s.dimm_queue[dimm, 0] = at
+        s.dimm_queue[dimm, 0] = vector
     else:
-        s.next_vector[s.dimm_queue[dimm, 1]] = at
-    s.dimm_queue[dimm, 1] = at
+        s.next_vector[s.dimm_queue[dimm, 1]] = vector
+    s.dimm_queue[dimm, 1] = vector
     s.dimm_queue[dimm, 2] += 1
     s.most_results[dimm] = max(s.most_results[dimm], s.dimm_queue[dimm, 2])
     if not s.dimm_queue[dimm, 3]:
@@ -241,9 +247,9 @@ def _deliver_results(p: Any, w: Any, s: Any, now: Any, bus: Any, dimm: Any) -> N
     s.bus_totals[bus, RESULTS] += count
     s.dimm_queue[dimm, 2] -= count
     for _ in range(count):
-        at = s.dimm_queue[dimm, 0]
-        s.dimm_queue[dimm, 0] = s.next_vector[at]
-        query = s.query_of[at]
+        vector = s.dimm_queue[dimm, 0]
+        s.dimm_queue[dimm, 0] = s.next_vector[vector]
+        query = s.query_of[vector]
         s.missing[query] -= 1
         last = s.missing[query] == 0
         end = _lane(p, s, now, query, p.insert_ps + (p.tpm_ps if last else 0))
@@ -260,8 +266,8 @@ def run(parameters: Any, work: Any, state: Any) -> None:
     """Search all queries of a `Work`; what happened is in the `State` then."""
     p, w, s = ParametersStruct(*parameters), WorkStruct(*work), StateStruct(*state)
     for query in range(w.first_hop.shape[0] - 1):
-        for at in range(w.first_vector[w.first_hop[query]], w.first_vector[w.first_hop[query + 1]]):
-            s.query_of[at] = query
+        for vector in range(w.first_vector[w.first_hop[query]], w.first_vector[w.first_hop[query + 1]]):
+            s.query_of[vector] = query
     _send(p, s, 0, p.batch)
     while s.scalars[SIZE]:
         now, event, argument = pop(s)
@@ -271,6 +277,7 @@ def run(parameters: Any, work: Any, state: Any) -> None:
 
 @inlined
 def _happen(p: Any, w: Any, s: Any, now: Any, event: Any, argument: Any) -> None:
+    """Let an event happen."""
     if event == RANK:
         decide(p, w, s, now, argument)
     elif event == RESULT:

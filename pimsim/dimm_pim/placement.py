@@ -33,7 +33,7 @@ def placed(traversal: Traversal, device: DimmDevice) -> Work:
 
 
 def _places(vertices: np.ndarray, shard: int, device: DimmDevice) -> tuple[np.ndarray, np.ndarray]:
-    """Rank and slot of each of these vertices; a rank's slots are 0, 1, … without a gap."""
+    """Rank and slot of each of these vertices; the slots of a rank are 0, 1, … without a gap."""
     ranks = device.organisation.all_ranks
     if device.vectors.placement == "blocked":
         share = -(-shard // ranks)

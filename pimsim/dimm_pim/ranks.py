@@ -11,7 +11,7 @@ from pimsim.dimm_pim.vertex_cache import look_up
 
 @part
 def wake(s: Any, rank: Any, time: Any) -> None:
-    """Have the rank decide at that time, or as soon after as it can, unless it decides before anyway."""
+    """Make the rank decide at that time, or as soon after it as it can, unless it decides earlier anyway."""
     time = max(time, s.rank_ready[rank, 0])
     if time < s.rank_at[rank]:
         s.rank_at[rank] = time
@@ -20,7 +20,7 @@ def wake(s: Any, rank: Any, time: Any) -> None:
 
 @part
 def decide(p: Any, w: Any, s: Any, now: Any, rank: Any) -> None:
-    """Begin the next list or vector that is there."""
+    """Make the rank begin the next list or vector that has arrived."""
     if s.rank_at[rank] != now:
         return  # it was woken earlier, and this event is what is left
     s.rank_at[rank] = NEVER
@@ -35,16 +35,16 @@ def decide(p: Any, w: Any, s: Any, now: Any, rank: Any) -> None:
         next_from = end - p.lead_ps
         push(s, end - bursts * p.tBL * p.tck_ps, LIST, query)  # the channel may send while the rank reads
     elif queue[0] >= 0 and s.arrival[queue[0]] <= now:
-        at = queue[0]
-        queue[0] = s.next_vector[at]
+        vector = queue[0]
+        queue[0] = s.next_vector[vector]
         queue[4] -= 1
-        s.found[at] = look_up(p, s, rank, w.vertex[at], s.query_of[at])
+        s.source[vector] = look_up(p, s, rank, w.vertex[vector], s.query_of[vector])
         begin, least = now + p.lookup_ps, 0
-        if s.found[at] == MISS:
-            first, last = read_vector(p, s, begin, rank, w.slot[at])
+        if s.source[vector] == MISS:
+            first, last = read_vector(p, s, begin, rank, w.slot[vector])
             begin, least = (first + p.tCL + p.tBL) * p.tck_ps, (last + p.tCL + p.tBL) * p.tck_ps
         # the next is begun when the reads leave room and a place is free: its turn's last holder is nearly computed
-        next_from = begin if s.found[at] != MISS else least - p.lead_ps
+        next_from = begin if s.source[vector] != MISS else least - p.lead_ps
         # the unit is faster than the rank: it waits for a miss's last burst
         end = max(max(begin, s.rank_ready[rank, 1]) + p.compute_ps, least)
         s.rank_ready[rank, 1] = end
@@ -52,7 +52,7 @@ def decide(p: Any, w: Any, s: Any, now: Any, rank: Any) -> None:
         queue[5] += 1
         next_from = max(next_from, s.unit_ends[rank, queue[5] % p.fetch_ahead] - p.lead_ps)
         s.rank_totals[rank, COMPUTING] += p.compute_ps
-        push(s, end + p.pipeline_ps, RESULT, at)
+        push(s, end + p.pipeline_ps, RESULT, vector)
     s.rank_totals[rank, ACTIVE] += max(0, end - max(now, s.rank_ready[rank, 2]))
     s.rank_ready[rank, 2] = max(s.rank_ready[rank, 2], end)
     s.rank_ready[rank, 0] = max(now, next_from)

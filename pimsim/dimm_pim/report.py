@@ -1,4 +1,4 @@
-"""Report: what a simulated search came to, in times, shares, bytes and nJ, and which bound held it."""
+"""Report: the result of a simulated search, in times, shares, bytes and nJ, and the bound that holds."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ PERCENTILES = (50, 95, 99)
 
 
 class SearchResult:
-    """One simulated search. Times are µs, energies nJ; a query's latency is from the host's sending to its top-k there.
+    """The result of one simulated search. Times are µs, energies nJ.
 
-    `numbers`, `work` and `state` are the model's own, for who wants more than the report.
+    A query's latency runs from the host's sending it to its results being there. `numbers`, `work` and `state` are the
+    model's own, for what the report leaves out.
     """
 
     def __init__(self, device: DimmDevice, traversal: Traversal, numbers: Parameters, work: Work, state: State) -> None:
@@ -68,16 +69,17 @@ class SearchResult:
 
     @property
     def time_us(self) -> float:
-        """From the first query sent to the last result at the host."""
+        """Microseconds from the first query's being sent to the last result's being at the host."""
         return self._span / 1e6
 
     @property
     def queries_per_second(self) -> float:
+        """Queries over the whole time."""
         return len(self.state.done) * 1e12 / self._span
 
     @property
     def latencies_us(self) -> np.ndarray:
-        """Of each query, float64 [queries]."""
+        """Microseconds from the host's sending a query to its having the result, float64 [queries]."""
         return (self.state.done - self.state.sent) / 1e6
 
     @property
@@ -86,13 +88,13 @@ class SearchResult:
         return self.bounds[0].name
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """All figures as the command's JSON names them."""
         state, latencies = self.state, self.latencies_us
         return {
             "device": self.device.name,
             "queries": len(state.done),
             "hops": len(self.work.list_rank),
-            "distances": len(state.found),
+            "distances": len(state.source),
             "vertices": self.traversal.shard,
             "dim": self.device.vectors.dim,
             "batch": self.numbers.batch,
@@ -100,7 +102,7 @@ class SearchResult:
             "queries_per_second": self.queries_per_second,
             "latency_us": {
                 "mean": float(latencies.mean()),
-                **{f"p{at}": float(np.percentile(latencies, at)) for at in PERCENTILES},
+                **{f"p{percentile}": float(np.percentile(latencies, percentile)) for percentile in PERCENTILES},
                 "max": float(latencies.max()),
             },
             "bound": self.bound,
@@ -114,7 +116,7 @@ class SearchResult:
         }
 
     def utilisation(self) -> dict[str, float]:
-        """Shares of the time: of a part on average, and of its busiest instance."""
+        """Busy shares of the time, by part: the mean, and that of the busiest instance."""
         p, totals, buses = self.numbers, self.state.rank_totals, self.state.bus_totals[: self.numbers.channels]
         bursts = (totals[:, VECTOR_BURSTS] + totals[:, LIST_BURSTS]) * p.tBL * p.tck_ps
         shares = {
@@ -124,20 +126,21 @@ class SearchResult:
             "channel": buses[:, BUSY],
             "tpm_lane": self.state.lane_busy,
         }
-        found = {name: float(busy.mean()) / self._span for name, busy in shares.items()}
-        return found | {f"{name}_max": float(busy.max()) / self._span for name, busy in shares.items()}
+        shares_busy = {name: float(busy.mean()) / self._span for name, busy in shares.items()}
+        return shares_busy | {f"{name}_max": float(busy.max()) / self._span for name, busy in shares.items()}
 
     def cache(self) -> dict[str, Any]:
-        found = self.state.found
-        local, whole = int((found == LOCAL).sum()), int((found == GLOBAL).sum())
+        """Hits and misses of the vertex caches, and their ratio."""
+        source = self.state.source
+        local, whole = int((source == LOCAL).sum()), int((source == GLOBAL).sum())
         hits = local + whole
         return {
             "vectors_a_rank": {"local": self.numbers.local_vectors, "global": self.numbers.global_vectors},
-            "lookups": len(found),
+            "lookups": len(source),
             "local_hits": local,
             "global_hits": whole,
-            "misses": len(found) - hits,
-            "hit_ratio": hits / max(1, len(found)),
+            "misses": len(source) - hits,
+            "hit_ratio": hits / max(1, len(source)),
         }
 
     def _dram(self) -> dict[str, Any]:
@@ -145,18 +148,18 @@ class SearchResult:
         names = {"activates": ACTIVATES, "row_hits": ROW_HITS, "refreshes": REFRESHES}
         names |= {"vector_bursts": VECTOR_BURSTS, "list_bursts": LIST_BURSTS}
         bursts = totals[:, VECTOR_BURSTS]
-        return {name: int(totals[:, at].sum()) for name, at in names.items()} | {
+        return {name: int(totals[:, column].sum()) for name, column in names.items()} | {
             "busiest_rank_to_mean": float(bursts.max() / bursts.mean()) if bursts.any() else 1.0
         }
 
     def bytes(self) -> dict[str, int]:
-        """What moved, by link. Distances cross the channel in bursts, which `results_on_channel` counts whole."""
+        """Bytes that moved, by link. Distances cross the channel in bursts, which `results_on_channel` counts whole."""
         device, state = self.device, self.state
         burst = device.standard.organisation.burst_bytes
         buses = state.bus_totals
-        found = {
+        moved = {
             "rank_private": int(state.rank_totals[:, VECTOR_BURSTS].sum()) * burst,
-            "cache": int((state.found != 0).sum()) * device.vectors.bytes,
+            "cache": int((state.source != 0).sum()) * device.vectors.bytes,
             "queries_on_channel": int(buses[:, TRANSFERS + SEND_QUERY].sum()) * device.vector_bursts * burst,
             "lists_on_channel": int(state.rank_totals[:, LIST_BURSTS].sum()) * burst,
             "instructions_on_channel": int(buses[:, INSTRUCTIONS].sum()) * device.instruction_bits // 8,
@@ -165,14 +168,14 @@ class SearchResult:
             "host_to_device": len(state.done) * device.vectors.bytes,
             "device_to_host": len(state.done) * device.graph.k * device.dpm.result_bytes,
         }
-        found["channel"] = sum(amount for name, amount in found.items() if name.endswith("_on_channel"))
-        return found
+        moved["channel"] = sum(amount for name, amount in moved.items() if name.endswith("_on_channel"))
+        return moved
 
     def _energy(self) -> dict[str, float]:
         device, moved, totals = self.device, self.bytes(), self.state.rank_totals
         own, memory = device.energy, device.memory_energy
-        misses = int((self.state.found == 0).sum())
-        distances = len(self.state.found)
+        misses = int((self.state.source == 0).sum())
+        distances = len(self.state.source)
         filled = misses * device.vectors.bytes if self.numbers.local_vectors else 0
         parts = {
             "dram_activate": memory["activate_precharge"].nj(float(totals[:, ACTIVATES].sum())),
@@ -191,37 +194,38 @@ class SearchResult:
         return parts | {"total": sum(parts.values())}
 
     def _warnings(self) -> list[str]:
-        device, found = self.device, []
+        device, warnings = self.device, []
         at_once = min(device.tpm.in_flight, device.workload.batch, len(self.state.done))
         if not (self.traversal.list_kind != NO_LIST).any():
-            found.append("the traversal names no neighbour lists: reading them is not in these times")
+            warnings.append("the traversal names no neighbour lists: reading them is not in these times")
         lowest = 2 * device.graph.neighbours * device.graph.id_bytes
         if device.tpm.lanes * lowest > device.tpm.neighbour_buffer_bytes and (self.traversal.list_kind == LOWEST).any():
-            found.append(f"a lane's share of the neighbour buffer is less than a list of {lowest} bytes")
+            warnings.append(f"a lane's share of the neighbour buffer is less than a list of {lowest} bytes")
         if at_once * self.traversal.shard > 8 * device.tpm.visited_bytes:
-            found.append(f"the visited list holds less than a bit for each vertex and {at_once} queries")
+            warnings.append(f"the visited list holds less than a bit for each vertex and {at_once} queries")
         deepest = int(self.state.rank_totals[:, DEEPEST].max())
         if deepest > device.rpm.queue:
-            found.append(f"{deepest} instructions waited at a rank, which has room for {device.rpm.queue}")
+            warnings.append(f"{deepest} instructions waited at a rank, which has room for {device.rpm.queue}")
         waiting = int(self.state.most_results.max())
         if waiting * device.dpm.result_bytes > device.dpm.distance_buffer_bytes:
-            found.append(f"{waiting} distances waited on a DIMM, more than its buffer holds")
-        return found
+            warnings.append(f"{waiting} distances waited on a DIMM, more than its buffer holds")
+        return warnings
 
     def switching(self) -> float:
-        """The share of the channels' busy time that changing over between sources took."""
+        """The share of the channels' busy time that went into changing over between sources."""
         buses = self.state.bus_totals[: self.numbers.channels]
         return float(buses[:, SWITCHING].sum() / max(1, buses[:, BUSY].sum()))
 
     def in_words(self) -> str:
-        """As the command line tells it, some lines."""
-        told = self.as_dict()
-        latency, shares, cache = told["latency_us"], told["utilisation"], told["cache"]
+        """For the terminal: a few lines."""
+        report = self.as_dict()
+        latency, shares, cache = report["latency_us"], report["utilisation"], report["cache"]
         energy = ", ".join(f"{name} {nj:.4g}" for name, nj in self.energy_nj.items() if name != "total" and nj)
         return "\n".join(
             [
-                f"{told['queries']} queries, {told['hops']} hops, {told['distances']} distances of {told['dim']} "
-                f"elements on {told['device']}: {self.time_us:.6g} us, {self.queries_per_second:.6g} queries/s",
+                f"{report['queries']} queries, {report['hops']} hops, {report['distances']} distances of "
+                f"{report['dim']} elements on {report['device']}: {self.time_us:.6g} us, "
+                f"{self.queries_per_second:.6g} queries/s",
                 f"  latency: mean {latency['mean']:.4g} us, p50 {latency['p50']:.4g}, p95 {latency['p95']:.4g}, "
                 f"p99 {latency['p99']:.4g}",
                 f"  busy: ranks' data pins {shares['rank_data']:.1%} (busiest {shares['rank_data_max']:.1%}), ranks "

@@ -29,39 +29,39 @@ class Problem:
 
 
 def parse(text: bytes, start: int, line: int, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, Problem | None]:
-    """Query, hop, vertex, kind and rank of each row, int64 [5, rows]; the line of each, [rows]; or what is wrong.
+    """Read query, hop, vertex, kind and rank of each row: int64 [5, rows], the line of each row [rows], and the first
+    problem.
 
     Rows begin at byte `start`, which is line `line`; `columns` says which of the five each field is. A rank that is
-    empty, or has no column, is -1. Blank lines count
-    as lines only.
+    empty, or has no column, is -1. Blank lines are skipped.
     """
     data = np.frombuffer(text, np.uint8)
     most = int(np.count_nonzero(data[start:] == ord("\n"))) + 1
     table, lines = np.zeros((5, most), np.int64), np.empty(most, np.int64)
     table[_RANK] = -1
-    count, code, wrong, first, last, found = _parse(data, start, line, columns, table, lines)
+    count, code, wrong, first, last, value = _parse(data, start, line, columns, table, lines)
     problem = None
     if code != _FINE:
         field = text[first:last].decode(errors="replace")[:40]
-        problem = Problem(int(wrong), _WHAT[int(code)].format(text=field, found=found, expected=len(columns)))
+        problem = Problem(int(wrong), _WHAT[int(code)].format(text=field, found=value, expected=len(columns)))
     return table[:, :count], lines[:count], problem
 
 
 @kernel
-def _parse(text: Any, at: Any, line: Any, columns: Any, table: Any, lines: Any) -> Any:
+def _parse(text: Any, cursor: Any, line: Any, columns: Any, table: Any, lines: Any) -> Any:
     """Returns rows, code, line, and bytes and number of the field that is wrong."""
     count, end = 0, text.shape[0]
-    while at < end:
-        stop = at
+    while cursor < end:
+        stop = cursor
         while stop < end and text[stop] != 10:
             stop += 1
         last = stop
-        while last > at and (text[last - 1] == 13 or text[last - 1] == 32):
+        while last > cursor and (text[last - 1] == 13 or text[last - 1] == 32):
             last -= 1
-        if last > at:
+        if last > cursor:
             lines[count] = line
-            field, first = 0, at
-            for place in range(at, last + 1):
+            field, first = 0, cursor
+            for place in range(cursor, last + 1):
                 if place < last and text[place] != 44:
                     continue
                 if field < columns.shape[0] and (columns[field] != 4 or place > first):
@@ -72,9 +72,9 @@ def _parse(text: Any, at: Any, line: Any, columns: Any, table: Any, lines: Any) 
                 field += 1
                 first = place + 1
             if field != columns.shape[0]:
-                return count, 1, line, at, last, field
+                return count, 1, line, cursor, last, field
             count += 1
-        at = stop + 1
+        cursor = stop + 1
         line += 1
     return count, 0, line, 0, 0, 0
 

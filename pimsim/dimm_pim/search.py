@@ -1,4 +1,4 @@
-"""Search: a traversal run through an AccelDIMM, every query of it, in the event model."""
+"""Search: the simulation of all queries of a traversal on an AccelDIMM."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONG_AGO = -(1 << 40)  # cycles: no command before the first one holds it back
 
 
 def simulate_search(traversal: Traversal, device: DimmDevice) -> SearchResult:
-    """Search all queries of the traversal. WorkloadError if the shard does not fit into the device."""
+    """Simulate the search of all queries of a traversal. WorkloadError if the shard does not fit into the device."""
     work = placed(traversal, device)
     numbers = parameters(device, traversal.shard)
     state = run(numbers, work)
@@ -23,14 +23,14 @@ def simulate_search(traversal: Traversal, device: DimmDevice) -> SearchResult:
 
 
 def run(numbers: Parameters, work: Work, log: int = 0) -> State:
-    """The state after all queries; it keeps the first `log` DRAM commands."""
+    """Simulate all queries of a `Work`; returns the final state, which has the first `log` DRAM commands."""
     state = _state(numbers, work, log)
     events.run(numbers, work, state)
     return state
 
 
 def parameters(device: DimmDevice, shard: int) -> Parameters:
-    """The device as the kernel wants it, for a shard of so many vertices."""
+    """The device as the event model takes it, for a shard of `shard` vertices."""
     timing, memory = device.standard.timing, device.standard.organisation
     vectors, rpm, tpm = device.vectors, device.rpm, device.tpm
     local, whole = device.cached_vectors[0], sum(device.cached_vectors)
@@ -126,7 +126,7 @@ def _state(p: Parameters, work: Work, log: int) -> State:
         query_of=zeros(vectors),
         next_vector=zeros(vectors),
         arrival=zeros(vectors),
-        found=zeros(vectors),
+        source=zeros(vectors),
         rank_queue=rank_queue,
         rank_at=np.full(p.ranks, NEVER, np.int64),
         rank_ready=zeros(p.ranks, 3),

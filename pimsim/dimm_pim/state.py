@@ -105,7 +105,7 @@ class State(NamedTuple):
     query_of: np.ndarray  # [vectors]
     next_vector: np.ndarray
     arrival: np.ndarray  # [vectors], at the rank
-    found: np.ndarray  # [vectors], MISS, LOCAL or GLOBAL
+    source: np.ndarray  # [vectors], MISS, LOCAL or GLOBAL
     rank_queue: np.ndarray  # [ranks, 6]: first and last vector, first and last query with a list, depth, served
     rank_at: np.ndarray  # [ranks], when it decides next
     rank_ready: np.ndarray  # [ranks, 3]: may decide, unit free, active until

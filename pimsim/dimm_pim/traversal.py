@@ -35,8 +35,10 @@ NOTES = ("vertices", "dim", "neighbours")
 
 @dataclass(frozen=True, slots=True)
 class Traversal:
-    """The reads of searches. Query `q` has the hops `first_hop[q] … first_hop[q + 1]`; hop `h` compares
-    `vertices[first_vector[h] : first_vector[h + 1]]` after reading the list of `list_vertex[h]` (-1: none).
+    """What searches read, hop by hop.
+
+    Query `q` has the hops `first_hop[q] … first_hop[q + 1]`; hop `h` compares `vertices[first_vector[h] :
+    first_vector[h + 1]]` after reading the list of `list_vertex[h]` (-1: none).
     """
 
     queries: np.ndarray  # int64 [queries], their numbers in the file
@@ -70,7 +72,7 @@ class Traversal:
     def met(self, vertices: int) -> np.ndarray:
         """Shares of each query's hops after which it has met its nearest, by rank, float64 [queries, vertices].
 
-        2 where no rank is told. Only of a traversal that has ranks.
+        A share is 2 where no rank is recorded.
         """
         shares = np.full((len(self.queries), vertices), 2.0)
         if self.ranks is not None:
@@ -78,8 +80,8 @@ class Traversal:
             hops = np.diff(self.first_hop)
             query = np.repeat(np.repeat(np.arange(len(hops)), hops), of_hop)
             hop = np.repeat(np.arange(len(of_hop)) - np.repeat(self.first_hop[:-1], hops), of_hop)
-            told = (self.ranks >= 0) & (self.ranks < vertices)
-            shares[query[told], self.ranks[told]] = (hop[told] + 1) / hops[query[told]]
+            known = (self.ranks >= 0) & (self.ranks < vertices)
+            shares[query[known], self.ranks[known]] = (hop[known] + 1) / hops[query[known]]
         return shares
 
     @classmethod
@@ -160,9 +162,9 @@ class Traversal:
         if self.ranks is not None:
             ends = [f",{rank}" if rank >= 0 else "," for rank in self.ranks.tolist()]
         of_list = "" if self.ranks is None else ","
-        for at, query in enumerate(self.queries.tolist()):
-            first = int(self.first_hop[at])
-            for hop in range(first, int(self.first_hop[at + 1])):
+        for number, query in enumerate(self.queries.tolist()):
+            first = int(self.first_hop[number])
+            for hop in range(first, int(self.first_hop[number + 1])):
                 if list_kind[hop]:
                     yield f"{query},{hop - first},{list_vertex[hop]},{KINDS[list_kind[hop]]}{of_list}\n"
                 for vector in range(first_vector[hop], first_vector[hop + 1]):
@@ -170,7 +172,7 @@ class Traversal:
 
 
 def _changes(values: np.ndarray) -> np.ndarray:
-    """Where a value differs from the one before; the first does."""
+    """Where a value differs from the one before it; the first counts as different."""
     return np.concatenate([[True], values[1:] != values[:-1]])
 
 
@@ -189,30 +191,30 @@ def _content(path: Path) -> bytes:
 def _opening(path: Path, text: bytes) -> tuple[dict[str, int], str, int, int]:
     """The notes, the header, where the rows begin, and the header's line."""
     notes: dict[str, int] = {}
-    at, line = 0, 0
-    while at < len(text):
+    begin, line = 0, 0
+    while begin < len(text):
         line += 1
-        end = text.find(b"\n", at)
+        end = text.find(b"\n", begin)
         end = len(text) if end < 0 else end
-        words = text[at:end].decode(errors="replace").strip()
-        at = min(end + 1, len(text))
+        words = text[begin:end].decode(errors="replace").strip()
+        begin = min(end + 1, len(text))
         if words.startswith("#"):
             notes |= _notes(path, words[1:], line)
         elif words:
-            return notes, words, at, line
+            return notes, words, begin, line
     raise TraceError(f"{path}: the file is empty; a traversal begins with the header {','.join(COLUMNS)}")
 
 
 def _notes(path: Path, words: str, line: int) -> dict[str, int]:
-    found = {}
+    notes = {}
     for word in words.split():
         name, _, value = word.partition("=")
         if name not in NOTES:
             continue  # a comment
         if not (value.isascii() and value.isdigit() and 0 < int(value) < rows.LIMIT):
             raise TraceError(f"{path}, line {line}: {name} must be a whole number from 1, not {value!r}")
-        found[name] = int(value)
-    return found
+        notes[name] = int(value)
+    return notes
 
 
 def _columns(path: Path, header: str, line: int) -> np.ndarray:
@@ -241,8 +243,8 @@ def _require_ranks(path: Path, query: np.ndarray, kind: np.ndarray, rank: np.nda
     of_list = np.flatnonzero((rank >= 0) & (kind != NO_LIST))
     if len(of_list):
         raise TraceError(f"{path}, line {lines[of_list[0]]}: a list has a rank; only vectors have one")
-    told = np.flatnonzero(rank >= 0)
-    order = told[np.lexsort((told, rank[told], query[told]))]
+    ranked = np.flatnonzero(rank >= 0)
+    order = ranked[np.lexsort((ranked, rank[ranked], query[ranked]))]
     twice = (query[order][1:] == query[order][:-1]) & (rank[order][1:] == rank[order][:-1])
     if twice.any():
         row = int(order[1:][twice].min())

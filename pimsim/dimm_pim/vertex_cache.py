@@ -12,7 +12,9 @@ from pimsim.dimm_pim.state import GLOBAL, LOCAL, MISS
 
 @part
 def look_up(p: Any, s: Any, rank: Any, vertex: Any, query: Any) -> Any:
-    """Where a vector is found; what is not comes into the local part, in place of its least recently used."""
+    """Look a vertex up; returns MISS, LOCAL or GLOBAL. One that is missing enters the local part, in place of its least
+    recently used.
+    """
     part = s.part[vertex]
     if part != MISS:
         _unlink(s, vertex)
@@ -29,7 +31,7 @@ def look_up(p: Any, s: Any, rank: Any, vertex: Any, query: Any) -> Any:
 
 @part
 def merge(p: Any, s: Any, query: Any) -> None:
-    """What a query brought goes over to the global parts, in its order of recency."""
+    """Move what a query brought over to the global parts, in its order of recency."""
     for rank in range(p.ranks):
         ring = _ring(s, rank, LOCAL)
         vertex = s.newer[ring]  # the ring closes: after its beginning comes the oldest
@@ -63,7 +65,7 @@ def _drop(s: Any, rank: Any, part: Any) -> None:
 
 @part
 def _link(s: Any, ring: Any, vertex: Any) -> None:
-    """Make it the most recent: the last before the ring's beginning."""
+    """Make a vertex the most recent of a ring: the last before its beginning."""
     last = s.older[ring]
     s.newer[last], s.older[vertex] = vertex, last
     s.newer[vertex], s.older[ring] = ring, vertex

@@ -14,10 +14,10 @@ from pimsim.standard import Standard
 
 
 def bounds(trace: Trace, activated: NDArray[np.int64], standard: Standard, counts: Any) -> list[Bound]:
-    """Cycles from 0 to the end of the last burst that each resource needs; the one that holds comes first.
+    """Cycles that each resource needs at least, from 0 to the end of the last burst; the one that holds comes first.
 
-    `activated` are the activations of each bank, a row for each pseudo channel. Where a waiting write answered a read,
-    no read is certain to reach the DRAM, and writes alone count.
+    `activated` [pseudo channels, banks] counts activations, `counts` are those of `state`. Where a waiting write
+    answered a read, no read is certain to reach the DRAM, and writes alone count.
     """
     timing, organisation = standard.timing, standard.organisation
     sent = trace if not counts[state.FORWARDED] else trace.where(trace.write == 1)
@@ -26,7 +26,7 @@ def bounds(trace: Trace, activated: NDArray[np.int64], standard: Standard, count
     latency = timing.tBL + (min(timing.tCL, timing.tCWL) if counts[state.WRITES] else timing.tCL)
     per_rank = activated.reshape(len(activated), organisation.ranks, -1).sum(axis=2)
     rank_most, bank_most = int(per_rank.max()), int(activated.max())
-    found = {
+    limits = {
         "arrival of the last request": int(sent.cycle[-1]) + latency,
         "data bus, tBL": (_most(channel) - 1) * timing.tBL + latency,
         "columns of a bank group, tCCD_L": (_most(group) - 1) * timing.tCCD_L + latency,
@@ -36,10 +36,10 @@ def bounds(trace: Trace, activated: NDArray[np.int64], standard: Standard, count
         "rows of a bank, tRC": (bank_most - 1) * timing.tRC + timing.tRCD + latency,
     }
     finish = float(counts[state.LAST_DATA])
-    held = [Bound(name, float(cycles), finish, "cycles", lower_is_better=True) for name, cycles in found.items()]
+    held = [Bound(name, float(cycles), finish, "cycles", lower_is_better=True) for name, cycles in limits.items()]
     return sorted(held, key=lambda bound: -bound.limit)
 
 
 def _most(values: NDArray[np.int64]) -> int:
-    """How often the most frequent value is there."""
+    """How often the most frequent value occurs."""
     return int(np.bincount(values).max())

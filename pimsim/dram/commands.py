@@ -42,7 +42,8 @@ class CommandLog:
         trace: Trace,
         standard: Standard,
     ) -> CommandLog:
-        """From the kernel's logs: each with its pseudo channel and with what its numbers of requests are in the trace.
+        """The log of a trace, from the kernel's: each with its pseudo channel, its rows (cycle, command, bank,
+        request), and the numbers of its requests in the trace.
 
         Commands of one cycle stand in the order of the pseudo channels.
         """
@@ -54,7 +55,7 @@ class CommandLog:
         flat = rows[:, 2]
         of_rank = np.isin(name, OF_A_RANK)
         with_row = (request >= 0) & (name != "PRE")
-        found = cls(
+        log_by_channel = cls(
             cycle=rows[:, 0],
             command=name,
             channel=channel,
@@ -64,11 +65,13 @@ class CommandLog:
             row=np.where(with_row, trace.row[request], -1),
             column=np.where(with_row & (name != "ACT"), trace.column[request], -1),
         )
-        order = np.argsort(found.cycle, kind="stable")
-        return cls(*(getattr(found, part)[order] for part in cls.__slots__))
+        order = np.argsort(log_by_channel.cycle, kind="stable")
+        return cls(*(getattr(log_by_channel, part)[order] for part in cls.__slots__))
 
     def write(self, path: str | Path) -> None:
-        """A CSV with the header `HEADER`; what a command does not have is left empty."""
+        """Write a CSV file with the header `HEADER`; what a command does not have is left empty. PimsimError if it
+        cannot be written.
+        """
         parts = [getattr(self, part).astype(str) for part in self.__slots__]
         lines = [",".join(HEADER), *(",".join(row).replace("-1", "") for row in zip(*parts, strict=True))]
         try:

@@ -1,4 +1,4 @@
-"""Controller: what it is set to, and the simulation of a trace by one controller for each pseudo channel."""
+"""Controller: its settings, and the simulation of a trace by one controller for each pseudo channel."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ OURS = Source("a usual controller: 32 reads, four hits a row as in DRAMsim3, wat
 class Controller:
     """Settings of a controller: FR-FCFS, the oldest of the first ready, reads before writes.
 
-    `queue` reads wait for their row at most, and as many writes; those whose row has been opened for them are no longer
-    counted, and go first. Writes are sent when more than the share `high_water` of their queue
-    is filled, or no read waits, until less than `low_water` is. After `row_hit_cap` columns of a row whoever is the
-    oldest of the bank comes first. `page` closed: a row closes once nobody waits for it. `refresh`: none, all-bank (all
-    ranks when tREFI has passed), per-bank (one bank a rank and tREFIpb, in turn). Timing alone: a write may pass an
-    older read of the same place; a read of what waits to be written is answered from the queue a cycle later.
+    `queue` is how many reads wait for their row at most, and as many writes; a request whose row has been opened for it
+    is no longer counted, and goes first. Writes are sent when more than the share `high_water` of their queue is
+    filled, or no read waits, until less than `low_water` is. After `row_hit_cap` columns of a row the oldest request of
+    the bank comes first. `page` closed: a row closes once no request waits for it. `refresh` is none, all-bank (all
+    ranks when tREFI has passed) or per-bank (one bank a rank and tREFIpb, in turn). WorkloadError for settings out of
+    range.
+
+    Timing alone is modelled: a write may pass an older read of the same place; a read of what waits to be written is
+    answered from the queue a cycle later.
     """
 
     queue: int = 32
@@ -61,7 +64,10 @@ class Controller:
             raise WorkloadError("water marks must be 0 <= low <= high < 1")
 
     def rules(self, standard: Standard) -> state.Rules:
-        """What the kernel obeys. WorkloadError if the standard has no refresh of that kind."""
+        """The settings and the standard's timings as the kernel takes them.
+
+        WorkloadError if the standard has no refresh of that kind, or a timing is too long.
+        """
         timing, organisation = standard.timing, standard.organisation
         if self.refresh == "per-bank" and not (timing.tRFCpb and timing.tREFIpb):
             raise WorkloadError(f"{standard.name} has no per-bank refresh: tRFCpb and tREFIpb are not in it")
@@ -84,6 +90,7 @@ class Controller:
 
     @property
     def sourced(self) -> tuple[Sourced, ...]:
+        """The settings as parameters, all of which are assumed."""
         return tuple(
             Sourced(f"controller.{part.name}", getattr(self, part.name), OURS) for part in dataclasses.fields(self)
         )
@@ -97,11 +104,12 @@ def simulate(
     energy: EnergyTable | str | None = None,
     commands: bool = False,
 ) -> DramResult:
-    """What becomes of a trace: every pseudo channel has its controller, which knows nothing of the others.
+    """Simulate a trace; every pseudo channel has a controller of its own, which knows nothing of the others.
 
     In each of them requests enter in the trace's order, one a cycle at most and not before their cycle; where the queue
-    is full the first waits, and all that come behind it. `energy` is a table or its name (the standard's own if None);
-    `commands`: the result has a log of all commands. TraceError, FieldError or WorkloadError for what cannot be.
+    is full the first waits, and so do all behind it. `energy` is a table or its name (the standard's own if None); with
+    `commands` the result has a log of all commands. TraceError, FieldError or WorkloadError for what cannot be
+    simulated.
     """
     if isinstance(standard, str):
         standard = Standard.load(standard)

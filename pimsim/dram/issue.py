@@ -94,7 +94,7 @@ def column(r: Any, c: Any, bank: Any, slots: Any, now: Any, kind: Any) -> Any:
 
 @inlined
 def column_end(r: Any, kind: Any, now: Any) -> Any:
-    """When the last byte of a column that is read or written now has crossed the bus."""
+    """The cycle in which the last byte of a column that is read or written now has crossed the bus."""
     return now + (r.tCL if kind == READ else r.tCWL) + r.tBL
 
 

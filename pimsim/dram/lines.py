@@ -13,66 +13,67 @@ MOST = (1 << 62) // 16  # a number may grow by a digit from here
 
 
 def _parse(text: Any, length: int, op_column: int, numbers: Any) -> tuple[int, int, int]:
-    """Numbers of the whole lines in text[:length], a row each; in `op_column` R is 0 and W is 1, of either case.
+    """Read the numbers of all whole lines in text[:length], a row of the result each.
 
-    Returns how many rows, where the next line begins, and the column (from 1) that is wrong in the line after the
-    rows: -1 where it has too few or too many; 0 where nothing is wrong. Decimal, or hexadecimal after 0x.
+    In `op_column` R is 0 and W is 1, of either case; numbers are decimal, or hexadecimal after 0x. Returns the number
+    of rows, where the next line begins, and the column (from 1) that is wrong in the line behind the rows: -1 if it has
+    too few or too many, 0 if nothing is wrong.
     """
     columns = numbers.shape[1]
     row = 0
     begin = 0
     while row < len(numbers):
-        at = begin
+        place = begin
         column = 0
         while True:
-            while at < length and text[at] == SPACE:
-                at += 1
+            while place < length and text[place] == SPACE:
+                place += 1
             if column == op_column:
-                if at < length and (text[at] | LOWER) == READ_LETTER | LOWER:
+                if place < length and (text[place] | LOWER) == READ_LETTER | LOWER:
                     numbers[row, column] = 0
-                elif at < length and (text[at] | LOWER) == WRITE_LETTER | LOWER:
+                elif place < length and (text[place] | LOWER) == WRITE_LETTER | LOWER:
                     numbers[row, column] = 1
-                elif at < length:
+                elif place < length:
                     return row, begin, column + 1
-                at += 1
+                place += 1
             else:
                 value = 0
                 digits = 0
                 base = 10
-                if at + 1 < length and text[at] == ZERO and (text[at + 1] | LOWER) == HEX_LETTER:
+                if place + 1 < length and text[place] == ZERO and (text[place + 1] | LOWER) == HEX_LETTER:
                     base = 16
-                    at += 2
-                while at < length:
-                    digit = int(text[at]) - ZERO
+                    place += 2
+                while place < length:
+                    digit = int(text[place]) - ZERO
                     if digit > 9:
-                        digit = (int(text[at]) | LOWER) - 87
+                        digit = (int(text[place]) | LOWER) - 87
                         if digit < 10:
                             break
                     if digit < 0 or digit >= base:
                         break
                     value = value * base + digit
                     digits += 1
-                    at += 1
+                    place += 1
                     if value > MOST:
                         return row, begin, column + 1
-                if digits == 0 and at < length:
+                if digits == 0 and place < length:
                     return row, begin, column + 1
                 numbers[row, column] = value
-            while at < length and (text[at] == SPACE or text[at] == RETURN):
-                at += 1
-            if at >= length:
+            while place < length and (text[place] == SPACE or text[place] == RETURN):
+                place += 1
+            if place >= length:
                 return row, begin, 0  # the line goes on in the next piece
             column += 1
-            if text[at] == NEWLINE:
+            if text[place] == NEWLINE:
                 if column != columns:
                     return row, begin, -1
                 break
-            if text[at] != COMMA:
+            if text[place] != COMMA:
                 return row, begin, column
             if column == columns:
                 return row, begin, -1
-            at += 1
-        begin = at + 1
+            place += 1
+        begin = place + 1
         row += 1
     return row, begin, 0
 

@@ -18,10 +18,11 @@ PARTS = ("channel", "rank", "bank_group", "bank", "row", "column")
 
 @dataclass(frozen=True, slots=True)
 class AddressMapping:
-    """`order` has the parts of an address from the most significant to the least, below which are a burst's bytes.
+    """How linear addresses are laid out: `order` names the parts of an address from the most significant to the least.
 
-    A part may be cut: `column:4` are its lowest four values, and `column` without a number, more significant, is the
-    rest. `permuted` parts are XORed with the lowest bits of the row. `channel` counts pseudo channels.
+    The lowest bits, below all parts, count the bytes of a burst. A part may be cut: `column:4` are its lowest four
+    values, and `column` without a number, more significant, the others. `permuted` parts are XORed with the lowest bits
+    of the row. `channel` counts pseudo channels.
     """
 
     name: str
@@ -33,12 +34,12 @@ class AddressMapping:
         """The mapping of that name, or of a YAML file; FieldError says which field is wrong."""
         values = fields.load(FOLDER, name)
         permuted = tuple(values.names("permuted")) if "permuted" in values else ()
-        found = cls(values.text("name"), tuple(values.names("order")), permuted)
+        mapping = cls(values.text("name"), tuple(values.names("order")), permuted)
         values.end()
-        whole = [part for part in found.order if ":" not in part]
+        whole = [part for part in mapping.order if ":" not in part]
         if sorted(whole) != sorted(PARTS):
             raise FieldError(f"{values.where}: order must name each of {', '.join(PARTS)} once, not {', '.join(whole)}")
-        for part in found.order:
+        for part in mapping.order:
             base, _, size = part.partition(":")
             if base not in PARTS or (":" in part and not (size.isdigit() and int(size) > 0)):
                 raise FieldError(
@@ -46,29 +47,31 @@ class AddressMapping:
                 )
         if not set(permuted) <= {"bank", "bank_group"}:
             raise FieldError(f"{values.where}: permuted may name bank and bank_group, not {', '.join(permuted)}")
-        return found
+        return mapping
 
     def locate(self, address: NDArray[np.int64], organisation: Organisation) -> dict[str, NDArray[np.int64]]:
-        """Each part's number for addresses in bytes, none of which may be beyond `organisation.bytes`."""
-        rest = address // organisation.burst_bytes
-        found = {part: np.zeros_like(rest) for part in PARTS}
+        """The number of each part, by name, for `address` in bytes (int64); none may be `organisation.bytes` or
+        more.
+        """
+        bits_left = address // organisation.burst_bytes
+        places = {part: np.zeros_like(bits_left) for part in PARTS}
         scale = dict.fromkeys(PARTS, 1)
         for part, size in reversed(self._sizes(organisation)):
-            found[part] += rest % size * scale[part]
+            places[part] += bits_left % size * scale[part]
             scale[part] *= size
-            rest = rest // size
-        return self._permute(found, organisation)
+            bits_left = bits_left // size
+        return self._permute(places, organisation)
 
     def address(self, parts: dict[str, NDArray[np.int64]], organisation: Organisation) -> NDArray[np.int64]:
-        """The inverse of `locate`: the address of the burst's first byte."""
+        """The address of each burst's first byte, int64, for `parts` by name: the inverse of `locate`."""
         parts = self._permute(dict(parts), organisation)
         sizes = self._sizes(organisation)
         scale = {part: math.prod(size for other, size in sizes if other == part) for part in PARTS}
-        found = np.zeros_like(np.asarray(parts["row"], np.int64))
+        addresses = np.zeros_like(np.asarray(parts["row"], np.int64))
         for part, size in sizes:
             scale[part] //= size
-            found = found * size + np.asarray(parts[part]) // scale[part] % size
-        return found * organisation.burst_bytes
+            addresses = addresses * size + np.asarray(parts[part]) // scale[part] % size
+        return addresses * organisation.burst_bytes
 
     def _permute(self, parts: dict[str, NDArray[np.int64]], organisation: Organisation) -> dict[str, NDArray[np.int64]]:
         # XOR with a part that stays is its own inverse
@@ -80,7 +83,7 @@ class AddressMapping:
         return parts
 
     def _sizes(self, organisation: Organisation) -> list[tuple[str, int]]:
-        """Parts and how many values each has here, most significant first."""
+        """The parts, each with the number of values that it has here, the most significant first."""
         whole = {
             "channel": organisation.channels * organisation.pseudo_channels,
             "rank": organisation.ranks,

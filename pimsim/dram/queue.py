@@ -25,7 +25,7 @@ def append(bank: Any, slots: Any, kind: Any, slot: Any) -> None:
 
 @inlined
 def remove(bank: Any, slots: Any, kind: Any, slot: Any) -> None:
-    """Take the request in `slot` out of its bank's reads or writes."""
+    """Take the request in `slot` out of its bank's reads or writes; the slot itself stays in use."""
     before, after = bank.head[kind], slots[slot].next
     if before == slot:
         bank.head[kind] = after

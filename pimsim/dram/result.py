@@ -20,7 +20,10 @@ PERCENTILES = (50, 95, 99)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DramResult:
-    """Cycles are of the standard's clock, from 0. A read's latency runs from its entering to its last byte."""
+    """The result of a simulated trace. Cycles are of the standard's clock, from 0.
+
+    A read's latency runs from its entering the queue to its last byte.
+    """
 
     standard: str
     requests: int
@@ -56,7 +59,7 @@ class DramResult:
         provenance: Provenance,
         commands: CommandLog | None,
     ) -> DramResult:
-        """From the kernel's counts, summed over the pseudo channels."""
+        """The result of a trace, from the kernel's `counts` [COUNTS], summed over the pseudo channels."""
         organisation = standard.organisation
         reads, writes = int(counts[state.READS]), int(counts[state.WRITES])
         last_read, last_burst = int(counts[state.LAST_READ]), int(counts[state.LAST_DATA])
@@ -86,13 +89,13 @@ class DramResult:
         )
 
     def latency_percentiles(self) -> dict[str, float]:
-        """Cycles that reads take, by percentile."""
+        """Percentiles of the cycles that reads take, by name (`p50`); 0 without reads."""
         taken = (self.done - self.entered)[self.write == 0]
         values = np.percentile(taken, PERCENTILES) if len(taken) else [0.0] * len(PERCENTILES)
         return {f"p{share}": float(value) for share, value in zip(PERCENTILES, values, strict=True)}
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """All figures as the command's JSON names them."""
         plain = (
             "standard requests reads writes forwarded last_read_done_cycle last_burst_done_cycle"
             " avg_read_latency_cycles bandwidth_gbps peak_gbps activates precharges refreshes row_hits energy_nj tck_ns"
@@ -105,7 +108,7 @@ class DramResult:
         }
 
     def in_words(self) -> str:
-        """As the command line tells it, some lines."""
+        """For the terminal: a few lines."""
         end = max(self.last_read_done_cycle, self.last_burst_done_cycle)
         energies = ", ".join(f"{name} {nj:.1f}" for name, nj in self.energy_nj.items())
         percentiles = ", ".join(f"{name} {value:.0f}" for name, value in self.latency_percentiles().items())

@@ -29,7 +29,10 @@ MOST_CYCLES = 1 << 48  # three days at 1 GHz
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """Arrays of one length. `cycle` (int64) never falls; `write` is 0 or 1; `column` counts bursts in a row."""
+    """Requests in the order in which they come: arrays of one length.
+
+    `cycle` never falls; `write` is 0 or 1; `column` counts bursts in a row.
+    """
 
     cycle: NDArray[np.int64]
     write: NDArray[np.uint8]
@@ -58,7 +61,9 @@ class Trace:
         column: Any = 0,
         source: str = "trace",
     ) -> Trace:
-        """From arrays, or numbers that hold for all requests."""
+        """A trace of arrays, or of numbers that hold for all requests. TraceError for what is not a whole number in
+        range.
+        """
         given = np.broadcast_arrays(cycle, write, channel, rank, bank_group, bank, row, column)
         types = (np.int64, np.uint8, *[np.int32] * 6)
         arrays: list[NDArray[Any]] = []
@@ -75,7 +80,8 @@ class Trace:
     def read(
         cls, path: str | Path, organisation: Organisation | None = None, mapping: AddressMapping | None = None
     ) -> Trace:
-        """A CSV, plain or gzipped, with the header `PLACES`, or `ADDRESSES` if organisation and mapping are given.
+        """Read a CSV file, plain or gzipped, with the header `PLACES`, or `ADDRESSES` if organisation and mapping are
+        given.
 
         TraceError says which line is wrong, by its number from 1, or that the file ends too early.
         """
@@ -91,7 +97,9 @@ class Trace:
             raise TraceError(f"cannot read the trace {where}: {error.strerror or error}") from error
 
     def check(self, organisation: Organisation) -> None:
-        """TraceError, with the line, for the first request that is out of order or names what is not there."""
+        """TraceError, with the line, for the first request that is out of order or names what `organisation` does not
+        have.
+        """
         if not len(self):
             raise TraceError(f"{self.source}: the trace is empty: there must be one request at least")
         limits = (
@@ -106,24 +114,24 @@ class Trace:
         for name, values, limit in limits:
             if int(values.max()) >= limit or int(values.min()) < 0:
                 first = int(np.argmax((values >= limit) | (values < 0)))
-                raise TraceError(f"{self.at(first)}: {name} {values[first]} is out of range: 0 to {limit - 1}")
+                raise TraceError(f"{self.line_of(first)}: {name} {values[first]} is out of range: 0 to {limit - 1}")
         if int(self.write.max()) > 1:
-            raise TraceError(f"{self.at(int(np.argmax(self.write > 1)))}: write must be 0 or 1")
+            raise TraceError(f"{self.line_of(int(np.argmax(self.write > 1)))}: write must be 0 or 1")
         if len(self) > MOST_REQUESTS:
             raise TraceError(f"{self.source}: more than {MOST_REQUESTS} requests: cut the trace")
         falls = self.cycle[1:] < self.cycle[:-1]
         if falls.any():
             first = int(np.argmax(falls)) + 1
             raise TraceError(
-                f"{self.at(first)}: cycle {self.cycle[first]} comes after {self.cycle[first - 1]}: sort the trace"
+                f"{self.line_of(first)}: cycle {self.cycle[first]} comes after {self.cycle[first - 1]}: sort the trace"
             )
 
-    def at(self, request: int) -> str:
-        """Where a request stands, for messages: its line, the header being the first."""
+    def line_of(self, request: int) -> str:
+        """File and line of a request, for messages; the header is line 1."""
         return f"{self.source}:{request + 2}"
 
     def flat_bank(self, organisation: Organisation) -> NDArray[np.int32]:
-        """Rank, bank group and bank in one number."""
+        """Rank, bank group and bank of each request in one number, int32."""
         return (self.rank * organisation.bank_groups + self.bank_group) * organisation.banks + self.bank
 
     def where(self, chosen: NDArray[Any]) -> Trace:
@@ -140,7 +148,7 @@ def open_plain(path: Path) -> IO[bytes]:
 
 
 def pieces(file: IO[bytes]) -> Iterator[bytes]:
-    """The file in pieces; its last line ends in a newline, whether it does in the file or not."""
+    """The file in pieces; its last line ends in a newline even if it does not in the file."""
     last = b"\n"
     while piece := file.read(PIECE):
         yield piece
@@ -187,8 +195,8 @@ def _read(file: IO[bytes], where: str, organisation: Organisation | None, mappin
         raise TraceError(
             f"{where}:{first + 2}: address {address[first]} is out of range: 0 to {organisation.bytes - 1}"
         )
-    found = mapping.locate(address, organisation)
-    return Trace.of(cycle=columns[0], write=columns[1], **found, source=where)
+    places = mapping.locate(address, organisation)
+    return Trace.of(cycle=columns[0], write=columns[1], **places, source=where)
 
 
 def _refuse(where: str, header: tuple[str, ...], line: int, wrong: int, left: bytes, file: IO[bytes]) -> None:

@@ -14,9 +14,9 @@ def study(out: Path, requests: int = 256, workers: int | None = None) -> Results
     }
     sweep = Sweep.of("system", base={"config": "heterrag", "workload.requests": requests}, axes=axes)
     results = run_sweep(sweep, out / "sweep", workers=workers, progress=True)
-    for name, told in (("cache_interval", "retrieval_mean_s"), ("hits", "vertex_cache_hit_ratio")):
+    for name, metric in (("cache_interval", "retrieval_mean_s"), ("hits", "vertex_cache_hit_ratio")):
         for ending in ("svg", "png"):
-            plot_lines(results, "dimm.rpm.cache_bytes", told, out / f"{name}.{ending}", by="workload.retrieve_every")
+            plot_lines(results, "dimm.rpm.cache_bytes", metric, out / f"{name}.{ending}", by="workload.retrieve_every")
     return results
 
 

@@ -11,7 +11,7 @@ BUDGETS = (20_000, 30_000, 45_000, 60_000)  # USD
 
 
 def mixes(budget: int) -> Iterator[dict[str, Any]]:
-    """Of each number of AccelDIMMs the most stacks that the rest of the sum buys; the first two fit no 7B model."""
+    """For each number of AccelDIMMs the most stacks that the remaining sum buys, from 3 on: 2 hold no 7B model."""
     stacks, dimms = 3, 1
     while True:
         mix = {"name": f"{budget // 1000}k$", "retrieval.devices": dimms, "hbm.stacks": stacks}

@@ -13,10 +13,11 @@ from pimsim.hbm_pim.state import Rules
 def energy_nj(
     device: Device, level: str, *, macs: float, vectors: int, activates: float, loads: float, moves: float
 ) -> dict[str, float]:
-    """nJ by part and in `total`, of so many commands of single channels, over all of them.
+    """nJ by part, and their `total`, of the commands of a product over all channels.
 
-    `activates` are ACTs of slots, `loads` moves of 32 bytes into a stack, `moves` such within it. `compute` is what the
-    units take: the table's ratio to a read at the bank (row and cells), for every vector.
+    `macs` counts MAC commands, `activates` ACTs of slots, `loads` moves of 32 bytes into a stack, `moves` those within
+    it. `compute` is what the units take: the table's ratio to a read at the bank (row and cells), for each of
+    `vectors`.
     """
     organisation = device.standard.organisation
     column_bits = organisation.burst_bytes * 8
@@ -47,7 +48,7 @@ def _row_nj(term: Term, row_bits: int) -> float:
 
 
 def mac_limit(device: Device, level: str, rules: Rules, *, power_limit: bool) -> str:
-    """What holds two MACs of a channel apart."""
+    """Name of what holds two MACs of a channel apart: compute, power limit, data bus or column interval."""
     if level == "buffer":
         base, limited = device.standard.timing.tBL, False
     else:
@@ -63,7 +64,7 @@ def mac_limit(device: Device, level: str, rules: Rules, *, power_limit: bool) ->
 
 
 def opening_limit(rules: Rules, activates: int) -> int:
-    """Cycles that the ACTs of a channel take at least, one after the other."""
+    """Cycles that `activates` ACTs of a channel take at least, one after the other."""
     a_window = rules.faw * activates // (4 * rules.stack_ids)
     return max(rules.activate * activates, a_window)
 

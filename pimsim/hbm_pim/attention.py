@@ -29,10 +29,10 @@ FIDELITIES = ("event", "closed")
 
 @dataclass(frozen=True)
 class Attention:
-    """What is asked: `heads` queries of each of `batch` requests over `length` tokens. WorkloadError if it cannot be.
+    """A layer's attention for one token a request: `heads` queries of each of `batch` requests over `length` tokens.
 
-    `kv_heads` heads of K and V serve the queries in equal groups (0: as many as heads); `width` is bytes a number;
-    `stacks` 0 takes the device's own number, over which the KV heads are spread.
+    `kv_heads` heads of K and V serve the queries in equal groups (0: as many as heads); `width` is bytes of a number;
+    `stacks` of 0 takes the device's own number, over which the KV heads are spread.
     """
 
     length: int
@@ -48,7 +48,7 @@ class Attention:
     fidelity: str = "event"
 
     def check(self, device: Device) -> None:
-        """WorkloadError for what `device` cannot do, or nobody."""
+        """WorkloadError for what `device` cannot do, or no device could."""
         for name in ("length", "heads", "head_dim", "batch"):
             if getattr(self, name) < 1:
                 raise WorkloadError(f"{name} must be 1 at least, not {getattr(self, name)}")
@@ -73,7 +73,8 @@ class Attention:
 
 @dataclass(frozen=True)
 class AttentionResult:
-    """One layer. Cycles are of the memory's clock, `time_us` microseconds, `energy_nj` nJ over all stacks.
+    """The result of one layer. Cycles are of the memory's clock, `time_us` is µs, `energy_nj` nJ by part over all
+    stacks.
 
     `mac_commands` counts all channels; `kv_bytes` are the bytes of K and V, `read_bytes` what the MACs read of the
     banks (more where a head does not fill its banks, or a group of queries needs several reads); `effective_tbps` is
@@ -97,6 +98,7 @@ class AttentionResult:
 
     @cached_property
     def provenance(self) -> Provenance:
+        """What the result rests on: clocks, assumed parameters, bounds and energies."""
         clocks = {"memory": 1e3 / self.device.standard.tck_ns}
         clocks["units"] = self.device.units[UNIT_OF[self.asked.level]].clock_mhz
         return Provenance.of(
@@ -108,7 +110,7 @@ class AttentionResult:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """All figures as the command's JSON names them."""
         names = ("cycles", "time_us", "mac_commands", "effective_tbps", "bound", "energy_nj")
         more = ("stream_cycles", "kv_bytes", "read_bytes", "activates", "refreshes")
         return {
@@ -147,7 +149,9 @@ class _Plan:
 
 
 def attention(device: Device | str, asked: Attention) -> AttentionResult:
-    """One attention layer on `device` (or the one of that name). WorkloadError says what cannot be."""
+    """Simulate one attention layer on a device, or the one of that name. WorkloadError for what the device cannot
+    do.
+    """
     device = Device.load(device) if isinstance(device, str) else device
     plan = _plan(device, asked)
     if asked.fidelity == "closed":
@@ -158,7 +162,7 @@ def attention(device: Device | str, asked: Attention) -> AttentionResult:
 
 
 def attention_commands(device: Device | str, asked: Attention) -> tuple[AttentionResult, CommandLog]:
-    """As `attention` in event fidelity, with every command of channel 0 of stack 0."""
+    """Simulate as `attention` does in event fidelity, and keep every command of channel 0 of stack 0."""
     device = Device.load(device) if isinstance(device, str) else device
     plan = _plan(device, asked)
     counts, log = run_logged(attention_stream(plan.shape, plan.jobs_of_channel), plan.rules)

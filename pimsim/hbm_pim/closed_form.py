@@ -18,7 +18,7 @@ from pimsim.hbm_pim.stream import BANK, BUFFER, Shape
 
 
 class _Paces(NamedTuple):
-    """Cycles from one to the next."""
+    """Cycles from one command to the next of its kind."""
 
     mac: int  # where rows are open
     opening: float  # rows that open one after the other
@@ -37,7 +37,7 @@ _RUN, _COUNT, _RUN_BEFORE, _LAST_BEFORE, _COUNT_BEFORE, _SIZE = range(6, 12)
 
 
 def attention_counts(shape: Shape, rules: Rules, jobs: int) -> Counts:
-    """As `kernel.run` of `stream.attention_stream(shape, jobs)` counts, within 5 % of its cycles."""
+    """What `kernel.run` would count of `stream.attention_stream(shape, jobs)`, within 5 % of its cycles."""
     paces = _paces(shape, rules)
     few = min(jobs, 4 + jobs % 2)
     cycles, tail = _attention(shape, rules, paces, few)
@@ -51,7 +51,7 @@ def attention_counts(shape: Shape, rules: Rules, jobs: int) -> Counts:
 
 
 def product_counts(shape: Shape, rules: Rules, chunks: int) -> Counts:
-    """As `kernel.run` of `stream.product_stream(shape, chunks)` counts."""
+    """What `kernel.run` would count of `stream.product_stream(shape, chunks)`, within 5 % of its cycles."""
     paces = _paces(shape, rules)
     cycles, tail = _product(shape, rules, paces, chunks)
     rows = chunks * _rows(shape, rules, shape.score_outputs * shape.score_macs)
@@ -79,11 +79,11 @@ def _refreshed(shape: Shape, rules: Rules, paces: _Paces, cycles: float, tail: f
 
 
 def _rows(shape: Shape, rules: Rules, macs: int) -> int:
-    """Rows that an operand of that many MACs opens."""
+    """Rows that an operand of this many MACs opens."""
     if shape.level != BUFFER:
         return -(-macs // shape.columns)
-    sweeps, rest = divmod(macs, rules.slots * shape.columns)
-    return sweeps * rules.slots + min(rules.slots, rest)
+    sweeps, macs_left = divmod(macs, rules.slots * shape.columns)
+    return sweeps * rules.slots + min(rules.slots, macs_left)
 
 
 def _paces(shape: Shape, rules: Rules) -> _Paces:
@@ -202,7 +202,7 @@ def _wait(state: Any, moves: float) -> None:
 
 @part
 def _earlier(state: Any, paces: Any, macs: int) -> float:
-    """When the MAC went that is so many before the last one; known for the last two runs."""
+    """When the MAC went that is `macs` before the last one; known for the last two runs."""
     if macs < state[_COUNT]:
         return state[_MAC] - macs * (state[_MAC] - state[_RUN]) / max(1.0, state[_COUNT] - 1)
     macs -= int(state[_COUNT])

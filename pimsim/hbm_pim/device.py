@@ -1,4 +1,4 @@
-"""Device: an HBM-PIM device as data. Its standard, its stacks, the units beside the banks, and what a command costs."""
+"""Device: an HBM-PIM device as data: its standard, its stacks, the units beside the banks, and what a command costs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LANE_BYTES = 2  # a lane multiplies FP16; narrower numbers share it, wider ones 
 
 @dataclass(frozen=True)
 class Unit:
-    """What multiplies and adds at one level."""
+    """The units that multiply and add at one level."""
 
     banks: int  # that share a unit and are read by the same command
     lanes: int  # FP16 multipliers, each with its adder
@@ -75,7 +75,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Device:
-    """An HBM-PIM device. Load it by name; two that are equal give equal results."""
+    """An HBM-PIM device, loaded by name. Two that are equal give equal results."""
 
     name: str
     standard: Standard  # its organisation is that of one stack
@@ -92,9 +92,10 @@ class Device:
 
     @classmethod
     def load(cls, name: str, changes: Mapping[str, Any] | None = None) -> Device:
-        """The device of that name, or of a YAML file; `changes` are values by dotted name. FieldError if wrong.
+        """The device of that name, or of a YAML file; `changes` are values by dotted name. FieldError says which field
+        is wrong.
 
-        Fields of the files that it names change as `standard.timing.tRCD` and `energy.terms.cell.value`.
+        Fields of the files that the device names change as `standard.timing.tRCD` and `energy.terms.cell.value`.
         """
         if changes or "/" in name or name.endswith((".yaml", ".yml")):
             own, inner = fields.split(changes, "standard", "energy")
@@ -103,11 +104,13 @@ class Device:
 
     @property
     def banks_per_channel(self) -> int:
+        """Banks of all pseudo channels, ranks and bank groups of a channel."""
         organisation = self.standard.organisation
         return organisation.pseudo_channels * organisation.ranks * organisation.banks_per_rank
 
     @property
     def banks_per_stack(self) -> int:
+        """Banks of all channels of a stack."""
         return self.banks_per_channel * self.standard.organisation.channels
 
     @property
@@ -123,7 +126,7 @@ class Device:
 
     @property
     def external_tbps(self) -> float:
-        """TB/s that leave all stacks."""
+        """TB/s that leave all stacks at most."""
         organisation = self.standard.organisation
         channels = organisation.channels * organisation.pseudo_channels
         return self.standard.peak_gbps * channels * self.stacks * 1e-3
@@ -154,7 +157,7 @@ def _read(values: Fields, standard: Mapping[str, Any] | None = None, energy: Map
     memory = Standard.load(values.text("standard"), {**organisation, **(standard or {})})
     table = EnergyTable.load(values.text("energy"), energy)
     timing, units, softmax, paths = (values.inner(name) for name in ("timing", "units", "softmax", "paths"))
-    found = Device(
+    device = Device(
         name=values.text("name"),
         standard=memory,
         table=table,
@@ -182,8 +185,8 @@ def _read(values: Fields, standard: Mapping[str, Any] | None = None, energy: Map
     )
     for part in (timing, units, softmax, paths, values):
         part.end()
-    _check(found, values.where)
-    return found
+    _check(device, values.where)
+    return device
 
 
 def _unit(values: Fields) -> Unit:

@@ -37,7 +37,9 @@ class Counts(NamedTuple):
 
 
 class CommandLog(NamedTuple):
-    """Commands of one channel in the order of issue; `kind` is a kind of request, or ACT, PRE, REF."""
+    """Commands of one channel in the order of issue: arrays of one length. `kind` is a kind of request, or ACT, PRE,
+    REF.
+    """
 
     cycle: NDArray[np.int64]
     kind: NDArray[np.int8]
@@ -47,12 +49,12 @@ class CommandLog(NamedTuple):
 
 
 def run(stream: Stream, rules: Rules) -> Counts:
-    """Issue the requests of `stream` and count what that took."""
+    """Issue the requests of `stream` by these rules, and count the commands and cycles that takes."""
     return _run(stream, rules, np.empty(0, LINE))
 
 
 def run_logged(stream: Stream, rules: Rules) -> tuple[Counts, CommandLog]:
-    """As `run`, and every command with its cycle; the log holds some 50 bytes a request."""
+    """Issue as `run` does, and keep every command with its cycle; the log takes about 50 bytes a request."""
     counts = run(stream, rules)
     requests = int(np.count_nonzero(stream.kind != BARRIER))
     log = np.empty(requests + counts.activates + counts.precharges + counts.refreshes, LINE)
@@ -215,6 +217,7 @@ def _act_ready(r: Any, c: Any, slot: Any, group: Any, stack_id: Any) -> Any:
 
 @inlined
 def _precharge(r: Any, c: Any, slots: Any, number: Any, log: Any) -> None:
+    """The row of a slot is closed now."""
     slot = slots[number]
     slot.open_row = CLOSED
     slot.may_act = max(slot.may_act, c.now + r.rp)
@@ -225,6 +228,7 @@ def _precharge(r: Any, c: Any, slots: Any, number: Any, log: Any) -> None:
 
 @inlined
 def _activate(r: Any, c: Any, slots: Any, groups: Any, stack_ids: Any, number: Any, row: Any, log: Any) -> None:
+    """A row of a slot is opened now."""
     slot, now = slots[number], c.now
     stack_id = stack_ids[slot.stack_id]
     slot.open_row = row
@@ -253,7 +257,7 @@ def _hits(c: Any, kinds: Any, slot_of: Any, rows: Any, window: Any, number: Any,
 
 @inlined
 def _mac(r: Any, c: Any, slots: Any, groups: Any, stack_ids: Any, number: Any, kind: Any) -> None:
-    """A MAC, or a write."""
+    """A MAC or a write of a slot is issued now."""
     slot, now = slots[number], c.now
     c.may_mac = now + r.mac
     groups[slot.group].may_mac = now + r.mac_group
@@ -264,6 +268,7 @@ def _mac(r: Any, c: Any, slots: Any, groups: Any, stack_ids: Any, number: Any, k
 
 @inlined
 def _move(r: Any, c: Any, groups: Any, stack_ids: Any, number: Any) -> None:
+    """A move of a bank group is issued now."""
     group = groups[number]
     c.may_move = c.now + r.move
     group.may_move = c.now + r.move_group

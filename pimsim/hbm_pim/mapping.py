@@ -46,14 +46,15 @@ class Spread:
 
 
 def elements_per_column(device: Device, width: int) -> int:
-    """Numbers of `width` bytes in a column; WorkloadError if that is no width of numbers."""
+    """Numbers of `width` bytes in a column; WorkloadError for an unknown width."""
     if width not in WIDTHS:
         raise WorkloadError(f"bytes must be one of {', '.join(map(str, WIDTHS))}, not {width}")
     return device.standard.organisation.burst_bytes // width
 
 
 def shared_vectors(device: Device, level: str, head_dim: int, width: int, group: int) -> int:
-    """How many of the `group` queries of a KV head share one read of it: what divides them, and fits the buffers twice.
+    """How many of the `group` queries of a KV head share one read of it: the most that divide them and fit the buffers
+    twice.
 
     Twice, as the next job's queries are loaded while these are used.
     """

@@ -39,7 +39,7 @@ def gemv(
     refresh: bool = True,
     fidelity: str = "event",
 ) -> Work:
-    """A matrix of `outputs` x `inputs` weights, spread over all stacks, times one vector.
+    """Simulate a matrix of `outputs` x `inputs` weights, spread over all stacks, times one vector.
 
     The input comes in chunks that fill half of the units' buffers, so that the next loads while one is used.
     WorkloadError for sizes below 1 or more weights than the stacks hold.
@@ -99,14 +99,15 @@ def gemv(
 
 
 def weights_floor_us(device: Device, weight_bytes: float, *, power_limit: bool = False) -> float:
-    """Microseconds that the banks of all stacks take to deliver so many bytes once: nothing reads them faster."""
+    """Microseconds that the banks of all stacks take to deliver this many bytes once: a lower bound of reading them."""
     timing = device.timing
     slowdown = timing.mac_bank_power_limit / timing.mac_bank if power_limit else 1.0
     return weight_bytes / (device.internal_tbps * 1e6) * slowdown
 
 
 def gemm(device: Device, rows: int, columns: int, inner: int, *, width: int = 2) -> Work:
-    """A product of `rows` x `inner` and `inner` x `columns` on the systolic arrays, weights from memory: a roofline.
+    """A product of `rows` x `inner` and `inner` x `columns` on the systolic arrays, by a roofline; weights come from
+    memory.
 
     The weights (`inner` x `columns`) stand in the arrays a tile at a time while the rows flow through; a product that
     uses all of the memory's outside bandwidth is bound by `memory`, otherwise by `arrays`. Energy is the memory's.
@@ -140,10 +141,11 @@ def gemm(device: Device, rows: int, columns: int, inner: int, *, width: int = 2)
 
 
 def kv_append(device: Device, position: int, kv_heads: int, head_dim: int, *, width: int = 2, batch: int = 1) -> Work:
-    """Write K and V of the token at `position` of every request where `mapping` lays them (bank level).
+    """Simulate the writing of K and V of the token at `position` of every request, where `mapping` lays them (bank
+    level).
 
-    Each head's vector goes to the banks of one bank group: a column of K after the other, the columns of V as far
-    apart as the tokens that they are laid out for.
+    Each head's vector goes to the banks of one bank group: a column of K after the other, the columns of V as far apart
+    as the tokens that they are laid out for. WorkloadError for sizes below 1.
     """
     _positive(kv_heads=kv_heads, head_dim=head_dim, batch=batch)
     if position < 0:

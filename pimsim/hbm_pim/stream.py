@@ -1,6 +1,6 @@
-"""Command stream: what one channel is asked to do, in order, with the barriers between dependent steps (AttAcc).
+"""Command stream: the requests to one channel, in order, with the barriers between dependent steps (AttAcc).
 
-A stream is five arrays of equal length, one entry a request: what it is, and which bank slot, row, column (MAC, write)
+A stream is four arrays of equal length, one entry a request: its kind, and which bank slot, row and column (MAC, write)
 or bank group (moves) it means. A *slot* is what one command addresses: all banks of the channel (bank level), the bank
 of that number in every bank group (bank-group level), or one bank in every pseudo channel (buffer level).
 
@@ -21,7 +21,7 @@ BANK, BANK_GROUP, BUFFER = range(3)
 
 
 class Stream(NamedTuple):
-    """Requests of one channel, in order."""
+    """Requests of one channel, in order: arrays of one length."""
 
     kind: NDArray[np.int8]
     slot: NDArray[np.int16]  # MAC, WRITE: the bank slot; moves: the bank group (counted over the stack IDs)
@@ -68,26 +68,26 @@ def _place(shape: Any, index: int, first_row: int) -> tuple[int, int, int]:
 
 
 @part
-def _put(out: Any, at: int, kind: int, slot: int) -> int:
-    out[0][at] = kind
-    out[1][at] = slot
-    return at + 1
+def _put(out: Any, place: int, kind: int, slot: int) -> int:
+    out[0][place] = kind
+    out[1][place] = slot
+    return place + 1
 
 
 @part
-def _macs(out: Any, at: int, shape: Any, first_row: int, begin: int, end: int) -> int:
+def _macs(out: Any, place: int, shape: Any, first_row: int, begin: int, end: int) -> int:
     for index in range(begin, end):
         slot, row, column = _place(shape, index, first_row)
-        out[0][at] = MAC
-        out[1][at] = slot
-        out[2][at] = row
-        out[3][at] = column
-        at += 1
-    return at
+        out[0][place] = MAC
+        out[1][place] = slot
+        out[2][place] = row
+        out[3][place] = column
+        place += 1
+    return place
 
 
 @part
-def _moves(out: Any, at: int, shape: Any, kind: int, begin: int, end: int) -> int:
+def _moves(out: Any, place: int, shape: Any, kind: int, begin: int, end: int) -> int:
     """Moves `begin` to `end` of one kind, each to the bank group that the level's data path gives it."""
     groups = shape.bank_groups * shape.stack_ids
     for index in range(begin, end):
@@ -98,26 +98,26 @@ def _moves(out: Any, at: int, shape: Any, kind: int, begin: int, end: int) -> in
                 group = (turn % shape.stack_ids) * shape.bank_groups + turn // shape.stack_ids
             elif kind == MV_GB:  # probabilities: a run for each bank group
                 group = index * groups // shape.probability_moves
-        at = _put(out, at, kind, group)
-    return at
+        place = _put(out, place, kind, group)
+    return place
 
 
 @part
-def _context_moves(out: Any, at: int, shape: Any, count: int) -> int:
+def _context_moves(out: Any, place: int, shape: Any, count: int) -> int:
     for index in range(count):
         group = 0 if shape.level == BUFFER else (index % shape.stack_ids) * shape.bank_groups
-        at = _put(out, at, MV_SB, group)
-    return at
+        place = _put(out, place, MV_SB, group)
+    return place
 
 
 @part
 def _share(total: int, part: int, parts: int) -> int:
-    """How many of `total` come before `part` of `parts`, spread evenly."""
+    """How many of `total` come before part number `part` of `parts`, if they are spread evenly."""
     return total * part // parts
 
 
 @part
-def _score(out: Any, at: int, shape: Any, first_row: int, loads: int, softmax: int) -> int:
+def _score(out: Any, place: int, shape: Any, first_row: int, loads: int, softmax: int) -> int:
     """The scores of one job in blocks; beside them the other job's query (`loads`) or its softmax and probabilities."""
     size = shape.outputs_per_move
     blocks = (shape.score_outputs + size - 1) // size
@@ -126,82 +126,82 @@ def _score(out: Any, at: int, shape: Any, first_row: int, loads: int, softmax: i
     for block in range(blocks):
         begin = block * size * shape.score_macs
         end = min((block + 1) * size, shape.score_outputs) * shape.score_macs
-        at = _macs(out, at, shape, first_row, begin, end)
+        place = _macs(out, place, shape, first_row, begin, end)
         if block > 0:
-            at = _moves(out, at, shape, MV_SB, 0, shape.score_moves * shape.vectors)
+            place = _moves(out, place, shape, MV_SB, 0, shape.score_moves * shape.vectors)
         if loads:
             count = shape.loads * shape.vectors
-            at = _moves(out, at, shape, WR_GB, _share(count, block, blocks), _share(count, block + 1, blocks))
+            place = _moves(out, place, shape, WR_GB, _share(count, block, blocks), _share(count, block + 1, blocks))
         if softmax:
             if block == 0:
                 for _ in range(shape.vectors):
-                    at = _put(out, at, SFM, 0)
+                    place = _put(out, place, SFM, 0)
             if block >= late:
                 done = _share(probabilities, block - late, blocks - late)
                 todo = _share(probabilities, block - late + 1, blocks - late)
-                at = _probabilities(out, at, shape, done, todo)
-        at = _put(out, at, BARRIER, 0)
-    return _moves(out, at, shape, MV_SB, 0, shape.score_moves * shape.vectors)
+                place = _probabilities(out, place, shape, done, todo)
+        place = _put(out, place, BARRIER, 0)
+    return _moves(out, place, shape, MV_SB, 0, shape.score_moves * shape.vectors)
 
 
 @part
-def _probabilities(out: Any, at: int, shape: Any, begin: int, end: int) -> int:
+def _probabilities(out: Any, place: int, shape: Any, begin: int, end: int) -> int:
     for index in range(begin, end):
-        at = _moves(out, at, shape, MV_GB, index % shape.probability_moves, index % shape.probability_moves + 1)
-    return at
+        place = _moves(out, place, shape, MV_GB, index % shape.probability_moves, index % shape.probability_moves + 1)
+    return place
 
 
 @part
-def _context(out: Any, at: int, shape: Any, first_row: int, softmax: int) -> int:
+def _context(out: Any, place: int, shape: Any, first_row: int, softmax: int) -> int:
     """The context of one job, a column at a time; beside it the softmax and the probabilities of the other."""
     late = shape.context_outputs // 2
     probabilities = shape.probability_moves * shape.vectors
     for block in range(shape.context_outputs):
-        at = _macs(out, at, shape, first_row, block * shape.context_macs, (block + 1) * shape.context_macs)
+        place = _macs(out, place, shape, first_row, block * shape.context_macs, (block + 1) * shape.context_macs)
         if block > 0:
-            at = _context_moves(out, at, shape, shape.context_moves * shape.vectors)
+            place = _context_moves(out, place, shape, shape.context_moves * shape.vectors)
         if softmax:
             if block == 0:
                 for _ in range(shape.vectors):
-                    at = _put(out, at, SFM, 0)
+                    place = _put(out, place, SFM, 0)
             if block >= late:
                 parts = shape.context_outputs - late
                 done = _share(probabilities, block - late, parts)
-                at = _probabilities(out, at, shape, done, _share(probabilities, block - late + 1, parts))
-        at = _put(out, at, BARRIER, 0)
-    return _context_moves(out, at, shape, shape.context_moves * shape.vectors)
+                place = _probabilities(out, place, shape, done, _share(probabilities, block - late + 1, parts))
+        place = _put(out, place, BARRIER, 0)
+    return _context_moves(out, place, shape, shape.context_moves * shape.vectors)
 
 
 @kernel
 def _fill_attention(out: Any, shape: Any, jobs: int, operand_rows: int) -> int:
-    at = 0
+    place = 0
     for job in range(0, jobs, 2):
         key, value = 2 * job * operand_rows, (2 * job + 1) * operand_rows
-        at = _moves(out, at, shape, WR_GB, 0, shape.loads * shape.vectors)
-        at = _put(out, at, BARRIER, 0)
+        place = _moves(out, place, shape, WR_GB, 0, shape.loads * shape.vectors)
+        place = _put(out, place, BARRIER, 0)
         if job + 1 < jobs:
             second_key, second_value = key + 2 * operand_rows, value + 2 * operand_rows
-            at = _score(out, at, shape, key, 1, 0)
-            at = _score(out, at, shape, second_key, 0, 1)
-            at = _context(out, at, shape, value, 1)
-            at = _context(out, at, shape, second_value, 0)
+            place = _score(out, place, shape, key, 1, 0)
+            place = _score(out, place, shape, second_key, 0, 1)
+            place = _context(out, place, shape, value, 1)
+            place = _context(out, place, shape, second_value, 0)
         else:
-            at = _score(out, at, shape, key, 0, 0)
+            place = _score(out, place, shape, key, 0, 0)
             for _ in range(shape.vectors):
-                at = _put(out, at, SFM, 0)
-            at = _probabilities(out, at, shape, 0, shape.probability_moves * shape.vectors)
-            at = _put(out, at, BARRIER, 0)
-            at = _context(out, at, shape, value, 0)
-    return at
+                place = _put(out, place, SFM, 0)
+            place = _probabilities(out, place, shape, 0, shape.probability_moves * shape.vectors)
+            place = _put(out, place, BARRIER, 0)
+            place = _context(out, place, shape, value, 0)
+    return place
 
 
 @kernel
 def _fill_product(out: Any, shape: Any, chunks: int, operand_rows: int) -> int:
-    at = _moves(out, 0, shape, WR_GB, 0, shape.loads * shape.vectors)
-    at = _put(out, at, BARRIER, 0)
+    place = _moves(out, 0, shape, WR_GB, 0, shape.loads * shape.vectors)
+    place = _put(out, place, BARRIER, 0)
     for chunk in range(chunks):
-        at = _score(out, at, shape, chunk * operand_rows, 1 if chunk + 1 < chunks else 0, 0)
-    return at
+        place = _score(out, place, shape, chunk * operand_rows, 1 if chunk + 1 < chunks else 0, 0)
+    return place
 
 
 def rows_per_operand(shape: Shape) -> int:

@@ -1,9 +1,9 @@
-"""Paper: HeterRAG's evaluation run on our model: both models, one-pass and iterative RAG, all systems and switches.
+"""Evaluation: HeterRAG's evaluation run on our model: two models, one-pass and iterative RAG, all systems and switches.
 
-Every system runs over the same workload. The paper tells neither its batch nor
-how long a search is. Ours stands three times: with the batch of its memory example, as far as memory holds it; with one
-request in hand; and, as a question of what if, with searches so much longer than stated that AccelDIMMs and AccelHBMs
-share the base's time as Table 3 has it, which is the one figure of the paper that this column takes.
+Every system runs over the same workload. The paper says neither its batch nor how long a search is. So ours is run
+three times: with the batch of its memory example, as far as memory holds it; with one request in hand; and, as a what-
+if, with searches so much longer than stated that AccelDIMMs and AccelHBMs share the base's time as Table 3 has it,
+which is the only figure of the paper that this case takes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TABLE_3 = 0.378 / (0.378 + 0.31)  # the share of the base's busy time that Accel
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A column of the table."""
+    """One case of the evaluation: a column of the table."""
 
     batch: int
     effort: float = 1.0
@@ -48,8 +48,11 @@ Results = Mapping[tuple[str, str, str], SystemResult]  # by system, model, mode
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The runs of one case. `gains` are throughputs with a switch to those without, by switch and mode; `busy` the
-    utilisation of both kinds of devices, of the base and with `p`; `scaling` the throughput of more devices to few."""
+    """The runs of one case.
+
+    `gains` are throughputs with a switch to those without, by switch and mode; `busy` the utilisation of both kinds of
+    devices, of the base and with `p`; `scaling` the throughput of more devices to few.
+    """
 
     runs: Results
     gains: Mapping[str, Mapping[str, float]]
@@ -58,7 +61,7 @@ class Evaluation:
 
 
 def evaluations() -> dict[str, Evaluation]:
-    """Of all cases, by name."""
+    """The evaluation of each case, by the case's name."""
     cases = {"batch 32": Case(32), "one request": Case(1)}
     heavy = Case(32, effort=_effort(32))
     cases[f"searches x {heavy.effort:.0f}"] = heavy
@@ -67,14 +70,14 @@ def evaluations() -> dict[str, Evaluation]:
 
 def gains_in_hand() -> dict[str, dict[str, dict[int, float]]]:
     """HeterRAG's throughput to CPU-GPU's in one-pass RAG, by GPU, model and requests in hand."""
-    found: dict[str, dict[str, dict[int, float]]] = {gpu: {model: {} for model in MODELS} for gpu in GPUS}
+    gains: dict[str, dict[str, dict[int, float]]] = {gpu: {model: {} for model in MODELS} for gpu in GPUS}
     for model in MODELS:
         for batch in IN_HAND:
             changes = _changes(Case(batch), "OR", model)
             ours = _simulated("heterrag", changes).throughput_rps
             for gpu, system in GPUS.items():
-                found[gpu][model][batch] = ours / _simulated(system, changes).throughput_rps
-    return found
+                gains[gpu][model][batch] = ours / _simulated(system, changes).throughput_rps
+    return gains
 
 
 def evaluation(case: Case) -> Evaluation:
@@ -108,7 +111,7 @@ def _effort(batch: int) -> float:
 
 
 def _simulated(system: str, changes: Mapping[str, Any]) -> SystemResult:
-    """Over so many requests that no batch is smaller than memory holds."""
+    """Simulate as many requests as make every batch fill the memory."""
     config = SystemConfig.load(system, changes)
     room, _ = in_hand(config, requests(config)[:1], generator(config).memory_bytes)
     return simulate(replace(config, workload=replace(config.workload, requests=ROUNDS * room)))
@@ -125,18 +128,18 @@ def _runs(case: Case) -> Results:
 
 def _variants(case: Case) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Throughput of each switch to that of the base, by mode; and utilisation, over all modes."""
-    found: dict[str, dict[str, float]] = {switch: {} for switch in SWITCHES}
+    gains: dict[str, dict[str, float]] = {switch: {} for switch in SWITCHES}
     busy: dict[str, list[float]] = {}
     for mode in RETRIEVE_EVERY:
         changes = _changes(case, mode, "llama2-7b")
         base = _simulated("heterrag-base", changes)
         for switch in SWITCHES:
             result = _simulated("heterrag-base", {**changes, f"optimisations.{switch}": True})
-            found[switch][mode] = result.throughput_rps / base.throughput_rps
+            gains[switch][mode] = result.throughput_rps / base.throughput_rps
         for name, one in (("base", base), ("p", result)):  # p is the last of the switches
             for unit in ("retrieval", "generation"):
                 busy.setdefault(f"{unit}_{name}", []).append(one.busy[unit] / one.makespan)
-    return found, {name: fmean(shares) for name, shares in busy.items()}
+    return gains, {name: fmean(shares) for name, shares in busy.items()}
 
 
 def _scaling(case: Case) -> dict[str, float]:
@@ -152,24 +155,27 @@ def _scaling(case: Case) -> dict[str, float]:
 
 
 def throughput(result: SystemResult) -> float:
+    """Requests a second."""
     return result.throughput_rps
 
 
 def latency(result: SystemResult) -> float:
+    """Mean seconds of a request."""
     return float(result.latencies.mean())
 
 
 def energy(result: SystemResult) -> float:
+    """nJ a request."""
     return sum(result.energy.values()) / len(result.latencies)
 
 
 def energy_parts(result: SystemResult) -> dict[str, float]:
-    """nJ a request, by PARTS."""
-    found = dict.fromkeys(PARTS, 0.0)
+    """nJ a request, by part of PARTS."""
+    parts = dict.fromkeys(PARTS, 0.0)
     for name, nj in result.energy.items():
         part = "transfer" if name.endswith("_link") else name.partition("_")[0]
-        found[part] += nj / len(result.latencies)
-    return found
+        parts[part] += nj / len(result.latencies)
+    return parts
 
 
 def ratios(
@@ -179,7 +185,7 @@ def ratios(
     of: Callable[[SystemResult], float] = throughput,
     models: Iterable[str] = MODELS,
 ) -> list[float]:
-    """Of a system's figure to another's, for each model and mode."""
+    """Ratios of a system's figure to another's, one for each model and mode; `of` measures a result."""
     return [of(results[system, m, mode]) / of(results[to, m, mode]) for m in models for mode in RETRIEVE_EVERY]
 
 
@@ -190,4 +196,5 @@ def mean(
     of: Callable[[SystemResult], float] = throughput,
     models: Iterable[str] = MODELS,
 ) -> float:
+    """The mean of `ratios`."""
     return fmean(ratios(results, system, to, of, models))

@@ -1,4 +1,4 @@
-"""PaperPlot: the paper's figures 12 to 15 in our form: throughput, latency, energy and the gains of the switches."""
+"""Plot: the paper's figures 12 to 15 in our form: throughput, latency, energy and the gains of the switches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ MODEL = "llama2-7b"  # of figures 13 to 15
 
 
 def draw(evaluations: Mapping[str, Evaluation], file: Path) -> None:
-    """A column a case, a row a figure; all but the switches are normalised to CPU-GPU."""
+    """Draw a column for each case and a row for each figure; all but the switches are normalised to CPU-GPU.
+
+    PimsimError if the file cannot be written.
+    """
     figure = importlib.import_module("matplotlib.figure").Figure(
         figsize=(3.6 * len(evaluations), 8.4), layout="constrained"
     )
@@ -79,7 +82,7 @@ def draw(evaluations: Mapping[str, Evaluation], file: Path) -> None:
 
 
 def limits(evaluations: Iterable[Evaluation]) -> tuple[float, float]:
-    """Between which all gains are seen, with room above them for what tells the colours."""
+    """The range in which all gains are seen, with room above them for the legend."""
     shown = [1.0]
     for one in evaluations:
         shown += [gain for gains in one.gains.values() for gain in gains.values()]
@@ -88,10 +91,10 @@ def limits(evaluations: Iterable[Evaluation]) -> tuple[float, float]:
 
 
 def _bars(axis: Any, labels: list[str], groups: Mapping[str, tuple[str, list[float]]], base: float = 0.0) -> None:
-    """Each from `base` up or down to its value."""
+    """Draw bars from `base` up or down to their values."""
     width = 0.8 / len(groups)
-    for at, (name, (colour, values)) in enumerate(groups.items()):
-        places = [place + (at - (len(groups) - 1) / 2) * width for place in range(len(values))]
+    for bar, (name, (colour, values)) in enumerate(groups.items()):
+        places = [place + (bar - (len(groups) - 1) / 2) * width for place in range(len(values))]
         axis.bar(places, [value - base for value in values], width, base, label=name, color=colour)
     _finish(axis, labels)
 
@@ -104,14 +107,14 @@ def _finish(axis: Any, labels: list[str]) -> None:
 
 
 def _energies(axis: Any, one: Evaluation) -> None:
-    """Bars of their parts, one on the other."""
+    """Draw bars of their parts, one on the other."""
     width = 0.8 / len(COLOURS)
-    for at, (system, colour) in enumerate(COLOURS.items()):
+    for number, (system, colour) in enumerate(COLOURS.items()):
         for group, mode in enumerate(RETRIEVE_EVERY):
             whole = energy(one.runs["cpu-gpu-v100", MODEL, mode])
             below = 0.0
             for part, nj in energy_parts(one.runs[system, MODEL, mode]).items():
-                place = group + (at - (len(COLOURS) - 1) / 2) * width
+                place = group + (number - (len(COLOURS) - 1) / 2) * width
                 bar = {"color": colour, "hatch": HATCHES[part], "edgecolor": "white", "linewidth": 0}
                 axis.bar(place, nj / whole, width, bottom=below, **bar)
                 below += nj / whole

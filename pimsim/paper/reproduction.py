@@ -23,7 +23,7 @@ MARGIN = 0.01  # growth or loss below it is none
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure of the paper. `low` and `high` are what counts as reproduced; `ours` by batch."""
+    """One figure of the paper. Ours counts as reproduced from `low` to `high`; `ours` is by case."""
 
     name: str
     paper: float
@@ -32,13 +32,15 @@ class Figure:
     ours: Mapping[str, float]
 
     def matched(self, batch: str) -> bool:
+        """Whether ours is reproduced in this case."""
         return self.low <= self.ours[batch] <= self.high
 
     def deviation(self, batch: str) -> float:
-        """Of ours from the paper's, as a share of that."""
+        """How far ours is from the paper's figure, as a share of that figure."""
         return self.ours[batch] / self.paper - 1 if self.paper else 0.0
 
     def as_dict(self) -> dict[str, Any]:
+        """The figure as the command's JSON has it."""
         return {
             "name": self.name,
             "paper": self.paper,
@@ -66,7 +68,7 @@ def figures(evaluations: Mapping[str, Evaluation]) -> list[Figure]:
     def gain(system: str) -> dict[str, float]:
         return each(partial(mean, system=system))
 
-    found = [
+    rows = [
         Figure("throughput, HeterRAG / CPU-GPU, mean", 13.52, 0.7 * 13.52, 1.4 * 13.52, gain("heterrag")),
         Figure("  least", 6.62, 0.7 * 6.62, 1.4 * 6.62, each(lambda r: min(ratios(r, "heterrag")))),
         Figure("  most", 26.53, 0.7 * 26.53, 1.4 * 26.53, each(lambda r: max(ratios(r, "heterrag")))),
@@ -76,7 +78,7 @@ def figures(evaluations: Mapping[str, Evaluation]) -> list[Figure]:
     llama = ("llama2-7b",)
     for system, paper in (("cpu-gpu-v100", 13.72), ("naive-hbm", 19.47), ("only-dimm", 4.07)):
         ours = each(partial(mean, system=system, to="heterrag", of=latency, models=llama))
-        found.append(Figure(f"latency, {system} / HeterRAG", paper, 0.7 * paper, 1.4 * paper, ours))
+        rows.append(Figure(f"latency, {system} / HeterRAG", paper, 0.7 * paper, 1.4 * paper, ours))
     bands = {
         "cpu-gpu-v100": (-0.498, -0.64, -0.35),
         "naive-hbm": (-0.17, -0.34, 0.0),
@@ -87,13 +89,13 @@ def figures(evaluations: Mapping[str, Evaluation]) -> list[Figure]:
             batch: ratio - 1
             for batch, ratio in each(partial(mean, system="heterrag", to=system, of=energy, models=llama)).items()
         }
-        found.append(Figure(f"energy a request, HeterRAG to {system}", paper, low, high, ours))
+        rows.append(Figure(f"energy a request, HeterRAG to {system}", paper, low, high, ours))
     for switch, paper in zip(SWITCHES, (1.25, 1.22, 1.20), strict=True):
         ours = {batch: fmean(one.gains[switch].values()) for batch, one in evaluations.items()}
-        found.append(Figure(f"throughput with {switch} / base, mean", paper, 1.1, 1.4, ours))
+        rows.append(Figure(f"throughput with {switch} / base, mean", paper, 1.1, 1.4, ours))
     for switch, words, low, high in (("r", "above", 1.0 + MARGIN, 10.0), ("g", "below", 0.0, 1.0 - MARGIN)):
         ours = {batch: one.gains[switch]["IR-16"] / one.gains[switch]["OR"] for batch, one in evaluations.items()}
-        found.append(Figure(f"  of {switch}: IR-16 / OR ({words} 1)", 1.0, low, high, ours))
+        rows.append(Figure(f"  of {switch}: IR-16 / OR ({words} 1)", 1.0, low, high, ours))
     for unit, with_p, paper in (
         ("retrieval", False, 0.378),
         ("generation", False, 0.31),
@@ -103,7 +105,7 @@ def figures(evaluations: Mapping[str, Evaluation]) -> list[Figure]:
         key = f"{unit}_{'p' if with_p else 'base'}"
         ours = {batch: one.busy[key] for batch, one in evaluations.items()}
         device = "AccelDIMM" if unit == "retrieval" else "AccelHBM"
-        found.append(
+        rows.append(
             Figure(f"utilisation of {device}{' with p' if with_p else ''}", paper, 0.7 * paper, 1.4 * paper, ours)
         )
     for name, kind, paper in (
@@ -111,5 +113,5 @@ def figures(evaluations: Mapping[str, Evaluation]) -> list[Figure]:
         ("AccelDIMM 4 to 32, searches a second", "dimm", 8.0),
     ):
         ours = {batch: one.scaling[kind] for batch, one in evaluations.items()}
-        found.append(Figure(name, paper, paper - 0.3 if kind == "hbm" else 0.8 * paper, 1.17 * paper, ours))
-    return found
+        rows.append(Figure(name, paper, paper - 0.3 if kind == "hbm" else 0.8 * paper, 1.17 * paper, ours))
+    return rows

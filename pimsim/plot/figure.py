@@ -22,7 +22,7 @@ KIBI, BINARY = 1024, ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
 
 def draw_front(front: Front, file: Path, colour: str | None) -> None:
-    """All points, coloured by an axis (one with few values if None), and the front of the first two objectives."""
+    """Draw all points, coloured by an axis (one with few values if None), and the front of the first two objectives."""
     results, (x, y) = front.results, front.objectives[:2]
     across, up = results.numbers(x.name), results.numbers(y.name)
     usable = np.isfinite(across) & np.isfinite(up)
@@ -37,11 +37,11 @@ def draw_front(front: Front, file: Path, colour: str | None) -> None:
             panel.scatter(across[usable], up[usable], s=9, color="#9a9a9a", linewidths=0, alpha=0.7)
         else:
             names, level = levels(results.values(chosen))
-            for at, name in enumerate(names):
-                own = usable & (level == at)
-                look: Any = {"marker": MARKERS[at % len(MARKERS)], "color": COLOURS[at % len(COLOURS)]}
-                panel.scatter(across[own], up[own], s=11, linewidths=0, alpha=0.55, **look)
-                handles.append(Line2D([], [], ls="", ms=4, label=name, **look))
+            for place, name in enumerate(names):
+                own = usable & (level == place)
+                marker: Any = {"marker": MARKERS[place % len(MARKERS)], "color": COLOURS[place % len(COLOURS)]}
+                panel.scatter(across[own], up[own], s=11, linewidths=0, alpha=0.55, **marker)
+                handles.append(Line2D([], [], ls="", ms=4, label=name, **marker))
         best = np.array(front.points)
         best = best[np.argsort(across[best], kind="stable")]
         circles: Any = {"color": "black", "lw": 0.9, "marker": "o", "ms": 4.6, "mfc": "none", "mew": 0.8}
@@ -61,14 +61,14 @@ def draw_front(front: Front, file: Path, colour: str | None) -> None:
 
 
 def draw_lines(results: Results, x: str, y: str, by: str | None, file: Path) -> None:
-    """`y` over `x`, a line for each value of `by`, through the mean of the points that share both."""
+    """Draw `y` over `x`, a line for each value of `by`, through the mean of the points that share both."""
     across, up = results.values(x), results.numbers(y)
     of_x, of_y = Quantity.of(results.name(x), _numbers(across)), Quantity.of(results.name(y), up[np.isfinite(up)])
     names, level = levels(results.values(by)) if by is not None else ([""], np.zeros(len(up), int))
     if len(names) > len(COLOURS):
         raise WorkloadError(f"{by} has {len(names)} values: lines of more than {len(COLOURS)} cannot be told apart")
     usable = np.isfinite(up)
-    stops = list(dict.fromkeys(value for value, told in zip(across, usable, strict=True) if told))
+    stops = list(dict.fromkeys(value for value, is_usable in zip(across, usable, strict=True) if is_usable))
     stops = sorted(stops) if len(_numbers(stops)) == len(stops) else stops
     apart = _evenly(stops)
     places = {value: float(at) if apart else value * of_x.factor for at, value in enumerate(stops)}
@@ -81,9 +81,9 @@ def draw_lines(results: Results, x: str, y: str, by: str | None, file: Path) -> 
             for value, number, chosen in zip(across, up, usable & (level == at), strict=True):
                 if chosen:
                     own.setdefault(places[value], []).append(number * of_y.factor)
-            look: Any = {"marker": MARKERS[at], "color": COLOURS[at], "lw": 1.0, "ms": 3.6}
-            panel.plot(sorted(own), [float(np.mean(own[place])) for place in sorted(own)], **look)
-            handles.append(Line2D([], [], label=name, **look))
+            line: Any = {"marker": MARKERS[at], "color": COLOURS[at], "lw": 1.0, "ms": 3.6}
+            panel.plot(sorted(own), [float(np.mean(own[place])) for place in sorted(own)], **line)
+            handles.append(Line2D([], [], label=name, **line))
         if apart:
             panel.set_xticks(range(len(stops)), [_named(value, of_x.factor) for value in stops])
             panel.xaxis.set_minor_locator(NullLocator())
@@ -104,7 +104,9 @@ def _numbers(values: list[Any]) -> list[float]:
 
 
 def _evenly(stops: list[Any]) -> bool:
-    """Whether these stand at even distances, as their own would tell nothing: names, or a wide range from 0 on."""
+    """Whether these values stand at even distances: names, or a wide range from 0 on, where their own distances say
+    nothing.
+    """
     if len(_numbers(stops)) < len(stops):
         return True
     above = [value for value in stops if value > 0]
@@ -119,7 +121,7 @@ def _named(value: Any, factor: float) -> str:
 
 
 def _colouring(front: Front) -> str | None:
-    """The axis with the fewest values, if those can be told apart and are no objective."""
+    """The axis with the fewest values, if their colours can be told apart and it is not an objective."""
     taken = {objective.name for objective in front.objectives}
     counts = {name: len(set(front.results.values(name))) for name in front.results.axes if name not in taken}
     few = {name: count for name, count in counts.items() if 1 < count <= len(COLOURS)}

@@ -1,4 +1,4 @@
-"""PlotFile: whether a plot can be written to a file, asked before anything is simulated for it."""
+"""File: checks that a plot can be written to a file, before anything is simulated for it."""
 
 from __future__ import annotations
 

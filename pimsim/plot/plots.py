@@ -1,4 +1,4 @@
-"""Plot: files of Pareto fronts, lines and tornados. matplotlib, the extra `plot`, is imported when one is drawn."""
+"""Plots: files of Pareto fronts, lines and tornados. matplotlib, the extra `plot`, is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from pimsim.sweep.sensitivity import Effect, Spread
 
 
 def plot_front(front: Front, file: str | Path, *, colour: str | None = None) -> None:
-    """All points, coloured by an axis (one with few values if None), and the front of the first two objectives.
+    """Draw all points, coloured by an axis (one with few values if None), and the front of the first two objectives.
 
-    PimsimError if the file cannot be written, or there is no matplotlib.
+    PimsimError if the file cannot be written, or matplotlib is missing.
     """
     check([Path(file)])
     _module("figure").draw_front(front, Path(file), colour)
 
 
 def plot_lines(results: Results, x: str, y: str, file: str | Path, *, by: str | None = None) -> None:
-    """`y` over `x`, a line for each value of `by`, through the mean of the points that share both.
+    """Draw `y` over `x`, a line for each value of `by`, through the mean of the points that share both.
 
-    PimsimError if the file cannot be written, a name is none of a column, or there is no matplotlib.
+    PimsimError if the file cannot be written, a name is not that of a column, or matplotlib is missing.
     """
     check([Path(file)])
     _module("figure").draw_lines(results, x, y, by, Path(file))
 
 
 def plot_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, file: str | Path) -> None:
-    """A panel of the axes' effects, where there are any, and one of the assumed parameters, where they were varied.
+    """Draw a panel of the axes' effects, if there are any, and one of the assumed parameters, if they were varied.
 
-    PimsimError if the file cannot be written, or there is no matplotlib.
+    PimsimError if the file cannot be written, or matplotlib is missing.
     """
     check([Path(file)])
     _module("tornado").draw_tornado(effects, spread, metric, Path(file))
 
 
 def _module(name: str) -> ModuleType:
-    """What draws, imported late: matplotlib takes half a second that no other command has to wait for."""
+    """Import what draws; matplotlib takes half a second that no other command has to wait for."""
     return importlib.import_module(f"pimsim.plot.{name}")

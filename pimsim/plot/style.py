@@ -1,4 +1,4 @@
-"""Look: what all plots of sweeps have in common: a paper's column wide, quantities with units, legends, scales, files.
+"""Style: what all plots of sweeps share: a paper's column wide, quantities with units, legends, scales, files.
 
 It needs matplotlib.
 """
@@ -41,7 +41,7 @@ STYLE: Any = {
     "svg.hashsalt": "pimsim",  # equal plots are equal files
 }
 WIDE = 20  # times the least: beyond that, a log scale
-TICKS = 6  # distinct values that each get theirs
+TICKS = 6  # up to this many distinct values each have a tick
 LINE, MARKER = 62, 4  # letters of a legend's line, and what a marker takes
 # by the ending of a name: what is written, and for seconds and joules the units of its kind
 UNITS = {
@@ -65,14 +65,16 @@ WRITTEN = {"ns": "ns", "us": "µs", "ms": "ms", "s": "s", "pj": "pJ", "nj": "nJ"
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """How a column is written on an axis: its label, and what its numbers are multiplied with for the label's unit."""
+    """A column as an axis shows it: its label, and the factor that turns its numbers into the label's unit."""
 
     label: str
     factor: float = 1.0
 
     @classmethod
     def of(cls, name: str, values: Sequence[float]) -> Quantity:
-        """`energy_nj.total` around 2e6 is written "energy total (mJ)" and multiplied with 1e-6."""
+        """The quantity of a column: `energy_nj.total` around 2e6 is written "energy total (mJ)" and multiplied by
+        1e-6.
+        """
         words: list[str] = []
         unit = ""
         for part in _short(name).replace(".", " ").replace("_", " ").split():
@@ -92,10 +94,11 @@ class Quantity:
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """Above the plot, in as few rows as there is room for."""
+    """Put a legend above the plot, in as few rows as there is room for."""
     columns = _columns([str(handle.get_label()) for handle in handles])
     figure.legend(
-        handles=[handle for at in range(columns) for handle in handles[at::columns]],  # it fills column by column
+        # it fills column by column
+        handles=[handle for column in range(columns) for handle in handles[column::columns]],
         loc="outside upper center",
         ncols=columns,
         handletextpad=0.2,
@@ -106,6 +109,7 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def scale(panel: Any, axis: Any, values: np.ndarray) -> None:
+    """Give an axis a linear or a log scale, and ticks, as its values need."""
     low, high = float(values.min()), float(values.max())
     distinct = np.unique(values)
     if low > 0 and high / low >= WIDE:
@@ -120,10 +124,12 @@ def scale(panel: Any, axis: Any, values: np.ndarray) -> None:
 
 
 def tick(value: float, place: int | None = None) -> str:  # noqa: ARG001
+    """A number as ticks show it, with four digits at most."""
     return f"{value:.4g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else str(EngFormatter(sep="").format_eng(value))
 
 
 def save(figure: Any, file: Path) -> None:
+    """Write the figure, whole or not at all, and equal for equal plots. PimsimError if the file cannot be written."""
     ending = file.suffix.lower().removeprefix(".")
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[ending]
     try:
@@ -133,14 +139,14 @@ def save(figure: Any, file: Path) -> None:
 
 
 def _columns(labels: Sequence[str]) -> int:
-    """Of a legend: as few rows as the width has room for."""
+    """Columns of a legend that has as few rows as the width allows."""
     for rows in range(1, len(labels)):
         columns = -(-len(labels) // rows)
-        if columns * MARKER + sum(max(map(len, labels[at::columns])) for at in range(columns)) <= LINE:
+        if columns * MARKER + sum(max(map(len, labels[column::columns])) for column in range(columns)) <= LINE:
             return columns
     return 1
 
 
 def _short(name: str) -> str:
-    """A field's name without what all fields of a device have in common."""
+    """A field's name without the words that all fields of a device begin with."""
     return name.removeprefix("device.").removeprefix("standard.")

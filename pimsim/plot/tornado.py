@@ -22,7 +22,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def draw_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, file: Path) -> None:
-    """A panel of the axes' effects, where there are any, and one of the assumed parameters, where they were varied."""
+    """Draw a panel of the axes' effects, if there are any, and one of the assumed parameters, if they were varied."""
     shown = [effect for effect in effects if effect.swing > 0][:BARS]
     swings = [swing for swing in spread.swings if swing.size(spread.baseline) > 0][:BARS] if spread else []
     bars = [len(part) for part, wanted in ((shown, effects), (swings, spread)) if wanted]
@@ -41,13 +41,13 @@ def draw_tornado(effects: Sequence[Effect], spread: Spread | None, metric: str, 
 
 def _effects(panel: Any, shown: Sequence[Effect], metric: str) -> None:
     quantity = Quantity.of(metric, [effect.most for effect in shown])
-    for at, effect in enumerate(reversed(shown)):
+    for bar, effect in enumerate(reversed(shown)):
         least, most = effect.least * quantity.factor, effect.most * quantity.factor
-        panel.barh(at, most - least, left=least, color=LEAST_COLOUR, height=0.62)
+        panel.barh(bar, most - least, left=least, color=LEAST_COLOUR, height=0.62)
         for value, text, side, gap in ((least, effect.least_at, "right", -2), (most, effect.most_at, "left", 2)):
-            panel.annotate(text, (value, at), (gap, 0), textcoords="offset points", ha=side, va="center", fontsize=6)
+            panel.annotate(text, (value, bar), (gap, 0), textcoords="offset points", ha=side, va="center", fontsize=6)
         share = f"{effect.variance:.0%}"
-        panel.annotate(share, (1.0, at), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7)
+        panel.annotate(share, (1.0, bar), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7)
     _bars(panel, [Quantity.of(effect.name, []).label for effect in reversed(shown)])
     if shown:
         low, width = 0.0, quantity.factor * max(effect.swing for effect in shown)
@@ -66,10 +66,10 @@ def _swings(panel: Any, shown: Sequence[Swing], spread: Spread) -> None:
     around = {name: value * quantity.factor for name, value in spread.percentiles().items()}
     if around:
         panel.axvspan(around["p5"], around["p95"], color="#eeeeee", zorder=0, lw=0)
-    for at, swing in enumerate(reversed(shown)):
+    for bar, swing in enumerate(reversed(shown)):
         for value, colour in ((swing.at_low, LEAST_COLOUR), (swing.at_high, MOST_COLOUR)):
             if value is not None:
-                panel.barh(at, value * quantity.factor - baseline, left=baseline, color=colour, height=0.62)
+                panel.barh(bar, value * quantity.factor - baseline, left=baseline, color=colour, height=0.62)
     panel.axvline(baseline, color="black", lw=0.7)
     _bars(panel, [f"{Quantity.of(swing.name, []).label} = {swing.value:g}" for swing in reversed(shown)])
     if not shown:

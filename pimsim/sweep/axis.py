@@ -1,4 +1,4 @@
-"""Axis: one field of a sweep, and the values it takes. A list of them, or a range with its scale."""
+"""Axis: one field of a sweep, and the values it takes: a list of them, or a range with its scale."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MOST_STEPS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Values in their order, or, without any, a range from `low` to `high`, both included.
+    """The values of a field in their order, or, without any, a range from `low` to `high`, both included.
 
-    `steps` values of it stand at equal distances on its scale; 0 of them: all that lies between, which a grid cannot
-    have. `whole`: rounded to whole numbers.
+    A range has `steps` values at equal distances on its scale, or, with 0 steps, all that lies between, which a grid
+    cannot have. `whole`: values are rounded to whole numbers.
     """
 
     name: str
@@ -32,26 +32,28 @@ class Axis:
 
     @classmethod
     def of(cls, name: str, given: Any, where: str) -> Axis:
-        """From a list of plain values, or `{from, to, steps, scale, whole}`; FieldError names the field.
+        """The axis of a list of plain values, or of `{from, to, steps, scale, whole}`. FieldError names the field.
 
         A range is of whole numbers if both its ends are, unless `whole` says otherwise.
         """
-        at = f"axes.{name}"
+        axis_name = f"axes.{name}"
         if isinstance(given, list | tuple):
             if not given:
-                raise FieldError(f"{where}: {at} has no values: write one at least")
+                raise FieldError(f"{where}: {axis_name} has no values: write one at least")
             for value in given:
                 if not isinstance(value, bool | int | float | str):
-                    raise FieldError(f"{where}: {at}: values are numbers, texts, true or false, not {value!r}")
+                    raise FieldError(f"{where}: {axis_name}: values are numbers, texts, true or false, not {value!r}")
                 if isinstance(value, float) and not math.isfinite(value):
-                    raise FieldError(f"{where}: {at}: values are finite, not {value!r}")
+                    raise FieldError(f"{where}: {axis_name}: values are finite, not {value!r}")
             distinct = {(type(value), value) for value in given}
             if len(distinct) < len(given):
-                raise FieldError(f"{where}: {at} names a value twice: {list(given)!r}")
+                raise FieldError(f"{where}: {axis_name} names a value twice: {list(given)!r}")
             return cls(name, tuple(given))
         if not isinstance(given, Mapping):
-            raise FieldError(f"{where}: {at} must be a list of values or {{from, to, steps, scale}}, not {given!r}")
-        values = Fields(given, where, {}, f"{at}.")
+            raise FieldError(
+                f"{where}: {axis_name} must be a list of values or {{from, to, steps, scale}}, not {given!r}"
+            )
+        values = Fields(given, where, {}, f"{axis_name}.")
         ends = [given.get("from"), given.get("to")]
         low = values.number("from", least=-math.inf)
         high = values.number("to", least=-math.inf)
@@ -65,16 +67,16 @@ class Axis:
         )
         values.end()
         if high <= low:
-            raise FieldError(f"{where}: {at}.to must be above {at}.from, {low:g}, not {high:g}")
+            raise FieldError(f"{where}: {axis_name}.to must be above {axis_name}.from, {low:g}, not {high:g}")
         if axis.scale == "log" and low <= 0:
-            raise FieldError(f"{where}: {at}.from must be above 0 on a log scale, not {low:g}")
+            raise FieldError(f"{where}: {axis_name}.from must be above 0 on a log scale, not {low:g}")
         if axis.steps == 1:
-            raise FieldError(f"{where}: {at}.steps must be 2 at least: both ends belong to the range")
+            raise FieldError(f"{where}: {axis_name}.steps must be 2 at least: both ends belong to the range")
         return axis
 
     @property
     def numeric(self) -> bool:
-        """Whether its values are numbers, so that more and less mean something."""
+        """Whether all listed values are numbers, so that less and more mean something."""
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
 
     def grid(self, where: str) -> tuple[Any, ...]:
@@ -85,7 +87,7 @@ class Axis:
             raise FieldError(f"{where}: axes.{self.name}.steps is missing: a grid needs to know how many values")
         return tuple(dict.fromkeys(self._within(step / (self.steps - 1)) for step in range(self.steps)))
 
-    def at(self, share: float) -> Any:
+    def value_at(self, share: float) -> Any:
         """The value at a share 0 ≤ share < 1 of the axis: equal shares have equal chances."""
         if self.values:
             return self.values[int(share * len(self.values))]
@@ -94,16 +96,16 @@ class Axis:
         return self._within(share)
 
     def ends(self) -> tuple[Any, ...]:
-        """All values of a list, both ends of a range."""
+        """All values of a list, or both ends of a range."""
         return self.values or (self._within(0.0), self._within(1.0))
 
     def as_dict(self) -> dict[str, Any] | list[Any]:
-        """As YAML has it."""
+        """The axis as plain values, as the sweep's YAML file has it."""
         if self.values:
             return list(self.values)
         low, high = self.ends()
-        found = {"from": low, "to": high, "scale": self.scale, "whole": self.whole}
-        return found | ({"steps": self.steps} if self.steps else {})
+        ends = {"from": low, "to": high, "scale": self.scale, "whole": self.whole}
+        return ends | ({"steps": self.steps} if self.steps else {})
 
     def _within(self, share: float) -> Any:
         if share <= 0 or share >= 1:  # the ends are exact

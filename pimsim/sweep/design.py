@@ -1,4 +1,4 @@
-"""Sweep: what is simulated, at which points. Read from YAML, or made in Python; equal sweeps have equal points."""
+"""Sweep: what is simulated, at which points, read from YAML or made in Python; equal sweeps have equal points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODE = (".py", ".yaml", ".csv")
 
 @dataclass(frozen=True)
 class Sweep:
-    """Points of a target's fields: `base` stays, the axes vary. `Sweep.of` checks them.
+    """The points of a target's fields: `base` stays, the axes vary. Made by `Sweep.of`, which checks it.
 
     `sample` is grid, random, latin-hypercube, or list, whose points are `listed`.
     """
@@ -40,7 +40,7 @@ class Sweep:
 
     @classmethod
     def load(cls, path: str | Path) -> Sweep:
-        """Of a YAML file. FieldError names the file, the field, and what to do."""
+        """The sweep that a YAML file describes. FieldError names the file, the field, and what to do."""
         try:
             values = parsed(Path(path).read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
@@ -73,10 +73,11 @@ class Sweep:
         seed: int = 0,
         where: str = "sweep",
     ) -> Sweep:
-        """Checked: fields exist, ranges make sense, and one point at least can be prepared.
+        """A checked sweep: its fields exist, ranges make sense, and at least one point can be prepared. FieldError
+        otherwise.
 
-        `axes` are lists or ranges as YAML has them, by the field's dotted name; `points` how many a random sample has,
-        or, for the sample list, the points themselves, which all name the same fields.
+        `axes` are lists or ranges as YAML has them, by the field's dotted name. `points` is the number of points of a
+        random sample, or, for the sample list, the points themselves, which all name the same fields.
         """
         plain = dict(_flat(base or {}, where, "base"))
         listed: tuple[tuple[Any, ...], ...] = ()
@@ -93,17 +94,18 @@ class Sweep:
         for axis in given:
             if axis.name in plain:
                 raise FieldError(f"{where}: {axis.name} is in base and on an axis: remove one of them")
-        found = cls(target, plain, given, sample, count, seed, listed, where)
-        found._check()
-        return found
+        sweep = cls(target, plain, given, sample, count, seed, listed, where)
+        sweep._check()
+        return sweep
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the axes, in their order."""
+        """Names of the axes, in their order."""
         return tuple(axis.name for axis in self.axes)
 
     @property
     def simulator(self) -> Target:
+        """The target that simulates the points."""
         return target(self.target)
 
     def points(self) -> list[tuple[Any, ...]]:
@@ -115,31 +117,33 @@ class Sweep:
         return SAMPLES[self.sample](self.axes, self.count, self.seed)
 
     def baseline(self) -> dict[str, Any]:
-        """All fields with each axis at its middle value, and so one of its own values where it lists them."""
-        return {**self.base, **{axis.name: axis.at(0.5) for axis in self.axes}}
+        """All fields, with each axis at its middle value, which is one of its own where it lists them."""
+        return {**self.base, **{axis.name: axis.value_at(0.5) for axis in self.axes}}
 
     def as_dict(self) -> dict[str, Any]:
-        """As YAML has it."""
-        found: dict[str, Any] = {"target": self.target, "base": dict(self.base), "sample": self.sample}
+        """The sweep as plain values, as its YAML file has it."""
+        fields: dict[str, Any] = {"target": self.target, "base": dict(self.base), "sample": self.sample}
         if self.sample == LISTED:
-            return {**found, "points": [dict(zip(self.names, values, strict=True)) for values in self.listed]}
+            return {**fields, "points": [dict(zip(self.names, values, strict=True)) for values in self.listed]}
         axes = {axis.name: axis.as_dict() for axis in self.axes}
-        return {**found, "points": self.count, "seed": self.seed, "axes": axes}
+        return {**fields, "points": self.count, "seed": self.seed, "axes": axes}
 
     def identity(self) -> dict[str, Any]:
-        """All that the results depend on: the sweep, the release, its code, and the content of files that it names."""
+        """All that the results depend on: the sweep, the release, its code, and the content of the files that it
+        names.
+        """
         return {**self.as_dict(), "release": version(), "code": _code(self.target), "files": self._files()}
 
     def _files(self) -> dict[str, str]:
-        found = {}
+        digests = {}
         for name in self.simulator.files:
             values: Iterable[Any] = [self.base[name]] if name in self.base else []
             for axis in self.axes:
                 values = axis.values if axis.name == name else values
             for value in values:
                 if isinstance(value, str) and Path(value).is_file():
-                    found[value] = hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
-        return found
+                    digests[value] = hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
+        return digests
 
     def _check(self) -> None:
         """FieldError if no point can be prepared: then a field is wrong, and not the values of some points."""
@@ -172,7 +176,7 @@ def _mapping(value: Any, where: str, name: str) -> Mapping[Any, Any]:
 
 
 def _flat(values: Any, where: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Nested mappings by dotted names."""
+    """The values of nested mappings by dotted names."""
     for key, value in _mapping(values, where, name).items():
         if isinstance(value, Mapping):
             yield from ((f"{key}.{inner}", plain) for inner, plain in _flat(value, where, f"{name}.{key}"))
@@ -197,20 +201,20 @@ def _count(points: Any, sample: str, where: str) -> int:
 def _listed(points: Any, where: str) -> tuple[tuple[Axis, ...], tuple[tuple[Any, ...], ...]]:
     if not isinstance(points, Sequence) or isinstance(points, str) or not points:
         raise FieldError(f"{where}: points must be a list of mappings for the sample {LISTED}, not {points!r}")
-    flat = [dict(_flat(point, where, f"points[{at}]")) for at, point in enumerate(points)]
+    flat = [dict(_flat(point, where, f"points[{row}]")) for row, point in enumerate(points)]
     names = tuple(flat[0])
-    for at, point in enumerate(flat):
+    for row, point in enumerate(flat):
         if set(point) != set(names):
             other = sorted(set(point) ^ set(names))[0]
-            raise FieldError(f"{where}: points[{at}]: all points name the same fields, {other} is not in all of them")
+            raise FieldError(f"{where}: points[{row}]: all points name the same fields, {other} is not in all of them")
     values = tuple(tuple(point[name] for name in names) for point in flat)
-    distinct = [tuple(dict.fromkeys(point[at] for point in values)) for at in range(len(names))]
+    distinct = [tuple(dict.fromkeys(point[row] for point in values)) for row in range(len(names))]
     return tuple(Axis(name, own) for name, own in zip(names, distinct, strict=True)), values
 
 
 @lru_cache(maxsize=8)
 def _code(name: str) -> str:
-    """Of all sources and data of pimsim, and of the module that a target of one's own stands in."""
+    """A checksum of all sources and data of pimsim, and of the module of a target that is not pimsim's own."""
     package = Path(__file__).parents[1]
     files = [file for file in package.rglob("*") if file.suffix in CODE]
     module = name.partition(":")[0]

@@ -1,4 +1,4 @@
-"""Executor: who simulates the chunks of a sweep. This process, others on this machine, or a Ray cluster."""
+"""Executor: what simulates the chunks of a sweep: this process, others on this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WAITING = 2  # chunks in hand for each worker: none waits for the parent, and fe
 
 
 def processes(chunks: Sequence[Chunk], workers: int) -> Rows:
-    """As many processes as workers, each a fresh interpreter; one worker is this process itself.
+    """Simulate in as many processes as workers, each a fresh interpreter; a single worker is this process itself.
 
     They end with this process, however that ends. PimsimError if one of them is killed.
     """
@@ -53,14 +53,15 @@ def processes(chunks: Sequence[Chunk], workers: int) -> Rows:
         ) from error
     finally:
         pool.shutdown(wait=not pending, cancel_futures=True)
-        writer.close()  # whoever still works ends
+        writer.close()  # a worker that still runs ends
         reader.close()
 
 
 def on_ray(chunks: Sequence[Chunk], workers: int) -> Rows:
-    """Tasks of a Ray cluster: the one that is connected, or RAY_ADDRESS names, or `workers` processes of this machine.
+    """Simulate as tasks of a Ray cluster: the one that is connected or that RAY_ADDRESS names, or else `workers`
+    processes here.
 
-    The cluster's nodes need pimsim, and files that the sweep names under the same paths.
+    The cluster's nodes need pimsim, and the files that the sweep names under the same paths.
     """
     try:
         ray = importlib.import_module("ray")  # it takes a second, and only some have it
@@ -77,8 +78,8 @@ def on_ray(chunks: Sequence[Chunk], workers: int) -> Rows:
         pending = [remote.remote(chunk) for _, chunk in zip(range(at_once), left, strict=False)]
         while pending:
             ended, pending = ray.wait(pending, num_returns=1)
-            for found in ended:
-                yield ray.get(found)
+            for chunk_rows in ended:
+                yield ray.get(chunk_rows)
                 if (following := next(left, None)) is not None:
                     pending.append(remote.remote(following))
     except ray.exceptions.RayError as error:
@@ -93,12 +94,12 @@ EXECUTORS: dict[str, Executor] = {"processes": processes, "ray": on_ray}
 
 
 def cores() -> int:
-    """That this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def executor(name: str, workers: int) -> Executor:
-    """Of the table. WorkloadError for a name or a number of workers that is none."""
+    """The executor of that name. WorkloadError for an unknown name, or fewer than one worker."""
     if name not in EXECUTORS:
         raise WorkloadError(f"the executor must be {' or '.join(EXECUTORS)}, not {name!r}")
     if workers < 1:

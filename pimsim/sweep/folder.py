@@ -1,6 +1,6 @@
-"""Folder: where a sweep keeps its manifest, its parts and its results, so that a killed one goes on where it was.
+"""Folder: where a sweep keeps its manifest, its parts and its results, so that one that was stopped can go on.
 
-manifest.json     what was asked, and all that results depend on
+manifest.json     the sweep, and all else that its results depend on
 parts/00007.parquet   rows of one chunk; whole, or not there
 results.parquet   all rows, once all parts are there; then the parts go
 """
@@ -27,28 +27,35 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One sweep's. Whoever writes has `claimed` it."""
+    """The folder of one sweep. Only a process that has `claimed` it writes there."""
 
     path: Path
 
     @property
     def manifest(self) -> Path:
+        """The file that says which sweep this is."""
         return self.path / "manifest.json"
 
     @property
     def parts(self) -> Path:
+        """The folder of the parts."""
         return self.path / "parts"
 
     @property
     def results(self) -> Path:
+        """The file of all rows."""
         return self.path / "results.parquet"
 
     def part(self, chunk: int) -> Path:
+        """The file of a chunk's rows."""
         return self.parts / f"{chunk:05}.parquet"
 
     @contextmanager
     def claimed(self, identity: Mapping[str, Any]) -> Iterator[None]:
-        """Nobody else writes here meanwhile. PimsimError if someone does, or if another sweep's results are here."""
+        """Keep other processes from writing here meanwhile.
+
+        PimsimError if one is writing, or if results of another sweep are here.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             others = {file.name for file in self.path.iterdir()} - {".lock", f"{self.manifest.name}.partial"}
@@ -70,23 +77,23 @@ class Folder:
             raise PimsimError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
     def ended(self, chunks: int) -> set[int]:
-        """Chunks of the first so many whose parts can be read; a damaged one is removed."""
-        found = set()
+        """Numbers of the first `count` chunks whose parts can be read; a damaged part is removed."""
+        numbers = set()
         for number in range(chunks):
             if self.part(number).exists():
                 try:
                     table.read_table(self.part(number))
-                    found.add(number)
+                    numbers.add(number)
                 except (OSError, pa.ArrowException):
                     self.part(number).unlink()
-        return found
+        return numbers
 
     def keep(self, chunk: int, rows: Sequence[Row]) -> None:
-        """Write a chunk's part."""
+        """Write the part of a chunk."""
         table.write(rows, self.part(chunk))
 
     def finish(self, chunks: int, names: Sequence[str], identity: Mapping[str, Any]) -> None:
-        """Make one file of all parts, equal for equal rows."""
+        """Make one file of all parts; equal rows give equal files."""
         rows = table.merged((table.read(self.part(number)) for number in range(chunks)), names)
         table.write(rows, self.results, {"pimsim.sweep": json.dumps(identity)})
 
@@ -95,24 +102,24 @@ class Folder:
         shutil.rmtree(self.parts)
 
     def identity(self) -> dict[str, Any]:
-        """What the manifest says. PimsimError if there is none that can be read."""
+        """The sweep that the manifest describes. PimsimError if there is none that can be read."""
         try:
-            found: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))["sweep"]
+            kept: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))["sweep"]
         except FileNotFoundError as error:
             raise PimsimError(f"{self.path} holds no sweep: there is no {self.manifest.name}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PimsimError(f"{self.manifest} cannot be read ({error}): remove the folder and sweep again") from error
-        return found
+        return kept
 
     def _agree(self, identity: Mapping[str, Any]) -> None:
         # as JSON has it: tuples and lists are the same there
-        asked = json.loads(json.dumps(identity))
+        wanted = json.loads(json.dumps(identity))
         if not self.manifest.exists():
-            text = json.dumps({"format": FORMAT, "sweep": asked}, indent=1)
+            text = json.dumps({"format": FORMAT, "sweep": wanted}, indent=1)
             table.whole(self.manifest, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
             return
-        found = self.identity()
-        others = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
+        kept = self.identity()
+        others = [name for name in {**kept, **wanted} if kept.get(name) != wanted.get(name)]
         if others:
             raise PimsimError(
                 f"{self.path} holds another sweep's results; what differs: {', '.join(others)}. Take another --out, or"

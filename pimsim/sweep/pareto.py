@@ -35,14 +35,15 @@ class Front:
     points: tuple[int, ...]
 
     def rows(self) -> list[Row]:
-        """Of each point: its number, the axes, the objectives."""
+        """A row for each point of the front: its number, its axes' values, its objectives."""
         names = list(dict.fromkeys((POINT, *self.results.axes, *(objective.name for objective in self.objectives))))
         chosen = self.results.table.select(names).to_pylist()
         return [chosen[point] for point in self.points]
 
 
 def pareto(results: Results, *objectives: Objective) -> Front:
-    """Points that failed, or lack an objective, are left out; equal points are all on the front.
+    """The front of a sweep's results. Points that failed, or lack an objective, are left out; equal points are all on
+    it.
 
     WorkloadError if no point is left, or for a column that is not there.
     """
@@ -57,17 +58,20 @@ def pareto(results: Results, *objectives: Objective) -> Front:
 
 
 def on_front(costs: np.ndarray) -> np.ndarray:
-    """Bool [rows]: no other row is as low in all columns and lower in one. Costs [rows, 1 or more], finite."""
-    distinct, place = np.unique(costs, axis=0, return_inverse=True)  # sorted: nobody is beaten by a later one
-    if costs.shape[1] == 2:  # in order of the first, whoever is lower in the second than all before
+    """Whether each row of `costs` [rows, 1 or more], finite, is on the front, bool [rows].
+
+    A row is, unless another is as low in all columns and lower in one.
+    """
+    distinct, place = np.unique(costs, axis=0, return_inverse=True)  # sorted: a point is never beaten by a later one
+    if costs.shape[1] == 2:  # in order of the first, those that are lower in the second than all before
         before = np.minimum.accumulate(np.concatenate([[np.inf], distinct[:-1, 1]]))
         return (distinct[:, 1] < before)[place.reshape(-1)]
     kept = np.zeros(len(distinct), bool)
     front = np.empty_like(distinct)
     count = 0
-    for at, row in enumerate(distinct):
+    for number, row in enumerate(distinct):
         if not (front[:count] <= row).all(axis=1).any():
-            kept[at] = True
+            kept[number] = True
             front[count] = row
             count += 1
     return kept[place.reshape(-1)]
@@ -76,7 +80,7 @@ def on_front(costs: np.ndarray) -> np.ndarray:
 def objectives(x: str, y: str, least: Sequence[str], most: Sequence[str]) -> list[Objective]:
     """The x axis, of which less is better, the y axis, of which more is, and others; `least` and `most` change that.
 
-    WorkloadError for one that is in both.
+    WorkloadError for a name that is in both.
     """
     for name in least:
         if name in most:

@@ -1,4 +1,4 @@
-"""Point: one simulation of a sweep, and the chunks of them that are handed to workers and kept together."""
+"""Point: one simulation of a sweep, and the chunks in which points are handed to workers and kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNKS = 128  # of a sweep, before they grow: what a kill loses is a chunk a wor
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Points that lie together in one part of the results. It travels to other processes."""
+    """Points whose rows make one part of the results. It travels to other processes."""
 
     number: int
     target: str
@@ -28,31 +28,35 @@ class Chunk:
 
 
 def chunks(sweep: Sweep) -> list[Chunk]:
-    """All points, in order; how they are cut depends on nothing but the sweep."""
+    """All points, in order; how they are cut depends on the sweep alone."""
     points = sweep.points()
     size = max(1, min(LARGEST_CHUNK, len(points) // CHUNKS))
     return [
-        Chunk(at // size, sweep.target, sweep.base, sweep.names, at, points[at : at + size])
-        for at in range(0, len(points), size)
+        Chunk(begin // size, sweep.target, sweep.base, sweep.names, begin, points[begin : begin + size])
+        for begin in range(0, len(points), size)
     ]
 
 
 def simulate_chunk(chunk: Chunk) -> tuple[int, list[Row]]:
-    """The chunk's number and a row for each of its points; a point that fails has the error in its row."""
-    found = target(chunk.target)
+    """Simulate all points of a chunk; returns its number and a row for each point. A point that fails has the error in
+    its row.
+    """
+    simulator = target(chunk.target)
     return chunk.number, [
-        row(found, at, chunk.base, dict(zip(chunk.names, values, strict=True)))
-        for at, values in enumerate(chunk.points, chunk.first)
+        row(simulator, number, chunk.base, dict(zip(chunk.names, values, strict=True)))
+        for number, values in enumerate(chunk.points, chunk.first)
     ]
 
 
 def row(target: Target, number: int, base: Mapping[str, Any], values: Mapping[str, Any]) -> Row:
-    """The point's number, the axes' values, the error or None, and the result; one named as an axis gets `result.`."""
-    found: Row = {POINT: number, **values, ERROR: None}
+    """The row of a point: its number, its axes' values, the error or None, and the result; a result named as an axis is
+    `result.`NAME.
+    """
+    columns: Row = {POINT: number, **values, ERROR: None}
     try:
         result = target.prepare({**base, **values})()
-        return found | {f"result.{name}" if name in found else name: value for name, value in flat(result)}
+        return columns | {f"result.{name}" if name in columns else name: value for name, value in flat(result)}
     except PimsimError as error:
-        return found | {ERROR: str(error)}
+        return columns | {ERROR: str(error)}
     except Exception as error:  # a defect at one point must not cost the others
-        return found | {ERROR: f"{type(error).__name__}: {error}"}
+        return columns | {ERROR: f"{type(error).__name__}: {error}"}

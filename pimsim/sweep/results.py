@@ -1,4 +1,4 @@
-"""Results: the rows of a sweep that has ended, and what is asked of them."""
+"""Results: the rows of a sweep that has ended, and questions about them."""
 
 from __future__ import annotations
 
@@ -20,37 +20,39 @@ from pimsim.sweep.table import ERROR, POINT, Row
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """A row for each point: its number, the axes' values, the error or None, then what the simulator told."""
+    """The rows of a sweep, one for each point: its number, its axes' values, the error or None, then the simulator's
+    result.
+    """
 
     folder: Folder
     table: pa.Table
 
     @classmethod
     def open(cls, folder: str | Path) -> Results:
-        """Of a folder in which a sweep has ended. PimsimError if none has."""
-        found = Folder(Path(folder))
-        found.identity()
-        if not found.results.exists():
+        """The results in a folder. PimsimError if no sweep has ended there."""
+        kept = Folder(Path(folder))
+        kept.identity()
+        if not kept.results.exists():
             raise PimsimError(f"the sweep of {folder} has not ended: sweep again to go on")
         try:
-            return cls(found, table.read_table(found.results))
+            return cls(kept, table.read_table(kept.results))
         except (OSError, pa.ArrowException) as error:
-            raise PimsimError(f"{found.results} cannot be read ({error}): remove it and sweep again") from error
+            raise PimsimError(f"{kept.results} cannot be read ({error}): remove it and sweep again") from error
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     @cached_property
     def sweep(self) -> Sweep:
-        """What was asked. PimsimError if a file that it names is gone."""
-        asked = self.folder.identity()
+        """The sweep whose results these are. PimsimError if a file that it names is gone."""
+        identity = self.folder.identity()
         return Sweep.of(
-            asked["target"],
-            base=asked["base"],
-            axes=asked.get("axes"),
-            sample=asked["sample"],
-            points=asked["points"],
-            seed=asked.get("seed", 0),
+            identity["target"],
+            base=identity["base"],
+            axes=identity.get("axes"),
+            sample=identity["sample"],
+            points=identity["points"],
+            seed=identity.get("seed", 0),
             where=str(self.folder.manifest),
         )
 
@@ -67,11 +69,11 @@ class Results:
 
     @cached_property
     def errors(self) -> dict[int, str]:
-        """Of the points that failed, by their numbers."""
+        """What went wrong at each point that failed, by the point's number."""
         return {row[POINT]: row[ERROR] for row in self.table.select([POINT, ERROR]).to_pylist() if row[ERROR]}
 
     def name(self, wanted: str) -> str:
-        """The column of that name, or the only one whose name ends in it after a dot, or else only lacks its unit.
+        """The column of that name, or the only one whose name ends in it after a dot, or else lacks only its unit.
 
         So `cost` may stand for `cost_usd`. WorkloadError if no column is meant, or several may be.
         """
@@ -100,7 +102,7 @@ class Results:
         ]
 
     def numbers(self, name: str) -> np.ndarray:
-        """A column as float64 [points], not a number where a point failed. WorkloadError if it is not of numbers."""
+        """A column as float64 [points], NaN where a point failed. WorkloadError if it does not hold numbers."""
         name = self.name(name)
         if name not in self.numeric():
             raise WorkloadError(f"{name!r} is not a number; those are {', '.join(self.numeric())}")
@@ -108,5 +110,5 @@ class Results:
         return np.array([np.nan if value is None else value for value in values], np.float64)
 
     def values(self, name: str) -> list[Any]:
-        """A column as it is."""
+        """The values of a column, in the order of the points."""
         return self.table[self.name(name)].to_pylist()

@@ -1,4 +1,4 @@
-"""Run: a sweep from its points to its results; what an earlier run of it has ended is not simulated again."""
+"""Run: a sweep from its points to its results; what an earlier run has simulated is not simulated again."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def run_sweep(
     executed_by: str = "processes",
     progress: bool = False,
 ) -> Results:
-    """Simulate all points (of a Sweep, or a YAML file) and keep the results in the folder `out`.
+    """Simulate all points of a sweep (or of a YAML file), and keep the results in the folder `out`.
 
-    `workers` are processes, all cores if None; results depend neither on them nor on a kill between. `progress` shows a
-    bar on a terminal. PimsimError if `out` holds another sweep. A script calls this under
-    `if __name__ == "__main__":`, as its workers import it.
+    `workers` is the number of processes, all cores if None; results depend neither on it nor on a kill in between.
+    `progress` shows a bar on a terminal. PimsimError if `out` holds another sweep. A script calls this under `if
+    __name__ == "__main__":`, as its workers import it.
     """
     sweep = sweep if isinstance(sweep, Sweep) else Sweep.load(sweep)
     workers = cores() if workers is None else workers
@@ -42,9 +42,9 @@ def run_sweep(
             shown = None if progress else True  # None: where there is a terminal
             with (
                 tqdm(total=total, initial=done, unit="point", disable=shown, leave=False, dynamic_ncols=True) as bar,
-                closing(simulate(left, max(1, min(workers, len(left))))) as found,
+                closing(simulate(left, max(1, min(workers, len(left))))) as chunks_done,
             ):
-                for number, rows in found:
+                for number, rows in chunks_done:
                     folder.keep(number, rows)
                     bar.update(len(rows))
             folder.finish(len(work), sweep.names, identity)

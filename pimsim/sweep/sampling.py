@@ -1,4 +1,4 @@
-"""Sampling: which points of the axes are simulated. Grid, random, or Latin hypercube; equal seeds give equal points."""
+"""Sampling: which points of the axes are simulated: grid, random, or Latin hypercube; equal seeds give equal points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ MOST_POINTS = 10_000_000
 
 
 def grid(axes: Sequence[Axis], where: str) -> list[tuple[Any, ...]]:
-    """Every combination; the last axis changes fastest. FieldError if they are more than anybody waits for."""
+    """Every combination of the axes' values; the last axis changes fastest. FieldError if they are more than
+    MOST_POINTS.
+    """
     values = [axis.grid(where) for axis in axes]
     count = math.prod(map(len, values))
     if count > MOST_POINTS:
@@ -27,12 +29,14 @@ def grid(axes: Sequence[Axis], where: str) -> list[tuple[Any, ...]]:
 
 
 def random(axes: Sequence[Axis], points: int, seed: int) -> list[tuple[Any, ...]]:
-    """Each point drawn for itself."""
+    """Points that are drawn independently of each other."""
     return _values(axes, np.random.default_rng(seed).random((points, len(axes))))
 
 
 def latin_hypercube(axes: Sequence[Axis], points: int, seed: int) -> list[tuple[Any, ...]]:
-    """Each axis is cut in as many equal parts as there are points, and each part has one point (McKay et al., 1979)."""
+    """Points such that each of as many equal parts of an axis as there are points has one of them (McKay et al.,
+    1979).
+    """
     generator = np.random.default_rng(seed)
     parts = np.stack([generator.permutation(points) for _ in axes], axis=1)
     return _values(axes, (parts + generator.random(parts.shape)) / points)
@@ -47,4 +51,4 @@ SAMPLES: dict[str, Callable[[Sequence[Axis], int, int], list[tuple[Any, ...]]]] 
 def _values(axes: Sequence[Axis], shares: np.ndarray) -> list[tuple[Any, ...]]:
     # a share that rounding made 1 belongs to the last part
     below = np.minimum(shares, np.nextafter(1.0, 0.0)).tolist()
-    return [tuple(axis.at(share) for axis, share in zip(axes, point, strict=True)) for point in below]
+    return [tuple(axis.value_at(share) for axis, share in zip(axes, point, strict=True)) for point in below]

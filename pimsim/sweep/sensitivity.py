@@ -1,4 +1,4 @@
-"""Sensitivity: which parameter matters. Effects of a sweep's axes, and of assumed parameters at one of its points."""
+"""Sensitivity: which parameter matters: effects of a sweep's axes, and of assumed parameters at one of its points."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROUNDS = 50  # in which points that cannot be are drawn again
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Of one axis: the mean of the metric at the level where it is least and at the one where it is most.
+    """The effect of one axis: the mean of the metric at the level where it is least and at the one where it is most.
 
     `variance` is the share of the metric's variance between levels (the correlation ratio, 0 … 1).
     """
@@ -41,16 +41,18 @@ class Effect:
 
     @property
     def swing(self) -> float:
+        """The distance between the two means."""
         return self.most - self.least
 
     def as_dict(self) -> dict[str, Any]:
+        """The effect as the command's JSON has it."""
         names = ("name", "least_at", "least", "most_at", "most", "variance")
         return {name: getattr(self, name) for name in names} | {"swing": self.swing}
 
 
 @dataclass(frozen=True, slots=True)
 class Swing:
-    """Of one assumed parameter: the metric at its low and its high value, all else unchanged; None where that fails."""
+    """An assumed parameter's effect: the metric at its low and high value, all else unchanged; None if that fails."""
 
     name: str
     value: float
@@ -60,11 +62,12 @@ class Swing:
     at_high: float | None
 
     def size(self, baseline: float) -> float:
-        """Between the farthest two of the three."""
+        """The distance between the farthest two of the low, the high and the unchanged value."""
         known = [value for value in (self.at_low, self.at_high, baseline) if value is not None]
         return max(known) - min(known)
 
     def as_dict(self) -> dict[str, Any]:
+        """The effect as the command's JSON has it."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -89,12 +92,13 @@ class Spread:
     fixed: tuple[str, ...]  # assumed, but no number that can be varied
 
     def percentiles(self) -> dict[str, float]:
-        """Of the samples; empty without any."""
+        """Percentiles of the metric over the samples, by name (`p5`); empty without samples."""
         if not self.samples:
             return {}
-        return {f"p{at}": float(np.percentile(self.samples, at)) for at in BAND}
+        return {f"p{percentile}": float(np.percentile(self.samples, percentile)) for percentile in BAND}
 
     def as_dict(self) -> dict[str, Any]:
+        """All effects and percentiles as the command's JSON has them."""
         plain = ("metric", "factor", "baseline", "failed")
         return {name: getattr(self, name) for name in plain} | {
             "samples": len(self.samples),
@@ -105,15 +109,15 @@ class Spread:
 
 
 def effects(results: Results, metric: str) -> list[Effect]:
-    """Of every axis with two values or more, the greatest share of variance first.
+    """The effect of every axis with two values or more, the greatest share of variance first.
 
-    Right for a grid or a sample, in which axes are independent. WorkloadError if no two points have the metric.
+    It is right for a grid or a sample, in which axes are independent. WorkloadError if no two points have the metric.
     """
-    found = results.numbers(metric)
-    usable = np.isfinite(found)
+    measured = results.numbers(metric)
+    usable = np.isfinite(measured)
     if usable.sum() < 2:
         raise WorkloadError(f"{results.folder.path}: fewer than two points have {metric}")
-    metric_values = found[usable]
+    metric_values = measured[usable]
     given = []
     for name in results.axes:
         values = [value for value, chosen in zip(results.values(name), usable, strict=True) if chosen]
@@ -124,19 +128,21 @@ def effects(results: Results, metric: str) -> list[Effect]:
 
 
 def levels(values: Sequence[Any]) -> tuple[list[str], np.ndarray]:
-    """Labels, and the index of each value's: distinct values, or of many numbers bins with about as many in each."""
+    """Labels, and each value's index in them: distinct values, or, of many numbers, bins with about as many values in
+    each.
+    """
     distinct = list(dict.fromkeys(values))
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct)
     if len(distinct) <= MOST_LEVELS or not numeric:
         distinct = sorted(distinct) if numeric else distinct
-        place = {value: at for at, value in enumerate(distinct)}
+        place = {value: number for number, value in enumerate(distinct)}
         return [_label(value) for value in distinct], np.array([place[value] for value in values])
     array = np.asarray(values, np.float64)
     bins = max(2, min(BINS, len(values) // LEAST_IN_BIN))
     cuts = np.unique(np.quantile(array, np.arange(1, bins) / bins))
     level = np.searchsorted(cuts, array, side="right")
     _, level = np.unique(level, return_inverse=True)
-    inside = [array[level == at] for at in range(int(level.max()) + 1)]
+    inside = [array[level == number] for number in range(int(level.max()) + 1)]
     ends = [(_label(part.min()), _label(part.max())) for part in inside]
     return [low if low == high else f"{low} to {high}" for low, high in ends], level
 
@@ -171,8 +177,8 @@ def assumed_spread(
     if not axes:
         raise WorkloadError(f"{sweep.target}: no number is assumed that the sweep leaves as it is")
     points = [defaults]
-    for at, axis in enumerate(axes):
-        points += [(*defaults[:at], end, *defaults[at + 1 :]) for end in (axis.ends()[0], axis.ends()[-1])]
+    for number, axis in enumerate(axes):
+        points += [(*defaults[:number], end, *defaults[number + 1 :]) for end in (axis.ends()[0], axis.ends()[-1])]
     points += possible(sweep.simulator, base, axes, samples)
     names = [axis.name for axis in axes]
     listed = [dict(zip(names, values, strict=True)) for values in points]
@@ -180,11 +186,11 @@ def assumed_spread(
     # by all that they depend on: what another factor, point or release has left does not disturb
     out = results.folder.path / "sensitivity" / configuration_hash(varied.identity())
     ran = run_sweep(varied, out, workers=workers, progress=progress)
-    found = ran.numbers(results.name(metric))
-    if not math.isfinite(found[0]):
+    measured = ran.numbers(results.name(metric))
+    if not math.isfinite(measured[0]):
         raise WorkloadError(f"the point cannot be simulated as it is: {ran.errors.get(0)}; choose another with --point")
-    single, joint = found[1 : 1 + 2 * len(axes)].reshape(-1, 2), found[1 + 2 * len(axes) :]
-    baseline = float(found[0])
+    single, joint = measured[1 : 1 + 2 * len(axes)].reshape(-1, 2), measured[1 + 2 * len(axes) :]
+    baseline = float(measured[0])
     swings = [
         Swing(axis.name, default, axis.ends()[0], axis.ends()[-1], *(_known(value) for value in pair))
         for axis, default, pair in zip(axes, defaults, single, strict=True)
@@ -201,19 +207,21 @@ def assumed_spread(
 
 
 def possible(simulator: Target, base: Mapping[str, Any], axes: Sequence[Axis], samples: int) -> list[tuple[Any, ...]]:
-    """So many points of a Latin hypercube that can be prepared; those that cannot, as a short time above the long one,
-    are drawn again. Fewer if hardly any can."""
-    found: list[tuple[Any, ...]] = []
+    """Points of a Latin hypercube, up to `samples`, that can be prepared; those that cannot are drawn again.
+
+    A short time above the long one cannot, for instance. There are fewer points if hardly any can be prepared.
+    """
+    points: list[tuple[Any, ...]] = []
     for seed in range(ROUNDS if samples else 0):
         for values in latin_hypercube(axes, samples, seed):
             try:
                 simulator.prepare({**base, **{axis.name: value for axis, value in zip(axes, values, strict=True)}})
             except PimsimError:
                 continue
-            found.append(values)
-            if len(found) == samples:
-                return found
-    return found
+            points.append(values)
+            if len(points) == samples:
+                return points
+    return points
 
 
 def _effect(name: str, labels: Sequence[str], level: np.ndarray, values: np.ndarray) -> Effect:
@@ -227,8 +235,8 @@ def _effect(name: str, labels: Sequence[str], level: np.ndarray, values: np.ndar
 
 
 def parameters(simulator: Target, base: dict[str, Any], factor: float) -> tuple[list[Parameter], tuple[str, ...]]:
-    """Assumed numbers that `base` does not set, and the names of what else is assumed."""
-    found, fixed = [], []
+    """The assumed numbers that `base` does not set, and the names of what else is assumed."""
+    varied, fixed = [], []
     for name, value in dict(simulator.assumed(base)).items():
         if name in base:
             continue
@@ -236,13 +244,13 @@ def parameters(simulator: Target, base: dict[str, Any], factor: float) -> tuple[
             fixed.append(name)
         elif isinstance(value, int) and value >= LEAST_SIZE and not value & (value - 1):
             shifts = range(-int(math.log2(factor)), int(math.log2(factor)) + 1)
-            found.append(Parameter(value, Axis(name, tuple(round(value * 2.0**shift) for shift in shifts))))
+            varied.append(Parameter(value, Axis(name, tuple(round(value * 2.0**shift) for shift in shifts))))
         elif isinstance(value, int):
             low, high = max(1, round(value / factor)), max(1, round(value * factor))
-            found.append(Parameter(value, Axis(name, low=low, high=high, scale="log", whole=True)))
+            varied.append(Parameter(value, Axis(name, low=low, high=high, scale="log", whole=True)))
         else:
-            found.append(Parameter(value, Axis(name, low=value / factor, high=value * factor, scale="log")))
-    return found, tuple(fixed)
+            varied.append(Parameter(value, Axis(name, low=value / factor, high=value * factor, scale="log")))
+    return varied, tuple(fixed)
 
 
 def _values(results: Results, point: int) -> dict[str, Any]:

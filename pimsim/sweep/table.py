@@ -1,4 +1,4 @@
-"""Table: points' results as columns of plain types, equal for equal rows, and how they are kept in Parquet."""
+"""Table: points' results as columns of plain types, equal for equal rows, and their files in Parquet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS_A_GROUP = 1 << 16
 
 
 def flat(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A result's values by dotted name; lists, and the parts of its provenance, as JSON."""
+    """The values of a result by dotted name; lists, and the parts of its provenance, as JSON."""
     for name, value in result.items():
         if isinstance(value, Mapping) and prefix != f"{WHOLE}.":
             yield from flat(value, f"{prefix}{name}.")
@@ -51,15 +51,15 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def write(rows: Sequence[Row], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """A Parquet file that is there whole or not at all."""
-    found = table(rows)
+    """Write a Parquet file, which is there whole or not at all."""
+    contents = table(rows)
     if metadata:
-        found = found.replace_schema_metadata(dict(metadata))
-    whole(path, lambda partial: pq.write_table(found, partial, compression="zstd", row_group_size=ROWS_A_GROUP))
+        contents = contents.replace_schema_metadata(dict(metadata))
+    whole(path, lambda partial: pq.write_table(contents, partial, compression="zstd", row_group_size=ROWS_A_GROUP))
 
 
 def whole(path: Path, write: Any) -> None:
-    """Let `write` write a file beside `path` that then takes its place at once."""
+    """Let `write` write a file beside `path`, which then takes its place at once."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         write(partial)
@@ -77,7 +77,9 @@ def read(path: Path) -> list[Row]:
 
 
 def read_table(path: Path) -> pa.Table:
-    """In this thread alone: Arrow's own may abort a process that ends soon after (its issue 50482)."""
+    """Read a file in this thread alone: Arrow's own threads may abort a process that ends soon after (its issue
+    50482).
+    """
     with pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False) as file:
         return file.read(use_threads=False)
 

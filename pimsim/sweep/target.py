@@ -1,4 +1,4 @@
-"""Target: what a sweep simulates at each point. A table of pimsim's simulators, or any function of a point's fields."""
+"""Target: what a sweep simulates at each point: one of pimsim's simulators, or any function of a point's fields."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ def _nothing(values: Values) -> Iterable[tuple[str, Any]]:  # noqa: ARG001
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`prepare` checks a point's fields and returns what simulates it, which gives the result as JSON has it.
+    """`prepare` checks a point's fields and returns what simulates it, which returns the result as the commands' JSON
+    has it.
 
-    `prepare` raises PimsimError for fields that are unknown, missing or wrong, and what it returns for a point that
-    cannot be simulated. `files` are the fields that may name a file; `metric` is the result that is looked at unless
-    another is named. `assumed` are the names and values of the fields that lean on nobody but this project.
+    `prepare` raises PimsimError for fields that are unknown, missing or wrong, and so does what it returns for a point
+    that cannot be simulated. `files` are the fields that may name a file; `metric` is the figure that is examined
+    unless another is named. `assumed` gives the names and values of the fields that have no source outside this
+    project.
     """
 
     name: str
@@ -52,7 +54,7 @@ class Target:
 
 
 class _Point:
-    """The fields of a point; those that nobody takes are unknown."""
+    """The fields of a point; a field that is never taken is unknown."""
 
     def __init__(self, values: Values, *parts: str) -> None:
         self.own, self.inner = split(values, *parts)
@@ -66,13 +68,14 @@ class _Point:
         return self.own.pop(name, default)
 
     def text(self, name: str, default: str | None = None) -> str:
+        """Take a text; FieldError if it is missing and has no default."""
         value = self.take(name, default)
         if not isinstance(value, str):
             raise FieldError(f"{name} must be a text, not {value!r}")
         return value
 
     def settings(self, kind: type, part: str | None = None) -> Any:
-        """A dataclass of plain values, of the fields that remain or those of a part."""
+        """Make a dataclass of plain values of the fields that remain, or of those of a part."""
         given = self.own if part is None else self.inner[part]
         taken: dict[str, Any] = {}
         for setting in dataclasses.fields(kind):
@@ -88,7 +91,7 @@ class _Point:
         return kind(**taken)
 
     def end(self) -> None:
-        """FieldError for a field that nobody took."""
+        """FieldError for a field that was never taken."""
         for name in self.own:
             raise FieldError(f"unknown field {name}; there are {', '.join(sorted(self.known))}")
 
@@ -104,9 +107,9 @@ def _typed(name: str, kind: str, value: Any) -> Any:
 def _attention(values: Values) -> Simulate:
     point = _Point(values, "device")
     device = HbmPim.load(point.text("device", "hbm3-attacc"), point.inner["device"])
-    asked = point.settings(Attention)
+    layer = point.settings(Attention)
     point.end()
-    return lambda: attention(device, asked).as_dict()
+    return lambda: attention(device, layer).as_dict()
 
 
 def _search(values: Values) -> Simulate:
@@ -146,7 +149,7 @@ def _changed(path: str) -> int:
     try:
         return Path(path).stat().st_mtime_ns
     except OSError:
-        return 0  # whoever reads it says what is wrong
+        return 0  # reading it says what is wrong
 
 
 @lru_cache(maxsize=4)
@@ -208,7 +211,7 @@ def _named(under: str, sourced: Iterable[Sourced], inner: Mapping[str, Iterable[
 
 
 def _term(value: Sourced) -> tuple[str, Any]:
-    """Of a table of energies: its sources tell number and unit in one text."""
+    """Name and number of a term of an energy table, whose value is a text of number and unit."""
     return f"{value.name}.value", float(str(value.value).partition(" ")[0])
 
 
@@ -238,7 +241,10 @@ TARGETS: dict[str, Target] = {
 
 
 def target(name: str) -> Target:
-    """Of the table, or `module:function`, which takes a point's fields and returns its result. FieldError otherwise."""
+    """The target of that name in TARGETS, or `module:function`, a function from a point's fields to its result.
+
+    FieldError for a name that is neither.
+    """
     if name in TARGETS:
         return TARGETS[name]
     module, colon, attribute = name.partition(":")
@@ -249,5 +255,5 @@ def target(name: str) -> Target:
     except (ImportError, AttributeError, ValueError) as error:
         raise FieldError(f"the target {name!r} cannot be imported: {error}") from error
     if not callable(function):
-        raise FieldError(f"the target {name!r} is no function")
+        raise FieldError(f"the target {name!r} is not a function")
     return Target(name, lambda values: lambda: function(dict(values)), "")

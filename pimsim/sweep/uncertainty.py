@@ -1,4 +1,4 @@
-"""Uncertainty: one point's results while what is assumed of it varies at once."""
+"""Uncertainty: one point's results while its assumed parameters vary at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_SAMPLES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Uncertainty:
-    """Percentiles of each metric over `samples` runs, less those that failed."""
+    """Percentiles of each metric over the `samples` runs that did not fail."""
 
     factor: float
     samples: int
@@ -28,18 +28,18 @@ class Uncertainty:
     percentiles: Mapping[str, Mapping[str, float]]  # by metric; empty where all failed
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        percentiles = {metric: dict(told) for metric, told in self.percentiles.items()}
+        """The fields as the command's JSON names them."""
+        percentiles = {metric: dict(of_metric) for metric, of_metric in self.percentiles.items()}
         return {"factor": self.factor, "samples": self.samples, "failed": self.failed, "percentiles": percentiles}
 
     def in_words(self) -> str:
-        """As the command line tells it, a line a metric."""
+        """For the terminal: a heading, and a line for each metric."""
         lines = [
             f"  with what is assumed {1 / self.factor:g} to {self.factor:g} times, {self.samples} samples, "
             f"{self.failed} of which failed; 5, 50 and 95 %:"
         ]
-        for metric, told in self.percentiles.items():
-            lines.append(f"    {metric:<20}" + "".join(f" {value:>10.4g}" for value in told.values()))
+        for metric, of_metric in self.percentiles.items():
+            lines.append(f"    {metric:<20}" + "".join(f" {value:>10.4g}" for value in of_metric.values()))
         return "\n".join(lines)
 
 
@@ -56,8 +56,8 @@ def uncertainty(
 ) -> Uncertainty:
     """Simulate the point `base` with its assumed parameters drawn log-uniformly, from 1/factor to factor times.
 
-    Numbers that `base` sets stay, and those whose names begin as one of `kept`: they are what is asked, and not what is
-    unknown. WorkloadError if nothing is assumed, or the samples are none.
+    Numbers that `base` sets stay, and so do those whose names begin as one of `kept`: they are the question, and not
+    unknown. WorkloadError if nothing is assumed, or for a number of samples out of range.
     """
     if not 1 <= samples <= MOST_SAMPLES:
         raise WorkloadError(f"samples must be from 1 to {MOST_SAMPLES}, not {samples}")
@@ -74,7 +74,7 @@ def uncertainty(
         ran = run_sweep(varied, out, workers=workers, progress=progress)
         columns = {metric: ran.numbers(metric) for metric in metrics} if len(ran.errors) < len(points) else {}
     percentiles = {
-        metric: {f"p{at}": float(np.percentile(values[np.isfinite(values)], at)) for at in BAND}
+        metric: {f"p{percentile}": float(np.percentile(values[np.isfinite(values)], percentile)) for percentile in BAND}
         for metric, values in columns.items()
     }
     return Uncertainty(factor, len(points), len(ran.errors), percentiles)

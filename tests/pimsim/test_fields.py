@@ -56,7 +56,7 @@ def test_sources_of_another_shape_are_refused(sources, said):
 
 
 def test_a_field_that_stands_twice_is_refused():
-    with pytest.raises(FieldError, match=r"^a file is no YAML: .*the field 'batch' stands there twice.* line 3"):
+    with pytest.raises(FieldError, match=r"^a file is not YAML: .*the field 'batch' stands there twice.* line 3"):
         fields.parsed("workload:\n  batch: 1\n  batch: 2\n", "a file")
     assert fields.parsed("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n", "a file")["b"] == {"x": 3, "y": 2}
 

@@ -121,7 +121,7 @@ def test_unknown_names_and_broken_files_are_named(tmp_path):
     with pytest.raises(FieldError, match="unknown name 'ddr4-3200-hetterag' of standards; is ddr4-3200-heterrag meant"):
         Standard.load("ddr4-3200-hetterag")
     (tmp_path / "broken.yaml").write_text("a: [1")
-    with pytest.raises(FieldError, match=r"broken\.yaml is no YAML"):
+    with pytest.raises(FieldError, match=r"broken\.yaml is not YAML"):
         Standard.load(str(tmp_path / "broken.yaml"))
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(FieldError, match=r"list\.yaml"):

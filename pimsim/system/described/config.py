@@ -30,11 +30,12 @@ USED_BY = {"cpu": ("retrieval", "cpu"), "upmem": ("retrieval", "upmem"), "gpu": 
 
 
 def _one_of(*names: str) -> Any:
-    """A text; one of these, if any are named."""
+    """A field that is a text; one of `names`, if there are any."""
     return field(metadata={"one_of": names})
 
 
 def _limits(least: float = 0, most: float = 1e15) -> Any:
+    """A field that is a number from `least` to `most`."""
     return field(metadata={"least": least, "most": most})
 
 
@@ -49,7 +50,7 @@ class Optimisations:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked; systems/heterrag.yaml says what each field is."""
+    """The requests; systems/heterrag.yaml says what each field is."""
 
     requests: int = _limits(1, 1_000_000)
     batch: int = _limits(1, 1024)
@@ -74,7 +75,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The stated distribution of searches."""
+    """The distribution that searches are drawn from; systems/heterrag.yaml says what each field is."""
 
     vertices: int = _limits(1000)
     hops: int = _limits(1, 100_000)
@@ -88,6 +89,8 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Host:
+    """The host's times and power."""
+
     query_us: float = _limits()
     merge_ns: float = _limits()
     active_w: float = _limits()
@@ -96,12 +99,16 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Link:
+    """The links between the host and the devices."""
+
     gbps: float = _limits(1e-3)
     latency_ns: float = _limits()
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
+    """The devices that search."""
+
     engine: str = _one_of(*RETRIEVAL_ENGINES)
     device: str = _one_of()
     devices: int = _limits(1, 4096)
@@ -113,6 +120,8 @@ class Retrieval:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
+    """The devices that generate."""
+
     engine: str = _one_of(*GENERATION_ENGINES)
     device: str = _one_of()
     devices: int = _limits(1, 4096)
@@ -126,6 +135,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
+    """A CPU that searches."""
+
     cores: int = _limits(1)
     peak_gbps: float = _limits(1e-3)
     random_share: float = _limits(1e-3, 1)
@@ -136,6 +147,8 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
+    """A GPU that generates."""
+
     name: str = _one_of()
     memory_gb: float = _limits(1e-3)
     peak_gbps: float = _limits(1e-3)
@@ -152,6 +165,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Upmem:
+    """UPMEM's DPUs, which search."""
+
     dpus: int = _limits(1)
     add_mops: float = _limits(1e-6)
     multiply_mops: float = _limits(1e-6)
@@ -162,6 +177,8 @@ class Upmem:
 
 @dataclass(frozen=True, slots=True)
 class Price:
+    """What a system's parts cost."""
+
     hbm_usd_a_gb: float = _limits()
     dimm_usd_a_gb: float = _limits()
     logic_usd_a_mm2: float = _limits()
@@ -170,13 +187,15 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Area:
+    """Area of the logic that is added to memory."""
+
     dimm_module_mm2: float = _limits()
     stack_module_mm2: float = _limits()
 
 
 @dataclass(frozen=True, slots=True)
 class SystemConfig:
-    """A system and its workload. Load it by name; two that are equal give equal results."""
+    """A system and its workload, loaded by name. Two that are equal give equal results."""
 
     name: str
     model: ModelShape
@@ -213,7 +232,7 @@ class SystemConfig:
 
 
 def _values(name: str, changes: dict[str, Any], depth: int = 0) -> tuple[Fields, dict[str, dict[str, Any]]]:
-    """The fields of a file on its base, and the changes to each device."""
+    """The fields of a file on its base, and the changes of each device by dotted name."""
     if depth > DEEPEST_BASE:
         raise FieldError(f"systems: {name} is based on itself")
     own = fields.load(FOLDER, name)
@@ -223,15 +242,15 @@ def _values(name: str, changes: dict[str, Any], depth: int = 0) -> tuple[Fields,
         own.end()
         return _values(base, {"name": title, **merged, **changes}, depth + 1)
     devices: dict[str, dict[str, Any]] = {"dimm": {}, "hbm": {}}
-    rest = {}
+    others = {}
     for dotted, value in changes.items():
         head, dot, tail = dotted.partition(".")
         if dot and head in devices:
             devices[head][tail] = value
         else:
-            rest[dotted] = value
-    values = fields.load(FOLDER, name, rest)
-    return values, {head: {**values.mapping(head), **found} for head, found in devices.items()}
+            others[dotted] = value
+    values = fields.load(FOLDER, name, others)
+    return values, {head: {**values.mapping(head), **own_changes} for head, own_changes in devices.items()}
 
 
 def _read(values: Fields, devices: Mapping[str, dict[str, Any]]) -> SystemConfig:
@@ -253,26 +272,26 @@ def _read(values: Fields, devices: Mapping[str, dict[str, Any]]) -> SystemConfig
     if parts["generation"].engine == "accelhbm":
         files = {"standard": hbm.standard.sourced, "energy": hbm.table.sourced}
         sourced += [_under("hbm", value, files) for value in hbm.sourced]
-    found = SystemConfig(name=title, model=model, dimm=dimm, hbm=hbm, sourced=tuple(sourced), **parts)
-    _fits(found)
-    return found
+    config = SystemConfig(name=title, model=model, dimm=dimm, hbm=hbm, sourced=tuple(sourced), **parts)
+    _fits(config)
+    return config
 
 
 def _fits(config: SystemConfig) -> None:
     """WorkloadError for retrievals that find more than there is."""
-    asked, devices, results = config.workload, config.retrieval.devices, config.dimm.graph.k
-    if not asked.documents_file and asked.documents > asked.popular_documents:
+    workload, devices, results = config.workload, config.retrieval.devices, config.dimm.graph.k
+    if not workload.documents_file and workload.documents > workload.popular_documents:
         raise WorkloadError(
-            f"a retrieval takes {asked.documents} documents (workload.documents) of {asked.popular_documents} that"
-            " there are (workload.popular_documents): take fewer"
+            f"a retrieval takes {workload.documents} documents (workload.documents) of {workload.popular_documents}"
+            " that there are (workload.popular_documents): take fewer"
         )
-    if not asked.documents_file and asked.documents > devices * results:
+    if not workload.documents_file and workload.documents > devices * results:
         raise WorkloadError(
-            f"a retrieval takes {asked.documents} documents (workload.documents) of the {devices * results} that"
+            f"a retrieval takes {workload.documents} documents (workload.documents) of the {devices * results} that"
             f" {devices} devices of {results} results give (dimm.graph.k): take fewer, or more results"
         )
     shard = config.search.vertices // devices
-    if not asked.traversal_file and shard < results:
+    if not workload.traversal_file and shard < results:
         raise WorkloadError(
             f"{devices} devices (retrieval.devices) have a shard of {shard} vertices each (search.vertices), fewer than"
             f" the {results} results of a search (dimm.graph.k): take fewer devices, or more vertices"
@@ -296,17 +315,19 @@ PARTS: dict[str, type] = {
 
 
 def _value(values: Fields, entry: dataclasses.Field[Any]) -> Any:
-    told = entry.metadata
+    limits = entry.metadata
     if entry.type == "bool":
         return values.flag(entry.name)
     if entry.type == "int":
-        return values.integer(entry.name, least=int(told["least"]), most=int(told["most"]))
+        return values.integer(entry.name, least=int(limits["least"]), most=int(limits["most"]))
     if entry.type == "float":
-        return values.number(entry.name, least=told["least"], most=told["most"])
-    return values.text(entry.name, one_of=told.get("one_of", ()))
+        return values.number(entry.name, least=limits["least"], most=limits["most"])
+    return values.text(entry.name, one_of=limits.get("one_of", ()))
 
 
 def _under(device: str, value: Sourced, inner: Mapping[str, Iterable[Sourced]]) -> Sourced:
-    """By the device that it is of, and the file that the device names, if it stands in one."""
+    """A device's value under the name by which the system changes it: with the device, and the file that names it, in
+    front.
+    """
     part = next((f"{part}." for part, values in inner.items() if any(value is other for other in values)), "")
     return Sourced(f"{device}.{part}{value.name}", value.value, value.source)

@@ -15,7 +15,7 @@ FOLDER = "models"
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A decoder's sizes; `bytes` are those of a number."""
+    """The sizes of a decoder; `bytes` is the size of a number."""
 
     name: str
     layers: int
@@ -31,7 +31,7 @@ class ModelShape:
 
     @classmethod
     def load(cls, name: str) -> ModelShape:
-        """By name, or from a file. FieldError says which field is wrong."""
+        """The shape of that name, of a YAML file, or of a config.json. FieldError says which field is wrong."""
         if name.endswith(".json"):
             return cls._read(Fields(hugging_face.sizes(Path(name)), name))
         return cls._read(fields.load(FOLDER, name))
@@ -40,7 +40,7 @@ class ModelShape:
     def _read(cls, values: Fields) -> ModelShape:
         sizes = ("layers", "heads", "kv_heads", "head_dim", "hidden", "intermediate", "vocabulary")
         values.text("source", default="not told")
-        found = cls(
+        shape = cls(
             name=values.text("name"),
             **{size: values.integer(size, least=1, most=1 << 24) for size in sizes},
             gated=values.flag("gated"),
@@ -48,11 +48,11 @@ class ModelShape:
             bytes=values.integer("bytes", least=1, most=4),
         )
         values.end()
-        if found.heads % found.kv_heads:
-            raise FieldError(f"{values.where}: kv_heads must divide the {found.heads} heads, not be {found.kv_heads}")
-        if found.bytes == 3:
+        if shape.heads % shape.kv_heads:
+            raise FieldError(f"{values.where}: kv_heads must divide the {shape.heads} heads, not be {shape.kv_heads}")
+        if shape.bytes == 3:
             raise FieldError(f"{values.where}: bytes must be 1, 2 or 4, not 3")
-        return found
+        return shape
 
     # of one layer, and of all
 
@@ -66,6 +66,7 @@ class ModelShape:
 
     @property
     def layer_weights(self) -> int:
+        """Numbers of the matrices of a layer."""
         return sum(outputs * inputs for outputs, inputs in self.products)
 
     @property
@@ -75,11 +76,12 @@ class ModelShape:
 
     @property
     def read_weights(self) -> int:
-        """Numbers that a token's step reads: all matrices but the embedding, of which it reads a row."""
+        """Numbers that the step of a token reads: all matrices but the embedding, of which it reads a row."""
         return self.layers * self.layer_weights + self.vocabulary * self.hidden
 
     @property
     def weight_bytes(self) -> int:
+        """Bytes of all matrices."""
         return self.weights * self.bytes
 
     @property

@@ -84,7 +84,7 @@ class AccelHbms:
         return Cost(seconds, {"substitution": self._outside_byte_nj * moved})
 
     def _moved_nj(self) -> float:
-        """nJ of a byte that leaves a device's memory; `_outside` are the B/s at which they do."""
+        """nJ of a byte that leaves a device's memory."""
         device = self._device
         term = device.table[device.paths.activate]
         row_bits = device.standard.organisation.row_bytes * 8
@@ -92,14 +92,16 @@ class AccelHbms:
         return 8 * (opening + sum(device.table[name].nj(1) for name in device.paths.outside))
 
     def _handed(self, rows: int) -> Cost:
-        """From stage to stage."""
+        """Handing `rows` vectors from stage to stage."""
         size = rows * self._model.hidden * self._model.bytes * (self._stages - 1)
         link = self.config.link
         seconds = size / (link.gbps * 1e9) + (self._stages - 1) * link.latency_ns * 1e-9
         return Cost(seconds, {}, size / self._stages)
 
     def _reduced(self, rows: int) -> Cost:
-        """After attention and after the feed-forward network of a layer: partial sums to each device and back."""
+        """Adding up partial sums after attention and after the feed-forward network of a layer: to each device and
+        back.
+        """
         shares = self._shares
         if shares == 1:
             return NOTHING
@@ -109,13 +111,13 @@ class AccelHbms:
         return Cost(2 * (size / (link.gbps * 1e9) + latency), {}, 2 * size)
 
     def _share(self, outputs: int, inputs: int, split_inputs: bool) -> tuple[int, int]:
-        """Of a matrix, on one device."""
+        """Outputs and inputs of one device's share of a matrix."""
         if split_inputs:
             return outputs, -(-inputs // self._shares)
         return -(-outputs // self._shares), inputs
 
     def _product(self, rows: int, outputs: int, inputs: int) -> Cost:
-        """On one device; nJ over all."""
+        """A product with weights: seconds of one device, nJ of all."""
         width, device, settings = self._model.bytes, self._device, self.config.generation
         key = (outputs, inputs)
         if key not in self._weights:
@@ -133,12 +135,12 @@ class AccelHbms:
         return Cost(seconds, {part: nj * self._shares for part, nj in energy.items()})
 
     def _matrices(self, rows: int) -> Cost:
-        """All layers' products with weights, reductions among them."""
+        """The products with weights of all layers, reductions included."""
         if rows in self._all_matrices:
             return self._all_matrices[rows]
         layer = self._reduced(rows)
-        for at, (outputs, inputs) in enumerate(self._model.products):
-            layer = layer.plus(self._product(rows, *self._share(outputs, inputs, split_inputs=at % 2 == 1)))
+        for number, (outputs, inputs) in enumerate(self._model.products):
+            layer = layer.plus(self._product(rows, *self._share(outputs, inputs, split_inputs=number % 2 == 1)))
         self._all_matrices[rows] = NOTHING.plus(layer, self._model.layers)
         return self._all_matrices[rows]
 
@@ -171,7 +173,9 @@ class AccelHbms:
         return self._matrices(rows).plus(attended).plus(self._output(pieces.number))
 
     def _token(self, requests: int, context: float) -> Cost:
-        """Attention is linear in the context between the lengths at which it is computed."""
+        """A token of each request in all layers. Attention is linear in the context between the lengths at which it is
+        computed.
+        """
         length = context / requests
         low = SHORTEST
         while low * GRID <= length:
@@ -180,7 +184,7 @@ class AccelHbms:
         return below.between(above, (length - low) / (low * GRID - low))
 
     def _token_at(self, requests: int, length: int) -> Cost:
-        """All layers, for requests of so many tokens each."""
+        """A token of each request in all layers, where each has `length` tokens."""
         key = (requests, length)
         if key not in self._tokens:
             layer = self._attended(requests, length).plus(self._appended(requests))
@@ -189,7 +193,7 @@ class AccelHbms:
         return self._tokens[key]
 
     def _appended(self, requests: int) -> Cost:
-        """K and V of the new tokens, one layer; where they stand in the row matters little."""
+        """Writing K and V of the new tokens of one layer; where they stand in the row matters little."""
         if requests not in self._append:
             _, kv = self._heads
             work = kv_append(self._device, SHORTEST, kv, self._model.head_dim, width=self._model.bytes, batch=requests)
@@ -197,9 +201,9 @@ class AccelHbms:
         return self._append[requests]
 
     def _attended(self, requests: int, length: int) -> Cost:
-        """One layer of decoding over so many tokens of each request."""
+        """Attention of one layer over `length` tokens of each request."""
         heads, kv = self._heads
-        asked = Attention(
+        layer = Attention(
             length=length,
             heads=heads,
             kv_heads=kv,
@@ -208,5 +212,5 @@ class AccelHbms:
             batch=requests,
             fidelity="closed",
         )
-        result = attention(self._device, asked)
+        result = attention(self._device, layer)
         return Cost(result.time_us * 1e-6, {"attention_in_memory": result.energy_nj["total"] * self._shares})

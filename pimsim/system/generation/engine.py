@@ -10,11 +10,11 @@ from pimsim.system.generation.protocol import Generator
 
 
 def generator(config: SystemConfig) -> Generator:
-    """Of the system. WorkloadError if the model does not fit."""
-    made: Generator = Gpu(config) if config.generation.engine == "gpu" else AccelHbms(config)
-    if config.model.weight_bytes >= made.memory_bytes:
+    """The generator of a system. WorkloadError if the model does not fit into its memory."""
+    engine: Generator = Gpu(config) if config.generation.engine == "gpu" else AccelHbms(config)
+    if config.model.weight_bytes >= engine.memory_bytes:
         raise WorkloadError(
             f"{config.model.name} has {config.model.weight_bytes / 1e9:.1f} GB of weights, and the generation devices "
-            f"{made.memory_bytes / 1e9:.1f} GB of memory: take more devices (generation.devices), or larger ones"
+            f"{engine.memory_bytes / 1e9:.1f} GB of memory: take more devices (generation.devices), or larger ones"
         )
-    return made
+    return engine

@@ -11,7 +11,9 @@ from pimsim.system.generation.protocol import NOTHING, Cost, Pieces
 
 @dataclass
 class Gpu:
-    """A roofline: bytes at a share of the bandwidth, operations at a share of the peak, a host that launches."""
+    """A GPU by its roofline: bytes at a share of the bandwidth, operations at a share of the peak, a host that launches
+    kernels.
+    """
 
     config: SystemConfig
     bounds: list[Bound] = field(default_factory=list)
@@ -52,6 +54,6 @@ class Gpu:
         return self._drawn(max(moved / self._bandwidth, 2 * macs / self._rate, self._launches), share)
 
     def _drawn(self, seconds: float, share: float) -> Cost:
-        """At a share of the board's power."""
+        """The cost of `seconds` at a share of the board's power."""
         watts = self.config.gpu.watts * share * self.config.generation.devices
         return Cost(seconds, {"gpu": watts * seconds * 1e9})

@@ -1,4 +1,4 @@
-"""Cost: seconds, energy and bytes of a piece of generation, and what every generator promises."""
+"""Protocol: what every generator promises, and the cost of a piece of generation."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pimsim.result import Bound
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds, nJ by part, and bytes over each device's link."""
+    """What a piece of generation costs: seconds, nJ by part, and bytes over each device's link."""
 
     seconds: float
     energy: Mapping[str, float]
     link_bytes: float = 0.0
 
     def plus(self, other: Cost, times: float = 1.0) -> Cost:
-        """This and `times` the other, one after the other."""
+        """The cost of this and `times` the other, one after the other."""
         parts = dict(self.energy)
         for part, nj in other.energy.items():
             parts[part] = parts.get(part, 0.0) + times * nj
         return Cost(self.seconds + times * other.seconds, parts, self.link_bytes + times * other.link_bytes)
 
     def between(self, other: Cost, share: float) -> Cost:
-        """The part `share` of the way from this to the other, which has the same parts."""
+        """The cost at `share` of the way from this to the other, which has the same parts."""
         mine, its = self.energy, other.energy
         parts = {part: nj + (its[part] - nj) * share for part, nj in mine.items()}
         moved = self.link_bytes + (other.link_bytes - self.link_bytes) * share
@@ -43,7 +43,7 @@ class Piece(NamedTuple):
 
     @property
     def pairs(self) -> float:
-        """Of a token and one it attends to."""
+        """How many pairs of a token and one that it attends to there are."""
         return self.tokens * (self.before + (self.tokens + 1) / 2)
 
 
@@ -57,13 +57,16 @@ class Pieces(NamedTuple):
 
     @classmethod
     def of(cls, pieces: Iterable[Piece]) -> Pieces:
-        found = list(pieces)
-        sums = (sum(piece.tokens for piece in found), sum(piece.before for piece in found))
-        return cls(len(found), *sums, sum(piece.pairs for piece in found))
+        """The sums over these pieces."""
+        listed = list(pieces)
+        sums = (sum(piece.tokens for piece in listed), sum(piece.before for piece in listed))
+        return cls(len(listed), *sums, sum(piece.pairs for piece in listed))
 
 
 class Generator(Protocol):
-    """What generates. Memory is that of all devices, in bytes."""
+    """The devices of a system that generate. `memory_bytes` counts all of them; `idle_w` is watts while they do not
+    generate.
+    """
 
     memory_bytes: float
     idle_w: float
@@ -71,10 +74,10 @@ class Generator(Protocol):
     smallest_piece: int  # tokens below which a prefill costs as much as with them
 
     def prefill(self, pieces: Pieces) -> Cost:
-        """All of them together."""
+        """The cost of prefilling all pieces together."""
 
     def step(self, requests: int, context: float) -> Cost:
-        """One token of each of them; `context` is the sum of their tokens whose KV is read."""
+        """The cost of one token of each of `requests`; `context` is the sum of their tokens whose KV is read."""
 
     def load(self, tokens: float) -> Cost:
-        """Put together the KV of so many tokens out of what is stored."""
+        """The cost of putting together the KV of `tokens` out of what is stored."""

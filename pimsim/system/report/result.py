@@ -32,7 +32,7 @@ PERCENTILES = (50, 95, 99)
 
 
 def kinds(name: str) -> tuple[str, ...]:
-    """Of figures that a parameter of that name has an effect on."""
+    """Kinds of figures, out of KINDS, on which a parameter of that name has an effect."""
     if name.startswith("price.") or name.endswith("price_usd"):
         return ("cost",)
     if name.startswith("area.") or name.endswith("area_mm2"):
@@ -46,7 +46,7 @@ def kinds(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SystemResult:
-    """One run. `latencies` and `first_tokens` are seconds of each request, in their order."""
+    """The result of one run. `latencies` and `first_tokens` are seconds of each request, in their order."""
 
     config: SystemConfig = field(repr=False)
     latencies: np.ndarray
@@ -64,6 +64,7 @@ class SystemResult:
 
     @property
     def throughput_rps(self) -> float:
+        """Requests a second over the makespan."""
         return len(self.latencies) / self.makespan
 
     @property
@@ -72,17 +73,17 @@ class SystemResult:
         return max(UNITS, key=lambda unit: self.busy[unit])
 
     def leans_on(self) -> dict[str, list[str]]:
-        """The assumed parameters that each kind of figure leans on, by name; `time` is all but the other three."""
-        found: dict[str, list[str]] = {kind: [] for kind in KINDS}
+        """Names of the assumed parameters that each kind of figure depends on; `time` is all but the other three."""
+        by_kind: dict[str, list[str]] = {kind: [] for kind in KINDS}
         for value in self.provenance.assumed:
             for kind in kinds(value.name):
-                found[kind].append(value.name)
-        return found
+                by_kind[kind].append(value.name)
+        return by_kind
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat, as JSON has it; `provenance` alone is a mapping."""
+        """All metrics by name, as the command's JSON has them: flat, `provenance` alone is a mapping."""
         total = sum(self.energy.values())
-        found: dict[str, Any] = {
+        report: dict[str, Any] = {
             "system": self.config.name,
             "model": self.config.model.name,
             "requests": len(self.latencies),
@@ -96,37 +97,37 @@ class SystemResult:
             ("ttft", self.first_tokens),
             ("retrieval", self.retrievals),
         ):
-            found[f"{name}_mean_s"] = float(values.mean())
-            for at in PERCENTILES:
-                found[f"{name}_p{at}_s"] = float(np.percentile(values, at))
+            report[f"{name}_mean_s"] = float(values.mean())
+            for percentile in PERCENTILES:
+                report[f"{name}_p{percentile}_s"] = float(np.percentile(values, percentile))
         for unit in UNITS:
-            found[f"utilisation_{unit}"] = self.busy[unit] / self.makespan
-            found[f"busy_{unit}_s"] = self.busy[unit]
-            found[f"idle_{unit}_s"] = self.makespan - self.busy[unit]
-        found["bottleneck"] = self.bottleneck
-        found |= {f"energy_nj_{part}": nj for part, nj in self.energy.items()}
-        found["energy_nj_total"] = total
-        found["energy_j_a_request"] = total * 1e-9 / len(self.latencies)
-        found |= dict(self.counts)
-        found["area_mm2"] = self.area_mm2
-        found["cost_usd"] = self.cost_usd
-        found["provenance"] = {**self.provenance.as_dict(), "leans_on": self.leans_on()}
-        return found
+            report[f"utilisation_{unit}"] = self.busy[unit] / self.makespan
+            report[f"busy_{unit}_s"] = self.busy[unit]
+            report[f"idle_{unit}_s"] = self.makespan - self.busy[unit]
+        report["bottleneck"] = self.bottleneck
+        report |= {f"energy_nj_{part}": nj for part, nj in self.energy.items()}
+        report["energy_nj_total"] = total
+        report["energy_j_a_request"] = total * 1e-9 / len(self.latencies)
+        report |= dict(self.counts)
+        report["area_mm2"] = self.area_mm2
+        report["cost_usd"] = self.cost_usd
+        report["provenance"] = {**self.provenance.as_dict(), "leans_on": self.leans_on()}
+        return report
 
     def in_words(self) -> str:
-        """As the command line tells it, some lines."""
-        told = self.as_dict()
+        """For the terminal: a few lines."""
+        report = self.as_dict()
         energy = ", ".join(f"{part} {nj * 1e-9:.4g}" for part, nj in self.energy.items() if nj)
-        busy = ", ".join(f"{unit} {told[f'utilisation_{unit}']:.1%}" for unit in UNITS)
+        busy = ", ".join(f"{unit} {report[f'utilisation_{unit}']:.1%}" for unit in UNITS)
         return "\n".join(
             [
-                f"{told['requests']} requests, {self.tokens} tokens of {told['model']} on {told['system']}: "
-                f"{self.makespan:.5g} s, {self.throughput_rps:.4g} requests/s, {told['tokens_per_s']:.5g} tokens/s",
-                f"  latency: mean {told['latency_mean_s']:.4g} s, p50 {told['latency_p50_s']:.4g}, "
-                f"p95 {told['latency_p95_s']:.4g}, p99 {told['latency_p99_s']:.4g}; first token: mean "
-                f"{told['ttft_mean_s']:.4g} s, p99 {told['ttft_p99_s']:.4g}",
+                f"{report['requests']} requests, {self.tokens} tokens of {report['model']} on {report['system']}: "
+                f"{self.makespan:.5g} s, {self.throughput_rps:.4g} requests/s, {report['tokens_per_s']:.5g} tokens/s",
+                f"  latency: mean {report['latency_mean_s']:.4g} s, p50 {report['latency_p50_s']:.4g}, "
+                f"p95 {report['latency_p95_s']:.4g}, p99 {report['latency_p99_s']:.4g}; first token: mean "
+                f"{report['ttft_mean_s']:.4g} s, p99 {report['ttft_p99_s']:.4g}",
                 f"  busy: {busy}; {self.bottleneck} holds",
-                f"  energy in J: {energy}; {told['energy_j_a_request']:.4g} a request",
+                f"  energy in J: {energy}; {report['energy_j_a_request']:.4g} a request",
                 f"  {self.area_mm2:.4g} mm2 of logic, {self.cost_usd:.6g} USD",
                 self.provenance.in_words(),
             ]
@@ -135,8 +136,8 @@ class SystemResult:
     def trace(self) -> dict[str, Any]:
         """The timeline as Chrome's trace viewer reads it; times in µs."""
         events: list[dict[str, Any]] = [
-            {"name": "thread_name", "ph": "M", "pid": 0, "tid": at, "args": {"name": unit}}
-            for at, unit in enumerate(UNITS)
+            {"name": "thread_name", "ph": "M", "pid": 0, "tid": thread, "args": {"name": unit}}
+            for thread, unit in enumerate(UNITS)
         ]
         for unit, what, begin, end in self.spans:
             times = {"ts": begin * 1e6, "dur": (end - begin) * 1e6}

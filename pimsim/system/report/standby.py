@@ -1,4 +1,4 @@
-"""Standby: what memory takes all the time, whatever it does: its background power and its refreshes."""
+"""Standby: the background and refresh power of the memory, which it draws all the time."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from pimsim.system.described.config import SystemConfig
 
 
 def standby_w(config: SystemConfig) -> dict[str, float]:
-    """Watts of the memory of each unit. A GPU's is in its own; a table that does not tell counts as 0."""
+    """Watts of the memory of each unit. A GPU's memory is in its own power; a term that a table leaves out counts as
+    0.
+    """
     dimm = config.dimm
     rank = _of_rank(dimm.standard, dimm.memory_energy)
     if config.retrieval.engine == "acceldimm":
-        found = {"retrieval": rank * dimm.organisation.all_ranks * config.retrieval.devices}
+        watts = {"retrieval": rank * dimm.organisation.all_ranks * config.retrieval.devices}
     else:
-        found = {"retrieval": rank * config.retrieval.plain_ranks}
+        watts = {"retrieval": rank * config.retrieval.plain_ranks}
     if config.retrieval.engine == "hbm":
-        found["retrieval"] += _of_stacks(config) * config.retrieval.devices
+        watts["retrieval"] += _of_stacks(config) * config.retrieval.devices
     if config.generation.engine == "accelhbm":
-        found["generation"] = _of_stacks(config) * config.generation.devices
-    return found
+        watts["generation"] = _of_stacks(config) * config.generation.devices
+    return watts
 
 
 def _of_stacks(config: SystemConfig) -> float:
-    """Of one HBM device."""
+    """Watts of the memory of one HBM device."""
     hbm = config.hbm
     organisation = hbm.standard.organisation
     # tables of stacked memory tell of a pseudo channel, those of DIMMs of a rank
@@ -34,5 +36,6 @@ def _of_stacks(config: SystemConfig) -> float:
 
 
 def _of_rank(standard: Standard, table: EnergyTable) -> float:
+    """Watts of a rank, or of a pseudo channel of stacked memory."""
     refreshes = table.get("refresh").nj(1) / standard.ns(standard.timing.tREFI)  # nJ a ns
     return table.get("background").nj(1) + refreshes

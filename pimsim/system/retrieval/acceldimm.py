@@ -40,11 +40,11 @@ class _Simulated:
 
 @dataclass
 class AccelDimms:
-    """A shard and its own index on each device; a search is done when the slowest device is. Times of the event model.
+    """AccelDIMM devices, each with a shard and an index of its own; a search is done when the slowest device is.
 
-    Queries are drawn from a sample of them, for each device on its own, with batches of the nearest larger size that
-    was simulated; more than the sample go one batch after another. A batch of other queries comes before, so that the
-    vertex caches are warm.
+    Times are the event model's. Queries are drawn from a sample of them, for each device on its own, with batches of
+    the nearest larger size that was simulated; more than the sample go one batch after another. A batch of other
+    queries comes before, so that the vertex caches are warm.
     """
 
     config: SystemConfig
@@ -87,8 +87,8 @@ class AccelDimms:
         return self._sampled[size]
 
     def _simulated(self, size: int) -> _Simulated:
-        """Out of what this process remembers, if it has simulated the like."""
-        config, stated = self.config, self.config.workload
+        """Searches of a batch of `size`, out of what this process remembers if it has simulated the like."""
+        config, workload = self.config, self.config.workload
         own = config.dimm
         device = replace(
             own,
@@ -96,8 +96,8 @@ class AccelDimms:
             link=Link(gbps=1e9, latency_ns=0.0),  # the system has its own
             workload=replace(own.workload, batch=size, admission="batch"),
         )
-        drawn = (self._popularity, stated.seed)
-        iterated = (stated.retrieve_every, stated.document_life_tokens) if self._remembers else ()
+        drawn = (self._popularity, workload.seed)
+        iterated = (workload.retrieve_every, workload.document_life_tokens) if self._remembers else ()
         key = configuration_hash(
             [
                 device,
@@ -113,10 +113,10 @@ class AccelDimms:
             _kept[key] = self._simulate(device, size)
             while len(_kept) > KEPT:
                 _kept.popitem(last=False)
-        found = _kept[key]
+        simulated = _kept[key]
         if not self.counts or size == min(config.search.sampled, self.most):
-            self.bounds, self.counts = list(found.bounds), dict(found.counts)
-        return found
+            self.bounds, self.counts = list(simulated.bounds), dict(simulated.counts)
+        return simulated
 
     def _simulate(self, device: DimmDevice, size: int) -> _Simulated:
         searched = self._traversal(size)
@@ -146,32 +146,33 @@ class AccelDimms:
         )
 
     def _traversal(self, size: int) -> Traversal:
-        """A batch that warms the caches, one, and with `r`, where requests retrieve again, the same requests' next.
+        """The searches to simulate: a batch that warms the caches, the batch and, with `r` where requests retrieve
+        again, the same requests' next.
 
         Without `r` a search knows nothing of the last one, and takes as long.
         """
-        config, stated = self.config, self.config.workload
+        config, workload = self.config, self.config.workload
         iterative = self._remembers
         if self._recorded is not None:
             wanted = (3 if iterative else 2) * size
             return _repeated(self._recorded, wanted)
-        warm, first = (points(config.search, stated, size, seed) for seed in (0, 10))
+        warm, first = (points(config.search, workload, size, seed) for seed in (0, 10))
         queries: list[tuple[Point, Point | None]] = [(point, None) for point in (*warm, *first)]
         if iterative:
-            nexts = moved(config.search, stated, first, 20)
+            nexts = moved(config.search, workload, first, 20)
             queries += list(zip(nexts, first, strict=True))
         shard = max(1, config.search.vertices // config.retrieval.devices)
         graph = config.dimm.graph
         return traversal(
-            config.search, shard, config.dimm.vectors.dim, graph.neighbours, graph.ef, queries, stated.seed
+            config.search, shard, config.dimm.vectors.dim, graph.neighbours, graph.ef, queries, workload.seed
         )
 
 
 def _fingerprint(searches: Traversal | None) -> int:
-    """Of all that the searches read."""
+    """A checksum of all that the searches read."""
     if searches is None:
         return 0
-    found = zlib.crc32(f"{searches.shard} {searches.dim} {searches.neighbours}".encode())
+    checksum = zlib.crc32(f"{searches.shard} {searches.dim} {searches.neighbours}".encode())
     for part in (
         searches.first_hop,
         searches.list_vertex,
@@ -179,12 +180,12 @@ def _fingerprint(searches: Traversal | None) -> int:
         searches.first_vector,
         searches.vertices,
     ):
-        found = zlib.crc32(np.ascontiguousarray(part).tobytes(), found)
-    return found
+        checksum = zlib.crc32(np.ascontiguousarray(part).tobytes(), checksum)
+    return checksum
 
 
 def _repeated(searches: Traversal, queries: int) -> Traversal:
-    """The same searches over and over, until there are enough."""
+    """The same searches over and over, up to `queries` of them."""
     times = -(-queries // len(searches.queries))
     whole, hops, vectors = len(searches.queries) * times, len(searches.list_vertex), len(searches.vertices)
     offsets = np.arange(times)[:, None]

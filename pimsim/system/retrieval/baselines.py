@@ -15,7 +15,7 @@ from pimsim.system.retrieval.protocol import Searches
 
 @dataclass
 class _Whole:
-    """What searches the whole index at once: every query's hops are drawn from the same distribution."""
+    """A retriever that searches the whole index at once: every query's hops are drawn from the same distribution."""
 
     config: SystemConfig
     idle_w: float = 0.0
@@ -23,19 +23,19 @@ class _Whole:
     counts: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        stated = self.config.workload
-        found = recorded(self.config)
-        if found is not None:
-            self._hops = np.diff(found.first_hop)
-            self._distances = np.diff(found.first_vector[found.first_hop])
+        workload = self.config.workload
+        traversal = recorded(self.config)
+        if traversal is not None:
+            self._hops = np.diff(traversal.first_hop)
+            self._distances = np.diff(traversal.first_vector[traversal.first_hop])
         else:
-            drawn = points(self.config.search, stated, self.config.search.sampled, 10)
+            drawn = points(self.config.search, workload, self.config.search.sampled, 10)
             self._hops = np.array([point.hops for point in drawn])
             self._distances = self._hops * self.config.search.vectors_a_hop
         self.counts["distances_a_search"] = float(self._distances.mean())
 
     def _drawn(self, queries: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Hops and distances of so many queries."""
+        """Hops and distances of each query, both int64 [queries]."""
         chosen = rng.integers(len(self._hops), size=queries)
         return self._hops[chosen], self._distances[chosen]
 
@@ -44,7 +44,7 @@ class _Whole:
         return self.config.dimm.vectors.bytes
 
     def _read_nj(self, distances: float) -> dict[str, float]:
-        """Of ordinary DIMMs: a row and a vector's bursts for each distance, and the way off the DIMM."""
+        """nJ of ordinary DIMMs, by part: a row and a vector's bursts for each distance, and the way off the DIMM."""
         device = self.config.dimm
         bursts = distances * device.vector_bursts
         memory = device.memory_energy
@@ -67,10 +67,10 @@ class Cpu(_Whole):
         done = np.zeros(queries)
         ends = [0.0] * cpu.cores
         rate = min(of_core, of_memory / min(queries, cpu.cores))
-        for at in range(queries):
+        for query in range(queries):
             core = min(range(cpu.cores), key=lambda core: (ends[core], core))
-            ends[core] += float(size[at]) / (rate * 1e9)
-            done[at] = ends[core]
+            ends[core] += float(size[query]) / (rate * 1e9)
+            done[query] = ends[core]
         watts = max(0.0, cpu.watts - self.config.host.idle_w)  # beside what the host takes anyway
         energy = {"cpu": watts * float(done.max()) * 1e9, **self._read_nj(float(distances.sum()))}
         return Searches(done, float((done / hops).mean()), energy)
@@ -89,10 +89,10 @@ class HbmBehindLink(_Whole):
         order = np.argsort(size, kind="stable")
         shared = np.zeros(queries)
         moved_bytes, before, left = 0.0, 0.0, queries
-        for at in order:
-            moved_bytes += (size[at] - before) * left
-            before, left = size[at], left - 1
-            shared[at] = moved_bytes / (config.link.gbps * config.retrieval.devices * 1e9)
+        for query in order:
+            moved_bytes += (size[query] - before) * left
+            before, left = size[query], left - 1
+            shared[query] = moved_bytes / (config.link.gbps * config.retrieval.devices * 1e9)
         done = np.maximum(shared, hops * hop + size / (config.link.gbps * 1e9))
         total = float(distances.sum())
         own = config.dimm.energy
@@ -103,7 +103,9 @@ class HbmBehindLink(_Whole):
 
 
 class Dpus(_Whole):
-    """UPMEM's DPUs compute distances, each of the vectors it holds; the host does the rest, hop by hop."""
+    """UPMEM's DPUs: each computes the distances of the vectors that it holds; the host does everything else, hop by
+    hop.
+    """
 
     def search(self, queries: int, again: bool, rng: np.random.Generator) -> Searches:  # noqa: ARG002
         config, upmem = self.config, self.config.upmem

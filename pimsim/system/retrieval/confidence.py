@@ -1,4 +1,4 @@
-"""Confidence: which results of a running search the host hands on, look by look (HeterRAG, section 4.4).
+"""Confidence: which results of a running search the host hands on, at each of its looks (HeterRAG, section 4.4).
 
 The nearest vertices met so far stand in a result buffer, by distance. At each look the host asks where the newest of
 them stand. One near the head: the search is in an early stage, and nothing is handed on. All near the tail: what stands
@@ -18,11 +18,11 @@ from pimsim.compiled import kernel, part
 
 
 class HandedOn(NamedTuple):
-    """What the host hands on of a batch of searches, look by look; int64 arrays.
+    """What the host hands on of a batch of searches, in the order of its looks; int64 arrays.
 
-    A row is an order of the nearest vertices of a search, from its look on; the last of each search is its result.
-    Rows stand in the order of their looks, and among those of a look results come last. Vertices are named by their
-    place among all that the search ever meets, the nearest 0.
+    A row is an order of the nearest vertices of a search, from its look on; the last of each search is its result. Rows
+    stand in the order of their looks, and among those of a look results come last. Vertices are named by their place
+    among all that the search ever meets, the nearest 0.
     """
 
     search: np.ndarray  # [rows]
@@ -37,10 +37,10 @@ class HandedOn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When a result is handed on.
+    """When a result is handed on (HeterRAG, section 4.4).
 
-    `tail_from`: share of the buffer behind which a vertex stands near the tail. `newest_share`: share of the looks so
-    far in which a vertex counts as new; it is new at the look that first sees it in any case.
+    `tail_from` is the share of the buffer behind which a vertex stands near the tail. `newest_share` is the share of
+    the looks so far in which a vertex counts as new; at the look that first sees it, it is new in any case.
     """
 
     tail_from: float
@@ -49,8 +49,8 @@ class Rule:
     def handed_on(
         self, seen: np.ndarray, lasts: np.ndarray, documents: np.ndarray, there: np.ndarray, least_buffer: int
     ) -> HandedOn:
-        """Of these searches; before the result only what has a vertex that has not been handed on before, and is not
-        `there` anyway.
+        """What is handed on of these searches. Before the result that is only what has a vertex that was not handed on
+        before, and is not `there` anyway.
 
         `seen` is the look that first sees each vertex, int64 [searches, vertices]; a search has ended at its look of
         `lasts`, int64 [searches], and its result is 0 … `documents` − 1, int64 [searches]; `there` bool [searches, most
@@ -60,22 +60,22 @@ class Rule:
 
 
 def looks_that_see(shares: np.ndarray, durations: np.ndarray, interval: int) -> tuple[np.ndarray, np.ndarray]:
-    """The looks, counted from 1, that first see what is met after these shares of searches, int64 [searches, vertices];
-    and the last look of each search.
+    """The looks, counted from 1, that first see what is met after `shares` of searches, int64 [searches, vertices]; and
+    the last look of each search, int64 [searches].
 
-    `durations` [searches] and `interval` in ps. A share above 1 is never met.
+    `durations` [searches] and `interval` are ps. What has a share above 1 is never met.
     """
-    found: tuple[np.ndarray, np.ndarray] = _looks_that_see(shares, durations, interval)
-    return found
+    looks: tuple[np.ndarray, np.ndarray] = _looks_that_see(shares, durations, interval)
+    return looks
 
 
 def first_met(
     searches: int, vertices: int, *, buffer: int, approach: float, found_by: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Drawn shares of a search after which it meets its nearest vertices, [searches, vertices].
+    """Drawn shares of a search after which it meets its nearest vertices, float64 [searches, vertices].
 
-    Uniform from the `approach` on; to `found_by` for what ends in the buffer, and later the farther a vertex is, up to
-    the search's end for the last of them.
+    They are uniform from `approach` on: to `found_by` for what ends in the buffer, and later the farther a vertex is,
+    up to the search's end for the last of them.
     """
     begin, length = _meetings(vertices, buffer, approach, found_by)
     return np.asarray(begin + length * rng.random((searches, vertices)))
@@ -103,7 +103,7 @@ def _looks_that_see(shares: Any, durations: Any, interval: Any) -> Any:
 
 @part
 def _sorted_below(times: Any, last: Any) -> Any:
-    """Those of the times that are below the last, each once: faster than sorting where there are few looks."""
+    """The times that are below the last, each once: faster than sorting where there are few looks."""
     marked = np.zeros(last, np.bool_)
     for time in times:
         if time < last:
@@ -116,7 +116,9 @@ def _changes(
     seen: Any, last: Any, documents: Any, buffer: Any, tail_from: Any, newest_share: Any, looks: Any, counts: Any,
     orders: Any,
 ) -> Any:  # fmt: skip
-    """Looks before the last at which what is handed on changes, and all that is from then on; returns how many."""
+    """Write the looks before the last at which what is handed on changes, and all that is handed on from then; returns
+    how many.
+    """
     vertices = seen.shape[0]
     # something can only change when a vertex comes, or is new no longer
     times = np.empty(2 * vertices, np.int64)
@@ -134,7 +136,7 @@ def _changes(
     else:
         times.sort()
     order = np.empty(buffer, np.int64)
-    held, found, before = 0, 0, 0
+    held, changes, before = 0, 0, 0
     for time in times:
         if time >= last:
             break
@@ -158,22 +160,22 @@ def _changes(
             continue
         sure = min(first, documents)
         same = 0
-        while same < sure and same < held and orders[found - 1, same] == order[same]:
+        while same < sure and same < held and orders[changes - 1, same] == order[same]:
             same += 1
         if same == sure:
             continue  # it is on its way already
-        looks[found], counts[found] = time, sure
-        orders[found, :sure] = order[:sure]
+        looks[changes], counts[changes] = time, sure
+        orders[changes, :sure] = order[:sure]
         held = sure
-        found += 1
-    return found
+        changes += 1
+    return changes
 
 
 @kernel
 def _handed_on(
     seen: Any, lasts: Any, documents: Any, there: Any, least_buffer: Any, tail_from: Any, newest_share: Any
 ) -> Any:
-    """Fields of HandedOn."""
+    """Compute the fields of HandedOn."""
     searches, vertices = seen.shape
     widest, most = there.shape[1], 2 * vertices + 1
     own_looks, own_counts = np.empty(most, np.int64), np.empty(most, np.int64)
@@ -222,10 +224,10 @@ def _handed_on(
     looks, first = np.empty(used, np.int64), np.empty(used + 1, np.int64)
     sums = np.zeros((2, used), np.int64)
     groups = 0
-    for at in range(used):
-        row = sorted_rows[at]
+    for place in range(used):
+        row = sorted_rows[place]
         if not groups or look[row] != looks[groups - 1]:
-            looks[groups], first[groups] = look[row], at
+            looks[groups], first[groups] = look[row], place
             groups += 1
         sums[0, groups - 1] += new[row]
         sums[1, groups - 1] += row >= before

@@ -1,4 +1,4 @@
-"""Searches: recorded traversals, or those drawn from the stated distribution.
+"""Drawn searches: recorded traversals, or those drawn from the stated distribution.
 
 Vertices lie on a ring; a graph's level `l` holds every 32nd of the level below, as HNSW's do. A query has a point of
 the ring, that of a document drawn by popularity. On its way it compares vertices near the point on each upper level,
@@ -22,7 +22,7 @@ from pimsim.system.retrieval.confidence import first_met
 from pimsim.system.workload.popularity import popularity
 
 WINDOW = 2  # vertices near the point, to those compared
-LEVEL_RATIO = 32  # HNSW's M: of a level's vertices, so many are not on the next
+LEVEL_RATIO = 32  # HNSW's M: one vertex of this many is on the next level, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +34,26 @@ class Point:
 
 
 def recorded(config: SystemConfig) -> Traversal | None:
-    """The workload's recorded searches, if it has any. TraceError for a file that cannot be read, WorkloadError for one
-    of other vectors than the device's."""
+    """The workload's recorded searches, or None.
+
+    TraceError for a file that cannot be read, WorkloadError for vectors of another size than the device's.
+    """
     if not config.workload.traversal_file:
         return None
     file = Path(config.workload.traversal_file)
     try:
-        told = file.stat()
+        version = file.stat()
     except OSError:
-        found = Traversal.read(file)  # says what is wrong
+        searches = Traversal.read(file)  # says what is wrong
     else:
-        found = _read(file, told.st_mtime_ns, told.st_size)
+        searches = _read(file, version.st_mtime_ns, version.st_size)
     dim = config.dimm.vectors.dim
-    if found.dim not in (None, dim):
+    if searches.dim not in (None, dim):
         raise WorkloadError(
-            f"{config.workload.traversal_file}: its vectors have {found.dim} elements, the device's {dim}: "
-            f"set dimm.vectors.dim to {found.dim}"
+            f"{config.workload.traversal_file}: its vectors have {searches.dim} elements, the device's {dim}: "
+            f"set dimm.vectors.dim to {searches.dim}"
         )
-    return found
+    return searches
 
 
 @lru_cache(maxsize=4)
@@ -68,8 +70,8 @@ class Met:
         self._search = config.search
         self._buffer = max(config.dimm.graph.k, documents)
         self.vertices = max(config.dimm.graph.ef, self._buffer)
-        found = recorded(config)
-        self._recorded = None if found is None or found.ranks is None else found.met(self.vertices)
+        searches = recorded(config)
+        self._recorded = None if searches is None or searches.ranks is None else searches.met(self.vertices)
 
     def drawn(self, searches: int, rng: np.random.Generator) -> np.ndarray:
         """Shares of a search after which it meets each vertex, the nearest first, float64 [searches, vertices].
@@ -78,19 +80,19 @@ class Met:
         """
         if self._recorded is not None:
             return np.asarray(self._recorded[rng.integers(len(self._recorded), size=searches)])
-        stated = self._search
+        search = self._search
         return first_met(
             searches,
             self.vertices,
             buffer=self._buffer,
-            approach=stated.approach,
-            found_by=stated.found_by,
+            approach=search.approach,
+            found_by=search.found_by,
             rng=rng,
         )
 
 
 def points(search: Search, workload: Workload, count: int, seed: int) -> list[Point]:
-    """Of `count` queries, drawn by the documents' popularity."""
+    """Points of `count` queries, drawn by the documents' popularity."""
     rng = np.random.default_rng([workload.seed, 2, seed])
     shares = popularity(workload).shares
     documents = rng.choice(len(shares), count, p=shares)
@@ -103,7 +105,7 @@ def points(search: Search, workload: Workload, count: int, seed: int) -> list[Po
 
 
 def moved(search: Search, workload: Workload, before: list[Point], seed: int) -> list[Point]:
-    """The same requests' next queries: a query has gone elsewhere as often as a document changes."""
+    """Points of the same requests' next queries: a query has moved on as often as a document changes."""
     rng = np.random.default_rng([workload.seed, 3, seed])
     kept = math.exp(-workload.retrieve_every / workload.document_life_tokens)
     fresh = points(search, workload, len(before), seed + 1)
@@ -113,7 +115,9 @@ def moved(search: Search, workload: Workload, before: list[Point], seed: int) ->
 def traversal(
     search: Search, shard: int, dim: int, neighbours: int, ef: int, queries: list[tuple[Point, Point | None]], seed: int
 ) -> Traversal:
-    """Searches for these points; beside a point the one before it, if its results are where the search begins."""
+    """Searches for these points; beside a point stands the one before it, if the search begins with that one's
+    results.
+    """
     rng = np.random.default_rng([4, seed])
     spread = _coprime(shard)
     first_hop, list_vertex, list_kind, first_vector = [0], [], [], [0]
@@ -142,7 +146,7 @@ def traversal(
 
 
 def approach_hops(search: Search, point: Point) -> int:
-    """Hops before the neighbourhood of the result."""
+    """Hops before a search is in the neighbourhood of its result."""
     return min(point.hops - 1, round(search.approach * point.hops))
 
 
@@ -151,20 +155,20 @@ def _hops(
 ) -> list[tuple[int, np.ndarray]]:
     way = approach_hops(search, point)
     width = search.vectors_a_hop
-    found: list[tuple[int, np.ndarray]] = []
+    drawn: list[tuple[int, np.ndarray]] = []
     if before is not None:
-        found.append((NO_LIST, _near(shard, 1, before.place, min(ef, shard // WINDOW), rng)))
+        drawn.append((NO_LIST, _near(shard, 1, before.place, min(ef, shard // WINDOW), rng)))
         if before.place != point.place:  # from the old results to the new: on the lowest level
-            found += _cut(_near(shard, 1, (before.place + point.place) / 2, way * width, rng), width, LOWEST)
+            drawn += _cut(_near(shard, 1, (before.place + point.place) / 2, way * width, rng), width, LOWEST)
     else:
         levels = max(1, int(math.log(shard, LEVEL_RATIO)))
-        found.append((NO_LIST, np.zeros(1, np.int64)))
+        drawn.append((NO_LIST, np.zeros(1, np.int64)))
         for level in range(levels, 0, -1):
             step = LEVEL_RATIO**level
             hops = way // levels + (level <= way % levels)
-            found += _cut(_near(shard, step, point.place, hops * width, rng), width, UPPER)
-    rest = point.hops - way
-    return found + _cut(_near(shard, 1, point.place, rest * width, rng), width, LOWEST)
+            drawn += _cut(_near(shard, step, point.place, hops * width, rng), width, UPPER)
+    hops_left = point.hops - way
+    return drawn + _cut(_near(shard, 1, point.place, hops_left * width, rng), width, LOWEST)
 
 
 def _near(shard: int, step: int, place: float, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -178,7 +182,7 @@ def _near(shard: int, step: int, place: float, count: int, rng: np.random.Genera
 
 
 def _cut(vertices: np.ndarray, width: int, kind: int) -> list[tuple[int, np.ndarray]]:
-    return [(kind, vertices[at : at + width]) for at in range(0, len(vertices), width)]
+    return [(kind, vertices[begin : begin + width]) for begin in range(0, len(vertices), width)]
 
 
 def _coprime(shard: int) -> int:

@@ -13,16 +13,16 @@ from pimsim.system.retrieval.protocol import Retriever, Searches
 def search(
     retriever: Retriever, effort: float, queries: int, running: int, again: bool, rng: np.random.Generator
 ) -> Searches:
-    """So many searches beside others that are `running`: each takes as long as in a batch of all of them."""
-    found = retriever.search(queries + running, again, rng)
+    """Searches of `queries` beside others that are `running`: each takes as long as in a batch of all of them."""
+    together = retriever.search(queries + running, again, rng)
     share = effort * queries / (queries + running)
-    return Searches(found.done[:queries] * effort, found.hop, found.energy, found.times * share)
+    return Searches(together.done[:queries] * effort, together.hop, together.energy, together.times * share)
 
 
 def retriever(config: SystemConfig, in_hand: int | None = None) -> Retriever:
-    """Of the system, for up to `in_hand` queries at once, or else a batch. PimsimError for what cannot be."""
+    """The retriever of a system, for up to `in_hand` queries at once (a batch if None). PimsimError if it cannot be."""
     if config.retrieval.engine == "acceldimm":
         return AccelDimms(config, in_hand or config.workload.batch)
     kinds: dict[str, type[Cpu] | type[HbmBehindLink] | type[Dpus]] = {"cpu": Cpu, "hbm": HbmBehindLink, "upmem": Dpus}
-    made: Retriever = kinds[config.retrieval.engine](config)
-    return made
+    engine: Retriever = kinds[config.retrieval.engine](config)
+    return engine

@@ -1,4 +1,4 @@
-"""Retriever: what every retriever promises: how long searches take, and what they cost."""
+"""Protocol: what every retriever promises: how long searches take, and what they cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pimsim.result import Bound
 
 @dataclass(frozen=True, slots=True)
 class Searches:
-    """A batch of searches on all devices."""
+    """The times and the energy of a batch of searches on all devices."""
 
     done: np.ndarray  # s from when the queries are there, float64 [queries]; of the slowest device
     hop: float  # s of one hop
@@ -22,11 +22,13 @@ class Searches:
 
 
 class Retriever(Protocol):
-    """What searches. `bounds` and `counts` are for the report, and complete after the last search."""
+    """The devices of a system that search. `bounds` and `counts` are for the report, and complete after the last
+    search.
+    """
 
     idle_w: float  # while it does not search; beside the energy of its searches
     bounds: list[Bound]
     counts: dict[str, float]
 
     def search(self, queries: int, again: bool, rng: np.random.Generator) -> Searches:
-        """So many searches at once; `again`: their requests have retrieved before."""
+        """The times and the energy of `queries` searches at once; `again`: their requests have retrieved before."""

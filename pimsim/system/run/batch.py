@@ -1,4 +1,4 @@
-"""Batch: what is in hand of a batch: which requests wait for what, the pieces that can be prefilled, the next steps."""
+"""Batch: the requests in hand: which wait for what, the pieces that can be prefilled, the next steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pimsim.system.described.config import SystemConfig
 from pimsim.system.generation.protocol import Cost, Generator
-from pimsim.system.run.drafts import Asked, Drafts, Kept
+from pimsim.system.run.drafts import Drafts, Kept, ToPrefill
 from pimsim.system.run.event_loop import picoseconds
 from pimsim.system.workload.requests import Request
 
@@ -15,20 +15,22 @@ SEARCHING, PREFILLING, DECODING, DONE = range(4)
 
 @dataclass(slots=True)
 class Place:
-    """A request in hand, and the number of its draft; its last retrieval was `asked` at that time, in ps, and has
-    `changed` the documents or not."""
+    """A request in hand, and the number of its draft.
+
+    Its last retrieval was sent at `queried_at`, in ps, and has `changed` the documents or not.
+    """
 
     number: int
     request: Request
     state: int = SEARCHING
-    asked: int = 0
+    queried_at: int = 0
     retrieval: int = 0  # its row in Retrievals
     changed: bool = True
 
 
 @dataclass(slots=True)
 class Prefill:
-    """What is prefilled at once, for whom; `ready` can be decoded after it."""
+    """What is prefilled at once; the requests of `ready` can be decoded after it."""
 
     cost: Cost
     ready: list[Place]
@@ -39,7 +41,7 @@ class Prefill:
 
 @dataclass(slots=True)
 class Steps:
-    """`count` tokens for each of `places`: the first takes `first` s, each further one `slope` longer."""
+    """`count` tokens for each of `places`: the first takes `first` s, each further one `slope` s longer."""
 
     places: list[Place]
     count: int
@@ -50,11 +52,11 @@ class Steps:
     begin: int = 0
 
     def ends(self, count: int) -> int:
-        """ps from the beginning to the end of so many tokens."""
+        """ps from the beginning to the end of `count` tokens."""
         return picoseconds(count * self.first + self.slope * count * (count - 1) / 2)
 
     def cut(self, now: int) -> bool:
-        """Stop with the token that is being made, if there are more; True if there were."""
+        """Stop with the token that is being decoded; returns whether more were to come."""
         low, high = 1, self.count
         while low < high:
             middle = (low + high) // 2
@@ -66,7 +68,7 @@ class Steps:
         return shorter
 
     def cost(self) -> Cost:
-        """Of `count` tokens; energy, like time, is linear between the first and the last."""
+        """The cost of all `count` tokens; energy, like time, is linear between the first and the last."""
         middle = (self.count - 1) / 2
         parts = {}
         for part, nj in self.one.energy.items():
@@ -75,7 +77,7 @@ class Steps:
 
 
 class Batch:
-    """Requests in hand, each with a draft of its last retrieval's documents."""
+    """The requests in hand, each with a draft of its last retrieval's documents."""
 
     def __init__(self, config: SystemConfig, generator: Generator, drafts: Drafts) -> None:
         self.config, self.generator, self.drafts = config, generator, drafts
@@ -83,30 +85,33 @@ class Batch:
         self._least = max(1, generator.smallest_piece)
 
     def take(self, requests: list[Request]) -> list[Place]:
+        """Take these requests in hand, in place of the last batch; returns their places."""
         self.places = [Place(number, request) for number, request in enumerate(requests)]
         return self.places
 
     @property
     def searching(self) -> bool:
+        """Whether a request waits for its documents."""
         return any(place.state == SEARCHING for place in self.places)
 
     @property
     def finished(self) -> bool:
+        """Whether all requests are done."""
         return all(place.state == DONE for place in self.places)
 
     def waits(self) -> bool:
-        """Whether a prefill is worth its while: somebody could decode after it, or it fills the arrays."""
+        """Whether a prefill is worth it: a request could decode after it, or it fills the arrays."""
         if self.drafts.waiting * self.config.workload.document_tokens >= self._least:
             return True
         return any(place.state == PREFILLING for place in self.places)
 
     def prefill(self) -> Prefill:
-        """All that is known and not prefilled yet, in the order of the requests."""
+        """The prefill of all that is known and not prefilled yet, in the order of the requests."""
         again_all = self.config.workload.context == "all"
         first_right = Kept.DENSE if self.drafts.tree is not None else Kept.NOTHING
         later_right = Kept.ALL if self.drafts.tree is None and not again_all else first_right
         waiting = self.drafts.waits
-        asked, ready = [], []
+        drafts, ready = [], []
         for place in self.places:
             request, first = place.request, place.request.retrievals == 1
             right = first_right if first else later_right
@@ -115,13 +120,13 @@ class Batch:
                 if first:
                     question = request.question
                 elif again_all and place.changed:
-                    question = request.question + request.made
-                asked.append(Asked(place.number, True, right, question, place.changed))
+                    question = request.question + request.generated
+                drafts.append(ToPrefill(place.number, True, right, question, place.changed))
                 ready.append(place)
             elif place.state == SEARCHING and waiting[place.number]:
                 # where only the order has changed, it may change again
-                asked.append(Asked(place.number, False, right, 0, False))
-        filled = self.drafts.prefill(asked)
+                drafts.append(ToPrefill(place.number, False, right, 0, False))
+        filled = self.drafts.prefill(drafts)
         cost = self.generator.prefill(filled.pieces)
         if filled.loaded:
             cost = cost.plus(self.generator.load(filled.loaded))

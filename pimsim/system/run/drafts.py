@@ -1,8 +1,8 @@
-"""Drafts: what the generation devices know of each request's documents, what they computed of it, and what for nothing.
+"""Drafts: each request's documents as the generation devices know them, and what was computed of those.
 
-A document of a draft is a vertex of its search, named by its rank; those behind the result do not stay. Documents
-stand in the prompt in the order of the result, as far as it is known. So where the order turns out another, the KV of
-all behind the first difference was computed behind the wrong documents.
+A document of a draft is a vertex of its search, named by its rank; those behind the result do not stay. Documents stand
+in the prompt in the order of the result, as far as it is known. So where the order turns out another, the KV of all
+behind the first difference was computed behind the wrong documents, and for nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNKNOWN = -1
 
 
 class Kept(IntEnum):
-    """What of a document's KV is right behind others than those it was computed behind."""
+    """How much of a document's KV is right behind other documents than those it was computed behind."""
 
     NOTHING = 0
     DENSE = 1  # all but the important tokens' (HeterRAG's g)
@@ -31,7 +31,7 @@ class Kept(IntEnum):
 
 
 class Tables(NamedTuple):
-    """Drafts for kernels, a row for each place; int64 where nothing is said."""
+    """Drafts for kernels, a row for each place; int64 unless noted otherwise."""
 
     documents: np.ndarray  # [places, vertices]: the document that each vertex is
     counts: np.ndarray  # [places]: documents of the result
@@ -45,7 +45,7 @@ class Tables(NamedTuple):
     waiting: np.ndarray  # [places]: documents of the order that have no KV
 
 
-class Asked(NamedTuple):
+class ToPrefill(NamedTuple):
     """A draft that is to be prefilled."""
 
     place: int
@@ -57,7 +57,7 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """What drafts lack, as it is computed now."""
+    """What a prefill of drafts computes."""
 
     pieces: Pieces
     loaded: float  # tokens whose KV was there
@@ -65,9 +65,10 @@ class Prefilled:
 
 
 class Drafts:
-    """Of so many `places`, each with up to `documents` out of `vertices`, with what the prefix `tree` remembers.
+    """The drafts at `places`, each of up to `documents` out of `vertices`; `tree` is what remembers KV, if anything
+    does.
 
-    `tokens` of a document, of which `important` are beside its dense part.
+    A document has `tokens`, of which `important` are not in its dense part.
     """
 
     def __init__(
@@ -93,35 +94,39 @@ class Drafts:
 
     @property
     def waits(self) -> list[int]:
-        """Of each draft, documents of its order that have no KV."""
+        """How many documents of each draft's order have no KV."""
         return self._tables.waiting.tolist()
 
     def begin(self, places: np.ndarray, documents: np.ndarray, counts: np.ndarray, there: np.ndarray) -> None:
-        """New drafts at these places; rows of the result's documents, how many they are, and which have their KV."""
+        """Begin new drafts at these places, with rows of the result's documents, how many they are, and which have
+        their KV.
+        """
         self.waiting = _begin(self._tables, places, documents, counts, there)
 
     def of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Documents of their results, int64 [places], and whose KV is there, bool [places, most documents]."""
+        """How many documents the results at these places have, int64 [places], and whose KV is there, bool [places,
+        most documents].
+        """
         return self._tables.counts[places], self._tables.there[places]
 
     def name(self, places: np.ndarray, vertices: np.ndarray, documents: np.ndarray) -> None:
-        """The documents of vertices that are not in the results, a vertex of each of these places."""
+        """Name the documents of vertices that are not in the results, one vertex of each of these places."""
         self._tables.documents[places, vertices] = documents
 
     def know(self, places: np.ndarray, handed_on: HandedOn, first: int, last: int) -> None:
-        """The devices have the documents of these rows, and put them into their orders; `places` of the searches."""
+        """Put the documents of these rows into the orders of their drafts; `places` are those of the searches."""
         rows = handed_on.search, handed_on.order, handed_on.counts
         self.waiting += _know(self._tables, places, *rows, first, last)
 
-    def prefill(self, asked: Sequence[Asked]) -> Prefilled:
-        """All that these lack of what is known, one after the other."""
+    def prefill(self, drafts: Sequence[ToPrefill]) -> Prefilled:
+        """Compute all that these drafts lack of what is known, one after the other."""
         if self.tree is not None:
-            self.tree.reserve(len(asked) * self._widest)
+            self.tree.reserve(len(drafts) * self._widest)
         tree = (self.tree or self._no_tree).tables
-        found = _prefill(
-            self._tables, tree, self.tree is not None, np.array(asked, np.int64), self._tokens, self._important
+        sums = _prefill(
+            self._tables, tree, self.tree is not None, np.array(drafts, np.int64), self._tokens, self._important
         )
-        count, tokens, before, pairs, loaded, wasted, answered = found
+        count, tokens, before, pairs, loaded, wasted, answered = sums
         self.waiting -= answered
         return Prefilled(Pieces(count, tokens, before, pairs), float(loaded), wasted)
 
@@ -129,11 +134,11 @@ class Drafts:
 @kernel
 def _begin(tables: Any, places: Any, documents: Any, counts: Any, there: Any) -> Any:
     """Returns how many documents have no KV now, of all."""
-    for at in range(places.shape[0]):
-        place = places[at]
-        tables.documents[place, : documents.shape[1]] = documents[at]
-        tables.counts[place] = counts[at]
-        tables.there[place] = there[at]
+    for number in range(places.shape[0]):
+        place = places[number]
+        tables.documents[place, : documents.shape[1]] = documents[number]
+        tables.counts[place] = counts[number]
+        tables.there[place] = there[number]
         tables.ordered[place] = tables.passed[place] = tables.waiting[place] = 0
         tables.computed[place] = UNKNOWN
         tables.dense[place] = False
@@ -152,9 +157,9 @@ def _know(tables: Any, places: Any, search: Any, order: Any, count: Any, first: 
     for row in range(first, last):
         place = places[search[row]]
         waiting = 0
-        for at in range(count[row]):
-            vertex = order[row, at]
-            tables.order[place, at] = vertex
+        for position in range(count[row]):
+            vertex = order[row, position]
+            tables.order[place, position] = vertex
             waiting += not _is_there(tables, place, vertex) and tables.computed[place, vertex] == UNKNOWN
         tables.ordered[place] = count[row]
         more += waiting - tables.waiting[place]
@@ -196,14 +201,14 @@ def _give_up(tables: Any, place: Any) -> Any:
 
 
 @kernel
-def _prefill(tables: Any, tree: Any, with_tree: Any, asked: Any, tokens: Any, important: Any) -> Any:
+def _prefill(tables: Any, tree: Any, with_tree: Any, drafts: Any, tokens: Any, important: Any) -> Any:
     """Returns the fields of Pieces, tokens loaded and wasted, and documents that waited."""
     count, rows, behind, pairs, loaded, wasted, answered = 0, 0, 0, 0.0, 0, 0, 0
     widest = tables.order.shape[1]
-    sequence, found = np.empty(widest, np.int64), np.empty(widest, np.int64)
-    for row in range(asked.shape[0]):
+    sequence, kept = np.empty(widest, np.int64), np.empty(widest, np.int64)
+    for row in range(drafts.shape[0]):
         place, last, right, question, keeps = (
-            asked[row, 0], asked[row, 1], asked[row, 2], asked[row, 3], asked[row, 4]
+            drafts[row, 0], drafts[row, 1], drafts[row, 2], drafts[row, 3], drafts[row, 4]
         )  # fmt: skip
         ordered = tables.ordered[place]
         if right != Kept.ALL:
@@ -213,16 +218,16 @@ def _prefill(tables: Any, tree: Any, with_tree: Any, asked: Any, tokens: Any, im
         answered += tables.waiting[place]
         tables.waiting[place] = 0
         tables.behind[place], tables.passed[place] = tables.order[place], ordered
-        for at in range(ordered):
-            sequence[at] = tables.documents[place, tables.order[place, at]]
+        for position in range(ordered):
+            sequence[position] = tables.documents[place, tables.order[place, position]]
         if with_tree:
-            find(tree, sequence, ordered, found)
-        for at in range(ordered):
-            vertex = tables.order[place, at]
+            find(tree, sequence, ordered, kept)
+        for position in range(ordered):
+            vertex = tables.order[place, position]
             has, dense = tables.computed[place, vertex], tables.dense[place, vertex]
             if _is_there(tables, place, vertex) or (has != UNKNOWN and not dense):
                 continue
-            kind = found[at] if with_tree else NEITHER
+            kind = kept[position] if with_tree else NEITHER
             if kind == BOTH:
                 computed = 0
             elif kind == DENSE or (with_tree and dense):
@@ -234,8 +239,8 @@ def _prefill(tables: Any, tree: Any, with_tree: Any, asked: Any, tokens: Any, im
             if computed:
                 count += 1
                 rows += computed
-                behind += at * tokens
-                pairs += computed * (at * tokens + (computed + 1) / 2)
+                behind += position * tokens
+                pairs += computed * (position * tokens + (computed + 1) / 2)
             tables.computed[place, vertex] = max(has, 0) + computed
             tables.dense[place, vertex] = False
         if question:

@@ -1,7 +1,7 @@
 """EventLoop: what happens next, in whole picoseconds.
 
 Ties are broken by kind, in the order of `KINDS`, then by the order in which events were set: what ends frees its unit
-before anything looks for a free one, and what arrives is seen by whoever looks at the same time.
+before anything looks for a free one, and what arrives is seen by what looks at the same time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ DAY = 86_400 * PS
 
 
 def picoseconds(seconds: float) -> int:
+    """Seconds, rounded to whole picoseconds."""
     return round(seconds * PS)
 
 
@@ -31,7 +32,9 @@ class EventLoop:
         self._set = 0
 
     def at(self, time: int, kind: int, callback: Callable[[], None]) -> None:
-        """Run it at that time, which is not before now. WorkloadError for one too late to be told in ps."""
+        """Run `callback` at that time in ps, which is not before now. WorkloadError for one too late to be counted in
+        ps.
+        """
         if time < self.now:
             raise ValueError(f"an event at {time} ps cannot be set at {self.now} ps")
         if time >= HORIZON:
@@ -43,7 +46,7 @@ class EventLoop:
         self._set += 1
 
     def run(self) -> None:
-        """Until nothing is left."""
+        """Run all callbacks until none is left."""
         while self._heap:
             self.now, _, _, callback = heapq.heappop(self._heap)
             self.events += 1
@@ -58,14 +61,14 @@ class Server:
         self._loop, self._spans, self._free = loop, spans, 0
 
     def do(self, duration: int, what: str, then: Callable[[], None], *, later: int = 0) -> None:
-        """A job of so many ps; `then` runs `later` ps after its end, as behind a link's latency."""
+        """A job of `duration` ps; `then` runs `later` ps after its end, as behind a link's latency."""
         begin = max(self._free, self._loop.now)
         self._free = begin + duration
         self.took(what, begin, self._free)
         self._loop.at(self._free + later, END, then)
 
     def took(self, what: str, begin: int, end: int) -> None:
-        """Count a job that somebody else has timed; jobs of one unit do not overlap."""
+        """Count a job that was timed elsewhere; jobs of one unit do not overlap."""
         self.busy += end - begin
         self.jobs += 1
         if self._spans is not None and end > begin:

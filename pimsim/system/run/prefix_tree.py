@@ -1,8 +1,8 @@
-"""PrefixTree: documents' KV by the path that leads to them, a dense part each and a sparse part a path (HeterRAG, 4.4).
+"""PrefixTree: documents' KV by the path that leads to them: a dense part each, a sparse part a path (HeterRAG, 4.4).
 
 A node is a document behind others. Its sparse entry holds its important tokens as they are behind these; the dense part
-is the document's own, whatever stands before it, and goes with its last sparse entry. The sparse entry used longest
-ago goes first.
+is the document's own, whatever stands before it, and goes with its last sparse entry. The sparse entry used longest ago
+goes first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tables(NamedTuple):
 
 
 class PrefixTree:
-    """Holds up to `capacity` bytes; a document's dense part takes `dense` of them, a sparse entry `sparse`.
+    """A tree of up to `capacity` bytes; a document's dense part takes `dense` of them, a sparse entry `sparse`.
 
     Documents are numbers below `documents`.
     """
@@ -46,30 +46,32 @@ class PrefixTree:
 
     @property
     def used(self) -> float:
-        """Bytes."""
+        """Bytes of all entries."""
         return float(self.tables.bytes[USED])
 
     @property
     def evicted(self) -> int:
-        """Sparse entries that were given up."""
+        """How many sparse entries have been evicted."""
         return int(self.tables.counts[EVICTED])
 
     def find(self, sequence: Sequence[int]) -> list[int]:
-        """What is there of each document, changing nothing: NEITHER, DENSE or BOTH. Once a path breaks, all behind
-        have at best their dense part."""
-        asked = np.array(sequence, np.int64)
-        found = np.empty(len(asked), np.int64)
-        find(self.tables, asked, len(asked), found)
-        return found.tolist()
+        """Which parts of each document are there, changing nothing: NEITHER, DENSE or BOTH.
+
+        Where a path breaks, all documents behind have at best their dense part.
+        """
+        documents = np.array(sequence, np.int64)
+        kept = np.empty(len(documents), np.int64)
+        find(self.tables, documents, len(documents), kept)
+        return kept.tolist()
 
     def keep(self, sequence: Sequence[int]) -> None:
         """Store what was computed of a sequence, and count its path as used now, the deepest entry longest ago."""
-        asked = np.array(sequence, np.int64)
-        self.reserve(len(asked))
-        keep(self.tables, asked, len(asked))
+        documents = np.array(sequence, np.int64)
+        self.reserve(len(documents))
+        keep(self.tables, documents, len(documents))
 
     def reserve(self, more: int) -> None:
-        """Make room in the tables for so many more entries."""
+        """Make room in the tables for this many more entries."""
         old = self.tables
         needed = int(old.counts[HELD]) + more
         if needed <= len(old.before):
@@ -78,13 +80,13 @@ class PrefixTree:
         _copy(old, self.tables)
 
     def entries(self) -> list[tuple[int, int, int]]:
-        """Of each entry its number, that of the one before it or NONE, and its document; used longest ago first."""
-        tables, found = self.tables, []
+        """All entries, used longest ago first: its number, that of the entry before it or NONE, and its document."""
+        tables, entries = self.tables, []
         entry = int(tables.counts[OLDEST])
         while entry != NONE:
-            found.append((entry, int(tables.before[entry]), int(tables.document[entry])))
+            entries.append((entry, int(tables.before[entry]), int(tables.document[entry])))
             entry = int(tables.newer[entry])
-        return found
+        return entries
 
 
 def _tables(entries: int, paths: np.ndarray, sizes: np.ndarray) -> Tables:
@@ -96,39 +98,39 @@ def _tables(entries: int, paths: np.ndarray, sizes: np.ndarray) -> Tables:
 
 
 @kernel
-def find(tables: Any, sequence: Any, count: Any, found: Any) -> None:
-    """Of the sequence's first `count` documents, into `found`."""
+def find(tables: Any, sequence: Any, count: Any, kept: Any) -> None:
+    """Write to `kept` which parts are there of the sequence's first `count` documents."""
     entry = NONE
     whole = True
-    for at in range(count):
-        document = sequence[at]
+    for position in range(count):
+        document = sequence[position]
         if whole:
             entry = tables.places[_place(tables, entry, document)]
             whole = entry != NONE
-        found[at] = BOTH if whole else DENSE if tables.paths[document] else NEITHER
+        kept[position] = BOTH if whole else DENSE if tables.paths[document] else NEITHER
 
 
 @kernel
 def keep(tables: Any, sequence: Any, count: Any) -> None:
-    """The sequence's first `count` documents, for which there is room in the tables."""
+    """Store the sequence's first `count` documents, for which the tables have room."""
     counts, sizes, paths = tables.counts, tables.bytes, tables.paths
     path = np.empty(count, np.int64)
     known = np.ones(count, np.bool_)
     entry = NONE
-    for at in range(count):
-        document = sequence[at]
+    for position in range(count):
+        document = sequence[position]
         place = _place(tables, entry, document)
         if tables.places[place] == NONE:
-            known[at] = False
+            known[position] = False
             _take(tables, place, entry, document)
             paths[document] += 1
             sizes[USED] += sizes[SPARSE_BYTES] if paths[document] > 1 else sizes[SPARSE_BYTES] + sizes[DENSE_BYTES]
         entry = tables.places[place]
-        path[at] = entry
-    for at in range(count - 1, -1, -1):
-        if known[at]:
-            _unlink(tables, path[at])
-        _link(tables, path[at])
+        path[position] = entry
+    for position in range(count - 1, -1, -1):
+        if known[position]:
+            _unlink(tables, path[position])
+        _link(tables, path[position])
     while sizes[USED] > sizes[CAPACITY] and counts[OLDEST] != NONE:
         document = tables.document[counts[OLDEST]]
         _drop(tables, counts[OLDEST])
@@ -141,7 +143,7 @@ def keep(tables: Any, sequence: Any, count: Any) -> None:
 
 @part
 def _home(tables: Any, before: Any, document: Any) -> Any:
-    """Where the hash table looks for it first."""
+    """Where the hash table looks for an entry first."""
     key = np.uint64(before + 1) * np.uint64(tables.paths.shape[0]) + np.uint64(document)
     key ^= key >> np.uint64(32)
     key *= np.uint64(SCATTER)
@@ -162,7 +164,7 @@ def _place(tables: Any, before: Any, document: Any) -> Any:
 
 @part
 def _take(tables: Any, place: Any, before: Any, document: Any) -> None:
-    """A free entry, for this document."""
+    """Make a free entry one for this document."""
     counts = tables.counts
     entry = counts[FREE]
     counts[FREE] = tables.newer[entry]
@@ -190,7 +192,7 @@ def _drop(tables: Any, entry: Any) -> None:
 
 @part
 def _link(tables: Any, entry: Any) -> None:
-    """As the one used last."""
+    """Make an entry the one used last."""
     counts = tables.counts
     newest = counts[NEWEST]
     tables.older[entry], tables.newer[entry] = newest, NONE
@@ -216,7 +218,7 @@ def _unlink(tables: Any, entry: Any) -> None:
 
 @kernel
 def _copy(old: Any, new: Any) -> None:
-    """All entries, each under its number."""
+    """Copy all entries, each under its number."""
     entry, most = old.counts[OLDEST], old.before.shape[0]
     # numbers that the old tables have not taken follow those that are only in the new ones
     while entry != NONE:

@@ -37,7 +37,7 @@ TOKEN_BYTES = 4  # of an id on a link
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What the host hands on at one look: rows `first` to `last`, of searches for these places."""
+    """What the host hands on at one look: rows `first` to `last`, of the searches for these places."""
 
     places: np.ndarray
     handed_on: HandedOn
@@ -48,11 +48,16 @@ class News:
 
 
 def run(config: SystemConfig, *, timeline: bool = False) -> SystemResult:
-    """Run the workload; `timeline` keeps what each unit did when. PimsimError for what cannot be."""
+    """Simulate the workload on the system; with `timeline` the result says what each unit did when.
+
+    PimsimError for what cannot be simulated.
+    """
     return _Run(config, timeline).result()
 
 
 class _Run:
+    """One run, with all that changes in it."""
+
     def __init__(self, config: SystemConfig, timeline: bool) -> None:
         self.config = config
         self.requests = requests(config)
@@ -66,7 +71,7 @@ class _Run:
         self.room, cache = in_hand(config, self.requests, self.generator.memory_bytes)
         self.retriever = retriever(config, self.room)
         self.draws = Draws(config.workload, Documents(config.workload), self.requests)
-        self.found: Retrievals  # of the batch in hand
+        self.retrieved: Retrievals  # of the batch in hand
         self.tree = self._warm_tree(cache) if config.optimisations.g else None
         self.evicted_before = self.tree.evicted if self.tree is not None else 0
         self.rule = Rule(config.retrieval.tail_from, config.retrieval.newest_share)
@@ -88,7 +93,7 @@ class _Run:
         self.latency = picoseconds(config.link.latency_ns * 1e-9)
 
     def _warm_tree(self, capacity: float) -> PrefixTree:
-        """With the documents of earlier requests."""
+        """A prefix tree that holds the documents of earlier requests."""
         config, numbers = self.config, self.draws.numbers
         dense = config.workload.document_tokens * config.model.kv_token_bytes
         tree = PrefixTree(capacity, dense, dense * config.generation.important_tokens, len(numbers))
@@ -97,6 +102,7 @@ class _Run:
         return tree
 
     def result(self) -> SystemResult:
+        """Run all events; returns the result."""
         config = self.config
         for request in self.requests:
             self.loop.at(request.arrival, ARRIVE, partial(self._arrives, request))
@@ -141,7 +147,7 @@ class _Run:
         if config.generation.engine == "accelhbm":
             warnings.append("no energy of control logic is known: it is not in the sums")
         if config.retrieval.engine == "upmem":
-            warnings.append("no price of DIMMs with DPUs is known: theirs is that of ordinary ones")
+            warnings.append("no price of DIMMs with DPUs is known: they count as ordinary ones")
         return Provenance.of(
             config.configuration,
             clocks_mhz=clocks,
@@ -159,23 +165,24 @@ class _Run:
 
     def _retrieve(self, places: list[Place]) -> None:
         """Send the queries of these to all devices; each request's documents are settled now."""
-        config, found = self.config, self.found
+        config, retrievals = self.config, self.retrieved
         rows = []
         for place in places:
             request = place.request
-            row = found.first[place.number] + request.retrievals
+            row = retrievals.first[place.number] + request.retrievals
             request.retrievals += 1
-            place.state, place.asked, place.retrieval, place.changed = SEARCHING, self.loop.now, row, found.changed[row]
+            place.state, place.queried_at, place.retrieval = SEARCHING, self.loop.now, row
+            place.changed = retrievals.changed[row]
             rows.append(row)
         numbers = np.array([place.number for place in places])
-        self.batch.drafts.begin(numbers, found.documents[rows], found.counts[rows], found.there[rows])
+        self.batch.drafts.begin(numbers, retrievals.documents[rows], retrievals.counts[rows], retrievals.there[rows])
         self.books.counts["retrievals"] += len(places)
         query = config.dimm.vectors.bytes
         time = picoseconds(len(places) * config.host.query_us * 1e-6)
         self.host.do(time, "queries", lambda: self._over_link(len(places) * query, partial(self._found_by, places)))
 
     def _over_link(self, size: int, then: Callable[[], None]) -> None:
-        """To or from every retrieval device at once."""
+        """Send `size` bytes to or from each retrieval device."""
         self.books.counts["bytes_retrieval_link"] += size * self.config.retrieval.devices
         self.to_search.do(picoseconds(size / (self.config.link.gbps * 1e9)), "queries", then, later=self.latency)
 
@@ -184,7 +191,9 @@ class _Run:
         self._search()
 
     def _search(self) -> None:
-        """All queries that wait, at once: without `p` when no other runs, as the host sends batch after batch."""
+        """Search all queries that wait at once; without `p` when no other search runs, as the host sends batch after
+        batch.
+        """
         begin = self.loop.now
         self.ends = [end for end in self.ends if end > begin]
         if not self.to_be_searched or (self.ends and not self.config.optimisations.p):
@@ -214,8 +223,8 @@ class _Run:
     def _looks(
         self, places: list[Place], durations: np.ndarray | None = None, interval: int = 1
     ) -> Iterator[tuple[int, News]]:
-        """What the host hands on of searches that take so many ps, by the look, one every `interval` ps, at which it
-        does; if nothing is said of that, all at the first."""
+        """What the host hands on of searches, and at which of its looks; it looks every `interval` ps,
+        and the searches take `durations` ps. Without them everything is handed on at the first look."""
         numbers = np.array([place.number for place in places])
         counts, there = self.batch.drafts.of(numbers)
         if durations is None:
@@ -225,22 +234,21 @@ class _Run:
             if self.config.optimisations.r:  # the search begins with the last result; its others are not new
                 shares[:, : there.shape[1]][there] = 0.0
             seen, lasts = looks_that_see(shares, durations, interval)
-        found = self.rule.handed_on(seen, lasts, counts, there, self.config.dimm.graph.k)
-        if len(found.strangers):
-            searched, vertices = found.strangers.T
+        handed_on = self.rule.handed_on(seen, lasts, counts, there, self.config.dimm.graph.k)
+        if len(handed_on.strangers):
+            searched, vertices = handed_on.strangers.T
             rows = np.array([place.retrieval for place in places])[searched]
-            self.batch.drafts.name(numbers[searched], vertices, self.found.strangers(rows, self.strange))
-        self.books.counts["wasted_documents"] += len(found.strangers)
-        searches, first = found.search.tolist(), found.first.tolist()
-        told = zip(
-            found.look.tolist(), first, first[1:], found.documents.tolist(), found.results.tolist(), strict=False
-        )
-        for look, begin, end, documents, results in told:
+            self.batch.drafts.name(numbers[searched], vertices, self.retrieved.strangers(rows, self.strange))
+        self.books.counts["wasted_documents"] += len(handed_on.strangers)
+        searches, first = handed_on.search.tolist(), handed_on.first.tolist()
+        documents_sent, results_sent = handed_on.documents.tolist(), handed_on.results.tolist()
+        looks = zip(handed_on.look.tolist(), first, first[1:], documents_sent, results_sent, strict=False)
+        for look, begin, end, documents, results in looks:
             complete = [places[one] for one in searches[end - results : end]]
-            yield look, News(numbers, found, begin, end, documents, complete)
+            yield look, News(numbers, handed_on, begin, end, documents, complete)
 
     def _hand_on(self, news: News) -> None:
-        """Results to the host, merged there, and the documents' tokens to the generation devices."""
+        """Send results to the host, merge them there, and send the documents' tokens to the generation devices."""
         config = self.config
         dimm = config.dimm
         complete = len(news.complete)
@@ -253,7 +261,7 @@ class _Run:
         )
 
     def _tokens(self, tokens: int, then: Callable[[], None]) -> None:
-        """Between the host and the generation devices."""
+        """Send this many tokens between the host and the generation devices."""
         size = tokens * TOKEN_BYTES
         self.books.counts["bytes_generation_link"] += size
         self.to_generation.do(picoseconds(size / (self.config.link.gbps * 1e9)), "tokens", then, later=self.latency)
@@ -262,16 +270,18 @@ class _Run:
         self.batch.drafts.know(news.places, news.handed_on, news.first, news.last)
         for place in news.complete:
             place.state = PREFILLING
-            self.retrievals.append((self.loop.now - place.asked) / PS)
+            self.retrievals.append((self.loop.now - place.queried_at) / PS)
         if self.steps is not None and self.batch.waits() and self.steps.cut(self.loop.now):
             steps = self.steps
-            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._made, steps, steps.count))
+            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._steps_end, steps, steps.count))
         self._look_soon()
 
     # generation
 
     def _look_soon(self) -> None:
-        """When all that ends or arrives at this time has; while something is generated its end will."""
+        """Look for what can begin when all that ends or arrives at this time has; while something is generated its end
+        will.
+        """
         if not self.generating and not self.looks:
             self.looks = True
             self.loop.at(self.loop.now, LOOK, self._look)
@@ -288,7 +298,7 @@ class _Run:
                 if not self.config.workload.rate_rps:
                     for request in taken:
                         request.begun = self.loop.now
-                self.found = self.draws.of(taken)
+                self.retrieved = self.draws.of(taken)
                 self._retrieve(self.batch.take(taken))
             return
         if not self.config.optimisations.p and self.batch.searching:
@@ -305,7 +315,7 @@ class _Run:
         if steps is not None:
             self.steps, self.generating = steps, True
             steps.begin = self.loop.now
-            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._made, steps, steps.count))
+            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._steps_end, steps, steps.count))
 
     def _generate(self, cost: Cost, what: str, then: Callable[[], None]) -> None:
         self.generating = True
@@ -325,11 +335,11 @@ class _Run:
             place.state = DECODING
             if request.retrievals == 1:
                 request.first_token = self.loop.now
-                request.made = 1
+                request.generated = 1
                 request.context = len(request.documents) * self.config.workload.document_tokens + request.question
-        self._turn(ready, made=False)
+        self._turn(ready, decoded=False)
 
-    def _made(self, steps: Steps, count: int) -> None:
+    def _steps_end(self, steps: Steps, count: int) -> None:
         if steps is not self.steps or count != steps.count:
             return  # cut since
         self.steps, self.generating = None, False
@@ -337,20 +347,20 @@ class _Run:
         self._pay(steps.cost())
         self.books.counts["decode_steps"] += steps.count
         for place in steps.places:
-            place.request.made += steps.count
+            place.request.generated += steps.count
             place.request.context += steps.count
-        self._turn(steps.places, made=True)
+        self._turn(steps.places, decoded=True)
 
-    def _turn(self, places: list[Place], *, made: bool) -> None:
-        """Who of these is done, and who retrieves: what has `made` a token since it last did."""
+    def _turn(self, places: list[Place], *, decoded: bool) -> None:
+        """Send on those of these requests that are done or retrieve next; `decoded`: each has a new token."""
         every = self.config.workload.retrieve_every
         retrieving = []
         for place in places:
             request = place.request
-            if request.made >= request.output:
+            if request.generated >= request.output:
                 place.state = DONE
                 self._tokens(request.output, partial(self._answered, request))
-            elif made and every and request.made % every == 0:
+            elif decoded and every and request.generated % every == 0:
                 retrieving.append(place)
         if retrieving:
             self._retrieve(retrieving)

@@ -1,4 +1,4 @@
-"""Retrievals: which documents each retrieval of each request finds, whenever it comes.
+"""Documents found: which documents each retrieval of each request finds, whenever it comes.
 
 A request's first retrieval finds its documents. Until the next one each of them is replaced by another, drawn by
 popularity, as often as it has outlived its use.
@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from pimsim.compiled import kernel, part
-from pimsim.system.described.config import Workload as Stated
+from pimsim.system.described.config import Workload
 from pimsim.system.workload.requests import Documents, Request
 
 
 @dataclass(frozen=True, slots=True)
 class Retrievals:
-    """Of some requests; rows are retrievals, a request's one after the other. Documents are numbers, the most popular
-    0."""
+    """The retrievals of some requests: a row for each, a request's one after the other.
+
+    Documents are numbers, the most popular 0.
+    """
 
     first: list[int]  # [requests]: row of its first
     documents: np.ndarray  # int64 [rows, most documents of a request]
@@ -31,42 +33,45 @@ class Retrievals:
     sums: np.ndarray  # float64 [documents]: shares of what is asked for, added up
 
     def strangers(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A document for each of these rows (int64, those of a retrieval one after the other) that it has not found, as
-        popular as others are, and none twice; any where there are no more."""
-        found: np.ndarray = _strangers(rows, self.documents, self.counts, self.sums, rng.integers(2**32))
-        return found
+        """A document for each of these rows (int64, those of a retrieval one after the other) that its retrieval has
+        not found.
+
+        They are drawn by popularity, and none twice; any document where there are no more.
+        """
+        documents: np.ndarray = _strangers(rows, self.documents, self.counts, self.sums, rng.integers(2**32))
+        return documents
 
 
 class Draws:
-    """Draws them for a workload of so many requests, of which each finds the same whoever else asks."""
+    """Draws the retrievals of a workload's requests; what one finds does not depend on which others are drawn."""
 
-    def __init__(self, stated: Stated, documents: Documents, requests: Sequence[Request]) -> None:
-        self._stated, self._sums = stated, documents.sums
+    def __init__(self, workload: Workload, documents: Documents, requests: Sequence[Request]) -> None:
+        self._workload, self._sums = workload, documents.sums
         self.most = max(len(request.documents) for request in requests)
         self.numbers = {document: number for number, document in enumerate(documents.known)}
-        self._seeds = np.random.default_rng([stated.seed, 6]).integers(2**32, size=len(requests))
+        self._seeds = np.random.default_rng([workload.seed, 6]).integers(2**32, size=len(requests))
 
     def of(self, requests: Sequence[Request]) -> Retrievals:
-        """Of these requests, in their order."""
-        stated = self._stated
-        every = stated.retrieve_every
+        """The retrievals of these requests, in their order."""
+        workload = self._workload
+        every = workload.retrieve_every
         rounds = np.array([1 + (request.output - 1) // every if every else 1 for request in requests])
         counts = np.array([len(request.documents) for request in requests])
         first = np.cumsum(rounds) - rounds
-        found = np.zeros((int(rounds.sum()), self.most), np.int64)
+        documents = np.zeros((int(rounds.sum()), self.most), np.int64)
         for row, request in zip(first.tolist(), requests, strict=True):
-            found[row, : len(request.documents)] = [self.numbers[document] for document in request.documents]
-        changed = np.zeros(found.shape, np.bool_)
+            documents[row, : len(request.documents)] = [self.numbers[document] for document in request.documents]
+        changed = np.zeros(documents.shape, np.bool_)
         seeds = self._seeds[[request.number for request in requests]]
-        kept = math.exp(-every / stated.document_life_tokens)
-        _replace(found, changed, first, rounds, counts, seeds, kept, self._sums)
-        if stated.context == "all":  # all behind the first that has changed
+        kept = math.exp(-every / workload.document_life_tokens)
+        _replace(documents, changed, first, rounds, counts, seeds, kept, self._sums)
+        if workload.context == "all":  # all behind the first that has changed
             changed = np.logical_or.accumulate(changed, axis=1)
         changed[first] = True
         counts = np.repeat(counts, rounds)
         wanted = np.arange(self.most) < counts[:, None]
         some: list[bool] = np.any(wanted & changed, axis=1).tolist()
-        return Retrievals(first.tolist(), found, counts, wanted & ~changed, some, self._sums)
+        return Retrievals(first.tolist(), documents, counts, wanted & ~changed, some, self._sums)
 
 
 @part
@@ -75,37 +80,40 @@ def _drawn(sums: Any) -> Any:
 
 
 @kernel
-def _replace(found: Any, changed: Any, first: Any, rounds: Any, counts: Any, seeds: Any, kept: Any, sums: Any) -> None:
+def _replace(
+    documents: Any, changed: Any, first: Any, rounds: Any, counts: Any, seeds: Any, kept: Any, sums: Any
+) -> None:
     """Fill the rows behind each request's first."""
     for request in range(first.shape[0]):
         np.random.seed(seeds[request])
         count = counts[request]
         for row in range(first[request] + 1, first[request] + rounds[request]):
-            found[row] = found[row - 1]
-            for at in range(count):
-                changed[row, at] = np.random.random() >= kept
-            for at in range(count):
-                while changed[row, at]:
+            documents[row] = documents[row - 1]
+            for place in range(count):
+                changed[row, place] = np.random.random() >= kept
+            for place in range(count):
+                while changed[row, place]:
                     document = _drawn(sums)
-                    if count >= sums.shape[0] or not (found[row, :count] == document).any():
-                        found[row, at] = document
+                    if count >= sums.shape[0] or not (documents[row, :count] == document).any():
+                        documents[row, place] = document
                         break
 
 
 @kernel
 def _strangers(rows: Any, documents: Any, counts: Any, sums: Any, seed: Any) -> Any:
     np.random.seed(seed)
-    found = np.empty(rows.shape[0], np.int64)
+    strangers = np.empty(rows.shape[0], np.int64)
     first = 0
-    for at in range(rows.shape[0]):
-        row = rows[at]
+    for number in range(rows.shape[0]):
+        row = rows[number]
         if row != rows[first]:
-            first = at
+            first = number
         known = documents[row, : counts[row]]
         while True:
             document = _drawn(sums)
-            others = counts[row] + at - first
-            if others >= sums.shape[0] or not ((known == document).any() or (found[first:at] == document).any()):
+            others = counts[row] + number - first
+            drawn = strangers[first:number]
+            if others >= sums.shape[0] or not ((known == document).any() or (drawn == document).any()):
                 break
-        found[at] = document
-    return found
+        strangers[number] = document
+    return strangers

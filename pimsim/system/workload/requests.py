@@ -1,7 +1,7 @@
-"""Workload: the requests of a run: when each comes, what it asks, which documents it gets, how long its answer is.
+"""Requests: when each request of a run comes, what it contains, which documents it gets, how long its answer is.
 
 A trace that has fewer requests than the run begins again. The first `warm_requests` of a documents' file come before
-the run. A prompt of a lengths' file is the documents and a question; one that is too short for its documents asks a
+the run. A prompt of a lengths' file is the documents and a question; one that is too short for its documents has a
 question of one token behind them.
 """
 
@@ -13,15 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pimsim.system.described.config import SystemConfig
-from pimsim.system.described.config import Workload as Stated
+from pimsim.system.described.config import SystemConfig, Workload
 from pimsim.system.workload.popularity import counted_lists, popularity
 from pimsim.system.workload.traces import lengths
 
 
 @dataclass(slots=True)
 class Request:
-    """One request, and how far it is. Times are ps."""
+    """One request, and its progress. Times are ps."""
 
     number: int
     arrival: int
@@ -31,73 +30,76 @@ class Request:
     begun: int = 0
     first_token: int = 0
     done: int = 0
-    made: int = 0  # output tokens
+    generated: int = 0  # output tokens
     context: int = 0  # tokens whose KV is there
     retrievals: int = 0
     short: bool = False  # its prompt was to be shorter than its documents
 
     def next_retrieval(self, every: int) -> int:
-        """Output tokens until it retrieves again or is done."""
-        left = self.output - self.made
-        return min(left, every - self.made % every) if every else left
+        """Output tokens until the request retrieves again or is done."""
+        left = self.output - self.generated
+        return min(left, every - self.generated % every) if every else left
 
 
 class Documents:
     """Draws documents by their popularity."""
 
-    def __init__(self, stated: Stated) -> None:
-        found = popularity(stated)
-        self.known: list[int] = found.documents.tolist()
-        self.sums = np.cumsum(found.shares)  # float64 [documents], the most popular first
+    def __init__(self, workload: Workload) -> None:
+        popular = popularity(workload)
+        self.known: list[int] = popular.documents.tolist()
+        self.sums = np.cumsum(popular.shares)  # float64 [documents], the most popular first
         self._sums: list[float] = self.sums.tolist()  # in which one draw is faster
-        self._count = min(stated.documents, len(self.known))
+        self._count = min(workload.documents, len(self.known))
 
     def one(self, rng: random.Random, other_than: list[int]) -> int:
-        """A document that is not among these, if there is one."""
+        """Draw a document that is not among `other_than`, if there is one."""
         while True:
             document = self.known[min(bisect_right(self._sums, rng.random()), len(self._sums) - 1)]
             if document not in other_than or len(other_than) >= len(self._sums):
                 return document
 
     def some(self, rng: random.Random) -> list[int]:
-        found: list[int] = []
-        while len(found) < self._count:
-            found.append(self.one(rng, found))
-        return found
+        """Draw the documents of a request, each once."""
+        drawn: list[int] = []
+        while len(drawn) < self._count:
+            drawn.append(self.one(rng, drawn))
+        return drawn
 
 
 def earlier_documents(config: SystemConfig) -> list[list[int]]:
-    """Documents of the requests that came before the first. TraceError for a file that cannot be read."""
-    stated = config.workload
-    if stated.documents_file:
-        lists = counted_lists(stated)
-        return [list(lists[number % len(lists)]) for number in range(stated.warm_requests)]
-    drawn, rng = Documents(stated), random.Random(f"{stated.seed} earlier")
-    return [drawn.some(rng) for _ in range(stated.warm_requests)]
+    """Documents of the requests that came before the run. TraceError for a file that cannot be read."""
+    workload = config.workload
+    if workload.documents_file:
+        lists = counted_lists(workload)
+        return [list(lists[number % len(lists)]) for number in range(workload.warm_requests)]
+    drawn, rng = Documents(workload), random.Random(f"{workload.seed} earlier")
+    return [drawn.some(rng) for _ in range(workload.warm_requests)]
 
 
 def requests(config: SystemConfig) -> list[Request]:
     """All requests of the workload. TraceError for a file that cannot be read or has too little in it."""
-    stated = config.workload
-    rng = np.random.default_rng([stated.seed, 0])
-    drawn = Documents(stated)
-    lists = counted_lists(stated) if stated.documents_file else []
-    told = lengths(stated.lengths_file, stated.requests) if stated.lengths_file else []
-    gaps = rng.exponential(1 / stated.rate_rps, stated.requests) if stated.rate_rps else np.zeros(stated.requests)
+    workload = config.workload
+    rng = np.random.default_rng([workload.seed, 0])
+    drawn = Documents(workload)
+    lists = counted_lists(workload) if workload.documents_file else []
+    recorded = lengths(workload.lengths_file, workload.requests) if workload.lengths_file else []
+    gaps = (
+        rng.exponential(1 / workload.rate_rps, workload.requests) if workload.rate_rps else np.zeros(workload.requests)
+    )
     arrivals = np.cumsum(gaps)
-    factors = np.exp(rng.normal(0, stated.length_spread, (stated.requests, 2))) if stated.length_spread else None
-    found = []
-    for number in range(stated.requests):
-        own = random.Random(f"{stated.seed} {number}")
-        documents = list(lists[(stated.warm_requests + number) % len(lists)]) if lists else drawn.some(own)
-        question, output = float(stated.question_tokens), float(stated.output_tokens)
-        if told:
-            asked, output = told[number % len(told)]
-            question = asked - len(documents) * stated.document_tokens
+    factors = np.exp(rng.normal(0, workload.length_spread, (workload.requests, 2))) if workload.length_spread else None
+    drawn_requests = []
+    for number in range(workload.requests):
+        own = random.Random(f"{workload.seed} {number}")
+        documents = list(lists[(workload.warm_requests + number) % len(lists)]) if lists else drawn.some(own)
+        question, output = float(workload.question_tokens), float(workload.output_tokens)
+        if recorded:
+            prompt, output = recorded[number % len(recorded)]
+            question = prompt - len(documents) * workload.document_tokens
         short = question < 1
         if factors is not None:
             question, output = max(1.0, question) * factors[number, 0], output * factors[number, 1]
-        found.append(
+        drawn_requests.append(
             Request(
                 number=number,
                 arrival=round(arrivals[number] * 1e12),
@@ -107,4 +109,4 @@ def requests(config: SystemConfig) -> list[Request]:
                 short=short,
             )
         )
-    return found
+    return drawn_requests

@@ -36,20 +36,20 @@ def document_lists(path: str, most: int) -> list[tuple[int, ...]]:
 
 
 def lengths(path: str, most: int) -> list[tuple[int, int]]:
-    """Tokens of prompt and answer of the first `most` rows of a CSV file with at least COLUMNS, in any order.
+    """Tokens of prompt and answer of the first `most` rows of a CSV file, whose header names COLUMNS, in any order.
 
-    TraceError, with the line, for what is no whole number of at least 1.
+    TraceError, with the line, for what is not a whole number of at least 1.
     """
     return list(_rows(path, most, *_version(path)))
 
 
 def _version(path: str) -> tuple[int, int]:
-    """What another file under the same name differs in."""
+    """Time and size of a file, which tell it from another version of it."""
     try:
-        told = Path(path).stat()
+        status = Path(path).stat()
     except OSError:
         return 0, 0  # reading says what is wrong
-    return told.st_mtime_ns, told.st_size
+    return status.st_mtime_ns, status.st_size
 
 
 @contextmanager
@@ -68,10 +68,10 @@ def _opened(path: str) -> Iterator[TextIO]:
 @lru_cache(maxsize=8)
 def _documents(path: str, most: int, *_file: int) -> tuple[tuple[int, ...], ...]:
     with _opened(path) as text:
-        found = tuple(islice(_lists(path, text), most))
-    if not found:
+        lists = tuple(islice(_lists(path, text), most))
+    if not lists:
         raise TraceError(f"{path}: no line names documents; each is a list, or has hash_ids.passages_ids or documents")
-    return found
+    return lists
 
 
 def _lists(path: str, text: TextIO) -> Iterator[tuple[int, ...]]:
@@ -79,17 +79,17 @@ def _lists(path: str, text: TextIO) -> Iterator[tuple[int, ...]]:
         if not content.strip():
             continue
         try:
-            told: Any = json.loads(content)
+            value: Any = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise TraceError(f"{path}, line {line}: no JSON ({error})") from error
-        if isinstance(told, dict):
-            hashes = told.get("hash_ids")
-            told = hashes.get("passages_ids") if isinstance(hashes, dict) else told.get("documents")
-            told = [] if told is None else told
-        if not isinstance(told, list):
-            raise TraceError(f"{path}, line {line}: documents must be a list of whole numbers, not {_short(told)}")
-        documents = [_whole(entry) for entry in told]
-        wrong = next((entry for entry, document in zip(told, documents, strict=True) if document is None), None)
+            raise TraceError(f"{path}, line {line}: not JSON ({error})") from error
+        if isinstance(value, dict):
+            hashes = value.get("hash_ids")
+            value = hashes.get("passages_ids") if isinstance(hashes, dict) else value.get("documents")
+            value = [] if value is None else value
+        if not isinstance(value, list):
+            raise TraceError(f"{path}, line {line}: documents must be a list of whole numbers, not {_short(value)}")
+        documents = [_whole(entry) for entry in value]
+        wrong = next((entry for entry, document in zip(value, documents, strict=True) if document is None), None)
         if wrong is not None or None in documents:
             raise TraceError(f"{path}, line {line}: documents must be whole numbers, not {_short(wrong)}")
         if documents:
@@ -102,12 +102,12 @@ def _rows(path: str, most: int, *_file: int) -> tuple[tuple[int, int], ...]:
         reader = csv.reader(text, skipinitialspace=True)
         try:
             columns = _header(path, reader)
-            found = tuple(islice(_lengths(path, reader, *columns), most))
+            rows = tuple(islice(_lengths(path, reader, *columns), most))
         except csv.Error as error:
-            raise TraceError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
-    if not found:
+            raise TraceError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+    if not rows:
         raise TraceError(f"{path}: no rows")
-    return found
+    return rows
 
 
 def _header(path: str, reader: Any) -> tuple[int, int]:
@@ -125,21 +125,21 @@ def _lengths(path: str, reader: Any, prompt: int, output: int) -> Iterator[tuple
     for row in reader:
         if not any(field.strip() for field in row):
             continue
-        found = []
-        for at, name in zip((prompt, output), COLUMNS, strict=True):
-            text = row[at].strip() if at < len(row) else ""
+        row_lengths = []
+        for column, name in zip((prompt, output), COLUMNS, strict=True):
+            text = row[column].strip() if column < len(row) else ""
             value = _number(text)
             if value is None or not 1 <= value <= MOST_LENGTH:
                 raise TraceError(
                     f"{path}, line {reader.line_num}: {name} must be a whole number from 1 to {MOST_LENGTH:,}, not "
                     f"{_short(text)}"
                 )
-            found.append(value)
-        yield found[0], found[1]
+            row_lengths.append(value)
+        yield row_lengths[0], row_lengths[1]
 
 
 def _number(text: str) -> int | None:
-    """Of `374` and of `374.0`."""
+    """The whole number of a text, as `374` or `374.0`; None for any other."""
     for kind in (int, float):
         read: Callable[[str], Any] = kind
         try:
@@ -150,7 +150,7 @@ def _number(text: str) -> int | None:
 
 
 def _whole(value: Any) -> int | None:
-    """As a whole number, if it is one."""
+    """A value as a whole number, or None if it is not one."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -52,14 +52,14 @@ def asked(steps, local, shared):
                         all_of.popitem(last=False)
         else:
             mine, all_of = parts[vertex % RANKS]
-            found = LOCAL if vertex in mine else GLOBAL if vertex in all_of else MISS
-            if found:
-                (mine if found == LOCAL else all_of).move_to_end(vertex)
+            source = LOCAL if vertex in mine else GLOBAL if vertex in all_of else MISS
+            if source:
+                (mine if source == LOCAL else all_of).move_to_end(vertex)
             elif local:
                 mine[vertex] = query
                 if len(mine) > local:
                     mine.popitem(last=False)
-            yield look_up(p, s, vertex % RANKS, vertex, query), found
+            yield look_up(p, s, vertex % RANKS, vertex, query), source
     for rank, (mine, all_of) in enumerate(parts):
         assert s.cached[rank].tolist() == [len(mine), len(all_of)]
         for part, held in ((LOCAL, mine), (GLOBAL, all_of)):
@@ -79,17 +79,17 @@ steps = st.lists(st.tuples(st.integers(0, 3), st.one_of(st.none(), st.integers(0
 @settings(max_examples=examples(150), deadline=None)
 @given(steps, st.integers(0, 6), st.integers(0, 6))
 def test_every_look_up_finds_what_dictionaries_find(steps, local, shared):
-    for found, expected in asked(steps, local, shared):
-        assert found == expected
+    for source, expected in asked(steps, local, shared):
+        assert source == expected
 
 
 def test_a_vector_is_global_only_after_its_query_has_ended():
     first = [(None, [0]), (0, [16])]
     waits = [(None, [1]), *[(1, [17 + 16 * at, 33 + 16 * at]) for at in range(1, 9)], (1, [0, 16])]
     _, _, state = ran(traversal([first, waits], 400), device())
-    assert state.found.tolist()[-2:] == [GLOBAL, GLOBAL]
+    assert state.source.tolist()[-2:] == [GLOBAL, GLOBAL]
     _, _, state = ran(traversal([[*first, *waits[1:9]], [(None, [1]), (1, [3, 5]), (1, [0, 16])]], 400), device())
-    assert state.found.tolist()[-2:] == [LOCAL, LOCAL]
+    assert state.source.tolist()[-2:] == [LOCAL, LOCAL]
 
 
 def test_the_parts_share_the_bytes():

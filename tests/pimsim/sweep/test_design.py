@@ -37,7 +37,7 @@ def test_the_last_axis_changes_fastest(tmp_path):
         ({"target": None}, "the field target is missing"),
         ({"target": "atention"}, "unknown target 'atention'"),
         ({"target": "no.such.module:run"}, "cannot be imported"),
-        ({"target": "math:tau"}, "is no function"),
+        ({"target": "math:tau"}, "is not a function"),
         ({"axis": {}}, "unknown field axis"),
         ({"axes": None}, "axes: there is no field to vary"),
         ({"axes": [1]}, "axes must be a mapping"),
@@ -79,7 +79,9 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path, changes, said):
     assert "sweep.yaml" in str(raised.value) or "target" in changes
 
 
-@pytest.mark.parametrize(("text", "said"), [("a: [", "is no YAML"), ("- 1", "a sweep is a mapping"), ("", "a mapping")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("a: [", "is not YAML"), ("- 1", "a sweep is a mapping"), ("", "a mapping")]
+)
 def test_what_is_no_sweep_is_refused(tmp_path, text, said):
     file = tmp_path / "sweep.yaml"
     file.write_text(text)

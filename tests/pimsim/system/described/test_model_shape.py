@@ -141,10 +141,10 @@ def test_other_decoders_have_their_own_shapes(tmp_path, told, found):
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "bert is no decoder that makes text"),
-        ({"model_type": "xlm-roberta", "architectures": None}, "xlm-roberta is no decoder"),
-        ({"model_type": "vit", "architectures": ["ViTModel"]}, "vit is no decoder"),
-        ({"model_type": "mistral", "architectures": ["MistralForSequenceClassification"]}, "is no decoder"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "bert is not a decoder that makes text"),
+        ({"model_type": "xlm-roberta", "architectures": None}, "xlm-roberta is not a decoder"),
+        ({"model_type": "vit", "architectures": ["ViTModel"]}, "vit is not a decoder"),
+        ({"model_type": "mistral", "architectures": ["MistralForSequenceClassification"]}, "is not a decoder"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "t5 has an encoder beside its decoder"),
         ({"model_type": "mixtral", "num_local_experts": 8}, "a mixture of 8 experts .num_local_experts"),
         ({"model_type": "qwen3_moe", "num_experts": 128}, "a mixture of 128 experts"),
@@ -154,7 +154,7 @@ def test_other_decoders_have_their_own_shapes(tmp_path, told, found):
         ({"quantization_config": {"bits": 4}}, "llama is quantised"),
         ({"model_type": "falcon", "intermediate_size": None}, "intermediate_size is missing, and no default of falcon"),
         ({"hidden_size": "wide"}, "hidden_size must be a whole number of at least 1, not 'wide'"),
-        ({"hidden_size": 4097}, "no multiple of the 32 heads"),
+        ({"hidden_size": 4097}, "not a multiple of the 32 heads"),
         ({"num_hidden_layers": True}, "num_hidden_layers must be a whole number"),
         ({"vocab_size": None}, "vocab_size must be a whole number of at least 1, not None"),
         ({"num_key_value_heads": 0}, "num_key_value_heads must be a whole number of at least 1, not 0"),
@@ -172,7 +172,7 @@ def test_what_has_another_shape_is_refused_and_why(tmp_path, told, says):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{", "is no JSON"), ("[]", "is an object"), ("{}", "num_hidden_layers must be"), ("", "is no JSON")],
+    [("{", "is not JSON"), ("[]", "is an object"), ("{}", "num_hidden_layers must be"), ("", "is not JSON")],
 )
 def test_a_file_that_is_none_is_one_clear_error(tmp_path, text, says):
     with pytest.raises(FieldError, match=says):

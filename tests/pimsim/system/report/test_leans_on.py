@@ -11,7 +11,7 @@ FIGURES = {"time": TIMES, "energy": ("energy_nj_total",), "cost": ("cost_usd",),
 
 
 def doubled(name, value):
-    """The change that doubles it, or None for what is no number."""
+    """The change that doubles it, or None for what is not a number."""
     if isinstance(value, str) and " " in value:  # a term of a table of energies, with its unit
         return f"{name}.value", 2 * float(value.partition(" ")[0])
     if isinstance(value, bool) or not isinstance(value, int | float) or value == 0:

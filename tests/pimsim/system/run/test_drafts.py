@@ -7,7 +7,7 @@ import pytest
 
 from pimsim.system.generation.protocol import Piece, Pieces
 from pimsim.system.retrieval.confidence import HandedOn
-from pimsim.system.run.drafts import Asked, Drafts, Kept
+from pimsim.system.run.drafts import Drafts, Kept, ToPrefill
 from pimsim.system.run.prefix_tree import PrefixTree
 from tests.pimsim.system.run.naive_drafts import PlainDraft, PlainTree
 
@@ -47,7 +47,7 @@ def drafted(kept, *orders, documents=4, there=()):
     tokens = wasted = 0
     for order in (*orders, whole):
         known(held, 0, order)
-        filled = held.prefill([Asked(0, order == whole, kept, 0, False)])
+        filled = held.prefill([ToPrefill(0, order == whole, kept, 0, False)])
         tokens += filled.pieces.tokens
         wasted += filled.wasted
     return tokens, wasted
@@ -85,7 +85,7 @@ def test_nothing_is_computed_of_an_order_that_was_corrected_before_its_prefill()
     known(held, 0, (7, 8))
     known(held, 0, (0, 1))
     assert held.waiting == 2
-    filled = held.prefill([Asked(0, True, Kept.NOTHING, 0, False)])
+    filled = held.prefill([ToPrefill(0, True, Kept.NOTHING, 0, False)])
     assert (filled.pieces, filled.wasted, held.waiting) == (of((100, 0), (100, 100)), 0, 0)
 
 
@@ -93,7 +93,7 @@ def test_a_question_stands_behind_all_documents():
     held = drafts()
     begun(held, 0, [4, 5], {1})
     known(held, 0, (0, 1))
-    assert held.prefill([Asked(0, True, Kept.NOTHING, 30, False)]).pieces == of((100, 0), (30, 200))
+    assert held.prefill([ToPrefill(0, True, Kept.NOTHING, 30, False)]).pieces == of((100, 0), (30, 200))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_they_are_plain_drafts_whatever_was_handed_on(kept, capacity):
         if last or drawn.random() < 0.7:
             before = draft.wasted
             pieces, from_tree = draft.prefill(kept, TOKENS, IMPORTANT, plain_tree, last=last)
-            filled = held.prefill([Asked(place, last, kept, 0, last)])
+            filled = held.prefill([ToPrefill(place, last, kept, 0, last)])
             assert filled.pieces == of(*pieces)
             assert filled.loaded == from_tree
             assert filled.wasted == draft.wasted - before

@@ -18,12 +18,14 @@ def test_one_request_without_links_takes_its_search_its_prefill_and_its_tokens(n
     asked = config(name, **FREE, **ONE)
     stated = asked.workload
     prompt = stated.documents * stated.document_tokens + stated.question_tokens
-    made = generator(asked)
+    engine = generator(asked)
     searched = retriever(asked).search(1, False, np.random.default_rng([stated.seed, 5])).done[0]
     pieces = [Piece(stated.document_tokens, at * stated.document_tokens) for at in range(stated.documents)]
-    prefill = made.prefill(Pieces.of([*pieces, Piece(stated.question_tokens, prompt - stated.question_tokens)])).seconds
+    prefill = engine.prefill(
+        Pieces.of([*pieces, Piece(stated.question_tokens, prompt - stated.question_tokens)])
+    ).seconds
     # token by token, where the run adds up from the first to the last
-    tokens = sum(made.step(1, prompt + at).seconds for at in range(stated.output_tokens - 1))
+    tokens = sum(engine.step(1, prompt + at).seconds for at in range(stated.output_tokens - 1))
     found = run(asked)
     assert found.retrievals == pytest.approx([searched], rel=1e-9)
     assert found.first_tokens[0] == pytest.approx(searched + prefill, rel=1e-9)
@@ -84,37 +86,37 @@ def test_free_links_make_tensor_parallelism_cheaper():
 
 def test_decoding_reads_the_weights_once_a_step_and_the_kv_of_all():
     asked = config("cpu-gpu-v100", model="llama2-7b")
-    made, shape, gpu = generator(asked), asked.model, asked.gpu
+    engine, shape, gpu = generator(asked), asked.model, asked.gpu
     bandwidth = gpu.peak_gbps * gpu.bandwidth_share * 1e9
     weights = shape.read_weights * shape.bytes
-    assert made.step(1, 1).seconds == pytest.approx(weights / bandwidth, rel=1e-3)
-    more = made.step(8, 8 * 2048).seconds - made.step(8, 8 * 1024).seconds
+    assert engine.step(1, 1).seconds == pytest.approx(weights / bandwidth, rel=1e-3)
+    more = engine.step(8, 8 * 2048).seconds - engine.step(8, 8 * 1024).seconds
     assert more == pytest.approx(8 * 1024 * shape.kv_token_bytes / bandwidth)
-    assert made.step(1, 1).seconds == pytest.approx(17.3e-3, rel=0.02)  # 13.2 GB at 765 GB/s
+    assert engine.step(1, 1).seconds == pytest.approx(17.3e-3, rel=0.02)  # 13.2 GB at 765 GB/s
 
 
 def test_a_gpu_driven_from_python_decodes_no_faster_than_it_is_told_to():
     asked = config("cpu-gpu-v100-eager", model="gpt2-xl")
-    made = generator(asked)
-    assert made.step(1, 1).seconds == pytest.approx(48 * 1.016e-3)
-    assert made.step(8, 8).seconds == made.step(1, 1).seconds
+    engine = generator(asked)
+    assert engine.step(1, 1).seconds == pytest.approx(48 * 1.016e-3)
+    assert engine.step(8, 8).seconds == engine.step(1, 1).seconds
     # prefill of many tokens hides what the host takes
-    few, many = (made.prefill(Pieces.of([Piece(tokens, 0)])).seconds for tokens in (16, 4096))
-    assert few == made.step(1, 1).seconds < many
+    few, many = (engine.prefill(Pieces.of([Piece(tokens, 0)])).seconds for tokens in (16, 4096))
+    assert few == engine.step(1, 1).seconds < many
 
 
 def test_a_gpu_draws_less_where_its_memory_holds_it():
     asked = config("cpu-gpu-v100", model="llama2-7b")
-    made, gpu = generator(asked), asked.gpu
-    step, prefill = made.step(1, 1), made.prefill(Pieces.of([Piece(1024, 0)]))
+    engine, gpu = generator(asked), asked.gpu
+    step, prefill = engine.step(1, 1), engine.prefill(Pieces.of([Piece(1024, 0)]))
     assert prefill.energy["gpu"] == pytest.approx(gpu.watts * prefill.seconds * 1e9)
     assert step.energy["gpu"] == pytest.approx(gpu.decode_share * gpu.watts * step.seconds * 1e9)
     assert gpu.idle_w < gpu.decode_share * gpu.watts < gpu.watts
 
 
 def test_accelhbm_decodes_near_its_bound():
-    made = generator(config("heterrag", model="llama2-7b"))
-    bound = made.bounds[0]
+    engine = generator(config("heterrag", model="llama2-7b"))
+    bound = engine.bounds[0]
     assert bound.limit == pytest.approx(1.61e-3, rel=0.01)  # 13.2 GB at 8.2 TB/s
     assert 0.6 < bound.nearness <= 1
 
@@ -141,16 +143,16 @@ def test_seeding_with_the_last_results_shortens_the_next_search():
 
 def test_searches_beside_others_take_as_long_as_all_of_them_and_cost_their_share():
     asked = config("naive-hbm")
-    made = retriever(asked)
-    whole = search(made, 1.0, 8, 0, False, np.random.default_rng(3))
-    part = search(made, 2.0, 2, 6, False, np.random.default_rng(3))
+    engine = retriever(asked)
+    whole = search(engine, 1.0, 8, 0, False, np.random.default_rng(3))
+    part = search(engine, 2.0, 2, 6, False, np.random.default_rng(3))
     assert part.done.tolist() == pytest.approx((2 * whole.done[:2]).tolist())
     assert part.times * part.energy["dram_read"] == pytest.approx(2 * whole.energy["dram_read"] / 4)
 
 
 def test_more_queries_than_are_sampled_wait_for_those_before_them():
-    made = retriever(config("heterrag-base", search__sampled=2, workload__batch=6))
-    few, many = (made.search(count, False, np.random.default_rng(3)).done for count in (2, 6))
+    engine = retriever(config("heterrag-base", search__sampled=2, workload__batch=6))
+    few, many = (engine.search(count, False, np.random.default_rng(3)).done for count in (2, 6))
     assert many.max() == pytest.approx(3 * few.max())
 
 

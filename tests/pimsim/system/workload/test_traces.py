@@ -59,7 +59,7 @@ def test_lengths_are_read_in_any_spelling(tmp_path, text, name):
         ("ContextTokens,GeneratedTokens\nnan,4\n", "line 2: ContextTokens"),
         ("ContextTokens,GeneratedTokens\n1e300,4\n", "line 2: ContextTokens"),
         ("ContextTokens,GeneratedTokens\n" + "9" * 5000 + ",4\n", "line 2: ContextTokens .*…"),
-        ("ContextTokens,GeneratedTokens\n" + "9" * 200_000 + ",4\n", "line 2: no CSV"),
+        ("ContextTokens,GeneratedTokens\n" + "9" * 200_000 + ",4\n", "line 2: not CSV"),
         (b"ContextTokens,GeneratedTokens\n\xff,4\n", "cannot be read"),
         (gzip.compress(PLAIN.encode())[:-12], "cannot be read"),
         (gzip.compress(PLAIN.encode())[:20] + b"\0" * 20, "cannot be read"),
@@ -90,8 +90,8 @@ def test_documents_are_read_in_any_spelling(tmp_path, text, name):
         ("[true]\n", "line 1: documents must be whole numbers, not True"),
         ('{"documents": 4}\n', "line 1: documents must be a list"),
         ("4\n", "line 1: documents must be a list"),
-        ("[1]\n[2\n", "line 2: no JSON"),
-        ("[" * 100_000 + "\n", "line 1: no JSON"),
+        ("[1]\n[2\n", "line 2: not JSON"),
+        ("[" * 100_000 + "\n", "line 1: not JSON"),
     ],
 )
 def test_wrong_documents_are_named_with_their_line(tmp_path, text, says):
