@@ -28,11 +28,11 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def kernel_folder() -> Path:
-    """The folder of compiled kernels: `$NUMBA_CACHE_DIR`, else ragcache/numba in `$XDG_CACHE_HOME` or ~/.cache."""
+    """The folder of compiled kernels: `$NUMBA_CACHE_DIR`, else `$RAGCACHE_HOME/numba`, else `~/.cache/ragcache/numba`."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragcache" / "numba"
+    return Path(os.environ.get("RAGCACHE_HOME") or Path.home() / ".cache" / "ragcache") / "numba"
 
 
 def _writable(folder: Path) -> bool:

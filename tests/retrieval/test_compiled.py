@@ -39,16 +39,16 @@ def kept(folder: Path) -> list[Path]:
 
 def test_machine_code_is_kept_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("RAGCACHE_HOME", str(tmp_path / "cache"))
     before = numba.config.CACHE_DIR
     assert loaded(tmp_path / "source").doubled(2) == 4
-    assert len(kept(tmp_path / "cache" / "ragcache" / "numba")) == 2
+    assert len(kept(tmp_path / "cache" / "numba")) == 2
     assert kept(tmp_path / "source") == []
     assert before == numba.config.CACHE_DIR, "other packages' kernels are not concerned"
 
 
 def test_numbas_own_variable_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("RAGCACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "chosen"))
     assert loaded(tmp_path / "source").doubled(2) == 4
     assert len(kept(tmp_path / "chosen")) == 2
@@ -56,7 +56,7 @@ def test_numbas_own_variable_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_cache_folder_is_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+    for name in ("NUMBA_CACHE_DIR", "RAGCACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     assert kernel_folder() == Path.home() / ".cache" / "ragcache" / "numba"
 

@@ -238,9 +238,9 @@ def test_a_script_that_forgets_to_close_ends_all_the_same(tmp_path, tiny_index, 
 
 
 @pytest.mark.real
-def test_the_default_model_answers_in_five_lines(demo_index):
-    with ragcache.open_service(index=demo_index / "faiss.idx", max_tokens=12) as service:
-        first, again = service.ask("How do I read a JSON file?"), service.ask("How do I read a JSON file?")
+def test_the_default_model_answers_in_five_lines(tiny_index):
+    with ragcache.open_service(index=tiny_index / "faiss.idx", max_tokens=12) as service:
+        first, again = service.ask("Why do otters hold hands?"), service.ask("Why do otters hold hands?")
     assert first.answer == again.answer
     assert again.usage.cached_tokens.device > 0
 
