@@ -47,7 +47,7 @@ def agree(path, on):
     plain = Model(p, work)
     assert state.sent.tolist() == plain.sent
     assert state.done.tolist() == [plain.done[query] for query in range(len(state.done))]
-    assert state.found.tolist() == [plain.found[at] for at in range(len(state.found))]
+    assert state.source.tolist() == [plain.source[i] for i in range(len(state.source))]
     assert state.rank_totals[:, ACTIVATES].tolist() == [len(rank.dram.acts) for rank in plain.ranks]
 
 
@@ -124,7 +124,7 @@ def test_what_is_asked_for_moves_once_and_time_is_busy_or_idle(changes):
     result = simulate_search(path, on)
     p, state, work = result.numbers, result.state, result.work
     span = int(state.done.max())
-    misses = int((state.found == 0).sum())
+    misses = int((state.source == 0).sum())
     assert state.rank_totals[:, VECTOR_BURSTS].sum() == misses * on.vector_bursts
     assert state.rank_totals[:, LIST_BURSTS].sum() == work.list_bursts.sum()
     assert state.bus_totals[:, INSTRUCTIONS].sum() == state.bus_totals[:, RESULTS].sum() == len(path.vertices)
