@@ -151,8 +151,9 @@ def test_what_is_asked_for_moves_once_and_time_is_busy_or_idle(changes):
 def test_no_run_passes_a_bound(changes):
     for seed in range(3):
         result = simulate_search(drawn(seed, queries=30), device(**changes))
-        assert all(bound.nearness <= 1 for bound in result.bounds), result.bounds
-        assert not result.provenance.warnings or "do not trust" not in " ".join(result.provenance.warnings)
+        assert len(result.bounds) == 6
+        assert 0 < max(bound.nearness for bound in result.bounds) <= 1, result.bounds
+        assert "do not trust" not in " ".join(result.provenance.warnings)
 
 
 def test_the_same_run_twice_is_equal():
@@ -184,6 +185,7 @@ def test_more_ranks_are_never_slower():
     ]
     for fewer, more in itertools.pairwise(times):
         assert more <= 1.02 * fewer
+    assert times[-1] < 0.8 * times[0]
 
 
 def test_compression_and_two_phases_relieve_the_channel():
