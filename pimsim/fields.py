@@ -1,7 +1,7 @@
 """Fields: checked reading of YAML files of data, in which every value may say where it comes from.
 
-A value stands alone, or as `{value: 22, source: table1}`; `sources` at the top of the file tells what `table1` is, and
-whether what comes from it is assumed.
+A value stands alone, or as `{value: 22, source: table1}`; `sources` at the top of the file says what `table1` is,
+and whether what comes from it is assumed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 
 from pimsim.errors import FieldError
 
-LONGEST = 80  # letters of a value that an error tells
+LONGEST = 80  # letters of a value in a message
 SOURCED = {"value", "source"}  # fields of a value that says where it comes from
 # libyaml's, where PyYAML was built with it, takes a fifth of the time, and a sweep reads files at every point
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -25,11 +25,11 @@ Table 3 needs searches as much longer as the third column says: more distances t
 paper's searches, batch or answers must be others than are stated here. Even there r gains little: with ef 128 a search
 reads the lists of at least 128 vertices wherever it begins, so that a seed spares the way there alone, and the 128 KB
 of a rank hold 42 vectors of 3 KB.
-The gain over CPU-GPU hangs on two things the paper does not tell: how many requests are in hand, as weights are read
+The gain over CPU-GPU hangs on two things the paper does not say: how many requests are in hand, as weights are read
 once for all of them outside the memory, and what drives the V100: its roofline, or Python at a millisecond a layer, as
 was measured with GPT-2. With one or two requests in hand the paper's 6.62 to 26.53 lie between the two.
 g pays for room with room: beside a batch that fills memory, documents' KV leaves place for fewer requests in hand.
-More AccelDIMMs make shards smaller, and a graph search of a smaller shard is hardly shorter. No table tells the
+More AccelDIMMs make shards smaller, and a graph search of a smaller shard is hardly shorter. No table has the
 energy of control logic: it is missing in ours."""
 
 

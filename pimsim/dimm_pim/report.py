@@ -187,7 +187,7 @@ class SearchResult:
             "tpm_visited": own["visited_lookup"].nj(float(self.work.list_ids.sum())),
             "host_link": own["link"].nj(8 * (moved["host_to_device"] + moved["device_to_host"])),
         }
-        if "refresh" in memory.terms:  # not every table tells
+        if "refresh" in memory.terms:  # not every table has it
             parts["dram_refresh"] = memory["refresh"].nj(float(totals[:, REFRESHES].sum()))
         if "background" in memory.terms:
             parts["dram_background"] = memory["background"].nj(len(totals) * self.time_us * 1e3)

@@ -50,7 +50,7 @@ class Traversal:
     shard: int  # vertices that the shard holds
     dim: int | None = None  # elements of a vector, where the file says so
     neighbours: int | None = None  # of a list on upper levels, where the file says so
-    ranks: np.ndarray | None = None  # int64 [vectors], -1: not told; None: the file has none
+    ranks: np.ndarray | None = None  # int64 [vectors], -1: not recorded; None: the file has none
 
     def first(self, count: int) -> "Traversal":
         """The first `count` queries, or all if there are no more."""

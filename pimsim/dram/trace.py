@@ -200,7 +200,7 @@ def _read(file: IO[bytes], where: str, organisation: Organisation | None, mappin
 
 
 def _refuse(where: str, header: tuple[str, ...], line: int, wrong: int, left: bytes, file: IO[bytes]) -> None:
-    """TraceError for the line at which `left` begins; empty lines are refused unless only such follow."""
+    """TraceError for the line at which `left` begins; an empty line is refused unless all that follow are empty."""
     text = left.split(b"\n", 1)[0].decode("utf-8", "replace").strip()
     if not text and not left.strip() and not file.read().strip():
         return

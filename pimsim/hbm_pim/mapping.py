@@ -25,7 +25,7 @@ class Spread:
     """How far one MAC command of a channel reaches."""
 
     token_groups: int  # parts of a channel that hold different tokens (or outputs)
-    dimension_banks: int  # banks of such a part that hold different dimensions (or inputs)
+    dimension_banks: int  # banks of that part that hold different dimensions (or inputs)
     slots: int
     banks_per_slot: int
 

@@ -22,7 +22,7 @@ from pimsim.paper.evaluation import (
 )
 
 NAMES = {"heterrag": "HeterRAG", "cpu-gpu-v100": "CPU-GPU", "naive-hbm": "NaiveHBM", "only-dimm": "OnlyDIMM"}
-# Okabe and Ito's, which can be told apart with any eyes
+# Okabe and Ito's colours, which the colour-blind can tell apart
 COLOURS = {"cpu-gpu-v100": "#999999", "naive-hbm": "#E69F00", "only-dimm": "#56B4E9", "heterrag": "#009E73"}
 SWITCH_COLOURS = {"r": "#0072B2", "g": "#D55E00", "p": "#CC79A7"}
 HATCHES = dict(zip(PARTS, ("////", "", "xxxx", "...."), strict=True))
@@ -127,5 +127,5 @@ def _tell_hatches(axis: Any) -> None:
         patch(facecolor="#999999", edgecolor="white", hatch=hatch, label=part, linewidth=0)
         for part, hatch in HATCHES.items()
     ]
-    axis.set_ylim(top=1.25 * axis.get_ylim()[1])  # room for what tells the parts
+    axis.set_ylim(top=1.25 * axis.get_ylim()[1])  # room for the legend of the parts
     axis.legend(handles=kinds, fontsize=7, frameon=False, ncols=4, loc="upper left")

@@ -18,7 +18,7 @@ from pimsim.errors import PimsimError
 from pimsim.sweep import table
 
 WIDTH = 3.5  # inches of a column
-# Okabe and Ito's, told apart by the colour-blind, and in grey by their markers
+# Okabe and Ito's colours, which the colour-blind can tell apart; in grey their markers differ
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 STYLE: Any = {

@@ -23,8 +23,17 @@ RENAMED = {
 }
 NEEDED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 UNGATED = {"gpt2", "gpt_bigcode", "gpt_neox", "gptj", "opt", "phi", "starcoder2"}  # two matrices, as GPT-2's
-FOUR_TIMES = {"gpt2", "gpt_bigcode", "gptj"}  # as wide between them, where it is not told
-TIED = {"gpt2", "gpt_bigcode", "opt", "starcoder2", "gemma", "gemma2", "gemma3_text", "cohere"}  # where it is not told
+FOUR_TIMES = {"gpt2", "gpt_bigcode", "gptj"}  # times as wide between them, where the file does not say
+TIED = {
+    "gpt2",
+    "gpt_bigcode",
+    "opt",
+    "starcoder2",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "cohere",
+}  # where the file does not say
 ENCODERS = ("bert", "t5", "vit", "clip", "mpnet", "electra", "whisper")  # parts of their types' names
 DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # how architectures' names end
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")

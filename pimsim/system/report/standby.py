@@ -28,7 +28,7 @@ def _of_stacks(config: SystemConfig) -> float:
     """Watts of the memory of one HBM device."""
     hbm = config.hbm
     organisation = hbm.standard.organisation
-    # tables of stacked memory tell of a pseudo channel, those of DIMMs of a rank
+    # tables of stacked memory are of a pseudo channel, those of DIMMs of a rank
     parts = organisation.channels * organisation.pseudo_channels * hbm.stacks
     if not hbm.standard.kind.startswith("HBM"):
         parts *= organisation.ranks

@@ -63,7 +63,7 @@ def _read(file: Path, *_version: int) -> Traversal:
 
 
 class Met:
-    """When searches meet their nearest vertices: as recorded where the recording tells their ranks, else drawn."""
+    """When searches meet their nearest vertices: as recorded where the recording has their ranks, else drawn."""
 
     def __init__(self, config: SystemConfig, documents: int) -> None:
         """`documents`: the most that a request asks for."""

@@ -30,7 +30,7 @@ class Retrievals:
     counts: np.ndarray  # int64 [rows]: how many of them there are
     there: np.ndarray  # bool [rows, most documents]: whose KV the retrieval before left
     changed: list[bool]  # [rows]: whether any is not there
-    sums: np.ndarray  # float64 [documents]: shares of what is asked for, added up
+    sums: np.ndarray  # float64 [documents]: shares of requests, added up
 
     def strangers(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A document for each of these rows (int64, those of a retrieval one after the other) that its retrieval has

@@ -1,4 +1,4 @@
-"""Popularity: how often each document is asked for: (rank + offset)^-exponent, or as a trace has it."""
+"""Popularity: how often each document is requested: (rank + offset)^-exponent, or as a trace has it."""
 
 from __future__ import annotations
 

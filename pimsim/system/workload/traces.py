@@ -22,7 +22,7 @@ from pimsim.errors import TraceError
 
 COLUMNS = ("ContextTokens", "GeneratedTokens")  # Azure's public traces
 MOST_LENGTH = 100_000_000  # tokens of a request: more is a mistake
-LONGEST_TEXT = 60  # of a field that an error tells
+LONGEST_TEXT = 60  # letters of a field in a message
 GZIP = b"\x1f\x8b"
 
 

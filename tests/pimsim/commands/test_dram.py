@@ -58,7 +58,7 @@ def test_words(capsys):
 
 def test_options_reach_the_controller(capsys, tmp_path):
     path = tmp_path / "t.csv"
-    path.write_text(HEADER + "".join(f"0,R,0,0,0,0,{row},{at}\n" for at, row in enumerate([0, 1, *[0] * 10])))
+    path.write_text(HEADER + "".join(f"0,R,0,0,0,0,{row},{i}\n" for i, row in enumerate([0, 1, *[0] * 10])))
     few = ["dram", "--standard", "hbm2-heterrag", "--trace", path, "--json"]
     base = [*BASE, "--json"]
 
@@ -88,7 +88,7 @@ def test_commands_are_written(capsys, tmp_path):
 
 def test_a_trace_of_addresses_and_its_mapping(capsys, tmp_path):
     path = tmp_path / "stream.csv"
-    path.write_text("cycle,op,address\n" + "".join(f"0,R,{at * 64}\n" for at in range(2000)))
+    path.write_text("cycle,op,address\n" + "".join(f"0,R,{i * 64}\n" for i in range(2000)))
     base = ["dram", "--standard", "ddr4-3200-heterrag", "--trace", path, "--no-refresh", "--json"]
     plain = json.loads(run(capsys, *base, "--mapping", "bank-row-column")[1])
     interleaved = json.loads(run(capsys, *base, "--mapping", "bank-group-interleaved")[1])

@@ -13,33 +13,33 @@ SETTINGS = [word for name, value in SMALL.items() for word in ("--set", f"{name}
 def test_run_prints_metrics_and_writes_a_timeline(tmp_path, capsys):
     timeline = tmp_path / "timeline.json"
     assert main(["run", "heterrag", *SETTINGS, "--json", "--timeline", str(timeline)]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {"throughput_rps", "tokens_per_s", "ttft_p99_s", "bottleneck", "area_mm2", "cost_usd"} <= set(told)
-    assert told["requests"] == SMALL["workload.requests"]
+    report = json.loads(capsys.readouterr().out)
+    assert {"throughput_rps", "tokens_per_s", "ttft_p99_s", "bottleneck", "area_mm2", "cost_usd"} <= set(report)
+    assert report["requests"] == SMALL["workload.requests"]
     events = json.loads(timeline.read_text())["traceEvents"]
     assert {event["name"] for event in events} >= {"search", "prefill", "decode", "merge"}
     ends = [event["ts"] + event["dur"] for event in events if event["ph"] == "X"]
-    assert max(ends) <= told["makespan_s"] * 1e6 * (1 + 1e-9)
+    assert max(ends) <= report["makespan_s"] * 1e6 * (1 + 1e-9)
 
 
 def test_run_in_words_names_what_holds_and_what_is_assumed(capsys):
     assert main(["run", "cpu-gpu-v100", *SETTINGS]) == 0
-    told = capsys.readouterr().out
-    assert "generation holds" in told
-    assert "assumed: " in told
+    printed = capsys.readouterr().out
+    assert "generation holds" in printed
+    assert "assumed: " in printed
 
 
 def test_run_tells_how_uncertain_its_answer_is(capsys):
     words = ["run", "heterrag", *SETTINGS, "--spread", "8", "--workers", "1", "--quiet"]
     assert main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    around = told["uncertainty"]
+    report = json.loads(capsys.readouterr().out)
+    around = report["uncertainty"]
     assert (around["samples"], around["failed"]) == (8, 0)
     for metric in ("throughput_rps", "latency_mean_s", "energy_j_a_request", "cost_usd"):
         bounds = around["percentiles"][metric]
         assert bounds["p5"] < bounds["p50"] < bounds["p95"]
-        assert 0.5 * bounds["p5"] < told[metric] < 2 * bounds["p95"]
-    assert set(around["percentiles"]["area_mm2"].values()) == {told["area_mm2"]}  # nothing is assumed of it
+        assert 0.5 * bounds["p5"] < report[metric] < 2 * bounds["p95"]
+    assert set(around["percentiles"]["area_mm2"].values()) == {report["area_mm2"]}  # nothing is assumed of it
     assert main(words) == 0
     assert "8 samples" in capsys.readouterr().out
 
@@ -56,6 +56,6 @@ def test_run_tells_how_uncertain_its_answer_is(capsys):
 )
 def test_what_cannot_be_is_one_line(words, said, capsys):
     assert main(words) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1

@@ -21,20 +21,20 @@ def told(capsys, file, *options):
 
 
 def test_the_result_says_all_that_a_reader_needs(capsys, file):
-    found = told(capsys, file, "--device", "acceldimm")
-    rests_on = found["provenance"]
-    assert found["queries"] == 20
-    assert 0 < found["latency_us"]["p50"] <= found["latency_us"]["p95"] <= found["latency_us"]["p99"]
-    assert found["latency_us"]["p99"] <= found["latency_us"]["max"] <= found["time_us"]
-    assert found["queries_per_second"] == pytest.approx(20e6 / found["time_us"])
-    assert found["bound"] == rests_on["bounds"][0]["name"]
+    report = told(capsys, file, "--device", "acceldimm")
+    rests_on = report["provenance"]
+    assert report["queries"] == 20
+    assert 0 < report["latency_us"]["p50"] <= report["latency_us"]["p95"] <= report["latency_us"]["p99"]
+    assert report["latency_us"]["p99"] <= report["latency_us"]["max"] <= report["time_us"]
+    assert report["queries_per_second"] == pytest.approx(20e6 / report["time_us"])
+    assert report["bound"] == rests_on["bounds"][0]["name"]
     assert rests_on["bounds"][0]["limit"] == max(bound["limit"] for bound in rests_on["bounds"])
     assert {bound["name"] for bound in rests_on["bounds"]} == {
         "rank DRAM", "distance units", "channel bus", "TPM lanes", "host link", "dependency of hops",
     }  # fmt: skip
-    cache = found["cache"]
-    assert cache["local_hits"] + cache["global_hits"] + cache["misses"] == cache["lookups"] == found["distances"]
-    assert {"rank_data", "channel", "tpm_lane"} <= set(found["utilisation"])
+    cache = report["cache"]
+    assert cache["local_hits"] + cache["global_hits"] + cache["misses"] == cache["lookups"] == report["distances"]
+    assert {"rank_data", "channel", "tpm_lane"} <= set(report["utilisation"])
     assert rests_on["clocks_mhz"] == {"memory": 1600, "RPM": 500, "TPM": 500}
     assert "rpm.local_share" in {value["name"] for value in rests_on["assumed"]}
     assert "organisation.ranks" not in {value["name"] for value in rests_on["assumed"]}
@@ -69,8 +69,8 @@ def test_the_files_notes_set_the_vectors_and_options_prevail(capsys, tmp_path):
     path.write_text(
         "# vertices=10 dim=96 neighbours=8\nquery,hop,vertex,kind\n0,0,1,vector\n0,1,1,list\n0,1,2,vector\n"
     )
-    found = told(capsys, path)
-    assert (found["dim"], found["vertices"], found["dram"]["list_bursts"]) == (96, 10, 1)
+    report = told(capsys, path)
+    assert (report["dim"], report["vertices"], report["dram"]["list_bursts"]) == (96, 10, 1)
     assert told(capsys, path, "--dim", "128", "--vertices", "20")["dim"] == 128
 
 

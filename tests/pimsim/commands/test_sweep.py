@@ -34,9 +34,9 @@ def told(capsys, *options):
 
 
 def test_a_sweep_that_has_ended_is_not_simulated_again(capsys, folder):
-    found = told(capsys, "sweep", folder.parent / "sweep.yaml", "--out", folder)
-    assert (found["points"], found["failed"]) == (12, 0)
-    assert {"level", "device.stacks", "time_us", "provenance.configuration_hash"} <= set(found["columns"])
+    report = told(capsys, "sweep", folder.parent / "sweep.yaml", "--out", folder)
+    assert (report["points"], report["failed"]) == (12, 0)
+    assert {"level", "device.stacks", "time_us", "provenance.configuration_hash"} <= set(report["columns"])
 
 
 def test_the_example_of_the_help_is_a_sweep(capsys, tmp_path):
@@ -61,9 +61,9 @@ def test_points_that_fail_are_told_and_a_sweep_of_nothing_else_has_failed(capsys
 
 
 def test_the_front_of_attention_computes_at_the_banks(capsys, folder):
-    found = told(capsys, "pareto", folder, "--x", "time_us", "--y", "length", "--min", "energy_nj.total")
-    assert found["objectives"] == {"time_us": "min", "length": "max", "energy_nj.total": "min"}
-    assert {point["level"] for point in found["front"]} == {"bank"}
+    report = told(capsys, "pareto", folder, "--x", "time_us", "--y", "length", "--min", "energy_nj.total")
+    assert report["objectives"] == {"time_us": "min", "length": "max", "energy_nj.total": "min"}
+    assert {point["level"] for point in report["front"]} == {"bank"}
     assert main(["pareto", str(folder), "--x", "time_us", "--y", "length"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("of 12 points are on the front of time_us (min), length (max):")
@@ -71,31 +71,31 @@ def test_the_front_of_attention_computes_at_the_banks(capsys, folder):
 
 
 def test_the_length_matters_most_to_attention(capsys, folder):
-    found = told(capsys, "sensitivity", folder, "--no-assumed")
-    assert found["metric"] == "time_us"
-    assert found["axes"][0]["name"] in ("length", "level")
-    assert found["assumed"] is None
-    found = told(capsys, "sensitivity", folder, "--samples", "4", "--workers", "1", "--metric", "total")
-    assert found["metric"] == "energy_nj.total"
-    assert found["assumed"]["samples"] + found["assumed"]["failed"] == 4
+    report = told(capsys, "sensitivity", folder, "--no-assumed")
+    assert report["metric"] == "time_us"
+    assert report["axes"][0]["name"] in ("length", "level")
+    assert report["assumed"] is None
+    report = told(capsys, "sensitivity", folder, "--samples", "4", "--workers", "1", "--metric", "total")
+    assert report["metric"] == "energy_nj.total"
+    assert report["assumed"]["samples"] + report["assumed"]["failed"] == 4
     assert main(["sensitivity", str(folder), "--samples", "4", "--workers", "1"]) == 0
     assert "with assumed parameters times 0.5 and 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_plots_are_drawn_and_equal_plots_are_equal_files(capsys, folder, tmp_path, ending):
-    found = []
+    files = []
     for name in ("one", "two"):
         front, tornado, lines = (tmp_path / f"{name}-{kind}.{ending}" for kind in ("front", "tornado", "lines"))
         told(capsys, "pareto", folder, "--x", "time_us", "--y", "effective_tbps", "--plot", front)
         told(capsys, "sensitivity", folder, "--samples", "4", "--workers", "1", "--plot", tornado)
         assert main(["plot", str(folder), str(lines), "--x", "length", "--y", "time_us", "--by", "level"]) == 0
-        found.append((front.read_bytes(), tornado.read_bytes(), lines.read_bytes()))
-    assert found[0] == found[1]
+        files.append((front.read_bytes(), tornado.read_bytes(), lines.read_bytes()))
+    assert files[0] == files[1]
     begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending]
-    assert all(len(data) > 2000 and data.startswith(begins) for data in found[0])
+    assert all(len(data) > 2000 and data.startswith(begins) for data in files[0])
     if ending == "svg":
-        assert b"time" in found[0][0]
+        assert b"time" in files[0][0]
 
 
 def test_lines_stand_at_their_numbers_and_names_at_even_distances(folder, tmp_path):
@@ -103,8 +103,8 @@ def test_lines_stand_at_their_numbers_and_names_at_even_distances(folder, tmp_pa
     for x, shown in (("length", ("256", "1024")), ("level", ("bank", "bg", "buffer")), ("device.stacks", ("1", "2"))):
         plot_lines(results, x, "time_us", tmp_path / "lines.svg")
         # text is drawn as paths, each with the text beside it
-        told = (tmp_path / "lines.svg").read_text()
-        assert all(f"<!-- {name} -->" in told for name in shown)
+        drawing = (tmp_path / "lines.svg").read_text()
+        assert all(f"<!-- {name} -->" in drawing for name in shown)
     assert figure._evenly(["bank", "bg"])
     assert figure._evenly([0, 1024, 65536])
     assert not figure._evenly([1, 1024, 65536])
@@ -153,7 +153,7 @@ def test_what_is_wrong_is_one_line(capsys, folder, arguments, said):
 
 def test_searches_and_traces_are_swept_as_well(capsys, tmp_path):
     drawn(3, queries=8).write(tmp_path / "traversal.csv")
-    lines = "".join(f"{at},R,0,0,{at % 4},0,{at % 7},{at % 128}\n" for at in range(200))
+    lines = "".join(f"{i},R,0,0,{i % 4},0,{i % 7},{i % 128}\n" for i in range(200))
     (tmp_path / "trace.csv").write_text(f"cycle,op,channel,rank,bg,bank,row,col\n{lines}")
     assert len(Trace.read(tmp_path / "trace.csv")) == 200
     for name, base, axes, metric, better in (
@@ -174,8 +174,8 @@ def test_searches_and_traces_are_swept_as_well(capsys, tmp_path):
     ):
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump({"target": name, "base": base, "axes": axes}, sort_keys=False))
-        found = told(capsys, "sweep", file, "--out", tmp_path / name, "--workers", "1")
-        assert (found["points"], found["failed"]) == (4, 0), found["errors"]
+        report = told(capsys, "sweep", file, "--out", tmp_path / name, "--workers", "1")
+        assert (report["points"], report["failed"]) == (4, 0), report["errors"]
         front = told(capsys, "pareto", tmp_path / name, "--x", metric, "--y", metric, "--max", metric)["front"]
         assert better in [point["point"] for point in front]
         spread = told(capsys, "sensitivity", tmp_path / name, "--samples", "2", "--workers", "1")["assumed"]

@@ -58,9 +58,9 @@ class Dram:
     def after(self, least, *rules):
         """The first cycle from `least` on that keeps the distances: rules are (command, on which banks, cycles)."""
         for name, same, cycles in rules:
-            found = [cycle for bank, cycle in self.last[name].items() if same(bank)]
-            if found:
-                least = max(least, max(found) + cycles)
+            source = [cycle for bank, cycle in self.last[name].items() if same(bank)]
+            if source:
+                least = max(least, max(source) + cycles)
         return least
 
     def add(self, cycle, name, bank):
@@ -158,8 +158,8 @@ class Dimm:
     def __init__(self, model, number):
         self.model, self.number, self.waiting, self.asked = model, number, deque(), False
 
-    def add(self, at):
-        self.waiting.append(at)
+    def add(self, vector):
+        self.waiting.append(vector)
         if not self.asked:
             self.ask()
 
@@ -171,8 +171,8 @@ class Dimm:
             return self.model.p.tBL
 
         def arrives():
-            for at in burst:
-                self.model.sort_in(at)
+            for vector in burst:
+                self.model.sort_in(vector)
             self.asked = False
             if self.waiting:
                 self.ask()
@@ -211,12 +211,12 @@ class Rank:
             clock.at(end - bursts * p.tBL * p.tck_ps, self.model.send_list, query, self.number, bursts)
             following = end - p.lead_ps
         elif self.vectors and self.vectors[0][0] <= now:
-            _, at = self.vectors.popleft()
-            query, vertex, slot = self.model.vector(at)
-            self.model.found[at] = self.cache.look_up(vertex, query)
+            _, vector = self.vectors.popleft()
+            query, vertex, slot = self.model.vector(vector)
+            self.model.source[vector] = self.cache.look_up(vertex, query)
             begin, least = now + p.lookup_ps, 0
             following = begin
-            if not self.model.found[at]:
+            if not self.model.source[vector]:
                 place, sets = slot // p.pieces_per_row, p.bank_groups // p.stripes
                 first_bank = place % sets * p.stripes + place // sets % (p.banks // p.bank_groups) * p.bank_groups
                 banks = list(range(first_bank, first_bank + p.stripes))
@@ -228,7 +228,7 @@ class Rank:
             end = self.unit_free = max(max(begin, self.unit_free) + p.compute_ps, least)
             self.ends.append(end)
             following = max(following, self.ends[0] - p.lead_ps)
-            clock.at(end + p.pipeline_ps, self.model.dimms[self.number % p.dimms].add, at)
+            clock.at(end + p.pipeline_ps, self.model.dimms[self.number % p.dimms].add, vector)
         self.may_decide = max(now, following)
         if self.lists:
             self.wake(now)
@@ -245,7 +245,7 @@ class Model:
         self.dimms = [Dimm(self, number) for number in range(p.dimms)]
         self.ranks = [Rank(self, number) for number in range(p.ranks)]
         self.queries = len(work.first_hop) - 1
-        self.sent, self.done, self.found = [], {}, {}
+        self.sent, self.done, self.source = [], {}, {}
         self.hop, self.missing, self.lanes = {}, {}, [0] * p.lanes
         self.link = self.uplink = self.searching = 0
         self.waiting = deque()
@@ -258,8 +258,8 @@ class Model:
     def rows(self, hop):
         return range(self.work.first_vector[hop], self.work.first_vector[hop + 1])
 
-    def vector(self, at):
-        return self.query_of[at], int(self.work.vertex[at]), int(self.work.slot[at])
+    def vector(self, vector):
+        return self.query_of[vector], int(self.work.vertex[vector]), int(self.work.slot[vector])
 
     def send(self, most):
         for query in range(len(self.sent), min(len(self.sent) + most, self.queries)):
@@ -310,22 +310,22 @@ class Model:
         if not rows:
             self.clock.at(self.lane(query, p.tpm_ps), self.next_hop, query)
         for channel in range(p.channels):
-            mine = [at for at in rows if self.work.rank[at] % p.channels == channel]
+            mine = [vector for vector in rows if self.work.rank[vector] % p.channels == channel]
             if mine:
                 bus = self.buses[channel if p.instructions_on_data else p.channels + channel]
                 bus.submit("instructions", "TPM", lambda begin, mine=mine: self.deliver(begin, mine), lambda: None)
 
     def deliver(self, begin, rows):
         p = self.p
-        for place, at in enumerate(rows, start=1):
+        for place, vector in enumerate(rows, start=1):
             arrival = (begin + place * p.instruction_cycles) * p.tck_ps + p.dispatch_ps
-            rank = self.ranks[self.work.rank[at]]
-            rank.vectors.append((arrival, at))
+            rank = self.ranks[self.work.rank[vector]]
+            rank.vectors.append((arrival, vector))
             rank.wake(arrival)
         return len(rows) * p.instruction_cycles
 
-    def sort_in(self, at):
-        query = self.query_of[at]
+    def sort_in(self, vector):
+        query = self.query_of[vector]
         self.missing[query] -= 1
         last = not self.missing[query]
         end = self.lane(query, self.p.insert_ps + last * self.p.tpm_ps)

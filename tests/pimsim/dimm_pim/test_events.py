@@ -48,7 +48,7 @@ def agree(path, on):
     plain = Model(p, work)
     assert state.sent.tolist() == plain.sent
     assert state.done.tolist() == [plain.done[query] for query in range(len(state.done))]
-    assert state.found.tolist() == [plain.found[at] for at in range(len(state.found))]
+    assert state.source.tolist() == [plain.source[i] for i in range(len(state.source))]
     assert state.rank_totals[:, ACTIVATES].tolist() == [len(rank.dram.acts) for rank in plain.ranks]
 
 
@@ -125,7 +125,7 @@ def test_what_is_asked_for_moves_once_and_time_is_busy_or_idle(changes):
     result = simulate_search(path, on)
     p, state, work = result.numbers, result.state, result.work
     span = int(state.done.max())
-    misses = int((state.found == 0).sum())
+    misses = int((state.source == 0).sum())
     assert state.rank_totals[:, VECTOR_BURSTS].sum() == misses * on.vector_bursts
     assert state.rank_totals[:, LIST_BURSTS].sum() == work.list_bursts.sum()
     assert state.bus_totals[:, INSTRUCTIONS].sum() == state.bus_totals[:, RESULTS].sum() == len(path.vertices)
@@ -152,8 +152,9 @@ def test_what_is_asked_for_moves_once_and_time_is_busy_or_idle(changes):
 def test_no_run_passes_a_bound(changes):
     for seed in range(3):
         result = simulate_search(drawn(seed, queries=30), device(**changes))
-        assert all(bound.nearness <= 1 for bound in result.bounds), result.bounds
-        assert not result.provenance.warnings or "do not trust" not in " ".join(result.provenance.warnings)
+        assert len(result.bounds) == 6
+        assert 0 < max(bound.nearness for bound in result.bounds) <= 1, result.bounds
+        assert "do not trust" not in " ".join(result.provenance.warnings)
 
 
 def test_the_same_run_twice_is_equal():
@@ -185,6 +186,7 @@ def test_more_ranks_are_never_slower():
     ]
     for fewer, more in itertools.pairwise(times):
         assert more <= 1.02 * fewer
+    assert times[-1] < 0.8 * times[0]
 
 
 def test_compression_and_two_phases_relieve_the_channel():

@@ -21,22 +21,22 @@ def written(folder, text, name="traversal.csv"):
 def test_hops_lists_and_vectors_are_read(tmp_path):
     rows = "0,0,17,vector\n0,1,17,upper\n0,1,4,vector\n0,1,9,vector\n0,2,4,list\n\n"
     rows += "7,0,3,vector\r\n7,5,3,list\n7,5,0,vector"
-    found = Traversal.read(written(tmp_path, "# a note dim=384\n# vertices=20 neighbours=16\n" + HEADER + rows))
-    assert found.queries.tolist() == [0, 7]
-    assert found.first_hop.tolist() == [0, 3, 5]
-    assert found.list_kind.tolist() == [NO_LIST, UPPER, LOWEST, NO_LIST, LOWEST]
-    assert found.list_vertex.tolist() == [-1, 17, 4, -1, 3]
-    assert found.first_vector.tolist() == [0, 1, 3, 3, 4, 5]
-    assert found.vertices.tolist() == [17, 4, 9, 3, 0]
-    assert (found.shard, found.dim, found.neighbours) == (20, 384, 16)
+    traversal = Traversal.read(written(tmp_path, "# a note dim=384\n# vertices=20 neighbours=16\n" + HEADER + rows))
+    assert traversal.queries.tolist() == [0, 7]
+    assert traversal.first_hop.tolist() == [0, 3, 5]
+    assert traversal.list_kind.tolist() == [NO_LIST, UPPER, LOWEST, NO_LIST, LOWEST]
+    assert traversal.list_vertex.tolist() == [-1, 17, 4, -1, 3]
+    assert traversal.first_vector.tolist() == [0, 1, 3, 3, 4, 5]
+    assert traversal.vertices.tolist() == [17, 4, 9, 3, 0]
+    assert (traversal.shard, traversal.dim, traversal.neighbours) == (20, 384, 16)
 
 
 def test_columns_stand_in_any_order_and_the_kind_may_be_left_out(tmp_path):
-    found = Traversal.read(written(tmp_path, "vertex,query,hop\n5,0,0\n6,0,1\n"))
-    assert found.vertices.tolist() == [5, 6]
-    assert found.list_kind.tolist() == [NO_LIST, NO_LIST]
-    assert found.shard == 7
-    assert found.dim is None
+    traversal = Traversal.read(written(tmp_path, "vertex,query,hop\n5,0,0\n6,0,1\n"))
+    assert traversal.vertices.tolist() == [5, 6]
+    assert traversal.list_kind.tolist() == [NO_LIST, NO_LIST]
+    assert traversal.shard == 7
+    assert traversal.dim is None
 
 
 @pytest.mark.parametrize("name", ["traversal.csv", "traversal.csv.gz"])
@@ -54,13 +54,13 @@ def test_what_is_written_is_read_again(tmp_path, name):
 def test_ranks_are_read_where_there_are_any_and_written_again(tmp_path):
     rows = "0,0,7,vector,1\n0,1,7,list,\n0,1,8,vector,0\n0,1,9,vector,\n3,0,7,vector,0\n"
     path = written(tmp_path, "# vertices=10\n" + HEADER.strip() + ",rank\n" + rows)
-    found = Traversal.read(path)
-    assert found.ranks.tolist() == [1, 0, -1, 0]
-    assert found.met(3).tolist() == [[1.0, 0.5, 2.0], [1.0, 2.0, 2.0]]
+    traversal = Traversal.read(path)
+    assert traversal.ranks.tolist() == [1, 0, -1, 0]
+    assert traversal.met(3).tolist() == [[1.0, 0.5, 2.0], [1.0, 2.0, 2.0]]
     again = tmp_path / "again.csv"
-    found.write(again)
+    traversal.write(again)
     assert again.read_bytes() == path.read_bytes()
-    assert found.first(1).ranks.tolist() == [1, 0, -1]
+    assert traversal.first(1).ranks.tolist() == [1, 0, -1]
     assert Traversal.read(written(tmp_path, "rank,query,hop,vertex\n,0,0,1\n0,0,0,2\n")).ranks.tolist() == [-1, 0]
 
 

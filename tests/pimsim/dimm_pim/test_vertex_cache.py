@@ -64,11 +64,11 @@ def asked(steps, local, shared):
         assert s.cached[rank].tolist() == [len(mine), len(all_of)]
         for part, held in ((LOCAL, mine), (GLOBAL, all_of)):
             begin = SHARD + 2 * rank + part - LOCAL
-            order, at = [], s.newer[begin]
-            while at != begin:
-                order.append(int(at))
-                assert s.part[at] == part
-                at = s.newer[at]
+            order, i = [], s.newer[begin]
+            while i != begin:
+                order.append(int(i))
+                assert s.part[i] == part
+                i = s.newer[i]
             assert order == list(held)
     assert (s.part != MISS).sum() == sum(len(held) for both in parts for held in both)
 
@@ -85,7 +85,7 @@ def test_every_look_up_finds_what_dictionaries_find(steps, local, shared):
 
 def test_a_vector_is_global_only_after_its_query_has_ended():
     first = [(None, [0]), (0, [16])]
-    waits = [(None, [1]), *[(1, [17 + 16 * at, 33 + 16 * at]) for at in range(1, 9)], (1, [0, 16])]
+    waits = [(None, [1]), *[(1, [17 + 16 * i, 33 + 16 * i]) for i in range(1, 9)], (1, [0, 16])]
     _, _, state = ran(traversal([first, waits], 400), device())
     assert state.source.tolist()[-2:] == [GLOBAL, GLOBAL]
     _, _, state = ran(traversal([[*first, *waits[1:9]], [(None, [1]), (1, [3, 5]), (1, [0, 16])]], 400), device())
@@ -104,7 +104,7 @@ def test_a_cache_that_holds_everything_misses_each_vertex_once():
     searched = drawn(7, queries=40)
     own = DimmDevice.load("acceldimm")
     huge, one = replace(own.rpm, cache_bytes=1 << 30), replace(own.workload, batch=1)
-    told = simulate_search(searched, replace(own, rpm=huge, workload=one)).cache()
-    assert told["lookups"] == len(searched.vertices)
-    assert told["misses"] == len(np.unique(searched.vertices))
-    assert told["hit_ratio"] > 0.3
+    result = simulate_search(searched, replace(own, rpm=huge, workload=one)).cache()
+    assert result["lookups"] == len(searched.vertices)
+    assert result["misses"] == len(np.unique(searched.vertices))
+    assert result["hit_ratio"] > 0.3

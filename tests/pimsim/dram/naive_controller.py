@@ -214,10 +214,10 @@ class NaiveController:
             recent = self.activations[bank.rank]
             if len(recent) >= 4 and now < recent[-4][0] + t.tFAW:
                 return False
-            return all(now >= at + (t.tRRD_L if group == bank.group else t.tRRD_S) for at, group in recent[-8:])
+            return all(now >= i + (t.tRRD_L if group == bank.group else t.tRRD_S) for i, group in recent[-8:])
         if now < bank.activated + t.tRCD:
             return False
-        for at, kind, rank, group in self.columns[-24:]:
+        for i, kind, rank, group in self.columns[-24:]:
             same_group = (rank, group) == (bank.rank, bank.group)
             if kind == name:
                 gap = (t.tCCD_L if same_group else t.tCCD_S) if rank == bank.rank else t.tBL + t.tRTRS
@@ -227,7 +227,7 @@ class NaiveController:
                 gap = t.tCWL + t.tBL + (t.tWTR_L if same_group else t.tWTR_S)
             else:
                 gap = t.tCWL + t.tBL + t.tRTRS - t.tCL
-            if now < at + gap:
+            if now < i + gap:
                 return False
         return True
 

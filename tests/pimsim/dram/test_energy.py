@@ -77,9 +77,9 @@ def test_as_dramsim3_has_it(row):
     result = simulate(trace, STANDARDS[kind], Controller(refresh=refresh))
     to_nj = result.tck_ns * 1e-3
     theirs = {name: float(row[f"ds3_{name}_energy"]) * to_nj for name in ("act", "read", "total")}
-    rest = theirs["total"] - theirs["act"] - theirs["read"]
+    remaining = theirs["total"] - theirs["act"] - theirs["read"]
     # theirs is lower while all banks of a rank are closed, and a saturated trace ends at another time with refreshes
-    assert result.energy_nj["refresh"] + result.energy_nj["background"] == pytest.approx(rest, rel=0.25)
+    assert result.energy_nj["refresh"] + result.energy_nj["background"] == pytest.approx(remaining, rel=0.25)
     if kind != "hbm2" and refresh == "none":  # the HBM2 table is another source's
         assert result.energy_nj["activate_precharge"] == pytest.approx(theirs["act"], rel=0.01)
         assert result.energy_nj["read"] == pytest.approx(theirs["read"], rel=0.01)

@@ -22,8 +22,8 @@ def compare(trace, where: Standard, controller: Controller) -> None:
     expected = naive.run(trace)
     result = simulate(trace, where, controller, commands=True)
     assert rows(result.commands) == expected
-    assert result.done.tolist() == [naive.done[at] for at in range(len(trace))]
-    assert result.entered.tolist() == [naive.entered[at] for at in range(len(trace))]
+    assert result.done.tolist() == [naive.done[i] for i in range(len(trace))]
+    assert result.entered.tolist() == [naive.entered[i] for i in range(len(trace))]
 
 
 @settings(max_examples=examples(300), deadline=None)

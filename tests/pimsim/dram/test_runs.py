@@ -12,13 +12,13 @@ from tests.props.budget import examples
 
 def over_all_channels(where: Standard, count: int = 4000) -> Trace:
     size = where.organisation
-    at = np.random.default_rng(3).integers(0, 1 << 30, (6, count))
+    i = np.random.default_rng(3).integers(0, 1 << 30, (6, count))
     limits = (size.channels * size.pseudo_channels, size.ranks, size.bank_groups, size.banks, size.rows, size.columns)
     parts = ("channel", "rank", "bank_group", "bank", "row", "column")
     return Trace.of(
         cycle=np.arange(count) // 8,
-        write=at[0] // 64 % 4 == 0,
-        **{name: values % limit for name, values, limit in zip(parts, at, limits, strict=True)},
+        write=i[0] // 64 % 4 == 0,
+        **{name: values % limit for name, values, limit in zip(parts, i, limits, strict=True)},
     )
 
 

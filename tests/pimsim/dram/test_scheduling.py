@@ -138,9 +138,9 @@ def test_per_bank_refresh_takes_turns_and_costs_less():
     mine = (log.command == "REFB") & (log.rank == 0)
     places = list(zip(log.bank_group[mine].tolist(), log.bank[mine].tolist(), strict=True))
     assert places[:5] == [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0)]
-    at = np.arange(60_000)
+    i = np.arange(60_000)
     stream = Trace.of(
-        cycle=np.zeros(60_000, int), bank_group=at % 4, bank=at // 512 % 4, row=at // 2048, column=at // 4 % 32
+        cycle=np.zeros(60_000, int), bank_group=i % 4, bank=i // 512 % 4, row=i // 2048, column=i // 4 % 32
     )
     whole, single = (
         simulate(stream, "hbm2", Controller(refresh=refresh)).last_read_done_cycle

@@ -48,8 +48,8 @@ def test_a_bank_of_hbm2_gives_8_gbps_and_256_banks_2_tbps():
 @pytest.mark.parametrize("name", [DDR4, HBM2])
 def test_ping_pong_between_bank_groups_takes_tbl_each(name):
     timing = Standard.load(name).timing
-    at = np.arange(64)
-    result = simulate(reads(64, bank_group=at % 2, column=at // 2), name, QUIET)
+    i = np.arange(64)
+    result = simulate(reads(64, bank_group=i % 2, column=i // 2), name, QUIET)
     least = 63 * timing.tBL + timing.tRCD + timing.tCL + timing.tBL
     assert least <= result.last_read_done_cycle <= least + timing.tRRD_S
 
@@ -66,8 +66,8 @@ def test_random_reads_in_a_rank_are_bound_by_tfaw_at_13_65_gbps():
 
 
 def test_a_768d_vector_takes_120_ns_and_a_row_miss():
-    at = np.arange(48)
-    result = simulate(reads(48, bank_group=at % 4, column=at // 4), DDR4_1RANK, QUIET)
+    i = np.arange(48)
+    result = simulate(reads(48, bank_group=i % 4, column=i // 4), DDR4_1RANK, QUIET)
     assert 192 + 44 <= result.last_read_done_cycle <= 192 + 44 + 3 * 4  # the other groups open tRRD_S apart
     assert 192 * 0.625 == 120
 
@@ -76,10 +76,8 @@ def test_a_768d_vector_takes_120_ns_and_a_row_miss():
 def test_a_stream_loses_to_refresh_what_the_formula_says(name):
     where = Standard.load(name)
     timing, columns = where.timing, where.organisation.columns
-    at = np.arange(200_000)
-    trace = reads(
-        len(at), bank_group=at % 4, column=at // 4 % columns, row=at // 4 // columns, bank=at // 4 // columns % 4
-    )
+    i = np.arange(200_000)
+    trace = reads(len(i), bank_group=i % 4, column=i // 4 % columns, row=i // 4 // columns, bank=i // 4 // columns % 4)
     result = simulate(trace, where)
     lost = (timing.tRTP + timing.tRP + timing.tRFC + timing.tRCD) / timing.tREFI
     assert result.bandwidth_gbps == pytest.approx(where.peak_gbps * (1 - lost), rel=0.006)
@@ -115,17 +113,17 @@ def test_a_deeper_queue_hides_more():
 
 
 def test_writes_to_where_one_reads_cost_turnarounds():
-    at = np.arange(4000)
-    places = {"bank_group": at % 4, "column": at // 4 % 128, "row": at // 512}
+    i = np.arange(4000)
+    places = {"bank_group": i % 4, "column": i // 4 % 128, "row": i // 512}
     pure = simulate(reads(4000, **places), DDR4, QUIET)
-    mixed = simulate(Trace.of(cycle=np.zeros(4000, int), write=at // 2 % 2, **places), DDR4, QUIET)
+    mixed = simulate(Trace.of(cycle=np.zeros(4000, int), write=i // 2 % 2, **places), DDR4, QUIET)
     assert pure.bandwidth_gbps > 1.05 * mixed.bandwidth_gbps
 
 
 def test_pseudo_channels_are_independent():
     where = Standard.load("hbm2")
-    at = np.arange(3000)
-    alone = Trace.of(cycle=np.zeros(3000, int), channel=5, bank_group=at % 4, row=at // 128, column=at // 4 % 32)
+    i = np.arange(3000)
+    alone = Trace.of(cycle=np.zeros(3000, int), channel=5, bank_group=i % 4, row=i // 128, column=i // 4 % 32)
     all_of_them = Trace.of(
         cycle=np.zeros(48000, int),
         **{name: np.repeat(getattr(alone, name), 16) for name in ("bank_group", "row", "column")},

@@ -47,7 +47,7 @@ def test_letters_of_both_cases_spaces_and_hexadecimal_numbers(written):
 def test_a_file_in_many_pieces_is_the_same(written, monkeypatch):
     rng = np.random.default_rng(0)
     rows = [",".join(map(str, row)) for row in rng.integers(0, 10**5, (500, 6))]
-    path = written(HEADER + "".join(f"{at},R,{row}\n" for at, row in enumerate(rows)))
+    path = written(HEADER + "".join(f"{i},R,{row}\n" for i, row in enumerate(rows)))
     whole = contents(Trace.read(path))
     for piece in (1, 7, 100, 4096):
         monkeypatch.setattr(trace_module, "PIECE", piece)
@@ -97,9 +97,7 @@ def test_what_the_standard_does_not_have_is_named_with_its_line(written, line, m
 
 
 def test_a_truncated_and_a_damaged_archive_are_named(written, tmp_path):
-    packed = written(
-        HEADER + "".join(f"{at},R,0,0,0,0,{at * 7919 % 9973},0\n" for at in range(5000)), True
-    ).read_bytes()
+    packed = written(HEADER + "".join(f"{i},R,0,0,0,0,{i * 7919 % 9973},0\n" for i in range(5000)), True).read_bytes()
     (tmp_path / "short.csv.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(TraceError, match=r"short\.csv\.gz: the gzipped file is truncated"):
         Trace.read(tmp_path / "short.csv.gz")

@@ -186,14 +186,14 @@ def replay(stream: Stream, rules: Rules) -> tuple[int, int, int, int]:
 
 def violations(log: CommandLog, rules: Rules) -> list[str]:
     """What breaks a rule, in words; empty for commands that keep them all."""
-    found = []
+    broken = []
     commands = list(zip(*(array.tolist() for array in log), strict=True))
     by_slot = defaultdict(list)
     acts, macs, moves, refreshes, closes = [], [], [], [], []
 
     def apart(name: str, earlier: int, later: int, least: int) -> None:
         if later - earlier < least:
-            found.append(f"{name}: cycles {earlier} and {later} are not {least} apart")
+            broken.append(f"{name}: cycles {earlier} and {later} are not {least} apart")
 
     for cycle, kind, slot, row, _ in commands:
         if kind in (ACT, PRE, *COLUMN):
@@ -214,7 +214,7 @@ def violations(log: CommandLog, rules: Rules) -> list[str]:
         for cycle, kind, row in series:
             if kind == ACT:
                 if is_open is not None:
-                    found.append(f"slot {slot}: ACT at {cycle} on an open row")
+                    broken.append(f"slot {slot}: ACT at {cycle} on an open row")
                 if pre is not None:
                     apart(f"slot {slot} PRE to ACT", pre, cycle, rules.rp)
                 if act is not None:
@@ -222,7 +222,7 @@ def violations(log: CommandLog, rules: Rules) -> list[str]:
                 is_open, act, column, wrote = row, cycle, None, None
             elif kind == PRE:
                 if is_open is None:
-                    found.append(f"slot {slot}: PRE at {cycle} on a closed row")
+                    broken.append(f"slot {slot}: PRE at {cycle} on a closed row")
                 apart(f"slot {slot} ACT to PRE", act, cycle, rules.ras)
                 if column is not None:
                     apart(f"slot {slot} MAC to PRE", column, cycle, rules.rtp)
@@ -231,7 +231,7 @@ def violations(log: CommandLog, rules: Rules) -> list[str]:
                 is_open, pre = None, cycle
             else:
                 if is_open != row:
-                    found.append(f"slot {slot}: row {row} at {cycle}, but {is_open} is open")
+                    broken.append(f"slot {slot}: row {row} at {cycle}, but {is_open} is open")
                 if act is not None:
                     apart(f"slot {slot} ACT to MAC", act, cycle, rules.rcd)
                 if kind == MAC:
@@ -278,4 +278,4 @@ def violations(log: CommandLog, rules: Rules) -> list[str]:
             if after >= cycle:
                 apart("REF to ACT", cycle, after, rules.rfc)
                 break
-    return found
+    return broken

@@ -75,8 +75,8 @@ def test_placements_keep_their_order() -> None:
 
 
 def test_refresh_costs_its_share() -> None:
-    asked = replace(LAYER, length=4096, heads=256)
-    with_refresh, without = (attention("hbm3-attacc", replace(asked, refresh=refresh)) for refresh in (True, False))
+    layer = replace(LAYER, length=4096, heads=256)
+    with_refresh, without = (attention("hbm3-attacc", replace(layer, refresh=refresh)) for refresh in (True, False))
     share = 1 - without.cycles / with_refresh.cycles
     assert with_refresh.refreshes == with_refresh.cycles // 5070
     assert share == pytest.approx((8 + 19 + 456 + 19) / 5070, rel=0.1)
@@ -84,20 +84,20 @@ def test_refresh_costs_its_share() -> None:
 
 def test_groups_of_queries_share_what_they_read() -> None:
     device = Device.load("hbm2-heterrag")
-    asked = Attention(1024, 64, 128, batch=4)
-    every, eight, one = (attention(device, replace(asked, kv_heads=heads)) for heads in (64, 8, 1))
+    layer = Attention(1024, 64, 128, batch=4)
+    every, eight, one = (attention(device, replace(layer, kv_heads=heads)) for heads in (64, 8, 1))
     assert every.kv_bytes == 8 * eight.kv_bytes == 64 * one.kv_bytes
     # two reads of four queries each, as many as the buffers hold; of one head sixteen such reads
     assert eight.read_bytes * 4 == one.read_bytes * 4 == every.read_bytes
     assert eight.mac_commands * 4 == every.mac_commands
     assert eight.cycles < every.cycles
     assert eight.bound == "compute"  # the units multiply each column four times
-    assert attention(device, asked).mac_commands == every.mac_commands
+    assert attention(device, layer).mac_commands == every.mac_commands
 
 
 def test_stacks_share_the_heads() -> None:
-    asked = replace(LAYER, length=1024, heads=128, refresh=False)
-    one, two, eight = (attention("hbm3-attacc", replace(asked, stacks=stacks)) for stacks in (1, 2, 8))
+    layer = replace(LAYER, length=1024, heads=128, refresh=False)
+    one, two, eight = (attention("hbm3-attacc", replace(layer, stacks=stacks)) for stacks in (1, 2, 8))
     assert one.mac_commands == two.mac_commands == eight.mac_commands
     assert one.cycles / two.cycles == pytest.approx(2, rel=0.02)
     assert one.cycles / eight.cycles == pytest.approx(8, rel=0.1)
@@ -143,12 +143,12 @@ def test_equal_questions_have_equal_answers() -> None:
 def test_speed() -> None:
     """A layer takes less than 50 ms with every command, and the closed form much less than a millisecond."""
     for fidelity, most in (("event", 0.05), ("closed", 0.0005)):  # 50 us where nothing else runs
-        asked = replace(LAYER, fidelity=fidelity)
-        attention("hbm3-attacc", asked)
+        layer = replace(LAYER, fidelity=fidelity)
+        attention("hbm3-attacc", layer)
         times = []
         for _ in range(5):
             start = time.perf_counter()
-            attention("hbm3-attacc", asked)
+            attention("hbm3-attacc", layer)
             times.append(time.perf_counter() - start)
         assert min(times) < most
 

@@ -14,10 +14,10 @@ DEVICES = ("hbm3-attacc", "hbm2-heterrag")
 PROMISED = 0.05
 
 
-def near(asked: Attention, name: str) -> None:
+def near(wanted: Attention, name: str) -> None:
     device = Device.load(name)
-    event = attention(device, asked)
-    closed = attention(device, replace(asked, fidelity="closed"))
+    event = attention(device, wanted)
+    closed = attention(device, replace(wanted, fidelity="closed"))
     allowed = PROMISED * event.cycles
     if abs(event.refreshes - closed.refreshes) == 1:  # one that is due as the layer ends falls into it or not
         allowed = max(allowed, device.standard.timing.tRFC * 1.3)
@@ -42,8 +42,8 @@ def near(asked: Attention, name: str) -> None:
 def test_within_five_percent(
     name: str, level: str, length: int, head_dim: int, heads: int, width: int, power_limit: bool, refresh: bool
 ) -> None:
-    asked = Attention(length, heads, head_dim, width, level=level, power_limit=power_limit, refresh=refresh)
-    near(asked, name)
+    layer = Attention(length, heads, head_dim, width, level=level, power_limit=power_limit, refresh=refresh)
+    near(layer, name)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -52,10 +52,10 @@ def test_the_usual_layers(level: str) -> None:
         for heads in (8, 16, 32, 64):
             for head_dim in (64, 128):
                 for power_limit in (True, False):
-                    asked = Attention(length, heads, head_dim, level=level, power_limit=power_limit)
-                    event = attention("hbm3-attacc", asked).cycles
-                    closed = attention("hbm3-attacc", replace(asked, fidelity="closed")).cycles
-                    assert closed == pytest.approx(event, rel=PROMISED), asked
+                    layer = Attention(length, heads, head_dim, level=level, power_limit=power_limit)
+                    event = attention("hbm3-attacc", layer).cycles
+                    closed = attention("hbm3-attacc", replace(layer, fidelity="closed")).cycles
+                    assert closed == pytest.approx(event, rel=PROMISED), layer
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -63,9 +63,9 @@ def test_groups_of_queries(level: str) -> None:
     """Several queries a read move more beside the MACs than the sums know of: 10 %."""
     for length in (256, 1024, 3000):
         for kv_heads in (8, 16, 32):
-            asked = Attention(length, 64, 128, kv_heads=kv_heads, batch=4, level=level)
-            event = attention("hbm2-heterrag", asked).cycles
-            assert attention("hbm2-heterrag", replace(asked, fidelity="closed")).cycles == pytest.approx(event, rel=0.1)
+            layer = Attention(length, 64, 128, kv_heads=kv_heads, batch=4, level=level)
+            event = attention("hbm2-heterrag", layer).cycles
+            assert attention("hbm2-heterrag", replace(layer, fidelity="closed")).cycles == pytest.approx(event, rel=0.1)
 
 
 @pytest.mark.parametrize("level", LEVELS)

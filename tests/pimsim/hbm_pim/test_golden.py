@@ -39,8 +39,8 @@ def test_the_simple_formula_of_the_bank_level() -> None:
     for length, heads, power in ((2048, 16, True), (4096, 16, False), (2048, 32, True), (1024, 48, True)):
         macs, rows, interval = length * 128 * 2 // 2048, length * 128 * 2 // 2048 // 32, 6 if power else 4
         formula = -(-heads // 16) * (2 * macs * interval + 2 * rows * (19 + 8 + 19 - interval))
-        found = attention("hbm3-attacc", Attention(length, heads, 128, power_limit=power, refresh=False))
-        assert found.cycles == pytest.approx(formula, rel=0.05)
+        layer = attention("hbm3-attacc", Attention(length, heads, 128, power_limit=power, refresh=False))
+        assert layer.cycles == pytest.approx(formula, rel=0.05)
 
 
 def test_all_figures_are_there() -> None:

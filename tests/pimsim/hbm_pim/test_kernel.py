@@ -134,8 +134,8 @@ def test_refresh_closes_waits_and_opens_again() -> None:
 
 
 def test_commands_of_a_layer_are_those_of_its_result() -> None:
-    asked = Attention(512, 16, 128)
-    result, log = attention_commands("hbm3-attacc", asked)
+    layer = Attention(512, 16, 128)
+    result, log = attention_commands("hbm3-attacc", layer)
     assert result.mac_commands == 16 * (log.kind == MAC).sum()
     assert result.activates == (log.kind == ACT).sum()
     assert result.cycles == log.cycle.max()

@@ -15,11 +15,11 @@ QUIET = Controller(refresh="none")
 
 def standard(name: str = "ddr4-3200-heterrag", organisation: dict[str, int] | None = None, **timing: int) -> Standard:
     """A shipped standard with some of it changed."""
-    found = Standard.load(name)
+    loaded = Standard.load(name)
     return dataclasses.replace(
-        found,
-        organisation=dataclasses.replace(found.organisation, **organisation or {}),
-        timing=dataclasses.replace(found.timing, **timing),
+        loaded,
+        organisation=dataclasses.replace(loaded.organisation, **organisation or {}),
+        timing=dataclasses.replace(loaded.timing, **timing),
     )
 
 

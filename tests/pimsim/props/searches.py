@@ -30,14 +30,14 @@ def traversal(queries: Sequence[Sequence[Hop]], shard: int) -> Traversal:
 def drawn(seed: int, queries: int = 12, hops: int = 6, shard: int = 400, most: int = 20) -> Traversal:
     """Queries that read few popular vertices and many others."""
     random = np.random.default_rng(seed)
-    found = []
+    searches = []
     for _ in range(queries):
         path: list[Hop] = [(None, [int(random.integers(shard))])]
         for _ in range(int(random.integers(1, hops + 1))):
             compared = (random.random(int(random.integers(0, most))) ** 3 * shard).astype(int)
             path.append((int(random.integers(shard)), compared.tolist()))
-        found.append(path)
-    return traversal(found, shard)
+        searches.append(path)
+    return traversal(searches, shard)
 
 
 def device(**changes: Any) -> DimmDevice:

@@ -121,9 +121,11 @@ def test_a_sweep_survives_json(sample):
 
 def test_the_identity_holds_the_content_of_files(tmp_path):
     file = tmp_path / "traversal.csv"
-    found = []
+    identities = []
     for seed in (1, 2):
         drawn(seed).write(file)
-        found.append(Sweep.of("search", base={"traversal": str(file)}, axes={"device.tpm.lanes": [4, 8]}).identity())
-    assert found[0]["files"] != found[1]["files"]
-    assert {name for name in found[0] if found[0][name] != found[1][name]} == {"files"}
+        identities.append(
+            Sweep.of("search", base={"traversal": str(file)}, axes={"device.tpm.lanes": [4, 8]}).identity()
+        )
+    assert identities[0]["files"] != identities[1]["files"]
+    assert {name for name in identities[0] if identities[0][name] != identities[1][name]} == {"files"}

@@ -75,14 +75,14 @@ def test_a_column_is_found_by_its_last_name_and_without_its_unit(tmp_path):
             "b.all": 5,
         }
 
-    found = Results(Folder(tmp_path), table([row(0), row(1)]))
-    assert found.name("cost_usd") == "cost_usd"
-    assert found.name("speed") == found.name("speed_rps") == "a.speed_rps"
+    results = Results(Folder(tmp_path), table([row(0), row(1)]))
+    assert results.name("cost_usd") == "cost_usd"
+    assert results.name("speed") == results.name("speed_rps") == "a.speed_rps"
     for several, said in (("all", "a.all, b.all"), ("cost", "cost_usd, host.cost_usd")):
         with pytest.raises(WorkloadError, match=f"may be any of {said}: write the whole name"):
-            found.name(several)
+            results.name(several)
     with pytest.raises(WorkloadError, match="no result is called 'spee'"):
-        found.name("spee")
+        results.name("spee")
 
 
 def test_senses_are_turned_and_added():

@@ -83,8 +83,8 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
 def test_ray_itself_gives_the_same_results(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     alone = run_sweep(SWEEP, tmp_path / "alone", workers=1)
-    found = run_sweep(SWEEP, tmp_path / "ray", workers=2, executed_by="ray")
-    assert found.folder.results.read_bytes() == alone.folder.results.read_bytes()
+    results = run_sweep(SWEEP, tmp_path / "ray", workers=2, executed_by="ray")
+    assert results.folder.results.read_bytes() == alone.folder.results.read_bytes()
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump({"target": SWEEP.target, "axes": {"x": list(range(23))}}))
     command = ["sweep", str(file), "--out", str(tmp_path / "told"), "--executor", "ray", "--workers", "2", "--quiet"]

@@ -74,11 +74,11 @@ def test_chunks_hold_all_points_in_order_and_lose_little():
         sweep = Sweep.of(
             f"{MODELS}:plane", base={"y": 0}, axes={"x": {"from": 0.0, "to": 1.0}}, sample="random", points=count
         )
-        found = chunks(sweep)
-        assert [point for chunk in found for point in chunk.points] == sweep.points()
-        assert [chunk.number for chunk in found] == list(range(len(found)))
-        assert all(chunk.first == sum(len(other.points) for other in found[: chunk.number]) for chunk in found)
-        assert max(len(chunk.points) for chunk in found) <= LARGEST_CHUNK
+        cut = chunks(sweep)
+        assert [point for chunk in cut for point in chunk.points] == sweep.points()
+        assert [chunk.number for chunk in cut] == list(range(len(cut)))
+        assert all(chunk.first == sum(len(other.points) for other in cut[: chunk.number]) for chunk in cut)
+        assert max(len(chunk.points) for chunk in cut) <= LARGEST_CHUNK
 
 
 SLOW = {"target": f"{MODELS}:slow", "base": {"seconds": 0.02}, "axes": {"x": {"from": 1, "to": 100, "steps": 100}}}
@@ -170,11 +170,11 @@ def test_what_a_kill_left_half_written_is_removed_and_what_is_damaged_is_simulat
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError])
-@pytest.mark.parametrize("at", ["written", "synced"])
-def test_what_ends_in_the_middle_of_a_file_leaves_nothing_of_it(tmp_path, monkeypatch, error, at):
+@pytest.mark.parametrize("moment", ["written", "synced"])
+def test_what_ends_in_the_middle_of_a_file_leaves_nothing_of_it(tmp_path, monkeypatch, error, moment):
     def write(partial):
         partial.write_bytes(b"PAR1")
-        if at == "written":
+        if moment == "written":
             raise error
 
     def fsync(_):
@@ -203,9 +203,9 @@ def test_another_sweep_is_refused_in_the_same_folder(tmp_path):
         with pytest.raises(PimsimError, match=f"holds another sweep's results; what differs: .*{said}"):
             swept(tmp_path / "out", **other)
     manifest = tmp_path / "out" / "manifest.json"
-    told = json.loads(manifest.read_text())
-    told["sweep"]["code"] = "other"
-    manifest.write_text(json.dumps(told))
+    contents = json.loads(manifest.read_text())
+    contents["sweep"]["code"] = "other"
+    manifest.write_text(json.dumps(contents))
     with pytest.raises(PimsimError, match="what differs: code"):
         swept(tmp_path / "out")
 

@@ -13,8 +13,8 @@ from pimsim.sweep.uncertainty import uncertainty
 MODELS = "tests.pimsim.props.models"
 
 
-def swept(out, **asked):
-    return run_sweep(Sweep.of(f"{MODELS}:plane", **asked), out, workers=1)
+def swept(out, **changes):
+    return run_sweep(Sweep.of(f"{MODELS}:plane", **changes), out, workers=1)
 
 
 def test_effects_of_a_plane_are_its_slopes(tmp_path):
@@ -90,16 +90,16 @@ def test_each_assumed_number_swings_alone_and_all_spread_together(tmp_path):
 
 @pytest.mark.usefixtures("_leaning")
 def test_one_points_uncertainty_is_that_of_its_assumptions():
-    found = uncertainty("leaning", {"x": 100}, ["cost"], samples=200, workers=1)
-    assert (found.factor, found.samples, found.failed) == (2.0, 200, 0)
-    told = found.percentiles["cost"]
+    spread = uncertainty("leaning", {"x": 100}, ["cost"], samples=200, workers=1)
+    assert (spread.factor, spread.samples, spread.failed) == (2.0, 200, 0)
+    percentiles = spread.percentiles["cost"]
     # 10 times a number around 2, log-uniform, beside a whole number around 3 and a size
-    assert told["p50"] == pytest.approx(100 + 20 + 3 + 1, abs=2)
-    assert 111 < told["p5"] < 116
-    assert 140 < told["p95"] < 148
+    assert percentiles["p50"] == pytest.approx(100 + 20 + 3 + 1, abs=2)
+    assert 111 < percentiles["p5"] < 116
+    assert 140 < percentiles["p95"] < 148
     kept = uncertainty("leaning", {"x": 100, "n": 3}, ["cost"], samples=50, kept=("a", "si"), workers=1)
     assert set(kept.percentiles["cost"].values()) == {124.0}
-    assert "cost" in found.in_words()
+    assert "cost" in spread.in_words()
     with pytest.raises(WorkloadError, match="samples must be from 1"):
         uncertainty("leaning", {"x": 100}, ["cost"], samples=0)
     with pytest.raises(WorkloadError, match="no number is assumed"):

@@ -38,8 +38,8 @@ def test_a_wrong_field_is_named(changes, said):
 def test_a_file_on_a_base_changes_it_and_a_circle_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("name: mine\nbase: heterrag\nchanges:\n  hbm.stacks: 2\n  retrieval.devices: 3\n")
-    found = SystemConfig.load(str(file), {"retrieval.devices": 4})
-    assert (found.name, found.hbm.stacks, found.retrieval.devices) == ("mine", 2, 4)
+    system = SystemConfig.load(str(file), {"retrieval.devices": 4})
+    assert (system.name, system.hbm.stacks, system.retrieval.devices) == ("mine", 2, 4)
     file.write_text(f"name: mine\nbase: {file}\nchanges: {{}}\n")
     with pytest.raises(FieldError, match="based on itself"):
         SystemConfig.load(str(file))
@@ -48,8 +48,8 @@ def test_a_file_on_a_base_changes_it_and_a_circle_is_refused(tmp_path):
 def test_changes_may_be_nested_and_leave_what_they_do_not_name(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("name: mine\nbase: heterrag\nchanges:\n  retrieval: {devices: 3}\n  hbm: {stacks: 2}\n")
-    found = SystemConfig.load(str(file), {"optimisations": {"r": False}, "dimm": {"rpm": {"cache_bytes": 0}}})
-    assert found == SystemConfig.load(
+    system = SystemConfig.load(str(file), {"optimisations": {"r": False}, "dimm": {"rpm": {"cache_bytes": 0}}})
+    assert system == SystemConfig.load(
         "heterrag",
         {"name": "mine", "retrieval.devices": 3, "hbm.stacks": 2, "optimisations.r": False, "dimm.rpm.cache_bytes": 0},
     )
@@ -101,8 +101,8 @@ def test_documents_and_lengths_come_from_files(tmp_path):
     documents, lengths = tmp_path / "trace.jsonl", tmp_path / "lengths.csv"
     documents.write_text('{"hash_ids": {"passages_ids": [4, 5, 4]}}\n{"hash_ids": {"passages_ids": []}}\n[7]\n')
     lengths.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\nx,400,5\ny,10,9\n")
-    found = run(config(workload__documents_file=str(documents), workload__lengths_file=str(lengths)))
-    assert found.tokens == 3 * (5 + 9)
+    outcome = run(config(workload__documents_file=str(documents), workload__lengths_file=str(lengths)))
+    assert outcome.tokens == 3 * (5 + 9)
 
 
 def test_recorded_searches_take_the_place_of_drawn_ones(tmp_path):
@@ -110,8 +110,8 @@ def test_recorded_searches_take_the_place_of_drawn_ones(tmp_path):
     rows = [f"{query},{hop},{query * 40 + hop},vector" for query in range(4) for hop in range(5)]
     file.write_text("# vertices=4000 dim=768\nquery,hop,vertex,kind\n" + "\n".join(rows) + "\n")
     for name in ("heterrag", "cpu-gpu-v100"):
-        found = run(config(name, workload__traversal_file=str(file), workload__retrieve_every=16))
-        assert found.counts["distances_a_search"] == 5
+        outcome = run(config(name, workload__traversal_file=str(file), workload__retrieve_every=16))
+        assert outcome.counts["distances_a_search"] == 5
         with pytest.raises(WorkloadError, match=r"set dimm\.vectors\.dim to 768"):
             run(config(name, workload__traversal_file=str(file), dimm__vectors__dim=384))
     with pytest.raises(TraceError, match="no such file"):

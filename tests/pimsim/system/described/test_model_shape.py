@@ -57,9 +57,9 @@ CONFIGS = {
 }
 
 
-def written(folder, told):
+def written(folder, given):
     file = folder / "config.json"
-    file.write_text(told if isinstance(told, str) else json.dumps(told))
+    file.write_text(given if isinstance(given, str) else json.dumps(given))
     return str(file)
 
 
@@ -81,21 +81,21 @@ def test_a_config_json_is_the_model_that_is_shipped(tmp_path, name):
 
 
 def test_a_system_takes_one_by_its_path(tmp_path):
-    found = SystemConfig.load(
+    system = SystemConfig.load(
         "heterrag", {"model": written(tmp_path, CONFIGS["gpt2-xl"] | {"_name_or_path": "/a/mine"})}
     )
-    assert found.model.name == "mine"
-    assert found.model.weights == ModelShape.load("gpt2-xl").weights
+    assert system.model.name == "mine"
+    assert system.model.weights == ModelShape.load("gpt2-xl").weights
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"),
+    ("kind", "size"),
     [("float32", 4), ("torch.float32", 4), ("bfloat16", 2), ("float16", 2), ("float8_e4m3fn", 1), (None, 2)],
 )
 @pytest.mark.parametrize("field", ["torch_dtype", "dtype"])
-def test_bytes_are_those_of_the_numbers(tmp_path, field, kind, found):
-    told = {name: value for name, value in LLAMA.items() if name != "torch_dtype"}
-    assert ModelShape.load(written(tmp_path, told | {field: kind})).bytes == found
+def test_bytes_are_those_of_the_numbers(tmp_path, field, kind, size):
+    given = {name: value for name, value in LLAMA.items() if name != "torch_dtype"}
+    assert ModelShape.load(written(tmp_path, given | {field: kind})).bytes == size
 
 
 @pytest.mark.parametrize("inner", ["text_config", "llm_config"])
@@ -108,12 +108,12 @@ def test_the_language_model_of_a_multi_modal_one_is_taken(tmp_path, inner):
         inner: text,
         "vision_config": {"hidden_size": 1024, "num_hidden_layers": 24},
     }
-    found = ModelShape.load(written(tmp_path, whole))
-    assert sizes(found) == sizes(ModelShape.load("llama2-7b")) | {"bytes": 4}
+    shape = ModelShape.load(written(tmp_path, whole))
+    assert sizes(shape) == sizes(ModelShape.load("llama2-7b")) | {"bytes": 4}
 
 
 @pytest.mark.parametrize(
-    ("told", "found"),
+    ("given", "expected"),
     [
         # heads wider than the hidden size over their number
         (
@@ -133,13 +133,13 @@ def test_the_language_model_of_a_multi_modal_one_is_taken(tmp_path, inner):
         ({"layer_types": ["full_attention", "sliding_attention"]}, {"layers": 32}),
     ],
 )
-def test_other_decoders_have_their_own_shapes(tmp_path, told, found):
-    shape = sizes(ModelShape.load(written(tmp_path, LLAMA | told)))
-    assert {name: shape[name] for name in found} == found
+def test_other_decoders_have_their_own_shapes(tmp_path, given, expected):
+    shape = sizes(ModelShape.load(written(tmp_path, LLAMA | given)))
+    assert {name: shape[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize(
-    ("told", "says"),
+    ("given", "says"),
     [
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "bert is not a decoder that makes text"),
         ({"model_type": "xlm-roberta", "architectures": None}, "xlm-roberta is not a decoder"),
@@ -163,9 +163,9 @@ def test_other_decoders_have_their_own_shapes(tmp_path, told, found):
         ({"torch_dtype": "int3"}, "torch_dtype must be one of float32"),
     ],
 )
-def test_what_has_another_shape_is_refused_and_why(tmp_path, told, says):
+def test_what_has_another_shape_is_refused_and_why(tmp_path, given, says):
     with pytest.raises(FieldError, match=says) as raised:
-        ModelShape.load(written(tmp_path, LLAMA | told))
+        ModelShape.load(written(tmp_path, LLAMA | given))
     assert "config.json" in str(raised.value)
     assert "\n" not in str(raised.value)
 

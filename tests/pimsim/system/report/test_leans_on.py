@@ -22,8 +22,8 @@ def doubled(name, value):
 @pytest.mark.parametrize("name", ["heterrag", "cpu-gpu-v100", "upmem-like"])
 def test_a_figure_moves_with_nothing_that_it_does_not_lean_on(name):
     before = result(name)
-    told = before.as_dict()
-    leans = told["provenance"]["leans_on"]
+    report = before.as_dict()
+    leans = report["provenance"]["leans_on"]
     assert set(leans) == set(FIGURES)
     tried = 0
     for value in before.provenance.assumed:
@@ -37,7 +37,7 @@ def test_a_figure_moves_with_nothing_that_it_does_not_lean_on(name):
         tried += 1
         for kind, figures in FIGURES.items():
             if value.name not in leans[kind]:
-                assert all(told[figure] == after[figure] for figure in figures), (value.name, kind)
+                assert all(report[figure] == after[figure] for figure in figures), (value.name, kind)
     assert tried > 20
 
 

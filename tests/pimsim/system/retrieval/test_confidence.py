@@ -12,7 +12,7 @@ PAPER = Rule(tail_from=0.5, newest_share=0.0)
 
 def plain(rule, seen, last, documents, buffer):
     """The rule, look by look, with a buffer that vertices are put into as they are met."""
-    held, handed, found = [], [], []
+    held, handed, changes = [], [], []
     entered = {}
     for look in range(1, last):
         for vertex in sorted(range(len(seen)), key=lambda vertex: (seen[vertex], vertex)):
@@ -20,27 +20,27 @@ def plain(rule, seen, last, documents, buffer):
                 held = sorted([*held, vertex])[:buffer]
                 entered[vertex] = look
         window = max(1, math.floor(rule.newest_share * look))
-        new = [at for at, vertex in enumerate(held) if look - entered[vertex] < window]
-        if len(held) < buffer or any(at < rule.tail_from * buffer for at in new):
+        new = [i for i, vertex in enumerate(held) if look - entered[vertex] < window]
+        if len(held) < buffer or any(i < rule.tail_from * buffer for i in new):
             continue
         sure = held[: min([*new, buffer])][:documents]
         if handed[: len(sure)] != sure:
             handed = sure
-            found.append((look, tuple(sure)))
-    return found
+            changes.append((look, tuple(sure)))
+    return changes
 
 
 def told(rule, seen, lasts, documents, there, buffer):
     """Rows as (look, whether it is a result, search, order), as they are stated in HandedOn."""
-    found = rule.handed_on(seen, lasts, documents, there, buffer)
+    handed_on = rule.handed_on(seen, lasts, documents, there, buffer)
     rows = []
-    for at, look in enumerate(found.look.tolist()):
-        first, last = found.first[at], found.first[at + 1]
+    for i, look in enumerate(handed_on.look.tolist()):
+        first, last = handed_on.first[i], handed_on.first[i + 1]
         for row in range(first, last):
-            order = tuple(found.order[row, : found.counts[row]].tolist())
-            rows.append((look, row >= last - found.results[at], int(found.search[row]), order))
-    assert len(rows) == len(found.search)
-    return found, rows
+            order = tuple(handed_on.order[row, : handed_on.counts[row]].tolist())
+            rows.append((look, row >= last - handed_on.results[i], int(handed_on.search[row]), order))
+    assert len(rows) == len(handed_on.search)
+    return handed_on, rows
 
 
 def alone(rule, seen, last, documents, buffer):
@@ -63,12 +63,12 @@ def cases(count):
 
 def with_something_new(orders, there=()):
     """Of these, with what is new in each."""
-    sent, found = set(there), []
+    sent, kept = set(there), []
     for look, order in orders:
         if not sent.issuperset(order):
-            found.append((look, order, [vertex for vertex in order if vertex not in sent]))
+            kept.append((look, order, [vertex for vertex in order if vertex not in sent]))
         sent.update(order)
-    return found
+    return kept
 
 
 def test_it_is_the_rule_look_by_look():
@@ -99,24 +99,27 @@ def test_of_several_searches_it_is_told_look_by_look():
                 known.update(new)
             expected.append((end, True, search, tuple(range(count))))
             sent[end] = sent.get(end, 0) + len(set(range(count)) - known)
-        found, rows = told(rule, seen, lasts, documents, there, 10)
+        result, rows = told(rule, seen, lasts, documents, there, 10)
         assert rows == sorted(expected, key=lambda row: row[:3])
-        assert dict(zip(found.look.tolist(), found.documents.tolist(), strict=True)) == sent
-        assert [tuple(pair) for pair in found.strangers.tolist()] == strangers
+        assert dict(zip(result.look.tolist(), result.documents.tolist(), strict=True)) == sent
+        assert [tuple(pair) for pair in result.strangers.tolist()] == strangers
         some, vain = some + len(expected) - searches, vain + len(strangers)
     assert some > 50
     assert vain > 10
 
 
 def test_what_is_handed_on_is_sorted_of_the_buffer_and_before_the_end():
+    handed_on = 0
     for rule, seen, last, documents, buffer in cases(200):
         before = 0
         for look, order in alone(rule, seen, last, documents, buffer):
+            handed_on += 1
             assert before < look < last
             assert list(order) == sorted(set(order))
             assert 1 <= len(order) <= documents
             assert all(seen[vertex] <= look for vertex in order)
             before = look
+    assert handed_on > 100  # most searches hand something on before they end
 
 
 def test_the_papers_example():

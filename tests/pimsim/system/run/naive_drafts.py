@@ -8,7 +8,7 @@ from pimsim.system.run.drafts import Kept
 from pimsim.system.run.prefix_tree import BOTH, DENSE, NEITHER
 
 
-class PlainTree:
+class NaiveTree:
     """Paths are tuples of documents; the one used longest ago goes first, and none before those behind it."""
 
     def __init__(self, capacity, dense, sparse):
@@ -23,20 +23,20 @@ class PlainTree:
     def find(self, sequence):
         known = {path[-1] for path in self.paths}
         return [
-            BOTH if tuple(sequence[: at + 1]) in self.paths else DENSE if document in known else NEITHER
-            for at, document in enumerate(sequence)
+            BOTH if tuple(sequence[: i + 1]) in self.paths else DENSE if document in known else NEITHER
+            for i, document in enumerate(sequence)
         ]
 
     def keep(self, sequence):
-        for at in range(len(sequence), 0, -1):
-            self.paths[tuple(sequence[:at])] = None
-            self.paths.move_to_end(tuple(sequence[:at]))
+        for i in range(len(sequence), 0, -1):
+            self.paths[tuple(sequence[:i])] = None
+            self.paths.move_to_end(tuple(sequence[:i]))
         while self.used > self.capacity and self.paths:
             self.paths.popitem(last=False)
             self.evicted += 1
 
 
-class PlainDraft:
+class NaiveDraft:
     """Of one retrieval: `documents` are its result, `there` the vertices whose KV an earlier one left."""
 
     def __init__(self, documents, there, strangers):
@@ -51,7 +51,7 @@ class PlainDraft:
     @property
     def sequence(self):
         count = len(self.documents)
-        return [self.documents[at] if at < count else self.strangers[at] for at in self.order]
+        return [self.documents[i] if i < count else self.strangers[i] for i in self.order]
 
     def prefill(self, kept, tokens, important, tree, *, last):
         """Pieces, and tokens loaded."""
@@ -72,18 +72,18 @@ class PlainDraft:
         self.behind = self.order
         found = tree.find(self.sequence) if tree is not None else [NEITHER] * len(self.order)
         pieces, loaded = [], 0
-        for at, vertex in enumerate(self.order):
+        for i, vertex in enumerate(self.order):
             if vertex in self.there or (vertex in self.computed and vertex not in self.dense):
                 continue
             needed = tokens
-            if found[at] == BOTH:
+            if found[i] == BOTH:
                 needed = 0
-            elif found[at] == DENSE or (tree is not None and vertex in self.dense):
+            elif found[i] == DENSE or (tree is not None and vertex in self.dense):
                 needed = important
             if needed < tokens:
                 loaded += tokens
             if needed:
-                pieces.append((needed, at * tokens))
+                pieces.append((needed, i * tokens))
             self.computed[vertex] = self.computed.get(vertex, 0) + needed
             self.dense.discard(vertex)
         return pieces, loaded

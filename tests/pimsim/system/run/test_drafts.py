@@ -9,7 +9,7 @@ from pimsim.system.generation.protocol import Piece, Pieces
 from pimsim.system.retrieval.confidence import HandedOn
 from pimsim.system.run.drafts import Drafts, Kept, ToPrefill
 from pimsim.system.run.prefix_tree import PrefixTree
-from tests.pimsim.system.run.naive_drafts import PlainDraft, PlainTree
+from tests.pimsim.system.run.naive_drafts import NaiveDraft, NaiveTree
 
 TOKENS, IMPORTANT = 100, 15
 MOST, VERTICES = 6, 12
@@ -21,7 +21,7 @@ def drafts(places=1, tree=None):
 
 def begun(held, place, documents, there):
     row = np.array([[*documents, *[0] * (MOST - len(documents))]])
-    flags = np.array([[at in there for at in range(MOST)]])
+    flags = np.array([[i in there for i in range(MOST)]])
     held.begin(np.array([place]), row, np.array([len(documents)]), flags)
 
 
@@ -104,7 +104,7 @@ def test_they_are_plain_drafts_whatever_was_handed_on(kept, capacity):
     """Of four places that share a tree; what is computed is needed or wasted."""
     drawn = random.Random(5)
     tree = None if capacity is None else PrefixTree(capacity, 85, 15, 60)
-    plain_tree = None if capacity is None else PlainTree(capacity, 85, 15)
+    plain_tree = None if capacity is None else NaiveTree(capacity, 85, 15)
     held = drafts(4, tree)
     plain = [None] * 4
     total = wasted = loaded = needed = 0
@@ -113,8 +113,8 @@ def test_they_are_plain_drafts_whatever_was_handed_on(kept, capacity):
         if plain[place] is None:
             count = drawn.randint(1, MOST)
             documents = drawn.sample(range(60), VERTICES)
-            there = {at for at in range(count) if drawn.random() < 0.3}
-            plain[place] = PlainDraft(documents[:count], there, dict(enumerate(documents[count:], count)))
+            there = {i for i in range(count) if drawn.random() < 0.3}
+            plain[place] = NaiveDraft(documents[:count], there, dict(enumerate(documents[count:], count)))
             begun(held, place, documents[:count], there)
             strangers = np.arange(count, VERTICES)
             held.name(np.full(len(strangers), place), strangers, documents[count:])

@@ -15,21 +15,21 @@ ONE = {"workload__requests": 1, "workload__batch": 1}
 
 @pytest.mark.parametrize("name", ["heterrag-base", "cpu-gpu-v100", "naive-hbm", "only-dimm", "upmem-like"])
 def test_one_request_without_links_takes_its_search_its_prefill_and_its_tokens(name):
-    asked = config(name, **FREE, **ONE)
-    stated = asked.workload
+    described = config(name, **FREE, **ONE)
+    stated = described.workload
     prompt = stated.documents * stated.document_tokens + stated.question_tokens
-    engine = generator(asked)
-    searched = retriever(asked).search(1, False, np.random.default_rng([stated.seed, 5])).done[0]
-    pieces = [Piece(stated.document_tokens, at * stated.document_tokens) for at in range(stated.documents)]
+    engine = generator(described)
+    searched = retriever(described).search(1, False, np.random.default_rng([stated.seed, 5])).done[0]
+    pieces = [Piece(stated.document_tokens, i * stated.document_tokens) for i in range(stated.documents)]
     prefill = engine.prefill(
         Pieces.of([*pieces, Piece(stated.question_tokens, prompt - stated.question_tokens)])
     ).seconds
     # token by token, where the run adds up from the first to the last
-    tokens = sum(engine.step(1, prompt + at).seconds for at in range(stated.output_tokens - 1))
-    found = run(asked)
-    assert found.retrievals == pytest.approx([searched], rel=1e-9)
-    assert found.first_tokens[0] == pytest.approx(searched + prefill, rel=1e-9)
-    assert found.latencies[0] == pytest.approx(searched + prefill + tokens, rel=1e-3)
+    tokens = sum(engine.step(1, prompt + i).seconds for i in range(stated.output_tokens - 1))
+    outcome = run(described)
+    assert outcome.retrievals == pytest.approx([searched], rel=1e-9)
+    assert outcome.first_tokens[0] == pytest.approx(searched + prefill, rel=1e-9)
+    assert outcome.latencies[0] == pytest.approx(searched + prefill + tokens, rel=1e-3)
 
 
 def test_links_cost_their_latency_each_way():
@@ -41,29 +41,31 @@ def test_links_cost_their_latency_each_way():
 
 def test_a_tree_that_holds_all_leaves_only_questions_to_prefill():
     known = {"workload__popular_documents": 1, "workload__documents": 1, "optimisations__p": False}
-    found = result("heterrag", **known)
-    stated = found.config.workload
+    outcome = result("heterrag", **known)
+    stated = outcome.config.workload
     # the first request computes the one document, and all others find it, those of its batch included
-    assert found.counts["prefilled_tokens"] == stated.document_tokens + stated.requests * stated.question_tokens
-    assert found.counts["loaded_tokens"] == (stated.requests - 1) * stated.document_tokens
-    assert found.counts["evicted_entries"] == 0
+    assert outcome.counts["prefilled_tokens"] == stated.document_tokens + stated.requests * stated.question_tokens
+    assert outcome.counts["loaded_tokens"] == (stated.requests - 1) * stated.document_tokens
+    assert outcome.counts["evicted_entries"] == 0
 
 
 def test_without_room_a_tree_finds_little():
     fits = {"model": "llama2-7b", "workload__requests": 4, "workload__batch": 64, "generation__cache_share": 0.0}
-    found = result("heterrag", **fits, workload__documents=60, workload__document_tokens=512, workload__output_tokens=2)
-    assert found.counts["evicted_entries"] > 0
-    assert found.counts["loaded_tokens"] < 0.5 * found.counts["prefilled_tokens"]
+    outcome = result(
+        "heterrag", **fits, workload__documents=60, workload__document_tokens=512, workload__output_tokens=2
+    )
+    assert outcome.counts["evicted_entries"] > 0
+    assert outcome.counts["loaded_tokens"] < 0.5 * outcome.counts["prefilled_tokens"]
 
 
 def test_important_tokens_are_recomputed_where_the_path_is_new():
     swapped = {"workload__popular_documents": 2, "workload__documents": 2, "workload__batch": 1}
-    found = result("heterrag", **swapped, workload__requests=40, optimisations__p=False)
-    stated = found.config.workload
-    important = round(stated.document_tokens * found.config.generation.important_tokens)
-    rest = found.counts["prefilled_tokens"] - stated.requests * stated.question_tokens
+    outcome = result("heterrag", **swapped, workload__requests=40, optimisations__p=False)
+    stated = outcome.config.workload
+    important = round(stated.document_tokens * outcome.config.generation.important_tokens)
+    remaining = outcome.counts["prefilled_tokens"] - stated.requests * stated.question_tokens
     # two documents once in full, and both in the other order once by their important tokens
-    assert rest == 2 * stated.document_tokens + 2 * important
+    assert remaining == 2 * stated.document_tokens + 2 * important
 
 
 def test_one_device_is_the_same_in_either_parallelism():
@@ -85,8 +87,8 @@ def test_free_links_make_tensor_parallelism_cheaper():
 
 
 def test_decoding_reads_the_weights_once_a_step_and_the_kv_of_all():
-    asked = config("cpu-gpu-v100", model="llama2-7b")
-    engine, shape, gpu = generator(asked), asked.model, asked.gpu
+    described = config("cpu-gpu-v100", model="llama2-7b")
+    engine, shape, gpu = generator(described), described.model, described.gpu
     bandwidth = gpu.peak_gbps * gpu.bandwidth_share * 1e9
     weights = shape.read_weights * shape.bytes
     assert engine.step(1, 1).seconds == pytest.approx(weights / bandwidth, rel=1e-3)
@@ -96,8 +98,8 @@ def test_decoding_reads_the_weights_once_a_step_and_the_kv_of_all():
 
 
 def test_a_gpu_driven_from_python_decodes_no_faster_than_it_is_told_to():
-    asked = config("cpu-gpu-v100-eager", model="gpt2-xl")
-    engine = generator(asked)
+    described = config("cpu-gpu-v100-eager", model="gpt2-xl")
+    engine = generator(described)
     assert engine.step(1, 1).seconds == pytest.approx(48 * 1.016e-3)
     assert engine.step(8, 8).seconds == engine.step(1, 1).seconds
     # prefill of many tokens hides what the host takes
@@ -106,8 +108,8 @@ def test_a_gpu_driven_from_python_decodes_no_faster_than_it_is_told_to():
 
 
 def test_a_gpu_draws_less_where_its_memory_holds_it():
-    asked = config("cpu-gpu-v100", model="llama2-7b")
-    engine, gpu = generator(asked), asked.gpu
+    described = config("cpu-gpu-v100", model="llama2-7b")
+    engine, gpu = generator(described), described.gpu
     step, prefill = engine.step(1, 1), engine.prefill(Pieces.of([Piece(1024, 0)]))
     assert prefill.energy["gpu"] == pytest.approx(gpu.watts * prefill.seconds * 1e9)
     assert step.energy["gpu"] == pytest.approx(gpu.decode_share * gpu.watts * step.seconds * 1e9)
@@ -122,11 +124,11 @@ def test_accelhbm_decodes_near_its_bound():
 
 
 def test_prefill_is_not_faster_than_the_arrays():
-    asked = config("heterrag", model="llama2-7b")
-    operations = 2 * 1024 * asked.model.layers * asked.model.layer_weights
-    assert asked.hbm.tpm is not None
-    floor = operations / (asked.hbm.tpm.peak_tflops * 1e12)
-    assert floor <= generator(asked).prefill(Pieces.of([Piece(1024, 0)])).seconds < 1.3 * floor
+    described = config("heterrag", model="llama2-7b")
+    operations = 2 * 1024 * described.model.layers * described.model.layer_weights
+    assert described.hbm.tpm is not None
+    floor = operations / (described.hbm.tpm.peak_tflops * 1e12)
+    assert floor <= generator(described).prefill(Pieces.of([Piece(1024, 0)])).seconds < 1.3 * floor
 
 
 def test_the_vertex_cache_hits_only_where_there_is_one():
@@ -137,13 +139,13 @@ def test_the_vertex_cache_hits_only_where_there_is_one():
 
 
 def test_seeding_with_the_last_results_shortens_the_next_search():
-    found = result("heterrag", workload__retrieve_every=16, workload__document_life_tokens=10**9)
-    assert found.counts["search_again_s"] < found.counts["search_first_s"]
+    outcome = result("heterrag", workload__retrieve_every=16, workload__document_life_tokens=10**9)
+    assert outcome.counts["search_again_s"] < outcome.counts["search_first_s"]
 
 
 def test_searches_beside_others_take_as_long_as_all_of_them_and_cost_their_share():
-    asked = config("naive-hbm")
-    engine = retriever(asked)
+    described = config("naive-hbm")
+    engine = retriever(described)
     whole = search(engine, 1.0, 8, 0, False, np.random.default_rng(3))
     part = search(engine, 2.0, 2, 6, False, np.random.default_rng(3))
     assert part.done.tolist() == pytest.approx((2 * whole.done[:2]).tolist())

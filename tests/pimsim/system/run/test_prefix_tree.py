@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pimsim.system.run.prefix_tree import BOTH, DENSE, NEITHER, NONE, PrefixTree
-from tests.pimsim.system.run.naive_drafts import PlainTree
+from tests.pimsim.system.run.naive_drafts import NaiveTree
 
 
 def tree_of(capacity, dense=100, sparse=15):
@@ -52,7 +52,7 @@ SEQUENCES = st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=5, unique=
 
 @given(SEQUENCES, st.integers(0, 2500))
 def test_it_is_a_plain_tree_of_paths(sequences, capacity):
-    tree, plain = tree_of(capacity), PlainTree(capacity, dense=100, sparse=15)
+    tree, plain = tree_of(capacity), NaiveTree(capacity, dense=100, sparse=15)
     for sequence in sequences:
         assert tree.find(sequence) == plain.find(sequence)
         tree.keep(sequence)
@@ -74,13 +74,13 @@ def paths(tree):
 
 
 def test_hundreds_of_entries_are_found_while_others_come_and_go():
-    tree, plain = PrefixTree(900, 1, 1, documents=5000), PlainTree(900, dense=1, sparse=1)
-    sequences = [[at % 7, at * 7919 % 5000, at * at % 4999] for at in range(1500)]
-    for at, sequence in enumerate(sequences):
+    tree, plain = PrefixTree(900, 1, 1, documents=5000), NaiveTree(900, dense=1, sparse=1)
+    sequences = [[i % 7, i * 7919 % 5000, i * i % 4999] for i in range(1500)]
+    for i, sequence in enumerate(sequences):
         assert tree.find(sequence) == plain.find(sequence)
         tree.keep(sequence)
         plain.keep(sequence)
-        earlier = sequences[at * 31 % (at + 1)]
+        earlier = sequences[i * 31 % (i + 1)]
         assert tree.find(earlier) == plain.find(earlier)
     assert tree.evicted == plain.evicted > 1000
     assert paths(tree) == list(plain.paths)

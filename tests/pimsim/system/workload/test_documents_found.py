@@ -13,26 +13,29 @@ from tests.pimsim.props.systems import config
 
 
 def found(**changes):
-    asked = config(**changes)
-    asking = requests(asked)
-    return Draws(asked.workload, Documents(asked.workload), asking).of(asking)
+    described = config(**changes)
+    asking = requests(described)
+    return Draws(described.workload, Documents(described.workload), asking).of(asking)
 
 
-def of_request(told, number):
+def of_request(retrievals, number):
     """Rows of all its retrievals: its documents, and which of them are there."""
-    first = told.first[number]
-    last = told.first[number + 1] if number + 1 < len(told.first) else len(told.documents)
+    first = retrievals.first[number]
+    last = retrievals.first[number + 1] if number + 1 < len(retrievals.first) else len(retrievals.documents)
     return [
-        (told.documents[row, : told.counts[row]].tolist(), told.there[row, : told.counts[row]].tolist())
+        (
+            retrievals.documents[row, : retrievals.counts[row]].tolist(),
+            retrievals.there[row, : retrievals.counts[row]].tolist(),
+        )
         for row in range(first, last)
     ]
 
 
 def test_documents_stay_as_long_as_stated_and_others_come_as_popular_as_they_are():
-    told = found(workload__requests=60, workload__output_tokens=1600, workload__retrieve_every=16)
+    retrievals = found(workload__requests=60, workload__output_tokens=1600, workload__retrieve_every=16)
     stayed, came = [], []
     for number in range(60):
-        rows = of_request(told, number)
+        rows = of_request(retrievals, number)
         assert len(rows) == 100
         assert rows[0] == (requests(config(workload__requests=60))[number].documents, [False] * 6)
         for (before, _), (now, there) in itertools.pairwise(rows):
@@ -54,12 +57,12 @@ def test_a_request_finds_the_same_whoever_else_asks():
 
 
 def test_requests_may_be_drawn_in_any_order():
-    asked = config(workload__requests=5, workload__retrieve_every=16)
-    asking = requests(asked)
-    draws = Draws(asked.workload, Documents(asked.workload), asking)
-    told, other = draws.of(asking), draws.of([asking[4], asking[1]])
-    assert of_request(other, 0) == of_request(told, 4)
-    assert of_request(other, 1) == of_request(told, 1)
+    described = config(workload__requests=5, workload__retrieve_every=16)
+    asking = requests(described)
+    draws = Draws(described.workload, Documents(described.workload), asking)
+    retrievals, other = draws.of(asking), draws.of([asking[4], asking[1]])
+    assert of_request(other, 0) == of_request(retrievals, 4)
+    assert of_request(other, 1) == of_request(retrievals, 1)
 
 
 def test_all_behind_the_first_that_changed_are_recomputed_where_that_is_asked():
@@ -71,28 +74,28 @@ def test_all_behind_the_first_that_changed_are_recomputed_where_that_is_asked():
     assert not all(changed.changed)
     for own, behind in zip(changed.there.tolist(), everything.there.tolist(), strict=True):
         first = own.index(False) if False in own else len(own)
-        assert behind == [at < first for at in range(len(own))]
+        assert behind == [i < first for i in range(len(own))]
 
 
 def test_requests_of_any_number_of_documents_take_others_of_the_trace(tmp_path):
     path = tmp_path / "documents.jsonl"
-    path.write_text("".join(json.dumps([10**18 + at * at % 97 for at in range(n, 2 * n)]) + "\n" for n in (1, 9, 4)))
-    told = found(workload__documents_file=str(path), workload__retrieve_every=16)
-    assert told.documents.max() < 14
-    assert [len(of_request(told, number)[0][0]) for number in range(6)] == [1, 9, 4, 1, 9, 4]
-    assert not told.there[:, 1:][told.counts == 1].any()
-    assert not told.documents[:, 1:][told.counts == 1].any()
+    path.write_text("".join(json.dumps([10**18 + i * i % 97 for i in range(n, 2 * n)]) + "\n" for n in (1, 9, 4)))
+    retrievals = found(workload__documents_file=str(path), workload__retrieve_every=16)
+    assert retrievals.documents.max() < 14
+    assert [len(of_request(retrievals, number)[0][0]) for number in range(6)] == [1, 9, 4, 1, 9, 4]
+    assert not retrievals.there[:, 1:][retrievals.counts == 1].any()
+    assert not retrievals.documents[:, 1:][retrievals.counts == 1].any()
 
 
 def test_documents_that_do_not_stay_are_others(tmp_path):
-    told = found(workload__requests=40, workload__retrieve_every=16)
+    retrievals = found(workload__requests=40, workload__retrieve_every=16)
     rng = np.random.default_rng(1)
-    rows = np.repeat(np.arange(len(told.documents)), rng.integers(1, 9, len(told.documents)))
-    strangers = told.strangers(rows, np.random.default_rng(2))
-    for row in range(len(told.documents)):
+    rows = np.repeat(np.arange(len(retrievals.documents)), rng.integers(1, 9, len(retrievals.documents)))
+    strangers = retrievals.strangers(rows, np.random.default_rng(2))
+    for row in range(len(retrievals.documents)):
         own = strangers[rows == row].tolist()
-        assert len(set(own) | set(told.documents[row].tolist())) == len(own) + 6
-    assert (told.strangers(rows, np.random.default_rng(2)) == strangers).all()
+        assert len(set(own) | set(retrievals.documents[row].tolist())) == len(own) + 6
+    assert (retrievals.strangers(rows, np.random.default_rng(2)) == strangers).all()
     path = tmp_path / "three.jsonl"
     path.write_text("[5, 6, 7]\n")  # there are no others
     three = found(workload__documents_file=str(path), workload__retrieve_every=16)

@@ -118,50 +118,52 @@ def test_a_file_that_is_not_there_is_one_clear_error(tmp_path):
 
 def test_popularity_is_that_of_the_trace(tmp_path):
     drawn = np.random.default_rng(3).zipf(1.5, 6000) + 1000
-    text = "".join(json.dumps(sorted(set(drawn[at : at + 6].tolist()))) + "\n" for at in range(0, 6000, 6))
-    asked = config(workload__documents_file=written(tmp_path, text)).workload
-    found = popularity(asked)
+    text = "".join(json.dumps(sorted(set(drawn[i : i + 6].tolist()))) + "\n" for i in range(0, 6000, 6))
+    described = config(workload__documents_file=written(tmp_path, text)).workload
+    counted = popularity(described)
     counts = collections.Counter(document for line in text.splitlines() for document in json.loads(line))
-    assert dict(zip(found.documents.tolist(), found.shares.tolist(), strict=True)) == pytest.approx(
+    assert dict(zip(counted.documents.tolist(), counted.shares.tolist(), strict=True)) == pytest.approx(
         {document: count / counts.total() for document, count in counts.items()}
     )
-    assert (np.diff(found.shares) <= 0).all()
-    documents, rng = Documents(asked), random.Random(1)
-    first = sum(documents.one(rng, []) == found.documents[0] for _ in range(4000)) / 4000
-    assert first == pytest.approx(found.shares[0], abs=0.03)
+    assert (np.diff(counted.shares) <= 0).all()
+    documents, rng = Documents(described), random.Random(1)
+    first = sum(documents.one(rng, []) == counted.documents[0] for _ in range(4000)) / 4000
+    assert first == pytest.approx(counted.shares[0], abs=0.03)
 
 
 def test_requests_follow_those_that_came_before_and_the_trace_begins_again(tmp_path):
-    text = "".join(f"[{at}, {at + 1}]\n" if at % 2 else f"[{at}]\n" for at in range(5))
-    asked = config(workload__documents_file=written(tmp_path, text), workload__warm_requests=3, workload__requests=4)
-    assert earlier_documents(asked) == [[0], [1, 2], [2]]
-    assert [request.documents for request in requests(asked)] == [[3, 4], [4], [0], [1, 2]]
+    text = "".join(f"[{i}, {i + 1}]\n" if i % 2 else f"[{i}]\n" for i in range(5))
+    described = config(
+        workload__documents_file=written(tmp_path, text), workload__warm_requests=3, workload__requests=4
+    )
+    assert earlier_documents(described) == [[0], [1, 2], [2]]
+    assert [request.documents for request in requests(described)] == [[3, 4], [4], [0], [1, 2]]
 
 
 @pytest.mark.parametrize("every", [0, 16])
 def test_requests_may_have_any_number_of_documents(tmp_path, every):
-    text = "".join(json.dumps(list(range(3 * at, 3 * at + 1 + at * 5 % 14))) + "\n" for at in range(6))
-    asked = config(
+    text = "".join(json.dumps(list(range(3 * i, 3 * i + 1 + i * 5 % 14))) + "\n" for i in range(6))
+    described = config(
         "heterrag-base",
         workload__documents_file=written(tmp_path, text),
         workload__retrieve_every=every,
         search__effort=2000.0,
     )
-    found = run(asked)
-    needed = found.counts["prefilled_tokens"] - found.counts["wasted_tokens"]
-    documents = sum(1 + at * 5 % 14 for at in range(6)) * asked.workload.document_tokens
-    prompts = documents + 6 * asked.workload.question_tokens
+    outcome = run(described)
+    needed = outcome.counts["prefilled_tokens"] - outcome.counts["wasted_tokens"]
+    documents = sum(1 + i * 5 % 14 for i in range(6)) * described.workload.document_tokens
+    prompts = documents + 6 * described.workload.question_tokens
     assert needed == prompts if not every else needed > prompts
 
 
 def test_a_prompt_shorter_than_its_documents_is_them_and_told(tmp_path):
     rows = "ContextTokens,GeneratedTokens\n400,5\n2000,9\n"
-    asked = config("heterrag-base", workload__lengths_file=written(tmp_path, rows))
-    of_documents = asked.workload.documents * asked.workload.document_tokens
-    found = requests(asked)
-    assert [request.question for request in found] == [1, 2000 - of_documents] * 3
-    assert [request.output for request in found] == [5, 9] * 3
-    warnings = run(asked).as_dict()["provenance"]["warnings"]
+    described = config("heterrag-base", workload__lengths_file=written(tmp_path, rows))
+    of_documents = described.workload.documents * described.workload.document_tokens
+    drawn = requests(described)
+    assert [request.question for request in drawn] == [1, 2000 - of_documents] * 3
+    assert [request.output for request in drawn] == [5, 9] * 3
+    warnings = run(described).as_dict()["provenance"]["warnings"]
     assert any("3 prompts of the trace are shorter than their documents" in warning for warning in warnings)
 
 
