@@ -148,7 +148,7 @@ class VllmLedger:
                     callback(direction, tier, error)
 
     def report(self) -> CacheReport:
-        """Of all engine cores together. `refusals` are those of leases here."""
+        """The report of all engine cores together, with the number of leases refused here in `refusals`."""
         self.refresh()
         if not self._reports:  # before the first step
             device = TierReport("device", 0, self.balance(), TierCounts(refusals=self._refusals))

@@ -111,7 +111,7 @@ class OuterCache:
         return self._tickets.values()
 
     def report(self) -> CacheReport:
-        """Of all workers together. Of the device, blocks in use are held, whatever they are used for."""
+        """The tiers of all workers together. On the device, blocks in use count as held, whatever they are used for."""
         report = CacheReport.of(self.hierarchy, 0 if self._writes is None else len(self._writes))
         device, *lower = report.tiers
         tiers = [dataclasses.replace(device, balance=self._device.balance()), *lower]
