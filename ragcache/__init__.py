@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors and type checkers: what __getattr__ gives
     from ragcache.cache.cache import KnowledgeCache
     from ragcache.cache.lease import Lease
-    from ragcache.cli.assembly.opened import open_service
+    from ragcache.cli.assembly.open_service import open_service
     from ragcache.cli.config import ServeConfig
     from ragcache.cost import PrefillProfile
     from ragcache.errors import RagCacheError
@@ -74,7 +74,7 @@ _MODULES = {
     "Simulation": "ragcache.simulate.simulation",
     "Trace": "ragcache.simulate.trace",
     "Workload": "ragcache.replay.workload",
-    "open_service": "ragcache.cli.assembly.opened",
+    "open_service": "ragcache.cli.assembly.open_service",
 }
 
 

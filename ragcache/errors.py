@@ -71,3 +71,7 @@ class RecordError(RagCacheError):
 def reason_of(error: Exception) -> str:
     """A short word for an error in statistics: its `reason` if it has one, else the name of its class."""
     return str(getattr(error, "reason", type(error).__name__))
+
+
+class IntegrityError(AssertionError):
+    """The cache's books do not balance. A bug, never a user's mistake."""

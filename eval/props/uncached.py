@@ -14,8 +14,8 @@ from eval.exactness import TIE
 from ragcache.cli.assembly.torch import assemble
 from ragcache.cli.config import ServeConfig
 from ragcache.model.checkpoint import Checkpoint
+from ragcache.prompt.detokenizer import Detokenizer
 from ragcache.prompt.template import PromptTemplate
-from ragcache.prompt.transcript import Transcript
 from ragcache.service.answer import Answer, Query
 
 
@@ -88,9 +88,9 @@ def answer_uncached(config: ServeConfig, questions: Sequence[str]) -> dict[str, 
 
 
 def _uncached(answer: Answer, template: PromptTemplate) -> Uncached:
-    transcript = Transcript(template.tokenizer)
+    detokenizer = Detokenizer(template.tokenizer)
     texts = []
     for token, margin in zip(answer.token_ids, answer.margins, strict=True):
-        transcript.add(token, margin)
-        texts.append(transcript.text)
+        detokenizer.add(token, margin)
+        texts.append(detokenizer.text)
     return Uncached(answer.answer, tuple(texts), answer.margins)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ragcache.cache import lookup
+from ragcache.cache import hits
 from ragcache.cache.contract import CachedPaths
 from ragcache.cache.hierarchy import Hierarchy
+from ragcache.cache.integrity import recount
 from ragcache.cache.interface import DiskTier, HostTier
 from ragcache.cache.lease import Lease
 from ragcache.cache.loads import Loads
@@ -20,9 +21,10 @@ from ragcache.cache.mover import Mover
 from ragcache.cache.moves import Arrival
 from ragcache.cache.records import learned, restore
 from ragcache.cache.report import CacheReport
-from ragcache.cache.tier import Balance, IntegrityError, TierCounts
+from ragcache.cache.tier import Balance, TierCounts
 from ragcache.cache.write_behind import WriteBehind
 from ragcache.cost import ConstantCost, PrefillCost
+from ragcache.errors import IntegrityError
 from ragcache.policy import Policy
 from ragcache.storage.interface import LoadingHostStore, LoadingRecordStore
 from ragcache.tree.segment import Segment
@@ -213,11 +215,11 @@ class KnowledgeCache:
             self._raise_use(node)
             self._policy.used(node)
         if below or missing:
-            lookup.tell_misses(self.hierarchy, nodes[-1] if nodes else root, below, missing)
-        by_tier, tokens_by_tier = lookup.sources(on_device, tokens_on_device, below)
+            hits.tell_misses(self.hierarchy, nodes[-1] if nodes else root, below, missing)
+        by_tier, tokens_by_tier = hits.sources(on_device, tokens_on_device, below)
         lease = Lease(self, root, tuple(path), nodes, needed, by_tier, tokens_by_tier, missed_tokens)
         self._leases.add(lease)
-        lookup.count(self._tiers, lease)
+        hits.count(self._tiers, lease)
         self.hierarchy.make_room(needed + fetched, below)
         if needed:
             device.reserve(needed)
@@ -251,7 +253,7 @@ class KnowledgeCache:
         for lease in self._leases:
             for node in lease.nodes:
                 holders[node.id] = holders.get(node.id, 0) + 1
-        yield from self.hierarchy.audit(holders)
+        yield from recount(self.hierarchy, holders)
         reserved = sum(lease.reserved for lease in self._leases)
         balance = self.balance()
         if reserved != self._device.reserved:
@@ -361,7 +363,7 @@ class KnowledgeCache:
         for lease in list(self._leases):
             if node in lease.nodes:
                 if not lease.broken:
-                    lookup.count(self._tiers, lease, revoked=True)
+                    hits.count(self._tiers, lease, revoked=True)
                 for lost in reversed(lease.cut(lease.nodes.index(node))):
                     self._device.release(lost)
                 lease.tell()

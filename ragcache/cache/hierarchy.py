@@ -7,20 +7,20 @@ goes takes its descendants along, for without it they are useless.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ragcache.cache.interface import DiskTier, HostTier
 from ragcache.cache.mover import Moved, Mover
 from ragcache.cache.moves import Arrival, Moves
-from ragcache.cache.tier import IntegrityError, Tier
+from ragcache.cache.tier import Tier
+from ragcache.errors import IntegrityError
 from ragcache.policy import Policy
 from ragcache.storage.interface import HostStore, RecordStore
 from ragcache.tree.tree import DEVICE, DISK, HOST, KnowledgeTree, Node, Place
 
 MAX_PENDING_COPIES = 256  # swap-outs beyond are not made: losing the KV costs less than keeping requests waiting
 KEPT_SHARE = 8  # an eighth of the host is for copies of hot upper nodes that the device has as well
-AUDITED_AT_ONCE = 256  # nodes, a millisecond or so
 HOT_USES = 4  # a node is hot from this many uses on, and an upper one with two children or more
 
 Held = list[tuple[Tier, Node, Place]]  # places that a move or a request holds, children before parents
@@ -306,41 +306,3 @@ class Hierarchy:
                 tier.release(node)
 
     # -- conservation
-
-    def audit(self, leases: dict[int, int]) -> Iterator[None]:
-        """Recounts tree and tiers; IntegrityError if the books differ. `leases`: how many hold each node, by id.
-
-        Pauses after every AUDITED_AT_ONCE nodes; once the cache was used in a pause, the audit is void.
-        """
-        settled = not self.moves.pending
-        books = {tier.index: [0, 0, 0] for tier in self._tiers}
-        count = 0
-        for node in self.tree.nodes():
-            count += 1
-            _check_place_in_tree(node)
-            for tier in self._tiers:
-                if node.places[tier.index] is not None:
-                    size = tier.audit(node, leases.get(node.id, 0) if tier is self.device else 0, settled=settled)
-                    book = books[tier.index]
-                    book[size < 0] += abs(size)
-                    book[2] += 1
-            if count % AUDITED_AT_ONCE == 0:
-                yield
-        if count != len(self.tree):
-            raise IntegrityError(f"{count} nodes are in the tree, the books say {len(self.tree)}")
-        for tier in self._tiers:
-            tier.audit_books(*books[tier.index])
-
-
-def _check_place_in_tree(node: Node) -> None:
-    """IntegrityError unless the node is where it belongs in the tree, and on the device behind its ancestors."""
-    parent = node.parent
-    if parent is None or parent.children.get(node.key) is not node:
-        raise IntegrityError(f"node {node.id} ({node.label!r}) is not its parent's child")
-    if not any(node.places):
-        raise IntegrityError(f"node {node.id} ({node.label!r}) is in the tree without KV")
-    if not parent.is_root:
-        if node.places[DEVICE] is not None and parent.places[DEVICE] is None:
-            raise IntegrityError(f"node {node.id} ({node.label!r}) is on the device without its parent")
-        if node.holders and not parent.holders:
-            raise IntegrityError(f"node {node.id} ({node.label!r}) is held alone")

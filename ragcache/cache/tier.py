@@ -13,10 +13,6 @@ from ragcache.tree.tree import DEVICE, DISK, HOST, Node, Place
 TIER_NAMES = {DEVICE: "device", HOST: "host", DISK: "disk"}
 
 
-class IntegrityError(AssertionError):
-    """The cache's books do not balance. A bug, never a user's mistake."""
-
-
 @dataclass(frozen=True, slots=True)
 class Balance:
     """Where a tier's bytes are: `free + cached + held = total`, which is its capacity. See Tier."""
@@ -332,31 +328,6 @@ class Tier:
 
     # -- conservation
 
-    def audit(self, node: Node, leases: int, *, settled: bool) -> int:
-        """Checks a node of this tier; returns its bytes, negated if it is held. IntegrityError if something is wrong.
-
-        `leases` is the number of leases that hold it; moves may hold it too, unless the cache is `settled`.
-        """
-        place = node.places[self.index]
-        assert place is not None
-        right = place.holders == leases if settled else place.holders >= leases
-        _expect(right, node, f"counts {place.holders} holders on the {self.name}, not {leases}")
-        _expect(bool(place.holders) or place.copy is not None, node, f"has no KV on the {self.name}")
-        children = sum(child.places[self.index] is not None for child in node.children.values())
-        _expect(children == node.below[self.index], node, f"miscounts its children on the {self.name}")
-        offered = not place.holders and not children
-        _expect(self.policy.is_offered(node) == offered, node, f"is wrongly (not) offered on the {self.name}")
-        return -self.footprint(node) if place.holders else self.footprint(node)
-
-    def audit_books(self, cached: int, held: int, nodes: int) -> None:
-        """Compares recounted bytes and nodes with the books; IntegrityError if they differ."""
-        books = (cached, held, nodes)
-        if books != (self.cached, self.held_nodes, self.nodes) or self.free < 0 or self.reserved < 0:
-            raise IntegrityError(
-                f"{self.name}: recounted (cached, held, nodes) {books}, the books say {self.balance()}, of it "
-                f"{self.reserved} reserved, and {self.nodes} nodes"
-            )
-
     def _offer(self, node: Node) -> None:
         self.policy.offer(node)
         if self.index == HOST:
@@ -369,8 +340,3 @@ class Tier:
     def _note_mirror(self, node: Node) -> None:
         if node.places[DEVICE] is not None and node.id not in self._kept and not self._inclusive:
             self._mirrors[node.id] = node
-
-
-def _expect(condition: bool, node: Node, problem: str) -> None:
-    if not condition:
-        raise IntegrityError(f"node {node.id} ({node.label!r}) {problem}")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ragcache.cache.lease import Lease
 from ragcache.engine.protocol import EngineEvent, Failed, Finished, FinishReason, Preempted, Prefilled, Started, Token
 from ragcache.errors import EngineError
-from ragcache.prompt.transcript import Transcript
+from ragcache.prompt.detokenizer import Detokenizer
 from ragcache.reuse.plan import lengths
 from ragcache.schedule.generation import Generation, GenerationTask
 from ragcache.service.answer import Answer, CachedTokens, Retrieved, Speculated, Timing, Usage, UsedDocument
@@ -91,7 +91,7 @@ class Answering:
         self,
         task: GenerationTask,
         documents: tuple[UsedDocument, ...],
-        transcript: Transcript,
+        detokenizer: Detokenizer,
         times: Times,
         generate: Callable[[], Generation],
     ) -> None:
@@ -101,7 +101,7 @@ class Answering:
         self.times = times
         self.attempt = Attempt(generate())
         self._documents = documents
-        self._transcript = transcript
+        self._detokenizer = detokenizer
         self._generate = generate
         self._failures = 0
         self._sources: Lease | None = None  # of the attempt that gave the first token
@@ -155,22 +155,22 @@ class Answering:
         self.times.last = time
         if self._sources is None:
             self._sources, self.times.first = self.attempt.generation.lease, time
-        text = self._transcript.add(token.id, token.margin)
-        if self._transcript.stopped:
+        text = self._detokenizer.add(token.id, token.margin)
+        if self._detokenizer.stopped:
             self._reason = "stop"
         return Next(text)
 
     def failed(self, message: str) -> Next:
         """The attempt failed: a second one follows, unless this was the second or part of the answer has been sent."""
         self._failures += 1
-        if self._transcript.ids or self._failures > 1:
+        if self._detokenizer.ids or self._failures > 1:
             raise EngineError(f"the engine failed: {message}")
         self.attempt = Attempt(self._generate())
         return Next(start=self.task)
 
     def preempted(self) -> Next:
         """The attempt gave up its memory: another one goes on behind the tokens that were generated."""
-        ids = self._transcript.ids
+        ids = self._detokenizer.ids
         guess, overlap = (self.attempt.guess, self.attempt.overlap) if ids else (False, 0.0)
         self.attempt = Attempt(self._generate(), guess, overlap)
         # memory is as full as it was until a request leaves
@@ -184,21 +184,21 @@ class Answering:
 
     def finish(self) -> str:
         """The text that was held back in case more tokens came. Call once, when ended."""
-        return self._transcript.finish()
+        return self._detokenizer.finish()
 
     def answer(self, speculation: Speculated) -> Answer:
         """The complete answer, once ended and after `finish`."""
         assert self._reason is not None
         return Answer(
             id=self.id,
-            answer=self._transcript.text,
+            answer=self._detokenizer.text,
             finish_reason=self._reason,
             documents=self._documents,
             usage=self._usage(),
             timing=self.times.timing(self.attempt.overlap),
             speculation=speculation,
-            token_ids=tuple(self._transcript.ids),
-            margins=tuple(self._transcript.margins),
+            token_ids=tuple(self._detokenizer.ids),
+            margins=tuple(self._detokenizer.margins),
         )
 
     def _usage(self) -> Usage:
@@ -206,7 +206,7 @@ class Answering:
         tokens = len(self.task.prompt)
         return Usage(
             prompt_tokens=tokens,
-            completion_tokens=len(self._transcript.ids),
+            completion_tokens=len(self._detokenizer.ids),
             computed_tokens=tokens - sources.cached_tokens - lengths(sources.plan).moved,
             cached_tokens=CachedTokens(*sources.cached_by_tier),
         )

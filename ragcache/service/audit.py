@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from ragcache.cache.contract import CacheContract
-from ragcache.cache.tier import IntegrityError
+from ragcache.errors import IntegrityError
 from ragcache.service.stats import ServiceStats
 
 IDLE_SECONDS = 1.0  # without a request or a move, before the books are recounted

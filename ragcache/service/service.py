@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from ragcache.cache.contract import CacheContract
 from ragcache.engine.protocol import Engine, Failed, Preempted
 from ragcache.errors import BadQuery, DeadlineExceeded, Overloaded, RagCacheError, reason_of
-from ragcache.prompt.transcript import Transcript
+from ragcache.prompt.detokenizer import Detokenizer
 from ragcache.schedule.admission import AdmissionQueue
 from ragcache.schedule.generation import Generation, GenerationTask, within
 from ragcache.schedule.order import Order
@@ -165,8 +165,8 @@ class RagService:
             documents, task = await within(deadline, self._find(request, speculation))
             times = Times(arrived, retrieved=loop.time())
             self._refuse_what_never_fits(task)
-            transcript = Transcript(self.finder.tokenizer, request.stop)
-            answering = Answering(task, documents, transcript, times, self._generation)
+            detokenizer = Detokenizer(self.finder.tokenizer, request.stop)
+            answering = Answering(task, documents, detokenizer, times, self._generation)
             await self._begin(answering, speculation, deadline)
             yield answering.retrieved
             while not answering.ended:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ragcache.cache.integrity import recount
 from ragcache.cost import PolynomialCost
 from ragcache.engine.vllm.scheduler.outer_cache import OuterCache
 from ragcache.engine.vllm.wire.inventory import Inventory
@@ -173,7 +174,7 @@ class PagedEngine:
         self.pool.release(reversed(blocks))
         while self.settles and self.cache.busy:
             self._step(lambda: None)
-        for _ in self.cache.hierarchy.audit({}):
+        for _ in recount(self.cache.hierarchy, {}):
             pass
         served.sources = ticket.sources
         return served

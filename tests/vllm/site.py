@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm import LLM, SamplingParams
 
+from ragcache.cache.integrity import recount
 from ragcache.engine.vllm.scheduler.outer_cache import OuterCache
 from ragcache.engine.vllm.worker.block_store import BlockStore
 from ragcache.model.checkpoint import Checkpoint
@@ -105,7 +106,7 @@ class Site:
         while self.core.scheduler.has_requests():
             self.core.step_fn()
         if self.core.scheduler.connector is not None:
-            for _ in self.cache.hierarchy.audit({}):
+            for _ in recount(self.cache.hierarchy, {}):
                 pass
 
     def forget_device(self) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ragcache.engine.protocol import (
@@ -25,22 +24,13 @@ from ragcache.engine.protocol import (
 )
 from ragcache.engine.torch.kv import KVSpan
 from ragcache.engine.torch.model import StepInput, TorchModel
+from ragcache.engine.torch.preemption import chosen_to_give_way, is_out_of_memory
 from ragcache.engine.torch.sampler import Sampler
 from ragcache.reuse.plan import prefix_and_rest
 
 log = logging.getLogger(__name__)
 
 Deliver = Callable[[EngineEvent], None]
-
-# messages of CPU allocators and CUDA's libraries that torch raises as a plain RuntimeError
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a forward raised this because there was too little memory for it, on the device or the host."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 @dataclass(slots=True, eq=False)
@@ -186,19 +176,17 @@ class Batch:
 
     def _make_room(self, chosen: Step, reason: str) -> None:
         """Ends one job after a forward that lacked memory, so that the next step is smaller or there is none."""
-        stepped = {id(running) for running, _ in chosen}
-        # a job that was not in the step takes no memory but its KV: it is preempted only if no other can be
-        candidates = [running for running in self.running if len(stepped) == 1 or id(running) in stepped]
-        youngest = candidates[-1]
-        if len(candidates) > 1:
+        youngest = chosen_to_give_way(self.running, [running for running, _ in chosen])
+        if youngest is not None:
             log.warning("out of memory in a step over %d jobs, the youngest is preempted: %s", len(chosen), reason)
             self._count(preempted=1)
             self._end(youngest, Preempted(youngest.computed_tokens))
             return
+        alone = chosen[0][0]
         tokens = len(chosen[0][1].tokens)
         log.error("out of memory for one job alone, in a step of %d tokens: %s", tokens, reason)
         message = f"out of memory in a step of {tokens} tokens, with no other job to make room: use a smaller cache, "
-        self._end(youngest, Failed(f"{message}model or prefill chunk ({reason})", youngest.computed_tokens))
+        self._end(alone, Failed(f"{message}model or prefill chunk ({reason})", alone.computed_tokens))
 
     def _fail(self, chosen: Step, reason: str) -> None:
         for running, _ in chosen:

@@ -25,13 +25,13 @@ from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from ragcache.engine.vllm import interface
 from ragcache.engine.vllm.scheduler.connector_stats import RagCacheStats
+from ragcache.engine.vllm.scheduler.hooks import SchedulerHooks
 from ragcache.engine.vllm.scheduler.outer_cache import OuterCache
-from ragcache.engine.vllm.scheduler.scheduler_side import SchedulerSide
 from ragcache.engine.vllm.wire.identity import estimated_cost
 from ragcache.engine.vllm.wire.inventory import Inventory
 from ragcache.engine.vllm.wire.orders import Orders, Reports
 from ragcache.engine.vllm.wire.settings import ConnectorSettings
-from ragcache.engine.vllm.worker.worker_side import WorkerSide
+from ragcache.engine.vllm.worker.hooks import WorkerHooks
 from ragcache.errors import ConfigError
 
 log = logging.getLogger("vllm.ragcache")  # below vLLM's, so that its own settings show it
@@ -70,7 +70,7 @@ class WorkerInventory(KVConnectorHandshakeMetadata):
 
 
 class RagCacheConnector(KVConnectorBase_V1):
-    """vLLM's calls, passed on to a SchedulerSide or a WorkerSide.
+    """vLLM's calls, passed on to a SchedulerHooks or a WorkerHooks.
 
     See ConnectorSettings for `kv_connector_extra_config`, and `passages.SEGMENTS_PARAM` for `kv_transfer_params`.
     """
@@ -87,8 +87,8 @@ class RagCacheConnector(KVConnectorBase_V1):
             raise ConfigError(f"KV of {len(groups)} kinds of layers is not supported; start with one kind of attention")
         self._block = groups[0].kv_cache_spec.block_size
         self._pool: Any = None
-        self._scheduler: SchedulerSide | None = None  # once all workers have started
-        self._worker: WorkerSide | None = None  # once this worker's KV is registered, until it shuts down
+        self._scheduler: SchedulerHooks | None = None  # once all workers have started
+        self._worker: WorkerHooks | None = None  # once this worker's KV is registered, until it shuts down
         if role is KVConnectorRole.SCHEDULER and not interface.is_tested(vllm.__version__):
             log.warning(
                 "vLLM %s is not among the releases that ragcache was tested with (%s)",
@@ -97,7 +97,7 @@ class RagCacheConnector(KVConnectorBase_V1):
             )
 
     @property
-    def scheduler(self) -> SchedulerSide:
+    def scheduler(self) -> SchedulerHooks:
         """The connector in the scheduler. Only there, and once all workers have started."""
         assert self._scheduler is not None, "vLLM has not handed over what the workers have"
         return self._scheduler
@@ -108,7 +108,7 @@ class RagCacheConnector(KVConnectorBase_V1):
         return self.scheduler.cache
 
     @property
-    def worker(self) -> WorkerSide:
+    def worker(self) -> WorkerHooks:
         """The connector in a worker. Only there, and while its KV is registered."""
         assert self._worker is not None, "vLLM has registered no KV here"
         return self._worker
@@ -132,7 +132,7 @@ class RagCacheConnector(KVConnectorBase_V1):
             inventories.append(message.inventory)
         if self._settings.device_policy and POOL_LACKS:
             log.warning("vLLM %s lacks %s: its blocks are evicted by LRU", vllm.__version__, ", ".join(POOL_LACKS))
-        self._scheduler = SchedulerSide(
+        self._scheduler = SchedulerHooks(
             self._settings,
             self._pool,
             self._block,
@@ -195,7 +195,7 @@ class RagCacheConnector(KVConnectorBase_V1):
     # -- in a worker
 
     def register_kv_caches(self, kv_caches: dict[str, Tensor]) -> None:
-        self._worker = WorkerSide(self._settings, self._vllm_config, self._block, kv_caches)
+        self._worker = WorkerHooks(self._settings, self._vllm_config, self._block, kv_caches)
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         return WorkerInventory(self.worker.inventory)

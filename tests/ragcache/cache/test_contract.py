@@ -11,8 +11,8 @@ import pytest
 
 from ragcache.cache.contract import CacheContract
 from ragcache.cache.lease import Lease
-from ragcache.cache.tier import IntegrityError
 from ragcache.engine.vllm.front.vllm_kv import VllmKV
+from ragcache.errors import IntegrityError
 from ragcache.reuse.plan import Computed
 from ragcache.tree.segment import Segment
 from tests.props.reported_engine import ReportedEngine

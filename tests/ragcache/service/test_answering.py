@@ -10,8 +10,8 @@ from ragcache.cache.lease import Lease
 from ragcache.engine.protocol import Failed, Finished, Preempted, Prefilled, Sampling, Started, Token
 from ragcache.errors import EngineError
 from ragcache.policy import LRU
+from ragcache.prompt.detokenizer import Detokenizer
 from ragcache.prompt.prompt import Prompt
-from ragcache.prompt.transcript import Transcript
 from ragcache.reuse.plan import Computed, Exact, Moved
 from ragcache.schedule.generation import GenerationTask
 from ragcache.service.answer import CachedTokens, Speculated, Timing, UsedDocument
@@ -37,8 +37,8 @@ class Generated:
 def answering(*attempts: Generated, stop: tuple[str, ...] = ()) -> Answering:
     """Asked at 1.0 s, with its documents at 2.0 s, and these attempts one after the other."""
     generations: Any = iter(attempts or [Generated(0)])
-    transcript = Transcript(TOKENIZER, stop)
-    return Answering(TASK, DOCUMENTS, transcript, Times(1.0, retrieved=2.0), lambda: next(generations))
+    detokenizer = Detokenizer(TOKENIZER, stop)
+    return Answering(TASK, DOCUMENTS, detokenizer, Times(1.0, retrieved=2.0), lambda: next(generations))
 
 
 def ended(it: Answering) -> Any:

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from ragcache.prompt.transcript import Transcript
+from ragcache.prompt.detokenizer import Detokenizer
 
 ALPHABET = "abé🦦"
 # a token a byte, and some that are several characters and parts of them
@@ -46,17 +46,17 @@ def cut(whole: str, stop: list[str]) -> tuple[str, bool]:
     return (whole[: min(starts)], True) if starts else (whole, False)
 
 
-def transcribed(tokens: list[int], stop: list[str]) -> tuple[Transcript, str]:
-    """The transcript of an answer that ends with its tokens, or when it says so; its pieces, joined."""
-    transcript, pieces = Transcript(TOKENIZER, stop), ""
+def transcribed(tokens: list[int], stop: list[str]) -> tuple[Detokenizer, str]:
+    """The detokenizer of an answer that ends with its tokens, or when it says so; its pieces, joined."""
+    detokenizer, pieces = Detokenizer(TOKENIZER, stop), ""
     for token in tokens:
-        pieces += transcript.add(token, 1.0)
-        assert transcript.text == pieces
-        if transcript.stopped:
+        pieces += detokenizer.add(token, 1.0)
+        assert detokenizer.text == pieces
+        if detokenizer.stopped:
             break
-    pieces += transcript.finish()
-    assert transcript.text == pieces
-    return transcript, pieces
+    pieces += detokenizer.finish()
+    assert detokenizer.text == pieces
+    return detokenizer, pieces
 
 
 @given(
@@ -70,66 +70,66 @@ def transcribed(tokens: list[int], stop: list[str]) -> tuple[Transcript, str]:
 def test_the_text_is_what_a_search_of_the_whole_would_leave(pieces, stop):
     tokens = [IDS[piece] for piece in pieces]
     whole = TOKENIZER.decode(tokens)
-    transcript, text = transcribed(tokens, stop)
-    assert (text, transcript.stopped) == cut(whole, stop)
+    detokenizer, text = transcribed(tokens, stop)
+    assert (text, detokenizer.stopped) == cut(whole, stop)
 
 
 @given(st.lists(st.sampled_from(MERGES), max_size=24), st.lists(st.text("ab", min_size=1, max_size=5), max_size=3))
 def test_nothing_is_held_back_longer_than_it_must(pieces, stop):
-    transcript = Transcript(TOKENIZER, stop)
+    detokenizer = Detokenizer(TOKENIZER, stop)
     for count, piece in enumerate(pieces, 1):
-        transcript.add(IDS[piece.encode()], 1.0)
-        if transcript.stopped:
+        detokenizer.add(IDS[piece.encode()], 1.0)
+        if detokenizer.stopped:
             return
-        held = "".join(pieces[:count])[len(transcript.text) :]
+        held = "".join(pieces[:count])[len(detokenizer.text) :]
         assert len(held) < max(map(len, stop), default=1)
 
 
 def test_text_is_held_back_while_it_may_be_the_beginning_of_a_stop():
-    transcript = Transcript(TOKENIZER, ["abb"])
-    said = [transcript.add(token, 1.0) for token in tokens_of("b", "ab", "aba", "b")]
+    detokenizer = Detokenizer(TOKENIZER, ["abb"])
+    said = [detokenizer.add(token, 1.0) for token in tokens_of("b", "ab", "aba", "b")]
     assert said == ["b", "", "ab" + "ab", ""]
-    assert not transcript.stopped
-    assert transcript.finish() == "ab"
-    assert transcript.text == "bababab"
+    assert not detokenizer.stopped
+    assert detokenizer.finish() == "ab"
+    assert detokenizer.text == "bababab"
 
 
 def test_the_piece_before_the_stop_is_said_and_its_tokens_are_kept():
-    transcript = Transcript(TOKENIZER, ["bb"])
+    detokenizer = Detokenizer(TOKENIZER, ["bb"])
     tokens = tokens_of("a", "ab", "ba")
-    assert [transcript.add(token, 1.0) for token in tokens] == ["a", "a", ""]
-    assert transcript.stopped
-    assert transcript.text == "aa"
-    assert transcript.ids == tokens
-    assert transcript.add(IDS[b"a"], 1.0) == transcript.finish() == ""
-    assert transcript.ids == tokens
+    assert [detokenizer.add(token, 1.0) for token in tokens] == ["a", "a", ""]
+    assert detokenizer.stopped
+    assert detokenizer.text == "aa"
+    assert detokenizer.ids == tokens
+    assert detokenizer.add(IDS[b"a"], 1.0) == detokenizer.finish() == ""
+    assert detokenizer.ids == tokens
 
 
 def test_the_stop_that_begins_first_wins_even_if_another_is_complete_before_it():
     stop = ["abab", "ba"]
-    transcript = Transcript(TOKENIZER, stop)
-    transcript.add(IDS[b"aba"], 1.0)
-    assert (transcript.text, transcript.stopped) == ("", False)
-    transcript.add(IDS[b"b"], 1.0)
-    assert (transcript.text, transcript.stopped) == ("", True)
-    transcript, _ = transcribed(tokens_of("aba", "a"), stop)
-    assert (transcript.text, transcript.stopped) == ("a", True)
-    transcript, _ = transcribed(tokens_of("aba"), stop)
-    assert (transcript.text, transcript.stopped) == ("a", True), "the answer ended meanwhile"
+    detokenizer = Detokenizer(TOKENIZER, stop)
+    detokenizer.add(IDS[b"aba"], 1.0)
+    assert (detokenizer.text, detokenizer.stopped) == ("", False)
+    detokenizer.add(IDS[b"b"], 1.0)
+    assert (detokenizer.text, detokenizer.stopped) == ("", True)
+    detokenizer, _ = transcribed(tokens_of("aba", "a"), stop)
+    assert (detokenizer.text, detokenizer.stopped) == ("a", True)
+    detokenizer, _ = transcribed(tokens_of("aba"), stop)
+    assert (detokenizer.text, detokenizer.stopped) == ("a", True), "the answer ended meanwhile"
 
 
 @pytest.mark.parametrize("stop", [["é"], ["🦦"], ["é🦦", "🦦"]])
 def test_a_stop_of_several_bytes_is_found_across_tokens(stop):
     pieces = [bytes([byte]) for byte in "aé🦦b".encode()]
-    transcript, text = transcribed(tokens_of(*pieces), stop)
-    assert (text, transcript.stopped) == cut("aé🦦b", stop)
+    detokenizer, text = transcribed(tokens_of(*pieces), stop)
+    assert (text, detokenizer.stopped) == cut("aé🦦b", stop)
 
 
 def test_without_stops_every_piece_is_said_at_once():
-    transcript = Transcript(TOKENIZER)
-    assert [transcript.add(token, 1.0) for token in tokens_of("aba", "b")] == ["aba", "b"]
+    detokenizer = Detokenizer(TOKENIZER)
+    assert [detokenizer.add(token, 1.0) for token in tokens_of("aba", "b")] == ["aba", "b"]
 
 
 def test_an_empty_stop_is_refused():
     with pytest.raises(ValueError, match="at least one character"):
-        Transcript(TOKENIZER, ["a", ""])
+        Detokenizer(TOKENIZER, ["a", ""])

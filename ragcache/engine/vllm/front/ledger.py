@@ -11,11 +11,11 @@ from ragcache.cache.contract import CachedPaths, OnMoved
 from ragcache.cache.lease import Lease
 from ragcache.cache.moves import DIRECTIONS, MoveCounts
 from ragcache.cache.report import CacheReport, TierReport
-from ragcache.cache.tier import Balance, IntegrityError, TierCounts
+from ragcache.cache.tier import Balance, TierCounts
 from ragcache.engine.vllm.front.path_mirror import PathMirror
 from ragcache.engine.vllm.wire.bulletin import Bulletin
 from ragcache.engine.vllm.wire.passages import passages
-from ragcache.errors import RecordError
+from ragcache.errors import IntegrityError, RecordError
 from ragcache.tree.segment import Segment
 
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 
 from pydantic import TypeAdapter
 
+from ragcache.cache.integrity import recount
 from ragcache.cache.report import CacheReport
-from ragcache.cache.tier import IntegrityError
 from ragcache.engine.vllm.scheduler.outer_cache import OuterCache
 from ragcache.engine.vllm.scheduler.ticket import Ticket
 from ragcache.engine.vllm.wire.bulletin import Bulletin, Ended, Work
 from ragcache.engine.vllm.wire.orders import NOT_TRIED, SPOILED
-from ragcache.errors import reason_of
+from ragcache.errors import IntegrityError, reason_of
 from ragcache.tree.tree import Node
 
 AUDIT_SECONDS = 60.0  # between two recounts of the books, at least
@@ -160,7 +160,7 @@ class Reporter:
         if self._audit is None:
             if not self._audit_is_due():
                 return
-            self._audit = self._cache.hierarchy.audit({})
+            self._audit = recount(self._cache.hierarchy, {})
         try:
             next(self._audit)
             return

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ragcache.engine.protocol import Failed, Finished, Job, Preempted, Started, Token
-from ragcache.engine.torch.batch import is_out_of_memory
+from ragcache.engine.torch.preemption import is_out_of_memory
 from tests.props.torch_runs import Changed, Gate, Run, job, prompt
 
 

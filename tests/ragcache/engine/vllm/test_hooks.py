@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from ragcache.cache.integrity import recount
 from ragcache.cost import PolynomialCost
-from ragcache.engine.vllm.scheduler.scheduler_side import SchedulerSide
+from ragcache.engine.vllm.scheduler.hooks import SchedulerHooks
 from ragcache.engine.vllm.wire.bulletin import Work
 from ragcache.engine.vllm.wire.inventory import Inventory
 from ragcache.engine.vllm.wire.namespace import DEFAULT, namespace_of, salt_of
@@ -43,7 +44,7 @@ class Scheduled:
 
     def __init__(self, **settings: Any) -> None:
         self.pool = FakePool(32)
-        self.side = SchedulerSide(
+        self.side = SchedulerHooks(
             ConnectorSettings(**settings), self.pool, BLOCK, [Inventory(8)], PolynomialCost(1, 1), follows_device=True
         )
         self.blocks: list[FakeBlock] = []
@@ -89,7 +90,7 @@ class Scheduled:
 def scheduled() -> Iterator[Scheduled]:
     made = Scheduled(reports=True)
     yield made
-    for _ in made.side.cache.hierarchy.audit({}):
+    for _ in recount(made.side.cache.hierarchy, {}):
         pass
     assert made.side.cache.quiet
 

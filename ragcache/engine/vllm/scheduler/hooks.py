@@ -1,4 +1,4 @@
-"""SchedulerSide: the connector in vLLM's scheduler, which decides what is loaded, kept and given up."""
+"""SchedulerHooks: the connector in vLLM's scheduler, which decides what is loaded, kept and given up."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Request(Protocol):
     def lora_request(self) -> Any: ...
 
 
-class SchedulerSide:
+class SchedulerHooks:
     """Follows vLLM's requests in an OuterCache, and reports to a service in front, if the settings say so.
 
     For each step vLLM calls `step`, then `step_ended`, then `bulletin`.

@@ -1,4 +1,4 @@
-"""WorkerSide: the connector in one of vLLM's workers, which moves KV."""
+"""WorkerHooks: the connector in one of vLLM's workers, which moves KV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ragcache.engine.vllm.worker.paged_kv import PagedKV
 from ragcache.storage.lmdb_store import DiskStore
 
 
-class WorkerSide:
+class WorkerHooks:
     """A worker's blocks, host copies and disk cache, and the results of orders until vLLM asks for them.
 
     For each step vLLM calls `before`, `wait_for_layer` for each layer of a forward, then `after`, then what takes

@@ -1,4 +1,4 @@
-"""Transcript: an answer's tokens, and their text piece by piece, up to a stop string."""
+"""Detokenizer: an answer's tokens, and their text piece by piece, up to a stop string."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 
-class Transcript:
+class Detokenizer:
     """Collects the tokens of one answer. The pieces, joined, are `text`.
 
     The text ends before the stop string that begins first in it. Text that may become part of a stop string is held
