@@ -69,20 +69,8 @@ class Checker:
                 continue
             history = banks[rank, group, bank]
             if name == "ACT":
-                assert history.row is None, f"cycle {now}: activated while open"
-                self._keep("tRC", now, history.activated, t.tRC)
-                self._keep("tRP", now, history.precharged, t.tRP)
-                self._keep("tRFC", now, history.refreshed, 0)
-                for other, since in activations[rank]:
-                    if other == group:
-                        self._keep("tRRD_L", now, since, t.tRRD_L)
-                    else:
-                        self._keep("tRRD_S", now, since, t.tRRD_S)
-                if len(activations[rank]) >= 4:
-                    self._keep("tFAW", now, activations[rank][-4][1], t.tFAW)
-                activations[rank].append((group, now))
-                activations[rank] = activations[rank][-8:]
-                history.row, history.activated = row, now
+                self._activate(history, activations[rank], now, group)
+                history.row = row
             elif name == "PRE":
                 self._close(history, now)
             elif name == "REFB":
@@ -123,6 +111,24 @@ class Checker:
                     if history.written is not None:
                         ends.append(history.written + t.tCWL + t.tBL + t.tWR)
                     self._close(history, max(ends))
+
+    def _activate(self, history: BankHistory, activations: list[tuple[int, int]], now: int, group: int) -> None:
+        """An ACT of a bank; `activations` are the bank group and the cycle of those of its rank."""
+        t = self.standard.timing
+        assert history.row is None, f"cycle {now}: activated while open"
+        self._keep("tRC", now, history.activated, t.tRC)
+        self._keep("tRP", now, history.precharged, t.tRP)
+        self._keep("tRFC", now, history.refreshed, 0)
+        for other, since in activations:
+            if other == group:
+                self._keep("tRRD_L", now, since, t.tRRD_L)
+            else:
+                self._keep("tRRD_S", now, since, t.tRRD_S)
+        if len(activations) >= 4:
+            self._keep("tFAW", now, activations[-4][1], t.tFAW)
+        activations.append((group, now))
+        del activations[:-8]
+        history.activated = now
 
     def _close(self, history: BankHistory, now: int) -> None:
         t = self.standard.timing

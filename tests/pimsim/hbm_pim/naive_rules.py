@@ -6,6 +6,7 @@ pair of them against each rule.
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 
 from pimsim.hbm_pim.kernel import ACT, PRE, REF, CommandLog
 from pimsim.hbm_pim.state import Rules
@@ -133,31 +134,7 @@ def replay(stream: Stream, rules: Rules) -> tuple[int, int, int, int]:
                 due += rules.refi
                 last = now
             continue
-        column = row = None
-        barrier = False
-        for place, index in enumerate(window):
-            kind, slot, wanted = requests[index]
-            if kind == BARRIER:
-                barrier = True
-            elif kind not in COLUMN:
-                if column is None and not barrier and channel.may_move(slot, now):
-                    column = place
-            elif channel.banks[slot].row == wanted:
-                if column is None and not barrier and channel.may_column(slot, now):
-                    column = place
-            elif row is None:
-                if channel.banks[slot].row is None:
-                    if channel.may_activate(slot, now):
-                        row = place
-                else:
-                    hit = any(
-                        requests[other][0] in COLUMN
-                        and requests[other][1] == slot
-                        and requests[other][2] == channel.banks[slot].row
-                        for other in window
-                    )
-                    if not hit and channel.may_precharge(slot, now):
-                        row = place
+        column, row = _picked(channel, requests, window, now)
         if row is not None:
             _, slot, wanted = requests[window[row]]
             bank = channel.banks[slot]
@@ -184,16 +161,84 @@ def replay(stream: Stream, rules: Rules) -> tuple[int, int, int, int]:
     return last, activates, precharges, refreshes
 
 
+def _picked(
+    channel: Channel, requests: list[tuple[int, int, int]], window: list[int], now: int
+) -> tuple[int | None, int | None]:
+    """Places in the window of the first column and the first row command that may go now."""
+    column = row = None
+    barrier = False
+    for place, index in enumerate(window):
+        kind, slot, wanted = requests[index]
+        if kind == BARRIER:
+            barrier = True
+        elif kind not in COLUMN:
+            if column is None and not barrier and channel.may_move(slot, now):
+                column = place
+        elif channel.banks[slot].row == wanted:
+            if column is None and not barrier and channel.may_column(slot, now):
+                column = place
+        elif row is None:
+            if channel.banks[slot].row is None:
+                if channel.may_activate(slot, now):
+                    row = place
+            else:
+                hit = any(
+                    requests[other][0] in COLUMN
+                    and requests[other][1] == slot
+                    and requests[other][2] == channel.banks[slot].row
+                    for other in window
+                )
+                if not hit and channel.may_precharge(slot, now):
+                    row = place
+    return column, row
+
+
+def _apart(broken: list[str], name: str, earlier: int, later: int, least: int) -> None:
+    if later - earlier < least:
+        broken.append(f"{name}: cycles {earlier} and {later} are not {least} apart")
+
+
+def _check_slot(broken: list[str], slot: int, series: list[tuple[int, int, int]], rules: Rules) -> None:
+    """Add what breaks a rule of one slot, whose commands are (cycle, kind, row)."""
+    apart = partial(_apart, broken)
+    is_open, act, column, wrote, pre = None, None, None, None, None
+    for cycle, kind, row in series:
+        if kind == ACT:
+            if is_open is not None:
+                broken.append(f"slot {slot}: ACT at {cycle} on an open row")
+            if pre is not None:
+                apart(f"slot {slot} PRE to ACT", pre, cycle, rules.rp)
+            if act is not None:
+                apart(f"slot {slot} ACT to ACT", act, cycle, rules.rc)
+            is_open, act, column, wrote = row, cycle, None, None
+        elif kind == PRE:
+            if is_open is None:
+                broken.append(f"slot {slot}: PRE at {cycle} on a closed row")
+            apart(f"slot {slot} ACT to PRE", act, cycle, rules.ras)
+            if column is not None:
+                apart(f"slot {slot} MAC to PRE", column, cycle, rules.rtp)
+            if wrote is not None:
+                apart(f"slot {slot} write to PRE", wrote, cycle, rules.write_to_precharge)
+            is_open, pre = None, cycle
+        else:
+            if is_open != row:
+                broken.append(f"slot {slot}: row {row} at {cycle}, but {is_open} is open")
+            if act is not None:
+                apart(f"slot {slot} ACT to MAC", act, cycle, rules.rcd)
+            if kind == MAC:
+                column = cycle
+            else:
+                wrote = cycle
+
+
 def violations(log: CommandLog, rules: Rules) -> list[str]:
     """What breaks a rule, in words; empty for commands that keep them all."""
-    broken = []
+    broken: list[str] = []
     commands = list(zip(*(array.tolist() for array in log), strict=True))
     by_slot = defaultdict(list)
     acts, macs, moves, refreshes, closes = [], [], [], [], []
 
-    def apart(name: str, earlier: int, later: int, least: int) -> None:
-        if later - earlier < least:
-            broken.append(f"{name}: cycles {earlier} and {later} are not {least} apart")
+    apart = partial(_apart, broken)
 
     for cycle, kind, slot, row, _ in commands:
         if kind in (ACT, PRE, *COLUMN):
@@ -210,34 +255,7 @@ def violations(log: CommandLog, rules: Rules) -> list[str]:
             moves.append((cycle, slot))
 
     for slot, series in by_slot.items():
-        is_open, act, column, wrote, pre = None, None, None, None, None
-        for cycle, kind, row in series:
-            if kind == ACT:
-                if is_open is not None:
-                    broken.append(f"slot {slot}: ACT at {cycle} on an open row")
-                if pre is not None:
-                    apart(f"slot {slot} PRE to ACT", pre, cycle, rules.rp)
-                if act is not None:
-                    apart(f"slot {slot} ACT to ACT", act, cycle, rules.rc)
-                is_open, act, column, wrote = row, cycle, None, None
-            elif kind == PRE:
-                if is_open is None:
-                    broken.append(f"slot {slot}: PRE at {cycle} on a closed row")
-                apart(f"slot {slot} ACT to PRE", act, cycle, rules.ras)
-                if column is not None:
-                    apart(f"slot {slot} MAC to PRE", column, cycle, rules.rtp)
-                if wrote is not None:
-                    apart(f"slot {slot} write to PRE", wrote, cycle, rules.write_to_precharge)
-                is_open, pre = None, cycle
-            else:
-                if is_open != row:
-                    broken.append(f"slot {slot}: row {row} at {cycle}, but {is_open} is open")
-                if act is not None:
-                    apart(f"slot {slot} ACT to MAC", act, cycle, rules.rcd)
-                if kind == MAC:
-                    column = cycle
-                else:
-                    wrote = cycle
+        _check_slot(broken, slot, series, rules)
 
     def spaced(name: str, series: list[tuple[int, int]], every: int, key, least: int) -> None:
         if least:
