@@ -76,7 +76,8 @@ class Embedder:
             raise EmbedderError(f"embedding model folder {name} does not exist; check the path")
         return cls(name, downloaded_folder(name), threads)
 
-    def passage(self, document: Document) -> str:
+    @staticmethod
+    def passage(document: Document) -> str:
         """The text that is embedded for a document: "title. text", or the text alone if it opens with the title."""
         title, text = document.title.strip(), document.text.strip()
         after_title = text.removeprefix(title)

@@ -1,92 +1,36 @@
-"""The description of a docstring: without signature, sections and examples, and no longer than asked for."""
+"""The lead of a docstring: its words in order, without markup, as many as asked for."""
 
 import pytest
 
-from retrieval.docstring import description
-
-NUMPY = """sum(a, axis=None)
-
-Sum of array elements over a given axis.
-
-Parameters
-----------
-a : array_like
-    Elements to sum.
-"""
-GOOGLE = """Concatenates the given sequence of tensors in the given dimension.
-
-All tensors must have the same shape, except in dim.
-
-Args:
-    tensors (sequence of Tensors): what is concatenated
-"""
-TORCH = """sort(input,
-     dim=-1) -> (Tensor, LongTensor)
-
-Sorts the elements of the input tensor in ascending order.
-
-Example::
-
-    >>> x = torch.randn(3, 4)
-"""
-SPHINX = """Take the items of a list one by one.
-
-:param items: the list
-:returns: an iterator
-"""
-DOCTEST = """Return the longest common sub-path of each path.
-
->>> commonpath(["a/b", "a/c"])
-'a'
-"""
-BUILTIN = """str(object='') -> str
-str(bytes_or_buffer[, encoding[, errors]]) -> str
-
-Create a new string object from the given object.
-"""
+from retrieval.docstring import lead
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (NUMPY, "Sum of array elements over a given axis."),
-        (GOOGLE, GOOGLE.partition("\n\nArgs")[0]),
-        (TORCH, "Sorts the elements of the input tensor in ascending order."),
-        (SPHINX, "Take the items of a list one by one."),
-        (DOCTEST, "Return the longest common sub-path of each path."),
-        (BUILTIN, "Create a new string object from the given object."),
-    ],
-    ids=["numpy", "google", "torch", "sphinx", "doctest", "builtin"],
-)
-def test_signature_and_sections_are_left_out(text: str, expected: str) -> None:
-    assert description(text, 60) == expected
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Take a note: the arguments are read in order.\nReturns nothing, and has no examples at all.",
-        "Call f(x) to see it.\n\nIt returns what g(x)\n\nwould have.",
-        "This module parses arguments.\n\nArguments: those of the command line, in the order given there.",
+        (
+            "Sum of array elements.\n\nParameters\n----------\na : array_like",
+            "Sum of array elements. Parameters a array like",
+        ),
+        ("Returns a :class:`~torch.Tensor`, or :func:`the sum <torch.sum>`.", "Returns a torch.Tensor, or the sum"),
+        ("sort(input, dim=-1) -> (Tensor, LongTensor)", "sort input, dim 1 Tensor, LongTensor"),
+        (">>> x = torch.randn(3)\n>>> for y in x:\n...     print(y)", "x torch.randn 3 for y in x print y"),
+        ("It's 3.14, isn't it? `True`: **yes**.", "It's 3.14, isn't it? True yes"),
+        ("ünïcödé 猫 and 😀", "ünïcödé 猫 and"),
+        ("one\ttwo\r\n\n  three", "one two three"),
+        ("+---+\n| - |\n+---+", ""),
+        ("", ""),
     ],
 )
-def test_prose_that_resembles_a_section_or_a_signature_stays(text: str) -> None:
-    assert description(text, 60) == text
+def test_markup_is_left_out_and_words_stay(text: str, expected: str) -> None:
+    assert lead(text, 60) == expected
 
 
-def test_words_count_whatever_separates_them() -> None:
-    text = "one two\n\n  three\tfour five-and-a-half, six seven"
-    assert description(text, 4) == "one two\n\n  three\tfour"
-    assert description(text, 7) == description(text, 70) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["Alias.\n\nArgs:\n    a: the first of two numbers", ">>> 1 + 1\n2", "Args:\n    a: b"]
-)
-def test_a_docstring_with_hardly_a_description_is_described_by_its_beginning(text: str) -> None:
-    assert description(text, 60) == text
+def test_it_has_no_more_words_than_asked_for() -> None:
+    text = "one_two, (three) four ... five"
+    assert [lead(text, words) for words in (1, 2, 3)] == ["one", "one two,", "one two, three"]
+    assert lead(text, 5) == lead(text, 500) == "one two, three four five"
 
 
 def test_a_bracket_that_never_closes_costs_no_time() -> None:
-    text = "f(" + "(a, b)\n" * 20_000
-    assert description(text, 2) == "f((a, b)"
+    assert lead(":class:`" + "a`" * 100_000 + "(((" * 100_000 + " b", 3).startswith("a")
