@@ -14,7 +14,7 @@ from retrieval.pydocs import LEAST_WORDS
 
 def test_the_first_words_without_markup_are_embedded() -> None:
     text = "json.dumps\n\nSerialize ``obj`` to a :class:`str`.\n"
-    assert embedded_text(Document("json.dumps", "json.dumps", text)) == "json.dumps. Serialize obj to a str"
+    assert embedded_text(Document("json.dumps", "json.dumps", text)) == "json.dumps. Serialize obj to a str."
     long = embedded_text(Document("long", "long", "word " * 500))
     assert len(long.split()) == EMBEDDED_WORDS == LEAST_WORDS
 
