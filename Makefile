@@ -76,7 +76,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt models.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.complete
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test,docs]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.complete

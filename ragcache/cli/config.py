@@ -101,8 +101,8 @@ class ServeConfig:
             raise ConfigError("vllm_options have no use without --engine vllm")
         if self.engine == "vllm" and self.kv_store_dtype != "device":
             raise ConfigError("vLLM's KV moves in whole blocks: leave out --kv-store-dtype")
-        if self.engine == "vllm" and self.policy not in POLICIES:
-            raise ConfigError(f"with --engine vllm, policy is one of {', '.join(POLICIES)}, not {self.policy!r}")
+        if self.engine == "vllm" and not isinstance(self.policy, str):  # another process makes it
+            raise ConfigError(f"with --engine vllm, name the policy as module:Class, not {self.policy!r}")
         if self.port > 65535:
             raise ConfigError(f"port must be at most 65535, not {self.port}")
 

@@ -1,9 +1,16 @@
 """What the documentation says of names, files and links is so."""
 
+import importlib.util
+import inspect
+import os
+import pkgutil
 import re
+import subprocess
+import sys
 
 import pytest
 
+import ragcache
 from ragcache.policy import POLICIES
 from ragcache.service.answer import Timing
 from server.metrics import Metrics
@@ -95,6 +102,46 @@ def test_every_error_of_http_is_described():
     types = set(re.findall(r'type="(\w+)"', source)) | set(re.findall(r'\d{3}, "(\w+)"\)', source))
     described = set(re.findall(r"`(\w+)`", section(text_of("http"), "Errors")))
     assert types - {"http_error"} <= described
+
+
+def test_every_name_of_python_is_described():
+    missing = [name for name in ragcache.__all__ if not re.search(rf"\b{name}\b", text_of("python"))]
+    assert missing == []
+
+
+def test_what_the_reference_describes_is_there():
+    reference = [
+        (page, each) for page in sorted(DOCS.glob("*.md")) for each in REFERENCE.findall(page.read_text("utf-8"))
+    ]
+    assert len(reference) > 20
+    for page, (target, members) in reference:
+        described = pkgutil.resolve_name(target)
+        lacking = [name for name in re.findall(r"\w+", members) if not known(described, name)]
+        assert lacking == [], f"{page.name}: {target}"
+
+
+REFERENCE = re.compile(r"^::: (\S+)(?:\n    options: \{.*?members: \[(.*?)\])?", re.M)
+
+
+def known(described: object, name: str) -> bool:
+    """Whether it has a member of this name; an attribute that `__init__` sets stands in its source."""
+    return hasattr(described, name) or f"self.{name}" in inspect.getsource(described)
+
+
+@pytest.mark.full(proof="test_what_the_reference_describes_is_there")
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs the docs extra")
+def test_the_site_is_built(tmp_path):
+    """What `make docs` does, where a warning is an error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'id="ragcache.service.answer.Answer"' in (tmp_path / "site" / "python.html").read_text("utf-8")
 
 
 def test_every_page_is_in_the_navigation():

@@ -1,5 +1,8 @@
 """The Python API: light to import, complete, and the same whatever was imported before."""
 
+import dataclasses
+import inspect
+import re
 import subprocess
 import sys
 import time
@@ -98,6 +101,16 @@ print(replay(requests, policy="lru").as_dict()["outcomes"])
 @pytest.mark.parametrize("first", USES)
 def test_replay_is_a_function_and_a_package_in_any_order_of_imports(first):
     assert printed(f"{USES[first]}\n{CALL}") == "{'answered': 1}\n"
+
+
+def test_replay_shows_its_parameters_and_its_docstring_names_every_setting():
+    from ragcache.replay.run import replay
+    from ragcache.replay.service import SimulatedSettings
+
+    assert inspect.signature(ragcache.replay) == inspect.signature(replay)
+    named = set(re.findall(r"`(\w+)`", inspect.getdoc(ragcache.replay) or ""))
+    settings = {field.name for field in dataclasses.fields(SimulatedSettings)}
+    assert settings | set(inspect.signature(replay).parameters) - {"workload", "settings"} <= named
 
 
 def test_the_version_is_that_of_the_package():

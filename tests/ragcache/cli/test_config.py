@@ -9,6 +9,7 @@ from ragcache.cli.config import ServeConfig, option_kind
 from ragcache.cli.main import command_parser
 from ragcache.cli.serve import config_of
 from ragcache.errors import ConfigError
+from ragcache.policy import LRU
 from ragcache.sizes import DiskCache, parse_size
 
 NAMES = [field.name for field in dataclasses.fields(ServeConfig)]
@@ -155,7 +156,6 @@ def test_dashes_are_read_as_the_options_are_written(tmp_path):
         ("engine = 'vllm'\nvllm_options = '[1]'", "must be a JSON object"),
         ("engine = 'vllm'\nkv_store_dtype = 'float16'", "leave out --kv-store-dtype"),
         ("engine = 'vllm'\npolicy = 'collections:Counter'", "Counter is not a policy, it lacks missed()"),
-        ("engine = 'vllm'\npolicy = 'ragcache.policy:LRU'", "with --engine vllm, policy is one of lru, lfu"),
         ("top_k = 0", "top_k must be at least 1, not 0"),
         ('policy = "belady"', "there is no policy 'belady'; known are lru, lfu, gdsf, pgdsf, arc, "),
         ('admission = "no"', "admission is one of always, competes, not 'no'"),
@@ -176,6 +176,13 @@ def test_a_wrong_setting_is_named(tmp_path, line, message):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, index + line)
     assert message in str(caught.value)
+
+
+def test_vllm_takes_a_policy_of_ones_own_by_its_name_and_not_as_a_class(tmp_path):
+    named = load(tmp_path, "index = 'i'\nengine = 'vllm'\npolicy = 'ragcache.policy:LRU'")
+    assert (named.engine, named.policy) == ("vllm", "ragcache.policy:LRU")
+    with pytest.raises(ConfigError, match="with --engine vllm, name the policy as module:Class, not <class"):
+        ServeConfig(index=Path("i"), engine="vllm", policy=LRU)
 
 
 @pytest.mark.parametrize("line", ["top_k = '3'", "topk = 3", "top_k = "])

@@ -28,7 +28,7 @@ from ragcache.engine.vllm.scheduler.tally import tally
 from ragcache.engine.vllm.scheduler.ticket import Ticket
 from ragcache.engine.vllm.wire.inventory import Inventory
 from ragcache.engine.vllm.wire.settings import ConnectorSettings
-from ragcache.policy import POLICIES
+from ragcache.policy import policy_factory
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import HOST, Node
 
@@ -58,7 +58,7 @@ class OuterCache:
         self._uses = 0
         self._tickets: dict[str, Ticket] = {}  # by the request's id
         token = max(inventory.bytes_per_token for inventory in inventories)
-        make = POLICIES[settings.policy]
+        make = policy_factory(settings.policy)
         host = disk = records = None
         if settings.host_cache:
             capacity = settings.host_cache // len(inventories)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ragcache.cache.cache import ADMISSIONS
 from ragcache.errors import ConfigError
-from ragcache.policy import POLICIES
+from ragcache.policy import policy_factory
 from ragcache.sizes import DiskCache, parse_size
 
 DEFAULT_HOST_CACHE = 4 * 2**30
@@ -20,12 +20,12 @@ DEFAULT_CHUNK_TOKENS = 256
 class ConnectorSettings:
     """Settings of the connector. Sizes are in bytes, of all workers together, which share them evenly.
 
-    ConfigError for values that do not fit.
+    ConfigError for values that do not fit, and for a `module:Class` that cannot be imported in vLLM's process.
     """
 
     host_cache: int = DEFAULT_HOST_CACHE  # bytes of host memory for KV
     disk_cache: str = ""  # PATH:SIZE; no disk tier if empty
-    policy: str = "pgdsf"
+    policy: str = "pgdsf"  # a name of POLICIES, or module:Class
     admission: str = "always"
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS  # segments of a prompt that does not say where its documents end
     device_policy: bool = True  # whether the policy orders vLLM's free blocks as well
@@ -33,9 +33,9 @@ class ConnectorSettings:
     reports: bool = False  # whether vLLM's statistics bring bulletins to a service in front
 
     def __post_init__(self) -> None:
-        for name, one_of in (("policy", tuple(POLICIES)), ("admission", ADMISSIONS)):
-            if getattr(self, name) not in one_of:
-                raise ConfigError(f"{name} is one of {', '.join(one_of)}, not {getattr(self, name)!r}")
+        _ = policy_factory(self.policy)  # imported, and so checked
+        if self.admission not in ADMISSIONS:
+            raise ConfigError(f"admission is one of {', '.join(ADMISSIONS)}, not {self.admission!r}")
         if self.host_cache < 0 or self.chunk_tokens < 1:
             raise ConfigError("host_cache must be 0 or more bytes, and chunk_tokens 1 or more")
         if not (self.keeps or self.reports):

@@ -2,9 +2,13 @@
 
 import pytest
 
+from ragcache.cost import PolynomialCost
 from ragcache.engine.vllm.interface import is_tested, lacking, require
+from ragcache.engine.vllm.scheduler.outer_cache import OuterCache
+from ragcache.engine.vllm.wire.inventory import Inventory
 from ragcache.engine.vllm.wire.settings import ConnectorSettings
 from ragcache.errors import ConfigError, RagCacheError
+from tests.props.paged_engine import FakePool
 
 
 def test_settings_are_read():
@@ -14,12 +18,24 @@ def test_settings_are_read():
     assert settings.disk.size == 1 << 30
 
 
+def test_a_policy_of_ones_own_is_taken_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "own_order.py").write_text(
+        "from ragcache.policy import LRU\n\n\nclass Own(LRU): ...\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = ConnectorSettings.of({"host_cache": "1MiB", "policy": "own_order:Own"})
+    cache = OuterCache(settings, FakePool(8), 8, [Inventory(16)], PolynomialCost(50, 0.01), follows_device=True)
+    assert [type(tier.policy).__name__ for tier in cache.hierarchy.tiers()] == ["Own", "Own"]
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
         ({"host_cahce": "1GiB"}, "unknown setting 'host_cahce'"),
         ({"host_cache": "much"}, "'much' is not a size"),
-        ({"policy": "best"}, "policy is one of"),
+        ({"policy": "best"}, "there is no policy 'best'; known are lru"),
+        ({"policy": "nowhere:Best"}, "policy nowhere:Best: there is no module 'nowhere'"),
+        ({"policy": "collections:Counter"}, "Counter is not a policy, it lacks"),
         ({"policy": 3}, "must be of type str"),
         ({"device_policy": "yes"}, "must be of type bool"),
         ({"chunk_tokens": 0}, "chunk_tokens 1 or more"),
