@@ -48,6 +48,7 @@ class Lease:
     waiting: int = 0  # moves that have to end before it is ready
     cached: int = field(init=False)  # number of the path's segments that were cached
     _open: bool = True
+    _committed: bool = False
     _on_ready: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
@@ -77,9 +78,11 @@ class Lease:
         return not self.waiting or self.broken
 
     def when_ready(self, callback: Callable[[], None]) -> None:
-        """Calls back once, when the lease is ready; at once if it is. A lease has one such callback."""
+        """Calls back once, when the lease is ready; at once if it is. ValueError if another callback waits for that."""
         if self.ready:
             callback()
+        elif self._on_ready is not None:
+            raise ValueError("a lease has one callback, and another waits for it to be ready")
         else:
             self._on_ready = callback
 
@@ -92,8 +95,9 @@ class Lease:
         """
         if not self.ready or self.broken:
             raise ValueError("a lease is committed when it is ready, and not if it is broken")
-        if not self._open or len(kv) > len(self.missing) or len(self.nodes) != self.cached:
+        if not self._open or len(kv) > len(self.missing) or self._committed:
             raise ValueError("a lease is committed once, while open, with the KV of its missing segments")
+        self._committed = True
         self.lender.commit(self, kv)
 
     def release(self) -> None:

@@ -26,7 +26,6 @@ class WriteBehind:
         self._hierarchy = hierarchy
         self._disk = disk
         self._queue: OrderedDict[int, Node] = OrderedDict()
-        self._root_keys: dict[str, bytes] = {}
         self._writing = False
         self._choosing = False
         self._failures = 0  # in a row
@@ -98,7 +97,7 @@ class WriteBehind:
         if place is None:
             hierarchy.release(held)
             return
-        parent_key = self._root_key(parent.label) if above is None else above.copy
+        parent_key = hierarchy.records.root_key(parent.label) if above is None else above.copy
         record = record_of(node, parent_key)
         self._writing = True
 
@@ -140,9 +139,3 @@ class WriteBehind:
                 return
             size -= self._disk.footprint(victim)
             self._hierarchy.evict_below(self._disk, victim)
-
-    def _root_key(self, namespace: str) -> bytes:
-        key = self._root_keys.get(namespace)
-        if key is None:
-            key = self._root_keys[namespace] = self._hierarchy.records.root_key(namespace)
-        return key

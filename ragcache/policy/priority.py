@@ -83,5 +83,7 @@ class PriorityPolicy(ABC):
         live = self._live.pop(key, None)
         if entry is not None and entry is live and self._heap[0] is entry:
             heapq.heappop(self._heap)
+        if not self._priorities:  # what is left is stale, and would keep nodes that have left the tree
+            self._heap.clear()
         if evicted:
             self.evicted(priority)

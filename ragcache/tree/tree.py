@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ragcache.tree.segment import Segment
 
@@ -103,8 +104,17 @@ class Node:
         self.seconds_per_token += (seconds_per_token - self.seconds_per_token) / self.misses
 
 
+class _Root(Node):
+    """A namespace's root, which the tree may refer to weakly."""
+
+    __slots__ = ("__weakref__",)
+
+
 class KnowledgeTree:
     """Nodes under a root for each namespace. Roots hold no KV, and `len` does not count them.
+
+    The tree keeps a root while it has nodes. One without nodes lives while others refer to it, so that namespaces that
+    come and go leave nothing behind.
 
     `tiers` is the number of tiers that nodes may have places on.
     """
@@ -112,7 +122,8 @@ class KnowledgeTree:
     def __init__(self, tiers: int = 1) -> None:
         self._tiers = tiers
         self._followers: list[Callable[[Node, bool], None]] = []
-        self._roots: dict[str, Node] = {}
+        self._roots: dict[str, Node] = {}  # those that have nodes
+        self._all_roots: WeakValueDictionary[str, Node] = WeakValueDictionary()
         self._next_id = 0
         self._count = 0
 
@@ -124,12 +135,9 @@ class KnowledgeTree:
         self._followers.append(follower)
 
     def root(self, namespace: str) -> Node:
-        """The root of a namespace, made at first use."""
+        """The root of a namespace: the same while it has nodes or is referred to, later one with the same path key."""
         root = self._roots.get(namespace)
-        if root is None:
-            digest = hashlib.blake2b(namespace.encode(), digest_size=8).digest()
-            root = self._roots[namespace] = self._node(None, digest, namespace, array("i"))
-        return root
+        return self._bare_root(namespace) if root is None else root
 
     def match(self, root: Node, path: Sequence[Segment]) -> list[Node]:
         """The longest chain of nodes that spells a prefix of `path`. Changes nothing.
@@ -150,9 +158,11 @@ class KnowledgeTree:
         """Adds a child to `parent` and returns it; ValueError if its key is taken."""
         if segment.key in parent.children:
             raise ValueError(f"{parent.label!r} has a child with the key of {segment.label!r} already")
-        node = self._node(parent, segment.key, segment.label, segment.tokens)
+        node = self._node(Node, parent, segment.key, segment.label, segment.tokens)
         if parent.children is _NO_CHILDREN:
             parent.children = {}
+            if parent.parent is None:
+                self._roots[parent.label] = parent
         parent.children[segment.key] = node
         self._count += 1
         for follower in self._followers:
@@ -163,7 +173,11 @@ class KnowledgeTree:
         """Takes out a leaf that is on no tier; ValueError for any other node."""
         if node.parent is None or node.children or any(node.places):
             raise ValueError(f"node {node.id} ({node.label!r}) is a root, has children or has KV")
-        del node.parent.children[node.key]
+        parent = node.parent
+        del parent.children[node.key]
+        if parent.parent is None and not parent.children:
+            parent.children = _NO_CHILDREN
+            del self._roots[parent.label]
         self._count -= 1
         for follower in self._followers:
             follower(node, False)
@@ -177,8 +191,16 @@ class KnowledgeTree:
                 yield node
             stack.extend(node.children.values())
 
-    def _node(self, parent: Node | None, key: bytes, label: str, tokens: Sequence[int]) -> Node:
+    def _bare_root(self, namespace: str) -> Node:
+        """The root of a namespace without nodes: the one that is still referred to, or a new one."""
+        root = self._all_roots.get(namespace)
+        if root is None:
+            key = hashlib.blake2b(namespace.encode(), digest_size=8).digest()
+            root = self._all_roots[namespace] = self._node(_Root, None, key, namespace, array("i"))
+        return root
+
+    def _node(self, kind: type[Node], parent: Node | None, key: bytes, label: str, tokens: Sequence[int]) -> Node:
         self._next_id += 1
         path = path_key(parent.path_key if parent else 0, key)
         count = self._tiers
-        return Node(self._next_id, parent, key, label, tokens, path, len(tokens), [None] * count, [0] * count)
+        return kind(self._next_id, parent, key, label, tokens, path, len(tokens), [None] * count, [0] * count)

@@ -258,6 +258,19 @@ def test_a_lease_is_committed_while_it_is_open(site: Site) -> None:
         site.commit(lease)
 
 
+def test_a_lease_is_committed_once(site: Site) -> None:
+    with leased(site.cache, PATH, 0) as lease:
+        site.settle()
+        lease.commit([])
+        with pytest.raises(ValueError, match="committed once"):
+            site.commit(lease)
+    with leased(site.cache, PATH, 0) as lease:
+        site.settle()
+        site.commit(lease)
+        with pytest.raises(ValueError, match="committed once"):
+            lease.commit([])
+
+
 def test_activity_differs_after_each_call_that_leases_or_drops(site: Site) -> None:
     cache = site.cache
     seen = [cache.activity]

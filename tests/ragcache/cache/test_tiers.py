@@ -260,6 +260,8 @@ def test_a_lease_that_fills_memory_waits_until_it_is_free():
     assert not late.ready
     calls = []
     late.when_ready(lambda: calls.append(True))
+    with pytest.raises(ValueError, match="one callback"):  # the first would wait for ever
+        late.when_ready(lambda: calls.append(False))
     tiered.settle()
     assert late.ready
     assert calls == [True]

@@ -1,5 +1,7 @@
 """The tree finds exactly what was put in, by tokens and not by digest alone."""
 
+import weakref
+
 import pytest
 
 from ragcache.tree.segment import Segment
@@ -44,6 +46,23 @@ def test_namespaces_share_nothing():
     tree.insert(tree.root("one"), S)
     assert tree.match(tree.root("two"), [S]) == []
     assert tree.root("one") is tree.root("one")
+
+
+def test_a_root_is_the_same_while_it_is_referred_to_and_is_kept_for_its_nodes_alone():
+    tree = KnowledgeTree()
+    root = tree.root("default")
+    assert tree.root("default") is root
+    tree.remove(tree.insert(root, S))
+    assert tree.root("default") is root
+    key, gone = root.path_key, weakref.ref(root)
+    del root
+    assert gone() is None
+    node = tree.insert(tree.root("default"), S)
+    assert node.parent is tree.root("default")
+    assert node.parent.path_key == key
+    assert list(tree.nodes()) == [node]
+    tree.remove(node)
+    assert list(tree.nodes()) == []
 
 
 def test_a_digest_collision_is_a_miss():

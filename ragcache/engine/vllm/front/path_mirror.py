@@ -27,7 +27,7 @@ class PathMirror:
     def __init__(self) -> None:
         self._cores: dict[int, int] = {}  # how many engine cores have a path, by its key
         self._known: dict[int, KnownPath] = {}  # by key
-        self._roots = KnowledgeTree()  # of roots alone
+        self._roots = KnowledgeTree()  # makes roots, and has no nodes
         self._followers: list[Callable[[KnownPath, bool], None]] = []
 
     def __len__(self) -> int:
