@@ -24,7 +24,6 @@ from pimsim.dimm_pim.state import (
     ROW_HITS,
     SEND_QUERY,
     SEND_RESULTS,
-    SWITCHING,
     TRANSFERS,
     VECTOR_BURSTS,
     Parameters,
@@ -210,11 +209,6 @@ class SearchResult:
         if waiting * device.dpm.result_bytes > device.dpm.distance_buffer_bytes:
             warnings.append(f"{waiting} distances waited on a DIMM, more than its buffer holds")
         return warnings
-
-    def switching(self) -> float:
-        """The share of the channels' busy time that went into changing over between sources."""
-        buses = self.state.bus_totals[: self.numbers.channels]
-        return float(buses[:, SWITCHING].sum() / max(1, buses[:, BUSY].sum()))
 
     def in_words(self) -> str:
         """For the terminal: a few lines."""
