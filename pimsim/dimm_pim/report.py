@@ -211,7 +211,7 @@ class SearchResult:
         return warnings
 
     def in_words(self) -> str:
-        """For the terminal: a few lines."""
+        """The search as a few lines for the terminal: rate, latency, load, cache, energy and provenance."""
         report = self.as_dict()
         latency, shares, cache = report["latency_us"], report["utilisation"], report["cache"]
         energy = ", ".join(f"{name} {nj:.4g}" for name, nj in self.energy_nj.items() if name != "total" and nj)
