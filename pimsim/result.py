@@ -127,7 +127,7 @@ class Provenance:
         }
 
     def in_words(self) -> str:
-        """For the terminal: a few lines."""
+        """The provenance as lines for the terminal: bounds, clocks, assumed values, energies, version and warnings."""
         lines = [
             f"  bound: {bound.name} {bound.limit:.6g} {bound.unit}, {bound.nearness:.0%} of it reached"
             for bound in self.bounds

@@ -76,7 +76,7 @@ class AnalyticCost:
 
 @dataclass(frozen=True, slots=True)
 class PrefillProfile:
-    """T measured on a grid on one machine: `seconds[i][j]` for `cached[i]` and `new[j]` tokens, both ascending.
+    """Measured prefill times of one machine: `seconds[i][j]` for `cached[i]` and `new[j]` tokens, both ascending.
 
     Between the grid's points it is bilinear (RAGCache, section 5.1); beyond its edges the plane of the nearest cell
     goes on, never below 0. `model`, `shape` (its architecture and sizes), `device`, `dtype` and `threads` say what was

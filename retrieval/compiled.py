@@ -17,7 +17,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     """
     folder = kernel_folder()
     if not _writable(folder):
-        return njit(function, nogil=True)  # told to keep it, numba would go on to the folder of the source
+        return njit(function, nogil=True)  # with cache=True numba would go on to the source's folder
     before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
     try:
         return njit(function, nogil=True, cache=True)

@@ -20,11 +20,11 @@ _OUTCOMES: dict[str, Outcome] = {"timeout": "expired", "overloaded": "refused"}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A body for `POST /v1/query`. It is sent `at` seconds after the crowd's start, or as soon after as a client is
-    free. The client hangs up after `hang_up` seconds."""
+    """A body for `POST /v1/query`. It is sent `send_after` seconds after the crowd's start, or as soon after as a
+    client is free. The client hangs up after `hang_up` seconds."""
 
     body: dict[str, Any]
-    at: float = 0.0
+    send_after: float = 0.0
     hang_up: float | None = None
 
 
@@ -67,7 +67,7 @@ class Crowd:
             while not self._leaving.is_set():
                 with self._taking:
                     request = next(self._requests, None)
-                if request is None or self._leaving.wait(max(0.0, self._begin + request.at - time.monotonic())):
+                if request is None or self._leaving.wait(max(0.0, self._begin + request.send_after - time.monotonic())):
                     return
                 visit = ask(http, request)
                 with self._reporting:

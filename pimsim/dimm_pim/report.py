@@ -24,7 +24,6 @@ from pimsim.dimm_pim.state import (
     ROW_HITS,
     SEND_QUERY,
     SEND_RESULTS,
-    SWITCHING,
     TRANSFERS,
     VECTOR_BURSTS,
     Parameters,
@@ -211,13 +210,8 @@ class SearchResult:
             warnings.append(f"{waiting} distances waited on a DIMM, more than its buffer holds")
         return warnings
 
-    def switching(self) -> float:
-        """The share of the channels' busy time that went into changing over between sources."""
-        buses = self.state.bus_totals[: self.numbers.channels]
-        return float(buses[:, SWITCHING].sum() / max(1, buses[:, BUSY].sum()))
-
     def in_words(self) -> str:
-        """For the terminal: a few lines."""
+        """The search as a few lines for the terminal: rate, latency, load, cache, energy and provenance."""
         report = self.as_dict()
         latency, shares, cache = report["latency_us"], report["utilisation"], report["cache"]
         energy = ", ".join(f"{name} {nj:.4g}" for name, nj in self.energy_nj.items() if name != "total" and nj)

@@ -8,7 +8,6 @@ import numpy as np
 from pimsim.compiled import kernel, part
 
 LIMIT = 1 << 31  # of every number
-_KIND = 3  # the column with a word
 _RANK = 4  # the one that may be empty
 _FINE, _FIELDS, _NOT_A_NUMBER, _NEGATIVE, _TOO_LARGE, _NO_KIND = range(6)
 _WHAT = {

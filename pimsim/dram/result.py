@@ -108,7 +108,7 @@ class DramResult:
         }
 
     def in_words(self) -> str:
-        """For the terminal: a few lines."""
+        """The run as a few lines for the terminal: traffic, bandwidth, latency, commands, energy and provenance."""
         end = max(self.last_read_done_cycle, self.last_burst_done_cycle)
         energies = ", ".join(f"{name} {nj:.1f}" for name, nj in self.energy_nj.items())
         percentiles = ", ".join(f"{name} {value:.0f}" for name, value in self.latency_percentiles().items())

@@ -31,7 +31,7 @@ class Spread:
 
     @classmethod
     def of(cls, device: Device, level: str) -> Spread:
-        """WorkloadError if there is no such level."""
+        """The reach of a command at `level`, a key of LEVELS, on this device; WorkloadError for any other level."""
         organisation = device.standard.organisation
         groups = organisation.ranks * organisation.bank_groups
         if level == "bank":

@@ -71,17 +71,17 @@ def draw_lines(results: Results, x: str, y: str, by: str | None, file: Path) -> 
     stops = list(dict.fromkeys(value for value, is_usable in zip(across, usable, strict=True) if is_usable))
     stops = sorted(stops) if len(_numbers(stops)) == len(stops) else stops
     apart = _evenly(stops)
-    places = {value: float(at) if apart else value * of_x.factor for at, value in enumerate(stops)}
+    places = {value: float(index) if apart else value * of_x.factor for index, value in enumerate(stops)}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         panel = figure.subplots()
         handles: list[Any] = []
-        for at, name in enumerate(names):
+        for series, name in enumerate(names):
             own: dict[float, list[float]] = {}
-            for value, number, chosen in zip(across, up, usable & (level == at), strict=True):
+            for value, number, chosen in zip(across, up, usable & (level == series), strict=True):
                 if chosen:
                     own.setdefault(places[value], []).append(number * of_y.factor)
-            line: Any = {"marker": MARKERS[at], "color": COLOURS[at], "lw": 1.0, "ms": 3.6}
+            line: Any = {"marker": MARKERS[series], "color": COLOURS[series], "lw": 1.0, "ms": 3.6}
             panel.plot(sorted(own), [float(np.mean(own[place])) for place in sorted(own)], **line)
             handles.append(Line2D([], [], label=name, **line))
         if apart:

@@ -102,8 +102,8 @@ class Loads:
             if moved.error is not None:
                 ended(moved)
                 return
-            staged = [moved.value]
-            moves.copies.submit(lambda: reader.land(staged.pop()), landed)
+            read_kv = [moved.value]  # popped, so that the host copy ends with its landing
+            moves.copies.submit(lambda: reader.land(read_kv.pop()), landed)
 
         moves.reads.submit(lambda: reader.read(key, node.size), read)
 

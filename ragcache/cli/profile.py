@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
     from ragcache.cli.assembly.torch import available_cores
     from ragcache.engine.torch.model import TorchModel
-    from ragcache.engine.torch.profiling import Plan, Profiling, doubts, parse_axis, table
+    from ragcache.engine.torch.prefill_profiler import Plan, PrefillProfiler, doubts, parse_axis, table
     from ragcache.model.checkpoint import Checkpoint
     from ragcache.whole_file import check_writable
 
@@ -54,17 +54,17 @@ def run(options: argparse.Namespace) -> int:
     plan = Plan(options.threads or available_cores(), options.runs, options.prefill_chunk, cached, new)
     if options.out is not None:
         check_writable(options.out)
-    profiling = Profiling(TorchModel.load(Checkpoint.resolve(options.model)), plan)
+    profiler = PrefillProfiler(TorchModel.load(Checkpoint.resolve(options.model)), plan)
     file = options.out
     if file is None:
-        file = profiling.setting.file
+        file = profiler.setting.file
         file.parent.mkdir(parents=True, exist_ok=True)
         check_writable(file)
-    seconds = profiling.warm_up()
-    points = len(profiling.grid.cached) * len(profiling.grid.new)
+    seconds = profiler.warm_up()
+    points = len(profiler.grid.cached) * len(profiler.grid.new)
     print(f"measuring {points} points {plan.runs} times: about {_duration(seconds)}", file=sys.stderr, flush=True)
-    with tqdm(total=profiling.tokens, unit="tokens", unit_scale=True, disable=None, leave=False) as bar:
-        profile = profiling.measure(bar.update)
+    with tqdm(total=profiler.tokens, unit="tokens", unit_scale=True, disable=None, leave=False) as bar:
+        profile = profiler.measure(bar.update)
     profile.save(file)
     print(profile.as_json() if options.json else table(profile))
     if doubt := doubts(profile):

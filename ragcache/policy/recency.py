@@ -42,7 +42,8 @@ class RecencyList:
     def oldest_in(self, offered: Container[int], but: Container[int] = ()) -> Node | None:
         """The least recently used node whose id is in `offered` and not in `but`; None if there is none.
 
-        Few are passed over: the ancestors of old leaves, and nodes that are held.
+        Walks the list from its oldest node. Few nodes are passed over: the ancestors of old leaves, and nodes that are
+        held.
         """
         for key, node in self._nodes.items():
             if key in offered and key not in but:

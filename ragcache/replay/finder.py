@@ -118,7 +118,7 @@ class SimulatedFinder:
         yield Stage(_used(request.documents), prompt, True)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: a replay's finder holds neither files nor threads."""
 
     def _outsider(self, number: int, request: TimedRequest) -> Outsider:
         others = self._others(number, request)

@@ -152,9 +152,9 @@ class PimMachine:
             seen = np.ceil(when / interval).astype(int).tolist()
             last = math.ceil(seconds / interval)
             looks = [
-                ShownList(after + look * interval, _shown_at(look, seen))
-                for look in sorted(set(seen))
-                if 0 < look < last
+                ShownList(after + look_number * interval, _shown_at(look_number, seen))
+                for look_number in sorted(set(seen))
+                if 0 < look_number < last
             ]
             shown.append([*looks, ShownList(after + last * interval, range(request.documents))])
         return shown
@@ -171,7 +171,10 @@ class PimMachine:
         return self._over_link(results * config.dimm.dpm.result_bytes) + merging + self._over_link(tokens * TOKEN_BYTES)
 
 
-def _shown_at(look: int, seen: Sequence[int]) -> list[int]:
-    """Positions that a look shows: those of the result that were `seen` by then, and others in place of the rest."""
-    result = [position for position, first_look in enumerate(seen) if first_look <= look]
+def _shown_at(look_number: int, seen: Sequence[int]) -> list[int]:
+    """Positions that a look shows (numbered from 1): those of the result that were `seen` by then, others for the rest.
+
+    `seen` holds the look that first sees each position; another document in place of the rest is below 0.
+    """
+    result = [position for position, first_look in enumerate(seen) if first_look <= look_number]
     return result + [-other for other in range(1, len(seen) - len(result) + 1)]

@@ -110,6 +110,7 @@ class Delta:
 class Answer:
     """Last event of a request.
 
+    `finish_reason` is "stop" (the model ended its answer) or "length" (`max_tokens` were generated).
     `token_ids` are the generated ones and `margins` their best logits less the second best: both serve comparisons.
     """
 

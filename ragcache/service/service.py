@@ -44,6 +44,11 @@ class RagService:
         *,
         model_name: str = "model",
     ) -> None:
+        """Serves with these parts, which the service closes with itself.
+
+        `finder` searches documents and builds prompts, `cache` holds their KV, `engine` computes. `limits` bound the
+        batch, the queue, the answers and the speculation. `model_name` is what clients see, the model's name.
+        """
         self.model_name = model_name
         self.cache = cache
         self.engine = engine
@@ -52,7 +57,7 @@ class RagService:
         self.finder = finder
         order = Order(cache.cached_paths, limits.reorder_window)
         self._admission = AdmissionQueue(limits.max_batch, order, on_blocked=self._make_way)
-        self._searching = 0
+        self._searches = 0
         # oldest first: those that run or are ending, and some that have ended since
         self._speculations: dict[Speculation, None] = {}
         self._unsettled: list[Speculation] = []  # cancelled but not stopped yet, though their requests have ended
@@ -69,7 +74,7 @@ class RagService:
     @property
     def waiting(self) -> int:
         """Number of requests that search or wait for their turn."""
-        return self._searching + len(self._admission)
+        return self._searches + len(self._admission)
 
     @property
     def running(self) -> int:
@@ -192,7 +197,7 @@ class RagService:
         Documents that the search takes for the best before it ends are speculated on.
         """
         room, staged = self.engine.context_length - request.max_tokens, self.limits.speculate
-        self._searching += 1
+        self._searches += 1
         try:
             async with contextlib.aclosing(
                 self._watched(self.finder.find(request.question, request.top_k, room, staged=staged))
@@ -209,7 +214,7 @@ class RagService:
                     if speculation.running:
                         self._speculations[speculation] = None
         finally:
-            self._searching -= 1
+            self._searches -= 1
         raise AssertionError("the finder ended without a last stage")
 
     def _refuse_what_never_fits(self, task: GenerationTask) -> None:

@@ -76,8 +76,8 @@ class RecordReader(Protocol):
     def read(self, key: bytes, tokens: int) -> Any:
         """Returns the checked KV of a record of this number of tokens, in host memory, for `land`."""
 
-    def land(self, staged: Any) -> Any:
-        """Returns device KV of what `read` returned."""
+    def land(self, read_kv: Any) -> Any:
+        """Returns device KV of `read_kv`, which `read` returned."""
 
 
 class LoadingHostStore(HostStore, HostReader, Protocol):

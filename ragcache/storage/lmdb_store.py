@@ -45,7 +45,7 @@ REMOVED_AT_ONCE = 256  # headers a transaction takes away
 
 
 def footprint_of(size: int, tokens: int, page_size: int) -> int:
-    """Bytes to book for a record: see DiskStore.footprint, which has the page size of its file. For others' books."""
+    """Bytes to book for a record of `size` bytes and `tokens` tokens, in a file of pages of `page_size` bytes."""
     pages = pages_for(size, page_size) + pages_for(about_bytes(tokens), page_size)
     # 136 chunks fill a page of their table; header, stats and what two neighbours leave half empty are the rest
     return (pages + pages // 128 + 4) * page_size

@@ -85,8 +85,8 @@ class DiskRecords:
         self._disk.read_into(key, host.buffer)
         return host
 
-    def land(self, staged: Any) -> Any:
-        return self._transfer.adopt(staged)
+    def land(self, read_kv: Any) -> Any:
+        return self._transfer.adopt(read_kv)
 
     def remove(self, keys: Sequence[bytes]) -> None:
         self._disk.remove(keys)

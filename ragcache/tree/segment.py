@@ -12,7 +12,8 @@ from dataclasses import dataclass
 class Segment:
     """Token ids that are cached as one piece. Its tokens never depend on its neighbours.
 
-    `key` is a digest of the tokens (16 bytes), so a changed text is another segment; `label` is for people's eyes.
+    `tokens` are ids of the model's vocabulary, in order, as 32-bit integers (`array('i')`) if made by `of`. `key` is a
+    digest of them (16 bytes), so a changed text is another segment; `label` is for people's eyes.
     `truncated` says that the text had more tokens. A simulation knows only the number of tokens: a `range` of that
     length stands for them.
     """

@@ -65,7 +65,7 @@ def test_the_default_model_keeps_to_the_bounds(model: TorchModel) -> None:
             tries.append((decode["ratio"], beside["ratio"], cancelled["ratio"]))
             if decode["ratio"] > 2 and beside["ratio"] < 1.6 and cancelled["ratio"] < 1.6:
                 return
-        pytest.fail(f"decode together, waits of a decode and of who cancels: {tries}")
+        pytest.fail(f"decode together, waits of a decode and of a cancellation: {tries}")
     finally:
         bench.close()
 

@@ -113,8 +113,8 @@ def test_documents_and_questions_become_a_traversal(tmp_path, capsys):
     out = tmp_path / "out.csv.gz"
     options = ["--data", str(tmp_path), "--questions", str(questions), "--count", "6", "--ef", "32", "--out", str(out)]
     assert main(options) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["queries"], told["vertices"], told["dim"]) == (6, 144, 384)
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["queries"], summary["vertices"], summary["dim"]) == (6, 144, 384)
     assert pimsim(["search", "--traversal", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dim"] == 384
 

@@ -156,7 +156,7 @@ def test_the_load_is_mixed_skewed_and_the_same_for_a_seed():
     assert asked["q0"] > 1.6 * asked["q1"] > 0
     assert 200 < len(asked) < 500
     assert {request.body["top_k"] for request in requests} == {1, 2, 3}
-    assert requests[-1].at == pytest.approx(1000, rel=0.1)
+    assert requests[-1].send_after == pytest.approx(1000, rel=0.1)
     for share, chosen in (
         (soak.HANG_UP_SHARE, [request for request in requests if request.hang_up]),
         (soak.TIMEOUT_SHARE, [request for request in requests if "timeout_ms" in request.body]),

@@ -1,4 +1,4 @@
-"""Many clients of a real server of the tiny model get what each gets alone; and what is wrong is told."""
+"""Many clients of a real server of the tiny model get what each gets alone; and what is wrong is reported."""
 
 import dataclasses
 import json

@@ -128,7 +128,7 @@ class PagedEngine:
     def serve(
         self, prompt: Sequence[int], lengths: Sequence[int], namespace: str = "default", *, patient: bool = True
     ) -> Served:
-        """One prompt from its arrival to its first token; who is not `patient` hangs up when a load has failed."""
+        """One prompt from its arrival to its first token; if not `patient`, it is aborted when a load has failed."""
         self._names += 1
         ticket = self.cache.open(f"request {self._names}", passages(prompt, lengths, BLOCK, 8), namespace)
         limit = (len(prompt) - 1) // BLOCK * BLOCK
@@ -149,12 +149,12 @@ class PagedEngine:
         self.cache.begin(ticket, self._table, tokens)
         served = Served({}, len(prompt) - local - tokens)
         if waits:
-            bad: set[int] = set()  # told of at any time until the request has arrived
+            bad: set[int] = set()  # reported at any step until the request has arrived
             while not (results := self._step(lambda: None)).arrived:
                 bad |= results.bad_blocks
             bad |= results.bad_blocks
             served.failed = bool(bad)
-            good = next((at for at, block in enumerate(blocks) if block.block_id in bad), len(blocks))
+            good = next((index for index, block in enumerate(blocks) if block.block_id in bad), len(blocks))
             tokens = min(tokens, max(0, good * BLOCK - local))
         for block, name in zip(blocks, hashes, strict=False):
             if block.block_hash is None:
@@ -165,7 +165,7 @@ class PagedEngine:
         if results.bad_blocks:  # what was read was wrong: all from there on is computed again
             served.failed = True
             if patient:
-                first = next(at for at, block in enumerate(blocks) if block.block_id in results.bad_blocks)
+                first = next(index for index, block in enumerate(blocks) if block.block_id in results.bad_blocks)
                 self._step(lambda: self._forward(prompt, blocks, first * BLOCK, namespace))
         if patient or not results.bad_blocks:
             self._check(prompt, blocks, len(prompt), namespace)

@@ -42,7 +42,7 @@ def replayed(requests: Workload, *, profile: SearchProfile | None = None, **opti
 
 
 def served(report: ReplayReport) -> list[Served]:
-    """Of each request, all of which were answered."""
-    found = [outcome.served for outcome in report.outcomes]
-    assert all(found), [outcome.message for outcome in report.outcomes]
-    return [each for each in found if each is not None]
+    """How each request was served; fails unless all were answered."""
+    each_served = [outcome.served for outcome in report.outcomes]
+    assert all(each_served), [outcome.message for outcome in report.outcomes]
+    return [each for each in each_served if each is not None]

@@ -102,11 +102,11 @@ class Box(Store):
             raise StoreFailure("missing")
         content = self.records[key]
         assert len(content[-1]) == tokens
-        return ["staged", content]
+        return ["read", content]
 
-    def land(self, staged: Any) -> Kv:
+    def land(self, read_kv: Any) -> Kv:
         self._maybe_fail()
-        return Kv(staged[1], self._alive)
+        return Kv(read_kv[1], self._alive)
 
     def remove(self, keys: Sequence[bytes]) -> None:
         if self.reasons:

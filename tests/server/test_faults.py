@@ -54,7 +54,7 @@ def expected() -> dict[str, str]:
 
 @pytest.fixture
 def answers(open_site, make_parts, expected) -> dict[str, str]:
-    """Of a server that nothing is wrong with, each question asked once."""
+    """The answers of a server without a fault, by question; each is asked once."""
     if not expected:
         site = open_site(parts=make_parts())
         for question in QUESTIONS:
@@ -235,7 +235,7 @@ def test_an_engine_whose_thread_dies_once_answers_rightly(open_site, make_parts,
     parts = make_parts()
     site = open_site(parts=parts)
     parts.model.times = 1
-    parts.model.broken["forward"] = Killed("by nobody")
+    parts.model.broken["forward"] = Killed("by a test")
     ask_all(site, answers)
     assert parts.model.raised == 1
     assert ready(site) == {"status": "ready"}
@@ -250,18 +250,18 @@ def test_a_server_whose_engine_is_dead_is_not_ready(open_site, make_parts, answe
     parts = make_parts()
     site = open_site(parts=parts)
     ask_all(site, answers)
-    parts.model.broken["forward"] = Killed("by nobody")
+    parts.model.broken["forward"] = Killed("by a test")
     for _ in range(MAX_DEATHS):  # more than enough, for each is tried twice
         response = site.ask(QUESTIONS[0])
         assert response.status_code == 500
         assert response.json()["error"]["type"] == "engine_failed"
-        assert "the engine's thread died: Killed: by nobody" in error_of(response)
+        assert "the engine's thread died: Killed: by a test" in error_of(response)
     assert parts.model.raised == MAX_DEATHS
     assert "restart the server" in error_of(response)
     response = site.http.get("/readyz")
     assert response.status_code == 503
     assert response.json()["error"]["type"] == "unavailable"
-    assert error_of(response) == "the engine failed: the engine's thread died: Killed: by nobody"
+    assert error_of(response) == "the engine failed: the engine's thread died: Killed: by a test"
     assert counted(site, "engine")[::2] == (0, 0)
     assert metrics_of(site.http)["ragcache_engine_restarts_total",] == MAX_DEATHS - 1
     assert site.http.get("/healthz").status_code == 200

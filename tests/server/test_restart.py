@@ -127,23 +127,23 @@ def test_kv_of_another_model_or_dtype_is_removed_and_never_served(
 
 
 def flip_payload(kv: Path, number: int) -> None:
-    """A bit in the KV of the record that was written as the so-many-th."""
+    """Flips a bit in the KV of record `number`, in the order of writing."""
     with lmdb.open(str(kv), max_dbs=4, readonly=True, lock=False) as env, env.begin() as txn:
         with txn.cursor(env.open_db(HEADERS, txn)) as cursor:
             sizes = {header.number: header.size for header in (Header.unpack(key, value) for key, value in cursor)}
         payload = txn.get(chunk_key(number, BODY), db=env.open_db(CHUNKS, txn))
     assert sizes[number] >= len(payload) > 100
     data = bytearray((kv / DATA).read_bytes())
-    places = [at for at in range(0, len(data), 16) if data[at : at + len(payload)] == payload]
+    places = [offset for offset in range(0, len(data), 16) if data[offset : offset + len(payload)] == payload]
     assert places
-    for at in places:  # it may stand in a page that is no longer in use, too
-        data[at + len(payload) // 2] ^= 1
+    for offset in places:  # it may stand in a page that is no longer in use, too
+        data[offset + len(payload) // 2] ^= 1
     (kv / DATA).write_bytes(data)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_flipped_kv_is_found_computed_anew_and_gone(reopen_kv, kv, written, uncached, number):
-    """Of system prompt, first and second document: what stands before the damaged one is served, what is on it not."""
+    """Record `number` is damaged (system prompt, first or second document): only what stands before it is served."""
     flip_payload(kv, number)
     serving = reopen_kv()
     with serving.ready() as client:

@@ -25,7 +25,7 @@ def ask_for_ever(folder: str) -> None:
 
 
 def kill_while_it_stores(folder: Path, after: int, seconds: float) -> None:
-    """SIGKILL for a process over `folder`, so many seconds after its file has been written to `after` times."""
+    """SIGKILL for a process over `folder`, `seconds` after its file has been written to `after` times."""
     code = f"from tests.vllm.test_killed import ask_for_ever; ask_for_ever({str(folder)!r})"
     root = Path(__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root) as process:

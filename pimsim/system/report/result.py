@@ -115,7 +115,7 @@ class SystemResult:
         return report
 
     def in_words(self) -> str:
-        """For the terminal: a few lines."""
+        """The run as a few lines for the terminal: rate, latency, load, energy, area, cost and provenance."""
         report = self.as_dict()
         energy = ", ".join(f"{part} {nj * 1e-9:.4g}" for part, nj in self.energy.items() if nj)
         busy = ", ".join(f"{unit} {report[f'utilisation_{unit}']:.1%}" for unit in UNITS)

@@ -28,7 +28,7 @@ class HandedOn(NamedTuple):
     search: np.ndarray  # [rows]
     order: np.ndarray  # [rows, most documents]: vertices
     counts: np.ndarray  # [rows]: how many of them there are
-    look: np.ndarray  # [looks at which something is handed on]
+    looks: np.ndarray  # [looks at which something is handed on]: their numbers, from 1
     first: np.ndarray  # [looks + 1]: its first row
     documents: np.ndarray  # [looks]: vertices in its rows that were in none before, and are not there anyway
     results: np.ndarray  # [looks]: how many of its rows are results

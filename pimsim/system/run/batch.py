@@ -30,7 +30,7 @@ class Place:
 
 @dataclass(slots=True)
 class Prefill:
-    """What is prefilled at once; the requests of `ready` can be decoded after it."""
+    """One prefill: its cost, its tokens, and the requests in `ready`, which can be decoded after it."""
 
     cost: Cost
     ready: list[Place]

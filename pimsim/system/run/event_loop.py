@@ -31,7 +31,7 @@ class EventLoop:
         self._heap: list[tuple[int, int, int, Callable[[], None]]] = []
         self._set = 0
 
-    def at(self, time: int, kind: int, callback: Callable[[], None]) -> None:
+    def call_at(self, time: int, kind: int, callback: Callable[[], None]) -> None:
         """Run `callback` at that time in ps, which is not before now. WorkloadError for one too late to be counted in
         ps.
         """
@@ -65,7 +65,7 @@ class Server:
         begin = max(self._free, self._loop.now)
         self._free = begin + duration
         self.took(what, begin, self._free)
-        self._loop.at(self._free + later, END, then)
+        self._loop.call_at(self._free + later, END, then)
 
     def took(self, what: str, begin: int, end: int) -> None:
         """Count a job that was timed elsewhere; jobs of one unit do not overlap."""

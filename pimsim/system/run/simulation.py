@@ -84,7 +84,7 @@ class _Run:
         self.arrived: deque[Request] = deque()
         self.to_be_searched: deque[Place] = deque()
         self.generating = False
-        self.looks = False  # whether it will, at this time
+        self.work_is_due = False  # whether it will, at this time
         self.ends: list[int] = []  # of the searches that run
         self.searched_until = 0
         self.steps: Steps | None = None
@@ -105,7 +105,7 @@ class _Run:
         """Run all events; returns the result."""
         config = self.config
         for request in self.requests:
-            self.loop.at(request.arrival, ARRIVE, partial(self._arrives, request))
+            self.loop.call_at(request.arrival, ARRIVE, partial(self._arrives, request))
         self.loop.run()
         begin = 0 if not config.workload.rate_rps else self.requests[0].arrival
         makespan = (max(request.done for request in self.requests) - begin) / PS
@@ -213,12 +213,12 @@ class _Run:
         self.ends += ends
         if self.config.optimisations.p:
             interval = max(1, picoseconds(searches.hop * self.config.retrieval.interval_hops))
-            for look, news in self._looks(places, np.array(ends) - begin, interval):
-                self.loop.at(begin + look * interval, TICK, partial(self._hand_on, news))
+            for look_number, news in self._looks(places, np.array(ends) - begin, interval):
+                self.loop.call_at(begin + look_number * interval, TICK, partial(self._hand_on, news))
         else:
             for _, news in self._looks(places):
-                self.loop.at(last, END, partial(self._hand_on, news))
-            self.loop.at(last, LOOK, self._search)
+                self.loop.call_at(last, END, partial(self._hand_on, news))
+            self.loop.call_at(last, LOOK, self._search)
 
     def _looks(
         self, places: list[Place], durations: np.ndarray | None = None, interval: int = 1
@@ -242,10 +242,10 @@ class _Run:
         self.books.counts["wasted_documents"] += len(handed_on.strangers)
         searches, first = handed_on.search.tolist(), handed_on.first.tolist()
         documents_sent, results_sent = handed_on.documents.tolist(), handed_on.results.tolist()
-        looks = zip(handed_on.look.tolist(), first, first[1:], documents_sent, results_sent, strict=False)
-        for look, begin, end, documents, results in looks:
+        looks = zip(handed_on.looks.tolist(), first, first[1:], documents_sent, results_sent, strict=False)
+        for look_number, begin, end, documents, results in looks:
             complete = [places[one] for one in searches[end - results : end]]
-            yield look, News(numbers, handed_on, begin, end, documents, complete)
+            yield look_number, News(numbers, handed_on, begin, end, documents, complete)
 
     def _hand_on(self, news: News) -> None:
         """Send results to the host, merge them there, and send the documents' tokens to the generation devices."""
@@ -273,7 +273,7 @@ class _Run:
             self.retrievals.append((self.loop.now - place.queried_at) / PS)
         if self.steps is not None and self.batch.waits() and self.steps.cut(self.loop.now):
             steps = self.steps
-            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._steps_end, steps, steps.count))
+            self.loop.call_at(steps.begin + steps.ends(steps.count), END, partial(self._steps_end, steps, steps.count))
         self._look_soon()
 
     # generation
@@ -282,13 +282,13 @@ class _Run:
         """Look for what can begin when all that ends or arrives at this time has; while something is generated its end
         will.
         """
-        if not self.generating and not self.looks:
-            self.looks = True
-            self.loop.at(self.loop.now, LOOK, self._look)
+        if not self.generating and not self.work_is_due:
+            self.work_is_due = True
+            self.loop.call_at(self.loop.now, LOOK, self._begin_work)
 
-    def _look(self) -> None:
+    def _begin_work(self) -> None:
         """Begin what can be begun: a prefill before tokens, and a new batch when the last one has ended."""
-        self.looks = False
+        self.work_is_due = False
         if self.generating:
             return
         if self.batch.finished:
@@ -315,7 +315,7 @@ class _Run:
         if steps is not None:
             self.steps, self.generating = steps, True
             steps.begin = self.loop.now
-            self.loop.at(steps.begin + steps.ends(steps.count), END, partial(self._steps_end, steps, steps.count))
+            self.loop.call_at(steps.begin + steps.ends(steps.count), END, partial(self._steps_end, steps, steps.count))
 
     def _generate(self, cost: Cost, what: str, then: Callable[[], None]) -> None:
         self.generating = True

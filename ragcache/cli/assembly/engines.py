@@ -13,6 +13,9 @@ from ragcache.service.service import RagService
 # for whatever does not fit; nothing is left open then. The caller closes the service.
 Assemble = Callable[[ServeConfig, Callable[[str], object]], RagService]
 
+# the question's embedding is a few milliseconds of work beside an engine that uses every core
+EMBEDDER_THREADS = 1
+
 
 def assembly_of(engine: str) -> Assemble:
     """The function that puts a service over this engine together. Raises ConfigError if the engine is not installed."""

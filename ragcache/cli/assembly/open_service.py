@@ -134,7 +134,7 @@ class _ServiceThread:
     """The thread with the event loop that a service belongs to, and with its HTTP server, if there is one."""
 
     def __init__(self, service: RagService, server: HttpServer | None, grace_seconds: float) -> None:
-        """Runs from now on."""
+        """Starts the thread, which runs until `end`. `grace_seconds` is how long running requests may take by then."""
         self._service = service
         self._server = server
         self._grace_seconds = grace_seconds

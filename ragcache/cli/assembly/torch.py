@@ -15,11 +15,12 @@ import torch
 from tqdm import tqdm
 
 from ragcache.cache.mover import ThreadMover
+from ragcache.cli.assembly.engines import EMBEDDER_THREADS
 from ragcache.cli.config import ServeConfig
 from ragcache.cost import PrefillCost, PrefillProfile
 from ragcache.engine.torch.engine import TorchEngine, leave_cores_to_engine
 from ragcache.engine.torch.model import TorchModel
-from ragcache.engine.torch.profiling import Setting, estimate, find_profile
+from ragcache.engine.torch.prefill_profiler import Setting, estimate, find_profile
 from ragcache.engine.torch.transfer import KVTransfer, kv_fingerprint
 from ragcache.errors import ConfigError
 from ragcache.model.checkpoint import Checkpoint
@@ -37,9 +38,6 @@ from ragcache.storage.stores import DiskRecords, HostMemory
 from retrieval.retriever import Retriever
 
 log = logging.getLogger(__name__)
-
-# the question's embedding is a few milliseconds of work beside an engine that uses every core
-EMBEDDER_THREADS = 1
 
 
 def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) -> RagService:

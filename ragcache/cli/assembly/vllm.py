@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from ragcache.cli.assembly.engines import EMBEDDER_THREADS
 from ragcache.cli.assembly.vllm_arguments import engine_arguments
 from ragcache.cli.config import ServeConfig
 from ragcache.engine.vllm.front.engine import VllmEngine
@@ -19,8 +20,6 @@ from ragcache.service.wire import Parts, wire
 from retrieval.retriever import Retriever
 
 log = logging.getLogger(__name__)
-
-EMBEDDER_THREADS = 1
 
 
 def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) -> RagService:

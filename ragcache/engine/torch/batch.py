@@ -193,7 +193,8 @@ class Batch:
             self._end(running, Failed(reason, running.computed_tokens))
 
     def _computed(self, chosen: Step, logits: Tensor, seconds: float) -> None:
-        """Takes in a forward: its `seconds`, and `logits` [n, vocab], a row for each sequence that wants them."""
+        """Books a forward that took `seconds` and moves its jobs on; `logits` [n, vocab] has a row for each step that
+        wants them."""
         decoded = sum(running.decoding for running, _ in chosen)
         self._count(1, seconds, sum(len(step.tokens) for _, step in chosen) - decoded, decoded)
         rows = iter(logits)

@@ -15,13 +15,13 @@ def file(tmp_path):
     return path
 
 
-def told(capsys, file, *options):
+def report_of(capsys, file, *options):
     assert main(["search", "--traversal", str(file), "--json", *options]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def test_the_result_says_all_that_a_reader_needs(capsys, file):
-    report = told(capsys, file, "--device", "acceldimm")
+    report = report_of(capsys, file, "--device", "acceldimm")
     rests_on = report["provenance"]
     assert report["queries"] == 20
     assert 0 < report["latency_us"]["p50"] <= report["latency_us"]["p95"] <= report["latency_us"]["p99"]
@@ -52,14 +52,17 @@ def test_in_words(capsys, file):
 
 
 def test_options_change_the_device(capsys, file):
-    plain = told(capsys, file)
-    assert told(capsys, file, "--no-cache")["cache"]["hit_ratio"] == 0 < plain["cache"]["hit_ratio"]
-    assert told(capsys, file, "--cache-bytes", "6144")["cache"]["misses"] > plain["cache"]["misses"]
-    assert told(capsys, file, "--dim", "64")["time_us"] < plain["time_us"]
-    assert told(capsys, file, "--batch", "1")["time_us"] > plain["time_us"]
-    assert told(capsys, file, "--batch", "4", "--continuous")["time_us"] < told(capsys, file, "--batch", "4")["time_us"]
-    assert told(capsys, file, "--queries", "5")["queries"] == 5
-    changed = told(capsys, file, "--set", "organisation.channels=1", "--set", "vectors.page=closed")
+    plain = report_of(capsys, file)
+    assert report_of(capsys, file, "--no-cache")["cache"]["hit_ratio"] == 0 < plain["cache"]["hit_ratio"]
+    assert report_of(capsys, file, "--cache-bytes", "6144")["cache"]["misses"] > plain["cache"]["misses"]
+    assert report_of(capsys, file, "--dim", "64")["time_us"] < plain["time_us"]
+    assert report_of(capsys, file, "--batch", "1")["time_us"] > plain["time_us"]
+    assert (
+        report_of(capsys, file, "--batch", "4", "--continuous")["time_us"]
+        < report_of(capsys, file, "--batch", "4")["time_us"]
+    )
+    assert report_of(capsys, file, "--queries", "5")["queries"] == 5
+    changed = report_of(capsys, file, "--set", "organisation.channels=1", "--set", "vectors.page=closed")
     assert changed["time_us"] > plain["time_us"]
     assert changed["provenance"]["configuration_hash"] != plain["provenance"]["configuration_hash"]
 
@@ -69,15 +72,15 @@ def test_the_files_notes_set_the_vectors_and_options_prevail(capsys, tmp_path):
     path.write_text(
         "# vertices=10 dim=96 neighbours=8\nquery,hop,vertex,kind\n0,0,1,vector\n0,1,1,list\n0,1,2,vector\n"
     )
-    report = told(capsys, path)
+    report = report_of(capsys, path)
     assert (report["dim"], report["vertices"], report["dram"]["list_bursts"]) == (96, 10, 1)
-    assert told(capsys, path, "--dim", "128", "--vertices", "20")["dim"] == 128
+    assert report_of(capsys, path, "--dim", "128", "--vertices", "20")["dim"] == 128
 
 
 def test_a_traversal_without_lists_is_warned_of(capsys, tmp_path):
     path = tmp_path / "vectors.csv"
     path.write_text("query,hop,vertex\n0,0,1\n0,1,2\n")
-    assert any("no neighbour lists" in warning for warning in told(capsys, path)["provenance"]["warnings"])
+    assert any("no neighbour lists" in warning for warning in report_of(capsys, path)["provenance"]["warnings"])
 
 
 def test_buffers_that_are_too_small_are_warned_of(capsys, tmp_path):
@@ -85,7 +88,7 @@ def test_buffers_that_are_too_small_are_warned_of(capsys, tmp_path):
     rows = "".join(f"{query},0,{16 * vertex},vector\n" for query in range(4) for vertex in range(60))
     path.write_text("# vertices=100000000\nquery,hop,vertex,kind\n" + rows + "4,0,3,list\n")
     warnings = " / ".join(
-        told(capsys, path, "--set", "rpm.queue=64", "--dim", "16", "--set", "graph.neighbours=64")["provenance"][
+        report_of(capsys, path, "--set", "rpm.queue=64", "--dim", "16", "--set", "graph.neighbours=64")["provenance"][
             "warnings"
         ]
     )

@@ -28,13 +28,13 @@ def folder(tmp_path_factory):
     return tmp_path / "out"
 
 
-def told(capsys, *options):
+def report_of(capsys, *options):
     assert main([*map(str, options), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def test_a_sweep_that_has_ended_is_not_simulated_again(capsys, folder):
-    report = told(capsys, "sweep", folder.parent / "sweep.yaml", "--out", folder)
+    report = report_of(capsys, "sweep", folder.parent / "sweep.yaml", "--out", folder)
     assert (report["points"], report["failed"]) == (12, 0)
     assert {"level", "device.stacks", "time_us", "provenance.configuration_hash"} <= set(report["columns"])
 
@@ -61,7 +61,7 @@ def test_points_that_fail_are_told_and_a_sweep_of_nothing_else_has_failed(capsys
 
 
 def test_the_front_of_attention_computes_at_the_banks(capsys, folder):
-    report = told(capsys, "pareto", folder, "--x", "time_us", "--y", "length", "--min", "energy_nj.total")
+    report = report_of(capsys, "pareto", folder, "--x", "time_us", "--y", "length", "--min", "energy_nj.total")
     assert report["objectives"] == {"time_us": "min", "length": "max", "energy_nj.total": "min"}
     assert {point["level"] for point in report["front"]} == {"bank"}
     assert main(["pareto", str(folder), "--x", "time_us", "--y", "length"]) == 0
@@ -71,11 +71,11 @@ def test_the_front_of_attention_computes_at_the_banks(capsys, folder):
 
 
 def test_the_length_matters_most_to_attention(capsys, folder):
-    report = told(capsys, "sensitivity", folder, "--no-assumed")
+    report = report_of(capsys, "sensitivity", folder, "--no-assumed")
     assert report["metric"] == "time_us"
     assert report["axes"][0]["name"] in ("length", "level")
     assert report["assumed"] is None
-    report = told(capsys, "sensitivity", folder, "--samples", "4", "--workers", "1", "--metric", "total")
+    report = report_of(capsys, "sensitivity", folder, "--samples", "4", "--workers", "1", "--metric", "total")
     assert report["metric"] == "energy_nj.total"
     assert report["assumed"]["samples"] + report["assumed"]["failed"] == 4
     assert main(["sensitivity", str(folder), "--samples", "4", "--workers", "1"]) == 0
@@ -87,8 +87,8 @@ def test_plots_are_drawn_and_equal_plots_are_equal_files(capsys, folder, tmp_pat
     files = []
     for name in ("one", "two"):
         front, tornado, lines = (tmp_path / f"{name}-{kind}.{ending}" for kind in ("front", "tornado", "lines"))
-        told(capsys, "pareto", folder, "--x", "time_us", "--y", "effective_tbps", "--plot", front)
-        told(capsys, "sensitivity", folder, "--samples", "4", "--workers", "1", "--plot", tornado)
+        report_of(capsys, "pareto", folder, "--x", "time_us", "--y", "effective_tbps", "--plot", front)
+        report_of(capsys, "sensitivity", folder, "--samples", "4", "--workers", "1", "--plot", tornado)
         assert main(["plot", str(folder), str(lines), "--x", "length", "--y", "time_us", "--by", "level"]) == 0
         files.append((front.read_bytes(), tornado.read_bytes(), lines.read_bytes()))
     assert files[0] == files[1]
@@ -174,10 +174,10 @@ def test_searches_and_traces_are_swept_as_well(capsys, tmp_path):
     ):
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump({"target": name, "base": base, "axes": axes}, sort_keys=False))
-        report = told(capsys, "sweep", file, "--out", tmp_path / name, "--workers", "1")
+        report = report_of(capsys, "sweep", file, "--out", tmp_path / name, "--workers", "1")
         assert (report["points"], report["failed"]) == (4, 0), report["errors"]
-        front = told(capsys, "pareto", tmp_path / name, "--x", metric, "--y", metric, "--max", metric)["front"]
+        front = report_of(capsys, "pareto", tmp_path / name, "--x", metric, "--y", metric, "--max", metric)["front"]
         assert better in [point["point"] for point in front]
-        spread = told(capsys, "sensitivity", tmp_path / name, "--samples", "2", "--workers", "1")["assumed"]
+        spread = report_of(capsys, "sensitivity", tmp_path / name, "--samples", "2", "--workers", "1")["assumed"]
         assert len(spread["parameters"]) > 5
         assert any(swing["at_low"] != spread["baseline"] for swing in spread["parameters"])

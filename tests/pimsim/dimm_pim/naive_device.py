@@ -11,7 +11,7 @@ class Clock:
     def __init__(self):
         self.now, self._calls, self._order = 0, [], count()
 
-    def at(self, time, call, *arguments):
+    def call_at(self, time, call, *arguments):
         heapq.heappush(self._calls, (time, next(self._order), call, arguments))
 
     def run(self):
@@ -101,7 +101,7 @@ class Dram:
         )  # fmt: skip
 
     def reads(self, start, banks, row, bursts):
-        """First and last READ of so many bursts, in turn from the banks."""
+        """First and last READ of `bursts` bursts, in turn from the banks."""
         p = self.p
         while p.tREFI and self.due <= self.after(start, ("RD", lambda _: True, p.tCCD_S)):
             # all banks together: the latest that may be precharged
@@ -143,7 +143,7 @@ class Bus:
         begin = -(-clock.now // p.tck_ps) + (p.tRTRS if self.last not in (None, source) else 0)
         self.busy, self.last = True, source
         self.moved.append(kind)
-        clock.at((begin + cycles(begin)) * p.tck_ps, self.end, then)
+        clock.call_at((begin + cycles(begin)) * p.tck_ps, self.end, then)
 
     def end(self, then):
         self.busy = False
@@ -194,7 +194,7 @@ class Rank:
         time = max(time, self.may_decide)
         if self.planned is None or time < self.planned:
             self.planned = time
-            self.model.clock.at(time, self.decide, time)
+            self.model.clock.call_at(time, self.decide, time)
 
     def decide(self, time):
         if time != self.planned:
@@ -208,7 +208,7 @@ class Rank:
             place = slot // p.lists_per_row
             _, last = self.dram.reads(cycle, [place % p.banks], p.list_rows + place // p.banks, bursts)
             end = (last + latency) * p.tck_ps
-            clock.at(end - bursts * p.tBL * p.tck_ps, self.model.send_list, query, self.number, bursts)
+            clock.call_at(end - bursts * p.tBL * p.tck_ps, self.model.send_list, query, self.number, bursts)
             following = end - p.lead_ps
         elif self.vectors and self.vectors[0][0] <= now:
             _, vector = self.vectors.popleft()
@@ -228,7 +228,7 @@ class Rank:
             end = self.unit_free = max(max(begin, self.unit_free) + p.compute_ps, least)
             self.ends.append(end)
             following = max(following, self.ends[0] - p.lead_ps)
-            clock.at(end + p.pipeline_ps, self.model.dimms[self.number % p.dimms].add, vector)
+            clock.call_at(end + p.pipeline_ps, self.model.dimms[self.number % p.dimms].add, vector)
         self.may_decide = max(now, following)
         if self.lists:
             self.wake(now)
@@ -265,7 +265,7 @@ class Model:
         for query in range(len(self.sent), min(len(self.sent) + most, self.queries)):
             self.sent.append(self.clock.now)
             self.link = max(self.link, self.clock.now) + self.p.query_link_ps
-            self.clock.at(self.link + self.p.latency_ps, self.arrive, query)
+            self.clock.call_at(self.link + self.p.latency_ps, self.arrive, query)
 
     def arrive(self, query):
         if self.searching == self.p.in_flight:
@@ -302,13 +302,13 @@ class Model:
 
     def filter(self, query):
         cycles = -(-self.work.list_ids[self.hop[query]] // self.p.lookups_per_cycle)
-        self.clock.at(self.lane(query, cycles * self.p.tpm_ps), self.instruct, query)
+        self.clock.call_at(self.lane(query, cycles * self.p.tpm_ps), self.instruct, query)
 
     def instruct(self, query):
         p, rows = self.p, self.rows(self.hop[query])
         self.missing[query] = len(rows)
         if not rows:
-            self.clock.at(self.lane(query, p.tpm_ps), self.next_hop, query)
+            self.clock.call_at(self.lane(query, p.tpm_ps), self.next_hop, query)
         for channel in range(p.channels):
             mine = [vector for vector in rows if self.work.rank[vector] % p.channels == channel]
             if mine:
@@ -330,7 +330,7 @@ class Model:
         last = not self.missing[query]
         end = self.lane(query, self.p.insert_ps + last * self.p.tpm_ps)
         if last:
-            self.clock.at(end, self.next_hop, query)
+            self.clock.call_at(end, self.next_hop, query)
 
     def next_hop(self, query):
         self.hop[query] += 1
@@ -340,7 +340,7 @@ class Model:
         for rank in self.ranks:
             rank.cache.merge(query)
         self.uplink = max(self.uplink, self.clock.now) + self.p.result_link_ps
-        self.clock.at(self.uplink + self.p.latency_ps, self.end, query)
+        self.clock.call_at(self.uplink + self.p.latency_ps, self.end, query)
         self.searching -= 1
         if self.waiting:
             self.begin(self.waiting.popleft())

@@ -87,7 +87,17 @@ def test_ray_itself_gives_the_same_results(tmp_path, monkeypatch, capsys):
     assert results.folder.results.read_bytes() == alone.folder.results.read_bytes()
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump({"target": SWEEP.target, "axes": {"x": list(range(23))}}))
-    command = ["sweep", str(file), "--out", str(tmp_path / "told"), "--executor", "ray", "--workers", "2", "--quiet"]
+    command = [
+        "sweep",
+        str(file),
+        "--out",
+        str(tmp_path / "by_ray"),
+        "--executor",
+        "ray",
+        "--workers",
+        "2",
+        "--quiet",
+    ]
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["points"] == 23
-    assert (tmp_path / "told" / "results.parquet").read_bytes() == alone.folder.results.read_bytes()
+    assert (tmp_path / "by_ray" / "results.parquet").read_bytes() == alone.folder.results.read_bytes()

@@ -46,7 +46,7 @@ def near(seconds: float) -> Any:
 
 
 def overheads(config: SystemConfig, queries: int, tokens: int) -> float:
-    """Of the host and the links, for a batch."""
+    """Seconds that a batch of `queries` spends in the host and on the links."""
     link, results = config.link, queries * config.dimm.graph.k
     moved = queries * config.dimm.vectors.bytes + results * config.dimm.dpm.result_bytes + 4 * tokens
     merging = results * config.retrieval.devices * config.host.merge_ns

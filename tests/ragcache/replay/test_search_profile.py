@@ -64,7 +64,7 @@ def test_fewer_and_more_documents_than_were_searched_for():
     assert profile.search(0, "abcde", "-xyz".__getitem__) == [(0.1, [*"xcade"]), (0.2, [*"abcde"])]
 
     def outsider(which: int) -> str:
-        raise AssertionError(f"nothing is shown to who asks for nothing, but {which} was asked for")
+        raise AssertionError(f"a request for no documents is shown none, but {which} was asked for")
 
     assert profile.search(0, [], outsider) == [(0.1, []), (0.2, [])]
 

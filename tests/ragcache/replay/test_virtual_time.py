@@ -164,6 +164,7 @@ def test_debug_mode_changes_nothing():
     assert log == again
 
 
+@pytest.mark.timing
 def test_an_hour_takes_no_time():
     async def main() -> list[float]:
         times = [now()]

@@ -278,7 +278,7 @@ def test_a_question_that_waits_can_be_given_up(make_service):
     async def scenario():
         running = await begin(service, Query(OTTERS, max_tokens=400))
         waiting = asyncio.create_task(ask(service, "What is rust?"))
-        await until(lambda: service.waiting == 1 and not service._searching)
+        await until(lambda: service.waiting == 1 and not service._searches)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
@@ -375,7 +375,7 @@ def test_a_question_over_cached_documents_is_answered_before_those_that_came_ear
         tasks = []
         for number, text in enumerate([*others, cached], 1):
             tasks.append(asyncio.create_task(question(text)))
-            await until(lambda number=number: service.waiting == number and not service._searching)  # type: ignore[misc]
+            await until(lambda number=number: service.waiting == number and not service._searches)  # type: ignore[misc]
         await busy.aclose()
         await asyncio.gather(*tasks)
         return order

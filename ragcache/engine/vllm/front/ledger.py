@@ -99,7 +99,7 @@ class VllmLedger:
             lease.cached_by_tier = kv[0].sources
 
     def end(self, lease: Lease) -> None:
-        """For Lease.release."""
+        """Gives back the memory that a lease reserves; Lease.release calls it once."""
         self._leases.remove(lease)
         self._reserved -= lease.reserved
         lease.reserved = 0

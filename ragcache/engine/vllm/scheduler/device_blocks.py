@@ -26,7 +26,7 @@ class DeviceBlocks:
 
     @classmethod
     def of(cls, blocks: Sequence[Block]) -> DeviceBlocks:
-        """These blocks, with the KV that they hold now."""
+        """DeviceBlocks of `blocks`, which must stay under the hashes they have now to count as valid."""
         return cls(blocks, [block.block_hash for block in blocks])
 
     @property

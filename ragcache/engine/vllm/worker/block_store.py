@@ -115,7 +115,7 @@ class BlockStore:
                     self._ended.wait(IDLE_SECONDS)
 
     def take(self) -> Results:
-        """Results since the last call."""
+        """Hands over what has ended since the last call: reports, requests whose load ended, blocks not filled."""
         with self._lock:
             results, self._results = self._results, Results()
         return results

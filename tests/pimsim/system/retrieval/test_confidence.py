@@ -30,11 +30,11 @@ def plain(rule, seen, last, documents, buffer):
     return changes
 
 
-def told(rule, seen, lasts, documents, there, buffer):
+def rows_of(rule, seen, lasts, documents, there, buffer):
     """Rows as (look, whether it is a result, search, order), as they are stated in HandedOn."""
     handed_on = rule.handed_on(seen, lasts, documents, there, buffer)
     rows = []
-    for i, look in enumerate(handed_on.look.tolist()):
+    for i, look in enumerate(handed_on.looks.tolist()):
         first, last = handed_on.first[i], handed_on.first[i + 1]
         for row in range(first, last):
             order = tuple(handed_on.order[row, : handed_on.counts[row]].tolist())
@@ -46,7 +46,7 @@ def told(rule, seen, lasts, documents, there, buffer):
 def alone(rule, seen, last, documents, buffer):
     """What one search hands on before its result, of which nothing is there."""
     there = np.zeros((1, documents), np.bool_)
-    _, rows = told(rule, seen[None], np.array([last]), np.array([documents]), there, buffer)
+    _, rows = rows_of(rule, seen[None], np.array([last]), np.array([documents]), there, buffer)
     assert rows[-1] == (last, True, 0, tuple(range(documents)))
     return [(look, order) for look, _, _, order in rows[:-1]]
 
@@ -62,7 +62,7 @@ def cases(count):
 
 
 def with_something_new(orders, there=()):
-    """Of these, with what is new in each."""
+    """The (look, order) pairs of `orders` that have vertices not handed on before, each with those vertices."""
     sent, kept = set(there), []
     for look, order in orders:
         if not sent.issuperset(order):
@@ -99,9 +99,9 @@ def test_of_several_searches_it_is_told_look_by_look():
                 known.update(new)
             expected.append((end, True, search, tuple(range(count))))
             sent[end] = sent.get(end, 0) + len(set(range(count)) - known)
-        result, rows = told(rule, seen, lasts, documents, there, 10)
+        result, rows = rows_of(rule, seen, lasts, documents, there, 10)
         assert rows == sorted(expected, key=lambda row: row[:3])
-        assert dict(zip(result.look.tolist(), result.documents.tolist(), strict=True)) == sent
+        assert dict(zip(result.looks.tolist(), result.documents.tolist(), strict=True)) == sent
         assert [tuple(pair) for pair in result.strangers.tolist()] == strangers
         some, vain = some + len(expected) - searches, vain + len(strangers)
     assert some > 50

@@ -37,7 +37,7 @@ class NaiveTree:
 
 
 class NaiveDraft:
-    """Of one retrieval: `documents` are its result, `there` the vertices whose KV an earlier one left."""
+    """The draft of one retrieval: `documents` are its result, `there` the vertices whose KV an earlier one left."""
 
     def __init__(self, documents, there, strangers):
         self.documents, self.there, self.strangers = documents, there, strangers

@@ -101,7 +101,7 @@ def test_a_question_stands_behind_all_documents():
     [(Kept.NOTHING, None), (Kept.ALL, None), (Kept.DENSE, 0.0), (Kept.DENSE, 600.0), (Kept.DENSE, 1e9)],
 )
 def test_they_are_plain_drafts_whatever_was_handed_on(kept, capacity):
-    """Of four places that share a tree; what is computed is needed or wasted."""
+    """Drafts of four places that share a tree; what is computed is needed or wasted."""
     drawn = random.Random(5)
     tree = None if capacity is None else PrefixTree(capacity, 85, 15, 60)
     plain_tree = None if capacity is None else NaiveTree(capacity, 85, 15)

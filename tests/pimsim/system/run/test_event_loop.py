@@ -16,31 +16,31 @@ def test_ties_are_broken_by_kind_then_by_who_was_set_first():
         (5, END, "end"),
         (4, LOOK, "earlier"),
     ):
-        loop.at(time, kind, lambda name=name: seen.append(name))
+        loop.call_at(time, kind, lambda name=name: seen.append(name))
     loop.run()
     assert seen == ["earlier", "end", "second", "third", "tick", "look"]
 
 
 def test_what_is_set_for_now_runs_after_what_ends_now():
     loop, seen = EventLoop(), []
-    loop.at(1, END, lambda: loop.at(1, LOOK, lambda: seen.append("look")))
-    loop.at(1, END, lambda: seen.append("end"))
+    loop.call_at(1, END, lambda: loop.call_at(1, LOOK, lambda: seen.append("look")))
+    loop.call_at(1, END, lambda: seen.append("end"))
     loop.run()
     assert seen == ["end", "look"]
 
 
 def test_the_past_is_refused():
     loop = EventLoop()
-    loop.at(3, END, lambda: loop.at(2, END, lambda: None))
+    loop.call_at(3, END, lambda: loop.call_at(2, END, lambda: None))
     with pytest.raises(ValueError, match="cannot be set at 3 ps"):
         loop.run()
 
 
 def test_what_64_bits_of_picoseconds_cannot_tell_is_refused():
     loop = EventLoop()
-    loop.at((1 << 62) - 1, END, lambda: None)
+    loop.call_at((1 << 62) - 1, END, lambda: None)
     with pytest.raises(WorkloadError, match=r"the run takes more than 53 days of simulated time: .*workload\.rate_rps"):
-        loop.at(1 << 62, END, lambda: None)
+        loop.call_at(1 << 62, END, lambda: None)
 
 
 def test_a_unit_does_its_jobs_in_turn_and_latency_does_not_keep_it_busy():

@@ -63,7 +63,7 @@ def test_it_is_a_plain_tree_of_paths(sequences, capacity):
 
 
 def paths(tree):
-    """Of all entries, used longest ago first."""
+    """The path of each entry, used longest ago first."""
     entries = {entry: (before, document) for entry, before, document in tree.entries()}
 
     def path(entry):

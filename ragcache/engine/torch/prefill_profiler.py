@@ -1,4 +1,4 @@
-"""Profiling: T(cached, new) of a model on this machine, measured by running its prefill on a grid."""
+"""PrefillProfiler: T(cached, new) of a model on this machine, measured by running its prefill on a grid."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def find_profile(model: TorchModel, threads: int) -> PrefillProfile | None:
     return profile
 
 
-class Profiling:
+class PrefillProfiler:
     """Measures prefills as the engine runs them: chunk after chunk, behind KV that lies in spans.
 
     A measurement gets fresh memory for its new tokens, as a request does. The KV of the cached tokens is noise: how

@@ -12,7 +12,16 @@ from ragcache.cli.config import ServeConfig
 from ragcache.cli.main import main
 from ragcache.cost import AnalyticCost, PrefillProfile, parse_cost
 from ragcache.engine.torch.model import TorchModel
-from ragcache.engine.torch.profiling import Plan, Profiling, Setting, doubts, estimate, find_profile, parse_axis, table
+from ragcache.engine.torch.prefill_profiler import (
+    Plan,
+    PrefillProfiler,
+    Setting,
+    doubts,
+    estimate,
+    find_profile,
+    parse_axis,
+    table,
+)
 from ragcache.errors import ConfigError
 from ragcache.model.checkpoint import Checkpoint
 
@@ -57,7 +66,7 @@ class Recording:
 
 def test_it_measures_what_the_engine_does_chunk_by_chunk(tiny_model):
     model = Recording(tiny_model, lambda _, step: 1.0 + len(step.tokens) + step.start / 100)
-    profile = Profiling(model, PLAN, clock=model.clock).measure()
+    profile = PrefillProfiler(model, PLAN, clock=model.clock).measure()
     # 5 tokens are one step, 50 are three: 20, 20, 10
     for cached, row in zip(profile.cached, profile.seconds, strict=True):
         starts = [cached, cached + 20, cached + 40]
@@ -74,7 +83,7 @@ def test_each_run_visits_every_point_in_an_order_of_its_own_and_equal_plans_in_e
     for _ in range(2):
         model = Recording(tiny_model, lambda *_: 1.0)
         done = []
-        Profiling(model, plan, clock=model.clock).measure(done.append)
+        PrefillProfiler(model, plan, clock=model.clock).measure(done.append)
         assert sum(done) == 4 * 3 * 15
         seen.append([(past, tokens) for past, tokens, _ in model.steps])
     assert seen[0] == seen[1]
@@ -89,7 +98,7 @@ def test_a_time_is_the_median_and_one_stall_does_not_move_it(tiny_model):
 
     model = Recording(tiny_model, seconds)
     plan = dataclasses.replace(PLAN, runs=5, prefill_chunk=512)
-    profile = Profiling(model, plan, clock=model.clock).measure()
+    profile = PrefillProfiler(model, plan, clock=model.clock).measure()
     assert all(0.999 < value < 1.011 for row in profile.seconds for value in row)
     assert max(value for row in profile.spread for value in row) == pytest.approx(99, rel=0.02)
     assert doubts(profile) == f"a time varied by {max(v for row in profile.spread for v in row):.0%}"
@@ -105,9 +114,9 @@ def test_doubts_name_times_that_fall_with_more_tokens():
 
 
 def test_the_profile_of_a_real_model_says_what_it_is_of_and_is_bilinear(tiny_model):
-    profiling = Profiling(tiny_model, PLAN)
-    assert profiling.warm_up() > 0
-    profile = profiling.measure()
+    profiler = PrefillProfiler(tiny_model, PLAN)
+    assert profiler.warm_up() > 0
+    profile = profiler.measure()
     assert (profile.threads, profile.prefill_chunk, profile.runs, profile.model) == (1, 20, 2, "tiny-llama")
     assert (profile.dtype, profile.device.split()[0]) == ("float32", "cpu")
     assert profile.measured_at.endswith("+00:00")
@@ -247,9 +256,9 @@ def test_axes():
 @pytest.mark.real
 def test_the_default_model_takes_longer_for_more_tokens(checkpoint: Checkpoint, model: TorchModel):
     plan = Plan(threads=1, runs=3, cached=(0, 1024), new=(16, 256))
-    profiling = Profiling(model, plan)
-    profiling.warm_up()
-    profile = profiling.measure()
+    profiler = PrefillProfiler(model, plan)
+    profiler.warm_up()
+    profile = profiler.measure()
     assert profile.model == checkpoint.name
     for row in profile.seconds:
         assert 2 * row[0] < row[1]
