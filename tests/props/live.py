@@ -17,15 +17,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eval.demo_corpus import demo_index as build_demo_index
-from ragcache.cache.cache import KnowledgeCache
 from ragcache.engine.torch.engine import TorchEngine
 from ragcache.engine.torch.model import TorchModel
 from ragcache.model.checkpoint import Checkpoint
-from ragcache.policy import LRU
+from ragcache.policy import POLICIES
 from ragcache.prompt.template import PromptTemplate
-from ragcache.service.limits import Limits
 from ragcache.service.retriever_finder import RetrieverFinder
 from ragcache.service.service import RagService
+from ragcache.service.settings import ServiceSettings
+from ragcache.service.wire import KvParts, Parts, wire
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
 from retrieval.retriever import Retriever, SearchStage
@@ -210,13 +210,20 @@ def make_service(
         )
         chosen = model or (SlowModel(tiny_model, step_seconds) if step_seconds else tiny_model)
         size = tiny_model.layout.bytes_per_token
-        service = RagService(
-            RetrieverFinder(_BorrowedRetriever(tiny_retriever), template),  # type: ignore[arg-type]
-            KnowledgeCache(cache_tokens * size, size, LRU(), keep=keep),
-            TorchEngine(chosen, prefill_chunk=prefill_chunk, threads=1),
-            Limits(**{"top_k": 2, "max_tokens": 16} | limits),
+        settings = ServiceSettings(
+            device_cache=cache_tokens * size,
+            policy=POLICIES["lru"],
+            keeps=keep,
+            prefill_chunk=prefill_chunk,
+            **{"top_k": 2, "max_tokens": 16} | limits,  # type: ignore[arg-type]
+        )
+        parts = Parts(
+            finder=RetrieverFinder(_BorrowedRetriever(tiny_retriever), template),  # type: ignore[arg-type]
+            engine=TorchEngine(chosen, prefill_chunk=prefill_chunk, threads=1),
+            kv=KvParts(bytes_per_token=size),
             model_name="tiny",
         )
+        service = wire(settings, parts)
         services.append(service)
         return service
 
