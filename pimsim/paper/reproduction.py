@@ -52,7 +52,7 @@ class Figure:
         }
 
     def in_words(self) -> str:
-        """The figure as a line of the table: the paper's value, then ours of each batch, how far off, and in or out."""
+        """The figure as one line of the table: the paper's value, then ours of each batch, how far off, in or out."""
         columns = [f"{self.name:<52} {self.paper:>8.4g}"]
         for batch, value in self.ours.items():
             columns.append(f"{value:>9.4g} {self.deviation(batch):>+6.0%} {'in ' if self.matched(batch) else 'OUT'}")
