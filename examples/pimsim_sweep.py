@@ -1,6 +1,11 @@
-"""Sweep pimsim: where units of an HBM-PIM device should be. `python examples/pimsim_sweep.py --out sweep`"""
+"""Sweep pimsim: where units of an HBM-PIM device should be. `python examples/pimsim_sweep.py --out sweep`
+
+The plot of the front needs `pip install 'ragcache[plot]'`.
+"""
 
 import argparse
+import importlib.util
+import sys
 from pathlib import Path
 
 from pimsim import Objective, Sweep, pareto, plot_front, run_sweep
@@ -10,6 +15,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("sweep"), help="folder of the results (default: %(default)s)")
     options = parser.parse_args()
+    if importlib.util.find_spec("matplotlib") is None:  # said now, and not after the sweep
+        sys.exit("pimsim_sweep.py draws with matplotlib: pip install 'ragcache[plot]'")
     sweep = Sweep.of(
         "attention",
         base={"device": "hbm3-attacc", "length": 4096, "heads": 32, "head_dim": 128, "fidelity": "closed"},

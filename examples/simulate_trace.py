@@ -5,16 +5,17 @@ Without a trace, one is made up. The plot needs `pip install 'ragcache[plot]'`.
 
 import argparse
 import random
+import sys
 from pathlib import Path
-
-import matplotlib
 
 from ragcache import Simulation, Trace
 from ragcache.cost import PolynomialCost
 from ragcache.simulate.trace import FORMATS, read_trace
 
-matplotlib.use("Agg")  # draws into files, needs no display
-from matplotlib import pyplot
+try:
+    from matplotlib.figure import Figure
+except ImportError:
+    sys.exit("simulate_trace.py draws with matplotlib: pip install 'ragcache[plot]'")
 
 POLICIES = ("lru", "pgdsf", "s3fifo", "belady")
 
@@ -38,15 +39,17 @@ def main() -> None:
     trace = made_up() if options.trace is None else read_trace(options.trace, options.format)
     simulation = Simulation(trace, PolynomialCost(a=50, b=0.01))
     capacities = [max(trace.tokens) * 2**power for power in range(1, 8)]
+    figure = Figure()  # draws into files, needs no display
+    axes = figure.add_subplot()
     for policy in POLICIES:
         saved = [100 * simulation.run(policy, capacity).seconds_saved_ratio for capacity in capacities]
-        pyplot.plot(capacities, saved, marker="o", label=policy)
+        axes.plot(capacities, saved, marker="o", label=policy)
         print(f"{policy:<8}", *(f"{percent:6.1f} %" for percent in saved))
-    pyplot.xscale("log", base=2)
-    pyplot.xlabel("tokens of KV")
-    pyplot.ylabel("prefill time saved, %")
-    pyplot.legend()
-    pyplot.savefig(options.out)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("tokens of KV")
+    axes.set_ylabel("prefill time saved, %")
+    axes.legend()
+    figure.savefig(options.out)
     print(f"drawn in {options.out}")
 
 
