@@ -16,7 +16,7 @@ def main() -> None:
         for again in ("first", "again"):  # the second time, only the question's own tokens are computed
             answer = service.ask(options.question)
             print(f"asked {again}: {answer.usage.computed_tokens} of {answer.usage.prompt_tokens} tokens computed")
-        print("documents:", ", ".join(document.title for document in answer.documents))
+        print("documents:", ", ".join(document.title or document.id for document in answer.documents))
         print(answer.answer)
 
 

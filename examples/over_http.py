@@ -13,7 +13,7 @@ def main() -> None:
     with RagClient(options.url) as client:
         for event, data in client.stream(options.question, max_tokens=32):
             if event == "documents":
-                print("documents:", ", ".join(document["title"] for document in data["documents"]))
+                print("documents:", ", ".join(document["title"] or document["id"] for document in data["documents"]))
             elif event == "delta":
                 print(data["text"], end="", flush=True)
             else:

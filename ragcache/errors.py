@@ -11,6 +11,10 @@ class ConfigError(RagCacheError):
     """A setting, a configuration file or a command line that cannot be used."""
 
 
+class PolicyError(RagCacheError):
+    """An eviction policy of the user's own that failed, or chose what it must not."""
+
+
 class ModelError(RagCacheError):
     """A model that is missing, unreadable or of a kind the engine cannot run exactly."""
 

@@ -38,8 +38,8 @@ def test_a_command_names_the_file_that_hides_a_package(tmp_path, name, arguments
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"ragcache {arguments[0]}: {file} hides the package {package!r} that ragcache is installed with: rename that "
-        "file, or move it out of the folder that Python looks into first (that of the script; with `python -m`, the "
-        "current one)\n"
+        f"{'folder' if '/' in name else 'file'}, or move it out of the folder that Python looks into first (that of "
+        "the script; with `python -m`, the current one)\n"
     )
 
 

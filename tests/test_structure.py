@@ -52,6 +52,7 @@ FLOORS = [
     "ragcache.whole_file",
     "ragcache.errors",
     "retrieval",
+    "pimsim.__main__",
     "pimsim.cli",
     "pimsim.examples",
     "pimsim.commands",

@@ -20,9 +20,11 @@ def check_packages() -> None:
     for name in PACKAGES:
         ours, imported = _ROOT / name / "__init__.py", _file(name)
         if imported is not None and imported != ours and ours.exists():
+            what = "folder" if imported.name == "__init__.py" else "file"
             raise ConfigError(
-                f"{imported} hides the package {name!r} that ragcache is installed with: rename that file, or move it "
-                "out of the folder that Python looks into first (that of the script; with `python -m`, the current one)"
+                f"{imported} hides the package {name!r} that ragcache is installed with: rename that {what}, or "
+                "move it out of the folder that Python looks into first (that of the script; with `python -m`, the "
+                "current one)"
             )
 
 

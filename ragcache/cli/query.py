@@ -37,7 +37,8 @@ def _figures(answer: dict[str, Any]) -> str:
     usage, timing = answer["usage"], answer["timing"]
     cached = sum(usage["cached_tokens"].values())
     titles = ", ".join(
-        document["title"] + (" (cut short)" if document["truncated"] else "") for document in answer["documents"]
+        (document["title"] or document["id"]) + (" (cut short)" if document["truncated"] else "")
+        for document in answer["documents"]
     )
     return (
         f"\nfrom:   {titles}\n"

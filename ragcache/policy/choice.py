@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from ragcache.errors import ConfigError
+from ragcache.policy.guard import GuardedPolicy
 from ragcache.policy.protocol import Policy
 
 PolicyChoice = str | Callable[..., Policy]
@@ -23,7 +24,8 @@ def choose(
 ) -> Callable[[int], Policy]:
     """Makes the chosen policy for a tier of a capacity in tokens. `more` are names that the caller knows besides.
 
-    ConfigError, in one line, for a name that is not known and for what does not make a policy.
+    ConfigError, in one line, for a name that is not known and for what does not make a policy. What goes wrong in one
+    that is not of this package is a PolicyError: see GuardedPolicy.
     """
     if not isinstance(choice, str):
         return _checked(policy_name(choice), choice)
@@ -57,7 +59,7 @@ def _imported(choice: str, module: str, attribute: str) -> Any:
     except Exception as error:  # whatever a user's module does when it is imported
         raise ConfigError(f"policy {choice}: importing {module} failed: {_in_one_line(error)}") from error
     try:
-        return reduce(getattr, attribute.split("."), holder)
+        return functools.reduce(getattr, attribute.split("."), holder)
     except AttributeError as error:
         raise ConfigError(f"policy {choice}: {holder.__name__} ({holder.__file__}) has no {attribute!r}") from error
 
@@ -80,7 +82,15 @@ def _checked(name: str, maker: Any) -> Callable[[int], Policy]:
     except Exception as error:  # whatever a user's constructor does
         raise ConfigError(f"policy {name}: it cannot be made: {_in_one_line(error)}") from error
     _check_methods(name, type(made))
-    return make
+    return functools.partial(_made, name, make)
+
+
+def _made(name: str, make: Callable[[int], Policy], capacity: int) -> Policy:
+    """A policy of this package as it is, since every call of a request passes through it; any other guarded."""
+    policy = make(capacity)
+    if type(policy).__module__.startswith(f"{__package__}."):
+        return policy
+    return GuardedPolicy(name, policy)
 
 
 def _binds(signature: inspect.Signature, *arguments: int) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ragcache.errors import BadQuery, DeadlineExceeded, Overloaded, RagCacheError
+from ragcache.errors import BadQuery, DeadlineExceeded, Overloaded, PolicyError, RagCacheError
 from ragcache.replay.workload import TimedRequest, Workload
 from ragcache.service.answer import Answer, Query
 from ragcache.service.service import RagService
@@ -154,6 +154,8 @@ class Replay:
             how, message = "expired", str(error)
         except BadQuery as error:
             how, message = "rejected", str(error)
+        except PolicyError:  # no matter of this request: every later one would fail
+            raise
         except RagCacheError as error:
             how, message = "failed", str(error)
         return Outcome(number, arrived, loop.time() - start, how, served, message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import secrets
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ MAX_TEMPERATURE = 5.0
 MAX_STOPS = 8
 MAX_STOP_CHARACTERS = 200
 MAX_TENANT_CHARACTERS = 200
+_WHOLE = ("top_k", "max_tokens", "timeout_ms", "seed")
+_REAL = ("temperature", "top_p")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,9 @@ class Request:
 
     @classmethod
     def of(cls, query: Query, limits: Limits, corpus_size: int) -> Request:
-        """The request that `query` makes. Raises BadQuery, naming the field, for a value out of its bounds."""
+        """The request that `query` makes. Raises BadQuery, naming the field, for a value out of its bounds or of
+        another type than Query says."""
+        _check_types(query)
         return cls(
             question=query.question,
             top_k=_top_k(query, limits, corpus_size),
@@ -41,6 +46,19 @@ class Request:
             tenant=_tenant(query),
             seconds=_seconds(query),
         )
+
+
+def _check_types(query: Query) -> None:
+    for field in ("question", "tenant"):
+        if not isinstance(value := getattr(query, field), str):
+            raise BadQuery(f"{field} must be a text, not of type {type(value).__name__}", field=field)
+    for fields, kind, words in ((_WHOLE, numbers.Integral, "a whole number"), (_REAL, numbers.Real, "a number")):
+        for field in fields:
+            value = getattr(query, field)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise BadQuery(f"{field} must be {words}, not of type {type(value).__name__}", field=field)
+    if not isinstance(query.stop, tuple) or not all(isinstance(text, str) for text in query.stop):
+        raise BadQuery("stop must be a tuple of texts", field="stop")
 
 
 def _top_k(query: Query, limits: Limits, corpus_size: int) -> int:

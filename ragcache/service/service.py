@@ -159,8 +159,8 @@ class RagService:
     async def _answer(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
         loop = asyncio.get_running_loop()
         arrived = loop.time()
-        self.finder.check(query.question)
         request = Request.of(query, self.limits, self.corpus_size)
+        self.finder.check(request.question)
         deadline = None if request.seconds is None else arrived + request.seconds
         if self.waiting >= self.limits.max_waiting + self._free_slots():
             raise Overloaded(f"{self.waiting} requests wait already, the limit is {self.limits.max_waiting}")

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ from ragcache.cli.config import ServeConfig
 from ragcache.errors import ConfigError, RagCacheError
 from ragcache.service.answer import Answer, Query, ServiceEvent
 from ragcache.service.service import RagService
+from retrieval.errors import RetrievalError
 from server.app import create_app
 from server.run import HttpServer, bind, url_of
 
@@ -39,8 +40,10 @@ def open_service(index: Path | str, model: str = "default", port: int | None = N
         with ragcache.open_service(index="idx/faiss.idx") as service:
             print(service.ask("Why do otters hold hands?").answer)
 
-    Raises ConfigError, ModelError or RetrievalError, all before it returns, for what cannot be used.
+    Raises ConfigError or ModelError, before it returns, for what cannot be used.
     """
+    if index is None:  # which stands for a setting that is not given where settings come from a command line
+        raise ConfigError("index is None: give the path of faiss.idx in a folder that `ragcache index` wrote")
     config = ServeConfig.load(None, {"index": index, "model": model, "port": port, **settings})
     return OpenService(config, http=port is not None)
 
@@ -54,15 +57,17 @@ class OpenService:
     """
 
     def __init__(self, config: ServeConfig, *, http: bool = False) -> None:
-        """Loads what the settings name and runs. Raises ConfigError, ModelError or RetrievalError; nothing stays open
-        then."""
+        """Loads what the settings name and runs. Raises ConfigError or ModelError; nothing stays open then."""
         self._closing = threading.Lock()
         self._closed = False
         self._url: str | None = None
         with contextlib.ExitStack() as opened:
             # before the seconds of loading: a busy port is reported at once
             bound = opened.enter_context(bind(config.host, config.port)) if http else None
-            self.service = assembly_of(config.engine)(config, log.info)
+            try:
+                self.service = assembly_of(config.engine)(config, log.info)
+            except RetrievalError as error:
+                raise ConfigError(str(error)) from error
             opened.callback(self.service.close)
             server = None
             if bound is not None:
@@ -74,7 +79,9 @@ class OpenService:
 
     @property
     def url(self) -> str:
-        """Where it serves HTTP, such as http://127.0.0.1:8000. Raises ConfigError if it was opened without a port."""
+        """Where it serves HTTP, such as http://127.0.0.1:8000. Raises ConfigError if it was opened without a port, and
+        RagCacheError if it is closed."""
+        self._check_open()
         if self._url is None:
             raise ConfigError("this service is not served over HTTP: open it with open_service(..., port=0)")
         return self._url
@@ -82,8 +89,8 @@ class OpenService:
     def ask(self, question: str, **options: Any) -> Answer:
         """The answer to a question. `options` are fields of Query, such as `top_k`, `max_tokens` and `temperature`.
 
-        Raises what the service raises: BadQuery, Overloaded, DeadlineExceeded, EngineError or RetrievalError; and
-        RagCacheError if the service is closed.
+        Raises what the service raises: BadQuery, Overloaded, DeadlineExceeded or EngineError; and RagCacheError if the
+        search fails or the service is closed.
         """
         *_, last = self.stream(question, **options)
         assert isinstance(last, Answer)
@@ -95,12 +102,13 @@ class OpenService:
         The request is sent when the first event is asked for; closing the iterator cancels it. Options and errors are
         those of `ask`.
         """
-        if self._closed:
-            raise _closed_error()
+        self._check_open()
         if unknown := sorted(options.keys() - set(_OPTIONS)):
             raise TypeError(f"a question has no option {unknown[0]!r}; there are {', '.join(_OPTIONS)}")
         stop = options.get("stop") or ()
-        options["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+        if isinstance(stop, str):
+            stop = (stop,)
+        options["stop"] = tuple(stop) if isinstance(stop, Iterable) else stop  # which the service refuses
         return self._running.events(Query(question, **options))
 
     def close(self) -> None:
@@ -109,6 +117,10 @@ class OpenService:
         HTTP requests have `grace_seconds` to finish, and the disk as long again. A second call does nothing.
         """
         self._end(finish=True)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _closed_error()
 
     def _end(self, *, finish: bool) -> None:
         with self._closing:
@@ -122,6 +134,7 @@ class OpenService:
                 self.service.close()
 
     def __enter__(self) -> OpenService:
+        self._check_open()
         return self
 
     def __exit__(
@@ -205,6 +218,10 @@ class _ServiceThread:
                 async for event in events:
                     arrivals.put(event)
             arrivals.put(None)
+        except RetrievalError as error:
+            failed = RagCacheError(str(error))
+            failed.__cause__ = error
+            arrivals.put(failed)
         except Exception as error:  # raised where the caller waits
             arrivals.put(error)
         finally:

@@ -14,7 +14,7 @@ import pytest
 
 import ragcache
 from ragcache.errors import BadQuery, ConfigError, ModelError, RagCacheError
-from retrieval.errors import RetrievalError
+from retrieval.errors import SearchFailed
 from server.client import RagClient, ServerError
 
 OTTERS = "Why do otters hold hands?"
@@ -71,11 +71,12 @@ def test_a_stream_that_is_left_is_cancelled_and_holds_nothing(opened):
 
 def test_it_serves_http_on_a_free_port_as_well(opened):
     with opened(port=0) as service:
-        assert service.url.startswith("http://127.0.0.1:")
-        with RagClient(service.url) as client:
+        url = service.url
+        assert url.startswith("http://127.0.0.1:")
+        with RagClient(url) as client:
             assert client.ask(OTTERS)["answer"] == service.ask(OTTERS).answer
             assert client.get("/readyz") == {"status": "ready"}
-    with RagClient(service.url) as client, pytest.raises(ServerError, match="no answer from"):
+    with RagClient(url) as client, pytest.raises(ServerError, match="no answer from"):
         client.ask(OTTERS)
 
 
@@ -94,6 +95,32 @@ def test_what_the_service_raises_reaches_the_caller(opened):
 
 
 @pytest.mark.parametrize(
+    ("question", "options", "field"),
+    [
+        (None, {}, "question"),
+        (OTTERS, {"top_k": "2"}, "top_k"),
+        (OTTERS, {"stop": 3}, "stop"),
+        (OTTERS, {"temperature": "hot"}, "temperature"),
+    ],
+)
+def test_a_question_of_wrong_types_is_refused_by_the_field(opened, question, options, field):
+    with opened() as service, pytest.raises(BadQuery, match=f"^{field} must be") as caught:
+        service.ask(question, **options)
+    assert caught.value.field == field
+
+
+def test_a_search_that_fails_is_an_error_of_ragcache(opened, monkeypatch):
+    def fails(*_):
+        raise SearchFailed("the index is gone")
+
+    with opened() as service:
+        monkeypatch.setattr("retrieval.retriever.Retriever.search_stages", fails)
+        with pytest.raises(RagCacheError, match="the index is gone") as caught:
+            service.ask(OTTERS)
+        assert isinstance(caught.value.__cause__, SearchFailed)
+
+
+@pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
         ({"top_k": 0}, ConfigError, "top_k must be at least 1, not 0"),
@@ -102,7 +129,8 @@ def test_what_the_service_raises_reaches_the_caller(opened):
         ({"policy": "best"}, ConfigError, "there is no policy 'best'; known are lru"),
         ({"policy": int}, ConfigError, r"policy builtins:int: int is not a policy, it lacks missed\(\), inserted\(\)"),
         ({"model": "/no/such/model"}, ModelError, "no model at /no/such/model"),
-        ({"index": "/no/such/faiss.idx"}, RetrievalError, "/no/such"),
+        ({"index": "/no/such/faiss.idx"}, ConfigError, "/no/such"),
+        ({"index": None}, ConfigError, "^index is None: give the path of faiss.idx"),
         ({"max_tokens": 8192, "port": 0}, ConfigError, "max_tokens is 8192; the model's context is 8192 tokens"),
     ],
 )
@@ -127,6 +155,10 @@ def test_after_it_is_closed_it_says_so(opened):
         service.ask(OTTERS)
     with pytest.raises(RagCacheError, match="this service is closed: open another"):
         next(late)
+    with pytest.raises(RagCacheError, match="this service is closed: open another"):
+        _ = service.url
+    with pytest.raises(RagCacheError, match="this service is closed: open another"), service:
+        pass
 
 
 def test_closing_ends_an_answer_that_another_thread_waits_for(opened):

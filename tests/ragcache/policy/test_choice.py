@@ -4,8 +4,12 @@ import textwrap
 
 import pytest
 
-from ragcache.errors import ConfigError
+from ragcache.cli.main import main
+from ragcache.errors import ConfigError, PolicyError
 from ragcache.policy import ARC, LRU, POLICIES, Policy, policy_factory, policy_name
+from ragcache.tree.segment import Segment
+from ragcache.tree.tree import KnowledgeTree
+from tests.props.small_replays import workload
 
 MINE = """
 from ragcache.policy import LRU, Policy
@@ -43,6 +47,24 @@ def make(capacity):
 def wrong(capacity):
     return capacity
 
+class RaisesLater(LRU):
+    def used(self, node):
+        raise ValueError("boom\\nand more")
+
+class NoVictim(LRU):
+    def victim(self):
+        return None
+
+class WrongVictim(LRU):
+    def victim(self):
+        node = super().victim()
+        self.withdraw(node)
+        return node.parent
+
+class Stumbles(LRU):
+    def victim(self):
+        return {}["not there"]
+
 number = 3
 """
 
@@ -64,7 +86,7 @@ def test_a_name_is_its_policy(name):
 
 @pytest.mark.parametrize(("choice", "capacity"), [("Mine", None), ("Sized", 70), ("Outer.Inner", None), ("make", 70)])
 def test_a_policy_of_ones_own_is_imported_from_the_current_folder(choice, capacity):
-    made = policy_factory(f"mine_to_choose:{choice}")(70)
+    made = policy_factory(f"mine_to_choose:{choice}")(70).own
     assert isinstance(made, LRU)
     assert getattr(made, "capacity", None) == capacity
     assert policy_name(f"mine_to_choose:{choice}") == f"mine_to_choose:{choice}"
@@ -122,3 +144,50 @@ def test_modules_here_hide_no_package():
     (__import__("pathlib").Path.cwd() / "json.py").write_text(textwrap.dedent("raise SystemExit"))
     with pytest.raises(ConfigError, match="has no 'Mine'"):
         policy_factory("json:Mine")
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("RaisesLater", "used() failed: ValueError: boom and more (mine_to_choose.py:{line})"),
+        ("NoVictim", "victim() returned None, not an offered node"),
+        ("WrongVictim", "victim() returned node {root}, not an offered node"),
+        ("Stumbles", "victim() failed: KeyError: 'not there' (mine_to_choose.py:{line})"),
+    ],
+)
+def test_a_fault_of_a_policy_of_ones_own_is_said_in_one_line(choice, message):
+    policy = policy_factory(f"mine_to_choose:{choice}")(70)
+    tree = KnowledgeTree()
+    root = tree.root("")
+    node = tree.insert(root, Segment.of("a", (1, 2)))
+    policy.inserted(node)
+    policy.offer(node)
+    call = policy.victim if "victim()" in message else lambda: policy.used(node)
+    with pytest.raises(PolicyError) as caught:
+        call()
+    lines = [number for number, line in enumerate(MINE.splitlines(), 1) if "boom" in line or "not there" in line]
+    line = lines[choice == "Stumbles"]
+    assert str(caught.value) == f"policy mine_to_choose:{choice}: " + message.format(line=line, root=root.id)
+
+
+def test_no_victim_where_none_is_offered_is_no_fault():
+    with pytest.raises(LookupError):
+        policy_factory("mine_to_choose:Mine")(70).victim()
+
+
+@pytest.mark.parametrize(
+    ("choice", "fault"),
+    [("NoVictim", "victim() returned None, not an offered"), ("RaisesLater", "used() failed: Val")],
+)
+def test_a_command_ends_with_that_line(tmp_path, capsys, choice, fault):
+    (tmp_path / "trace.csv").write_text("i,obj,size,next_access\n0,a,4,2\n1,b,6,\n2,a,4,\n3,c,4,\n")
+    workload(*((time, "ab" if time % 2 else "ac") for time in (0.0, 1.0, 2.0, 3.0))).write(tmp_path / "w.jsonl")
+    policy = ["--policy", f"mine_to_choose:{choice}"]
+    for command in (
+        ["simulate", "--trace", "trace.csv", "--format", "objects", "--capacity", "10"],
+        ["replay", "--workload", "w.jsonl", "--device-cache", "40MiB"],
+    ):
+        assert main([*command, *policy]) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith(f"ragcache {command[0]}: policy mine_to_choose:{choice}: {fault}")

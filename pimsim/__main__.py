@@ -1,0 +1,7 @@
+"""`python -m pimsim COMMAND` is `pimsim COMMAND`."""
+
+import sys
+
+from pimsim.cli import main
+
+sys.exit(main())
