@@ -144,7 +144,7 @@ def test_a_curve_that_is_interrupted_while_it_is_drawn_leaves_the_old_one(tmp_pa
 @pytest.mark.parametrize(
     ("number", "last_words"), [(signal.SIGINT, ["interrupted"]), pytest.param(signal.SIGTERM, [], marks=PROFILED)]
 )
-@pytest.mark.parametrize("out", [["--out", "profile.json"], []])
+@pytest.mark.parametrize("out", [["--out", "profile.json"], pytest.param([], marks=PROFILED)])
 def test_a_profile_that_is_interrupted_leaves_no_file(tmp_path, tiny_folder, on_terminal, out, number, last_words):
     running = on_terminal("profile", "--model", tiny_folder, "--runs", "9999", "--threads", "1", *out)
     running.wait_for_progress()

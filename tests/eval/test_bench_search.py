@@ -54,6 +54,7 @@ def test_a_figure_over_its_limit_is_a_failure(
         assert ("MISSED" in capsys.readouterr().out) == bool(status)
 
 
+@pytest.mark.full(proof="test_reports_both_indexes")
 def test_says_it_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     main([*SMALL[1:], "--vectors", "200", "--dim", "8"])
     words = capsys.readouterr().out

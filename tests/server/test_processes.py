@@ -99,6 +99,7 @@ def test_sigterm_lets_a_running_answer_finish(serve):
     assert "Traceback" not in serving.errors
 
 
+@pytest.mark.full(proof="test_sigterm_lets_a_running_answer_finish")
 def test_after_a_grace_too_short_it_still_ends_well_and_soon(serve):
     serving = serve("--max-tokens", "8000", "--grace-seconds", "0.2")
     with serving.ready() as client, slow_stream(client, 8000 - 400) as response:

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import pytest
+
 from pimsim.cli import main
 from pimsim.commands import reproduce
 from pimsim.paper import evaluation, plot, reproduction
 
 
+@pytest.mark.full(proof="test_a_figure_tells_its_deviation_and_whether_it_is_reproduced")
 def test_the_table_and_the_plot_show_every_case(monkeypatch, capsys, tmp_path):
     case = evaluation.Case(1)
     monkeypatch.setattr(evaluation, "ROUNDS", 1)

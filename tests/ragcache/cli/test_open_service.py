@@ -243,6 +243,7 @@ def opening(index: Path, model: Path) -> str:
     )
 
 
+@pytest.mark.full(proof="test_closing_ends_an_answer_that_another_thread_waits_for")
 def test_ctrl_c_closes_everything(tmp_path, tiny_index, tiny_folder):
     process = script(
         tmp_path,

@@ -25,7 +25,7 @@ def test_a_policy_of_ones_own_is_taken_by_its_name(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     settings = ConnectorSettings.of({"host_cache": "1MiB", "policy": "own_order:Own"})
     cache = OuterCache(settings, FakePool(8), 8, [Inventory(16)], PolynomialCost(50, 0.01), follows_device=True)
-    assert [type(tier.policy).__name__ for tier in cache.hierarchy.tiers()] == ["Own", "Own"]
+    assert [type(tier.policy.own).__name__ for tier in cache.hierarchy.tiers()] == ["Own", "Own"]
 
 
 @pytest.mark.parametrize(
