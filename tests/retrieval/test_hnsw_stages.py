@@ -355,6 +355,7 @@ def test_wrong_arguments_are_refused_before_any_stage() -> None:
         staged.search(query, 1, 4, (0.5, 0.2, 1.0))
 
 
+@pytest.mark.timing
 def test_other_threads_run_while_it_searches() -> None:
     """Counts ticks of this thread within a stage of another: were the GIL held, for up to 10 s, there would be none."""
     rows, queries = vectors("random")
