@@ -208,3 +208,12 @@ class Tiered:
 
 def snapshot(cache: KnowledgeCache) -> list[tuple[int, int, int, int]]:
     return sorted((node.id, node.holders, node.frequency, node.last_use) for node in cache.tree.nodes())
+
+
+def use(cache: KnowledgeCache, path: Sequence[Segment], extra: int = 0) -> int:
+    """One request from lease to release; returns how many segments were cached."""
+    lease = cache.lease(path, extra)
+    assert lease is not None
+    with lease:
+        lease.commit(computed(lease))
+        return lease.cached
