@@ -109,20 +109,11 @@ class ServeConfig:
     @property
     def service(self) -> ServiceSettings:
         """The settings of the service, whichever engine computes."""
-        return ServiceSettings(
-            device_cache=self.device_cache,
-            host_cache=self.host_cache,
+        return ServiceSettings.of(
+            self,
             disk_cache=self.disk,
             policy=policy_factory(self.policy),
-            admission=self.admission,
             keeps=self.cache,
-            prefill_chunk=self.prefill_chunk,
-            top_k=self.top_k,
-            max_tokens=self.max_tokens,
-            max_batch=self.max_batch,
-            max_waiting=self.max_waiting,
-            reorder_window=self.reorder_window,
-            max_prefill_batch=self.max_prefill_batch,
             speculate=self.speculate == "dynamic",
         )
 
