@@ -165,7 +165,7 @@ def test_a_wrong_guess_costs_no_more_than_its_step():
 
 def test_lists_and_times_of_the_searches_come_by_turns():
     profile = searches(STAGES, SAME, OTHER_ORDER)
-    requests = workload(*[(at * 10.0, pair) for at, pair in enumerate(("ab", "cd", "ef", "gh"))])
+    requests = workload(*[(number * 10.0, pair) for number, pair in enumerate(("ab", "cd", "ef", "gh"))])
     report = replayed(requests, profile=profile, speculate=True)
     # with 230 tokens the wrong guess has ended, at 0.33 s, before the search has
     assert [each.speculations for each in served(report)] == [1, 2, 1, 2]
@@ -208,7 +208,7 @@ def test_a_replay_of_which_nothing_is_answered_has_a_report():
 
 
 def test_equal_arguments_give_equal_reports_and_other_seeds_others():
-    rows = [(0.0, "".join(sorted({chr(97 + at * at % 23), chr(97 + at % 11)}))) for at in range(300)]
+    rows = [(0.0, "".join(sorted({chr(97 + number * number % 23), chr(97 + number % 11)}))) for number in range(300)]
     requests = workload(*rows, output=4)
     profile = searches(STAGES, SAME, ((-1, 0), (1, 0), (0, 1)), ((-1, -2), (0, -1), (0, 1)))
     options = {"profile": profile, "speculate": True, "max_batch": 4, "reorder_window": 32, "device_cache": 1200}
