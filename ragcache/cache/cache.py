@@ -322,7 +322,7 @@ class KnowledgeCache:
             self._write_behind.add(lease.nodes)
 
     def _enter(self, lease: Lease, node: Node, memory: Any, price: float) -> None:
-        """KV that the request computed becomes the cache's, and its memory with it."""
+        """Takes over KV that the request computed, and the memory it reserved for that."""
         lease.reserved -= node.size * self.bytes_per_token
         self._raise_use(node)
         node.missed(price)
@@ -359,7 +359,7 @@ class KnowledgeCache:
             arrival.callbacks.append(lease.arrived)
 
     def _break_leases(self, node: Node) -> None:
-        """A node cannot be loaded: the requests that counted on it have to ask anew."""
+        """Breaks the leases that hold a node which cannot be loaded: their requests have to lease anew."""
         for lease in list(self._leases):
             if node in lease.nodes:
                 if not lease.broken:

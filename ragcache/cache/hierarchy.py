@@ -90,9 +90,9 @@ class Hierarchy:
             tier.release(node)
 
     def evict(self, node: Node, *, rejected: bool = False) -> None:
-        """A leaf of the device that is not held makes room, and goes to the host if there is one.
+        """Evicts a leaf of the device that is not held; its KV goes to the host if there is one.
 
-        `rejected`: it is a newcomer that lost against what is there, of which the policy learns nothing.
+        `rejected`: the node is a newcomer that lost against what is there; its policy does not learn of the eviction.
         """
         kv = (self.device.reject(node) if rejected else self.device.evict(node)).copy
         if self.host is not None:
@@ -219,7 +219,7 @@ class Hierarchy:
         return place
 
     def evict_below(self, tier: Tier, node: Node) -> None:
-        """A leaf of a lower tier that is not held makes room there."""
+        """Evicts a leaf of a lower tier that is not held."""
         copy = tier.evict(node).copy
         if tier is self.disk:
             self.remove_records([copy])
@@ -228,7 +228,7 @@ class Hierarchy:
             self.forget(node)
 
     def discard(self, tier: Tier, node: Node) -> None:
-        """A copy on a lower tier that cannot be read is none."""
+        """Gives up a copy on a lower tier that cannot be read, and the node if that was its last."""
         copy = tier.leave(node).copy
         if tier is self.disk:
             self.remove_records([copy])
@@ -238,7 +238,7 @@ class Hierarchy:
     # -- nodes that leave the tree
 
     def forget(self, node: Node) -> None:
-        """A node that is on no tier leaves the tree, with everything below it."""
+        """Removes a node that is on no tier from the tree, with everything below it."""
         removed: list[bytes] = []
         stack, order = [node], []
         while stack:

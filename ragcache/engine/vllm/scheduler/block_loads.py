@@ -15,7 +15,7 @@ from ragcache.engine.vllm.wire.orders import NOT_TRIED, Load, Outcome, Piece
 from ragcache.errors import RecordError
 from ragcache.tree.tree import Node, Place
 
-NOWHERE = -1  # number of no host copy: a load from there fails
+NOWHERE = -1  # stands for the number of a host copy that is gone: a load from there fails
 
 
 @dataclass(frozen=True, slots=True)
