@@ -35,6 +35,7 @@ class SimulatedSettings:
     host_cache: int = 0
     policy: PolicyChoice = "pgdsf"
     admission: str = "always"
+    share_in_flight: bool = True
     prefill_chunk: int = 512
     max_batch: int = 4
     max_prefill_batch: int = 4
@@ -54,6 +55,7 @@ class SimulatedSettings:
             policy=policy_factory(self.policy if keeps else "lru", more=[NO_CACHE]),
             admission=self.admission,
             keeps=keeps,
+            share_in_flight=self.share_in_flight,
             prefill_chunk=self.prefill_chunk,
             top_k=top_k,
             max_tokens=max_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -16,7 +16,7 @@ from ragcache.errors import IntegrityError
 from ragcache.reuse.plan import Computed
 from ragcache.tree.segment import Segment
 from tests.props.reported_engine import ReportedEngine
-from tests.props.tiers import StoreFailure, Tiered, computed
+from tests.props.tiers import Kv, StoreFailure, Tiered, computed, spelled
 
 # whole blocks of the ledger's four tokens, so that all implementations keep the same segments
 SYSTEM = Segment.of("system", range(100, 108))
@@ -39,6 +39,9 @@ class Site(Protocol):
 
     def commit(self, lease: Lease) -> None:
         """Hands over the KV of all that the lease lacks."""
+
+    def kv(self, path: Sequence[Segment]) -> list[Any]:
+        """KV of each segment of a path, as `Lease.commit` takes it."""
 
     def move(self, reason: str | None) -> None:
         """A move from the device to the host ends, with an error of that `reason` or without one."""
@@ -72,6 +75,9 @@ class Here:
     def commit(self, lease: Lease) -> None:
         lease.commit(computed(lease))
 
+    def kv(self, path: Sequence[Segment]) -> list[Any]:
+        return [Kv(spelled(path[: depth + 1])) for depth in range(len(path))]
+
     def move(self, reason: str | None) -> None:
         if reason is not None:
             self.tiered.shelf.reasons.append(reason)
@@ -89,6 +95,14 @@ class Here:
 
     def close(self) -> None:
         pass
+
+
+class InFlight(Here):
+    """The same, where leases may count on KV that is being computed."""
+
+    def __init__(self) -> None:
+        self.tiered = Tiered(CAPACITY, 4 * CAPACITY, by_hand=True, share_in_flight=True)
+        self.cache = self.tiered.cache
 
 
 class InVllm:
@@ -116,6 +130,9 @@ class InVllm:
 
     def commit(self, lease: Lease) -> None:
         lease.commit([VllmKV(len(segment), (0, 0, 0)) for segment in lease.missing])
+
+    def kv(self, path: Sequence[Segment]) -> list[Any]:
+        return [VllmKV(len(segment), (0, 0, 0)) for segment in path]
 
     def move(self, reason: str | None) -> None:
         self._served += 1
@@ -145,7 +162,7 @@ def _failing(reason: str) -> Callable[[Sequence[int]], None]:
     return fail
 
 
-@pytest.fixture(params=[Here, InVllm])
+@pytest.fixture(params=[Here, InFlight, InVllm])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     made: Site = request.param()
     yield made
@@ -258,17 +275,30 @@ def test_a_lease_is_committed_while_it_is_open(site: Site) -> None:
         site.commit(lease)
 
 
-def test_a_lease_is_committed_once(site: Site) -> None:
-    with leased(site.cache, PATH, 0) as lease:
-        site.settle()
-        lease.commit([])
-        with pytest.raises(ValueError, match="committed once"):
-            site.commit(lease)
+def test_each_segment_of_a_lease_is_committed_once(site: Site) -> None:
     with leased(site.cache, PATH, 0) as lease:
         site.settle()
         site.commit(lease)
-        with pytest.raises(ValueError, match="committed once"):
-            lease.commit([])
+        lease.commit([])
+        with pytest.raises(ValueError, match="missing segments once"):
+            site.commit(lease)
+    assert site.cache.balance().held == 0
+
+
+def test_a_lease_is_committed_piece_by_piece(site: Site) -> None:
+    kv = site.kv(PATH)
+    with leased(site.cache, PATH, 4) as lease:
+        site.settle()
+        for committed in range(len(PATH)):
+            with pytest.raises(ValueError, match="missing segments once"):
+                lease.commit(kv[committed:] + kv[:1])
+            lease.commit(kv[committed : committed + 1])
+            assert lease.committed == committed + 1
+            assert site.cache.balance().held == site.cache.bytes_of(length(PATH) + 4)
+            site.cache.check_integrity()
+        with pytest.raises(ValueError, match="missing segments once"):
+            lease.commit(kv[:1])
+    assert site.cache.balance().held == 0
 
 
 def test_activity_differs_after_each_call_that_leases_or_drops(site: Site) -> None:

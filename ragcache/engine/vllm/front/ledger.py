@@ -50,6 +50,7 @@ class VllmLedger:
     """
 
     keeps = True
+    shares_in_flight = False  # vLLM looks up what is cached when it comes to a prompt, and not before
 
     def __init__(self, board: Board, lower_names: Sequence[str] = ()) -> None:
         """`lower_names`: the connector's tiers below the device, fastest first."""
