@@ -224,7 +224,7 @@ def test_a_follower_waits_for_loads_too():
 def test_what_went_between_landing_and_the_turn_is_a_plain_miss(cache):
     with leased(cache, SYSTEM, A) as leader:
         land(leader)
-    leased(cache, Segment.of("large", range(100, 190))).release()
+    leased(cache, Segment.of("large", range(100, 198))).release()
     late = leased(cache, SYSTEM, A)
     assert (late.ready, late.missed_tokens, late.shared_tokens) == (True, 13, 0)
 
@@ -249,7 +249,7 @@ def test_one_request_after_the_other_leaves_what_it_leaves_without_sharing(polic
         assert pair[0].use(path, 1) == pair[1].use(path, 1)
     plain, sharing = (tiered.cache for tiered in pair)
     assert snapshot(plain) == snapshot(sharing)
-    assert plain.report() == sharing.report()
+    assert plain.report().tiers == sharing.report().tiers
     prices = [
         [(node.id, node.misses, node.seconds_per_token) for node in cache.tree.nodes()] for cache in (plain, sharing)
     ]
