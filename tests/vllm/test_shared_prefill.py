@@ -1,0 +1,65 @@
+"""Requests that come at once and begin alike: vLLM computes what they share once, from whichever tier the rest comes."""
+
+from typing import Any
+
+import pytest
+
+from tests.vllm.live import Live, serving, started, until
+from tests.vllm.site import BLOCK
+
+CLIENTS = 4
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """In steps of 64 tokens, so that prompts take several."""
+    made = started(max_batch=CLIENTS)
+    yield made
+    made.close()
+
+
+def herd(live: Live, *documents: str) -> list[dict[str, Any]]:
+    """The usages of questions over these documents, asked at once."""
+    answers = [live.begin(letters) for letters in documents]
+    return [answer.result()["usage"] for answer in answers]
+
+
+def computed(live: Live, usages: list[dict[str, Any]]) -> list[int]:
+    """What each of the requests has computed, most first; what vLLM says that it has computed is the sum of it."""
+    for usage in usages:
+        assert usage["computed_tokens"] + sum(usage["cached_tokens"].values()) == usage["prompt_tokens"]
+    return sorted((usage["computed_tokens"] for usage in usages), reverse=True)
+
+
+def test_a_question_that_many_ask_at_once_is_computed_once(engine):
+    with serving(engine) as live:
+        before = engine.stats().prefill_tokens
+        usages = herd(live, *["AB"] * CLIENTS)
+        prompt = usages[0]["prompt_tokens"]
+        rest = prompt - (prompt - 1) // BLOCK * BLOCK
+        print("USAGES", usages, prompt, rest, engine.stats().prefill_tokens - before)
+        assert computed(live, usages) == [prompt] + [rest] * (CLIENTS - 1)
+        until(lambda: not engine.stats().running)
+        assert engine.stats().prefill_tokens - before == prompt + (CLIENTS - 1) * rest
+
+
+def test_a_common_first_document_is_computed_once(engine):
+    with serving(engine) as live:
+        usages = herd(live, "AB", "AC", "AD", "A")
+        print("USAGES", usages)
+        tokens = computed(live, usages)
+        assert tokens[0] == max(usage["prompt_tokens"] for usage in usages)
+        assert all(each <= 150 + 20 + BLOCK for each in tokens[1:])
+
+
+def test_what_lies_on_the_host_is_loaded_and_the_rest_computed_once(engine):
+    with serving(engine) as live:
+        live.ask("A")
+        live.cache()
+        engine._thread.result_of(engine._llm.reset_prefix_cache())  # the device's blocks alone
+        before = engine.stats().prefill_tokens
+        usages = herd(live, *["AB"] * CLIENTS)
+        print("USAGES", usages, engine.stats().prefill_tokens - before)
+        tokens = computed(live, usages)
+        assert usages[0]["cached_tokens"]["host"] + usages[1]["cached_tokens"]["host"] > 0
+        assert sum(each > 2 * BLOCK for each in tokens) == 1
