@@ -44,11 +44,11 @@ def stream(requests: int, per_second: float, document_tokens: int, seed: int) ->
     return Workload(tuple(sorted(sent, key=lambda request: request.time)[:requests]))
 
 
-def live(workload: Workload, model: str, *, share: bool) -> ReplayReport:
+def live(workload: Workload, model: str, threads: int, *, share: bool) -> ReplayReport:
     """The report of a replay that the torch engine computes here, in real time."""
     settings = SimulatedSettings(hardware="this-cpu", model="smollm2-135m", max_batch=8, share_in_flight=share)
     service, cost, described = assemble_replay(
-        settings, workload, model=model, system_tokens=SYSTEM_TOKENS, searches=None, seed=0, threads=0
+        settings, workload, model=model, system_tokens=SYSTEM_TOKENS, searches=None, seed=0, threads=threads
     )
     try:
         return asyncio.run(replay_service(workload, service, described, SYSTEM_TOKENS, cost))
@@ -108,6 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--tokens", type=int, default=250, metavar="N", help="of each of a question's two documents (%(default)s)"
     )
     parser.add_argument("--model", default="default", metavar="NAME", help="as `ragcache serve` takes it")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="torch threads (default: one for each core)"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the stream (default: %(default)s)")
     arguments = parser.parse_args(argv)
     rows = []
@@ -119,8 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rows.append(row(f"RAGPulse, {speed:g} x", *pair))
         else:
             workload = stream(arguments.requests, arguments.rate, arguments.tokens, arguments.seed)
-            live(stream(2, 100.0, 8, 0), arguments.model, share=False)  # what is done once only
-            both = [live(workload, arguments.model, share=share) for share in (False, True)]
+            live(stream(2, 100.0, 8, 0), arguments.model, arguments.threads, share=False)  # what is done once only
+            both = [live(workload, arguments.model, arguments.threads, share=share) for share in (False, True)]
             rows.append(row(f"{arguments.rate:g} requests/s, live", *both))
     except RagCacheError as error:
         print(error, file=sys.stderr)

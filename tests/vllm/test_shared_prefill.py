@@ -1,4 +1,4 @@
-"""Requests that come at once and begin alike: vLLM computes what they share once, from whichever tier the rest comes."""
+"""Requests that come at once and begin alike: vLLM computes what they share once, wherever the rest comes from."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def herd(live: Live, *documents: str) -> list[dict[str, Any]]:
     return [answer.result()["usage"] for answer in answers]
 
 
-def computed(live: Live, usages: list[dict[str, Any]]) -> list[int]:
+def computed(usages: list[dict[str, Any]]) -> list[int]:
     """What each of the requests has computed, most first; what vLLM says that it has computed is the sum of it."""
     for usage in usages:
         assert usage["computed_tokens"] + sum(usage["cached_tokens"].values()) == usage["prompt_tokens"]
@@ -38,7 +38,7 @@ def test_a_question_that_many_ask_at_once_is_computed_once(engine):
         prompt = usages[0]["prompt_tokens"]
         rest = prompt - (prompt - 1) // BLOCK * BLOCK
         print("USAGES", usages, prompt, rest, engine.stats().prefill_tokens - before)
-        assert computed(live, usages) == [prompt] + [rest] * (CLIENTS - 1)
+        assert computed(usages) == [prompt] + [rest] * (CLIENTS - 1)
         until(lambda: not engine.stats().running)
         assert engine.stats().prefill_tokens - before == prompt + (CLIENTS - 1) * rest
 
@@ -47,7 +47,7 @@ def test_a_common_first_document_is_computed_once(engine):
     with serving(engine) as live:
         usages = herd(live, "AB", "AC", "AD", "A")
         print("USAGES", usages)
-        tokens = computed(live, usages)
+        tokens = computed(usages)
         assert tokens[0] == max(usage["prompt_tokens"] for usage in usages)
         assert all(each <= 150 + 20 + BLOCK for each in tokens[1:])
 
@@ -60,6 +60,6 @@ def test_what_lies_on_the_host_is_loaded_and_the_rest_computed_once(engine):
         before = engine.stats().prefill_tokens
         usages = herd(live, *["AB"] * CLIENTS)
         print("USAGES", usages, engine.stats().prefill_tokens - before)
-        tokens = computed(live, usages)
+        tokens = computed(usages)
         assert usages[0]["cached_tokens"]["host"] + usages[1]["cached_tokens"]["host"] > 0
         assert sum(each > 2 * BLOCK for each in tokens) == 1
