@@ -25,14 +25,13 @@ from ragcache.replay.run import replay_service, simulate
 from ragcache.replay.service import SimulatedSettings
 from ragcache.replay.workload import TimedRequest, Workload
 
-REPEAT_SECONDS = 10.0  # between a question and its repetition, at most
 SYSTEM_TOKENS, QUESTION_TOKENS = 50, 20
 OUTPUT_TOKENS = 8
 SPEEDS = (10.0, 100.0, 300.0)  # times RAGPulse's own
 
 
-def stream(requests: int, per_second: float, document_tokens: int, seed: int) -> Workload:
-    """Questions over two documents each, half of them new; the others repeat one that came shortly before."""
+def stream(requests: int, per_second: float, document_tokens: int, seed: int, within: float = 10.0) -> Workload:
+    """Questions over two documents each, half of them new; the others repeat one that came `within` seconds before."""
     chance = random.Random(seed)
     sent: list[TimedRequest] = []
     time = 0.0
@@ -40,7 +39,7 @@ def stream(requests: int, per_second: float, document_tokens: int, seed: int) ->
         time += chance.expovariate(per_second / 2)
         documents = tuple((f"d{number}-{place}", document_tokens) for place in range(2))
         first = TimedRequest(time, documents, QUESTION_TOKENS, OUTPUT_TOKENS)
-        sent += [first, dataclasses.replace(first, time=time + chance.uniform(0.0, REPEAT_SECONDS))]
+        sent += [first, dataclasses.replace(first, time=time + chance.uniform(0.0, within))]
     return Workload(tuple(sorted(sent, key=lambda request: request.time)[:requests]))
 
 
@@ -105,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=200, metavar="N", help="of the stream (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="requests a second (default: %(default)s)")
     parser.add_argument(
+        "--within", type=float, default=10.0, metavar="S", help="seconds in which half of them come again (%(default)s)"
+    )
+    parser.add_argument(
         "--tokens", type=int, default=250, metavar="N", help="of each of a question's two documents (%(default)s)"
     )
     parser.add_argument("--model", default="default", metavar="NAME", help="as `ragcache serve` takes it")
@@ -121,8 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 pair = virtual(workload, share=False), virtual(workload, share=True)
                 rows.append(row(f"RAGPulse, {speed:g} x", *pair))
         else:
-            workload = stream(arguments.requests, arguments.rate, arguments.tokens, arguments.seed)
-            live(stream(2, 100.0, 8, 0), arguments.model, arguments.threads, share=False)  # what is done once only
+            workload = stream(arguments.requests, arguments.rate, arguments.tokens, arguments.seed, arguments.within)
+            live(stream(2, 100.0, 8, 0, 0.1), arguments.model, arguments.threads, share=False)  # what is done once only
             both = [live(workload, arguments.model, arguments.threads, share=share) for share in (False, True)]
             rows.append(row(f"{arguments.rate:g} requests/s, live", *both))
     except RagCacheError as error:
