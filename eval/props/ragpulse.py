@@ -18,9 +18,9 @@ def ragpulse_workload(folder: Path, speed: float = 1.0) -> Workload:
     What stands behind the passages of a prompt counts as its question. Raises TraceError for a folder that does not
     hold the trace's files.
     """
-    trace = folder / "trace.jsonl.gz"
+    trace = _file(folder, "trace")
     paths = iter(read_trace(trace, "ragpulse").paths)
-    lengths = {name: _lengths(folder / f"{name}.jsonl.gz", key) for name, key in _BEHIND_PASSAGES.items()}
+    lengths = {name: _lengths(_file(folder, name), key) for name, key in _BEHIND_PASSAGES.items()}
     requests = []
     for where, row in json_lines(trace):
         try:
@@ -34,6 +34,11 @@ def ragpulse_workload(folder: Path, speed: float = 1.0) -> Workload:
         documents = tuple((segment.label, len(segment)) for segment in next(paths))
         requests.append(TimedRequest(time, documents, max(1, question), max(1, output)))
     return Workload(tuple(requests))
+
+
+def _file(folder: Path, name: str) -> Path:
+    plain = folder / f"{name}.jsonl"
+    return plain if plain.exists() else plain.with_suffix(".jsonl.gz")
 
 
 def _lengths(file: Path, key: str) -> dict[int, int]:
