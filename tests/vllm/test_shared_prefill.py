@@ -63,3 +63,19 @@ def test_what_lies_on_the_host_is_loaded_and_the_rest_computed_once(engine):
         tokens = computed(usages)
         assert usages[0]["cached_tokens"]["host"] + usages[1]["cached_tokens"]["host"] > 0
         assert sum(each > 2 * BLOCK for each in tokens) == 1
+
+
+def test_what_lies_on_disk_is_loaded_once_and_the_rest_computed_once(tmp_path):
+    engine = started(max_batch=CLIENTS, host_cache=0, disk_cache=f"{tmp_path}:1GiB")
+    try:
+        with serving(engine, ("disk",)) as live:
+            live.ask("A")
+            live.cache()
+            engine._thread.result_of(engine._llm.reset_prefix_cache())
+            usages = herd(live, *["AB"] * CLIENTS)
+            print("USAGES", usages)
+            tokens = computed(usages)
+            assert sum(usage["cached_tokens"]["disk"] > 0 for usage in usages) == 1
+            assert sum(each > 2 * BLOCK for each in tokens) == 1
+    finally:
+        engine.close()
