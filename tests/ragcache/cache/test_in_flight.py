@@ -33,6 +33,7 @@ def leased(cache: KnowledgeCache, *path: Segment, extra: int = 2, namespace: str
 def land(lease: Lease, pieces: int = 9) -> None:
     """The engine has computed the next pieces of a lease."""
     lease.commit(computed(lease)[lease.committed :][:pieces])
+    assert isinstance(lease.lender, KnowledgeCache)
     lease.lender.check_integrity()
 
 
