@@ -57,6 +57,11 @@ class _ServiceCollector(Collector):
             tokens.add_metric([tier], stats.cached_tokens[tier])
         yield tokens
         yield CounterMetricFamily(
+            "ragcache_shared_in_flight_tokens",
+            "Cached prompt tokens that another request was computing at the request's turn",
+            value=stats.shared_tokens,
+        )
+        yield CounterMetricFamily(
             "ragcache_completion_tokens", "Tokens generated for answers", value=stats.completion_tokens
         )
         yield CounterMetricFamily(

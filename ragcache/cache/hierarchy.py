@@ -7,7 +7,7 @@ goes takes its descendants along, for without it they are useless.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ragcache.cache.interface import DiskTier, HostTier
@@ -106,6 +106,19 @@ class Hierarchy:
         if not any(node.places):
             self.device.lose()
             self.forget(node)
+
+    def settle(self, newcomers: Collection[Node], limit: int) -> None:
+        """Decides which nodes stay within `limit` bytes of the device: the newcomers, or what they would displace."""
+        device = self.device
+        while (excess := device.cached + device.held_nodes - limit) > 0:
+            victims, loser = device.contest(excess, newcomers)
+            if loser is not None:  # the others stay, and the clock with them
+                self.evict(loser, rejected=True)
+            elif victims:
+                for victim in victims:
+                    self.evict(victim)
+            else:  # the rest is held: its memory is that of running requests until they end
+                return
 
     def lose_device(self) -> int:
         """Takes all KV off the device that is not held; returns the number of nodes that have no copy left.

@@ -47,6 +47,9 @@ class ServeConfig:
         one_of=KV_STORE_DTYPES,
     )
     cache: bool = _option(True, "keep the KV of documents between requests")
+    share_in_flight: bool = _option(
+        True, "wait for the KV of documents that another request is computing, instead of computing it again"
+    )
     policy: PolicyChoice = _option(
         "pgdsf", f"which KV is evicted first: {', '.join(POLICIES)}, or module:Class for your own", form="NAME"
     )

@@ -35,6 +35,7 @@ class SimulatedSettings:
     host_cache: int = 0
     policy: PolicyChoice = "pgdsf"
     admission: str = "always"
+    share_in_flight: bool = True
     prefill_chunk: int = 512
     max_batch: int = 4
     max_prefill_batch: int = 4

@@ -186,7 +186,7 @@ class RagService:
         if text := answering.finish():
             yield Delta(text)
         answer = answering.answer(Speculated(speculation.started, answering.attempt.guess, speculation.wasted_tokens))
-        self.stats.count(answer.usage)
+        self.stats.count(answer.usage, answering.shared_tokens)
         yield answer
 
     async def _find(

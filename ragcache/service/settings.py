@@ -32,6 +32,7 @@ class ServiceSettings(Limits):
     `device_cache` and `host_cache` are bytes of memory for KV, `disk_cache` a folder and its bytes; a host or disk
     cache of 0 bytes or None is not there. `policy` makes the eviction policy of a tier for a capacity in tokens.
     `admission` is "always" or "competes", as KnowledgeCache says. Unless it `keeps`, KV is dropped with its request.
+    With `share_in_flight`, a request waits for KV that another one is computing, where KV is kept.
     `prefill_chunk` bounds the prompt tokens that the engine computes in a step. The others are those of Limits.
     """
 
@@ -41,6 +42,7 @@ class ServiceSettings(Limits):
     policy: Callable[[int], Policy] = POLICIES["pgdsf"]
     admission: str = "always"
     keeps: bool = True
+    share_in_flight: bool = True
     prefill_chunk: int = 512
     top_k: int = 2
     max_tokens: int = 128

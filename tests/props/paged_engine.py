@@ -141,6 +141,7 @@ class PagedEngine:
         local = len(hit) * BLOCK
         self.cache.make_room(len(prompt) - local)
         tokens, waits = self.cache.match(ticket, local, limit)
+        assert tokens is not None, "no other request is there"
         assert tokens % BLOCK == 0
         assert local + tokens <= limit
         self.pool.touch(hit)

@@ -183,7 +183,7 @@ class Tiered:
             if lease.broken:
                 lease.release()
                 return self.use(path, extra)
-            for depth, node in enumerate(lease.nodes):
+            for depth, node in enumerate(lease.nodes[: lease.cached]):
                 assert node.kv.content == spelled(path[: depth + 1])
             lease.commit(computed(lease, self.alive))
         self.settle()

@@ -138,12 +138,12 @@ class TorchEngine:
                 continue
             if running is None:
                 return False
-            self._batch.running.append(running)
+            self._batch.add(running)
 
     def _empty_inbox(self) -> None:
         while not self._inbox.empty():
             if (running := self._inbox.get()) is not None:
-                self._batch.running.append(running)
+                self._batch.add(running)
 
     def _hand_over(self, died: str) -> None:
         """Last act of a dying thread: ends the jobs, and starts the thread that takes over."""

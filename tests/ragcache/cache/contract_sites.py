@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -12,7 +12,7 @@ from ragcache.cache.lease import Lease
 from ragcache.engine.vllm.front.vllm_kv import VllmKV
 from ragcache.tree.segment import Segment
 from tests.props.reported_engine import ReportedEngine
-from tests.props.tiers import StoreFailure, Tiered, computed
+from tests.props.tiers import Kv, StoreFailure, Tiered, computed, spelled
 
 # whole blocks of the ledger's four tokens, so that all implementations keep the same segments
 SYSTEM = Segment.of("system", range(100, 108))
@@ -34,6 +34,9 @@ class Site(Protocol):
 
     def commit(self, lease: Lease) -> None:
         """Hands over the KV of all that the lease lacks."""
+
+    def kv(self, path: Sequence[Segment]) -> list[Any]:
+        """KV of each segment of a path, as `Lease.commit` takes it."""
 
     def move(self, reason: str | None) -> None:
         """A move from the device to the host ends, with an error of that `reason` or without one."""
@@ -67,6 +70,9 @@ class Here:
     def commit(self, lease: Lease) -> None:
         lease.commit(computed(lease))
 
+    def kv(self, path: Sequence[Segment]) -> list[Any]:
+        return [Kv(spelled(path[: depth + 1])) for depth in range(len(path))]
+
     def move(self, reason: str | None) -> None:
         if reason is not None:
             self.tiered.shelf.reasons.append(reason)
@@ -84,6 +90,14 @@ class Here:
 
     def close(self) -> None:
         pass
+
+
+class InFlight(Here):
+    """The same, where leases may count on KV that is being computed."""
+
+    def __init__(self) -> None:
+        self.tiered = Tiered(CAPACITY, 4 * CAPACITY, by_hand=True, share_in_flight=True)
+        self.cache = self.tiered.cache
 
 
 class InVllm:
@@ -111,6 +125,9 @@ class InVllm:
 
     def commit(self, lease: Lease) -> None:
         lease.commit([VllmKV(len(segment), (0, 0, 0)) for segment in lease.missing])
+
+    def kv(self, path: Sequence[Segment]) -> list[Any]:
+        return [VllmKV(len(segment), (0, 0, 0)) for segment in path]
 
     def move(self, reason: str | None) -> None:
         self._served += 1

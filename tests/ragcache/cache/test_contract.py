@@ -13,12 +13,12 @@ from ragcache.cache.lease import Lease
 from ragcache.errors import IntegrityError
 from ragcache.reuse.plan import Computed
 from ragcache.tree.segment import Segment
-from tests.ragcache.cache.contract_sites import CAPACITY, DOCUMENTS, SYSTEM, Here, InVllm, Site
+from tests.ragcache.cache.contract_sites import CAPACITY, DOCUMENTS, SYSTEM, Here, InFlight, InVllm, Site
 
 PATH = [SYSTEM, DOCUMENTS[0], DOCUMENTS[1]]
 
 
-@pytest.fixture(params=[Here, InVllm])
+@pytest.fixture(params=[Here, InFlight, InVllm])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     made: Site = request.param()
     yield made
@@ -131,17 +131,30 @@ def test_a_lease_is_committed_while_it_is_open(site: Site) -> None:
         site.commit(lease)
 
 
-def test_a_lease_is_committed_once(site: Site) -> None:
-    with leased(site.cache, PATH, 0) as lease:
-        site.settle()
-        lease.commit([])
-        with pytest.raises(ValueError, match="committed once"):
-            site.commit(lease)
+def test_each_segment_of_a_lease_is_committed_once(site: Site) -> None:
     with leased(site.cache, PATH, 0) as lease:
         site.settle()
         site.commit(lease)
-        with pytest.raises(ValueError, match="committed once"):
-            lease.commit([])
+        lease.commit([])
+        with pytest.raises(ValueError, match="missing segments once"):
+            site.commit(lease)
+    assert site.cache.balance().held == 0
+
+
+def test_a_lease_is_committed_piece_by_piece(site: Site) -> None:
+    kv = site.kv(PATH)
+    with leased(site.cache, PATH, 4) as lease:
+        site.settle()
+        for committed in range(len(PATH)):
+            with pytest.raises(ValueError, match="missing segments once"):
+                lease.commit(kv[committed:] + kv[:1])
+            lease.commit(kv[committed : committed + 1])
+            assert lease.committed == committed + 1
+            assert site.cache.balance().held == site.cache.bytes_of(length(PATH) + 4)
+            site.cache.check_integrity()
+        with pytest.raises(ValueError, match="missing segments once"):
+            lease.commit(kv[:1])
+    assert site.cache.balance().held == 0
 
 
 def test_activity_differs_after_each_call_that_leases_or_drops(site: Site) -> None:

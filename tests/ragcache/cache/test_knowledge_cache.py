@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ragcache.cache.cache import Balance, IntegrityError, KnowledgeCache, Lease
+from ragcache.cost import PolynomialCost
 from ragcache.policy import LRU
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import DEVICE, Node, Place
@@ -187,20 +188,20 @@ def test_drop_unheld_keeps_what_is_in_use(caches):
     assert use(cache, [SYSTEM, DOCUMENTS[0]]) == 2
 
 
-def test_a_lease_is_committed_once_while_open_and_with_no_more_than_is_missing(caches):
+def test_a_lease_is_committed_while_open_and_with_no_more_than_is_missing(caches):
     cache = caches(100)
     lease = cache.lease([SYSTEM, DOCUMENTS[0]], 0)
     kv = computed(lease)
-    with pytest.raises(ValueError, match="committed once"):
+    with pytest.raises(ValueError, match="segments once"):
         lease.commit([*kv, kv[0]])
     lease.commit(kv)
-    with pytest.raises(ValueError, match="committed once"):
+    with pytest.raises(ValueError, match="segments once"):
         lease.commit(kv)
     lease.release()
     late = cache.lease([SYSTEM, DOCUMENTS[1]], 0)
     kv = computed(late)
     late.release()
-    with pytest.raises(ValueError, match="committed once"):
+    with pytest.raises(ValueError, match="segments once"):
         late.commit(kv)
     assert len(cache.tree) == 2
 
@@ -210,13 +211,37 @@ def test_of_a_prompt_given_up_the_complete_beginning_stays(caches):
     lease = cache.lease([SYSTEM, DOCUMENTS[0]], 0)
     kv = computed(lease)
     lease.commit(kv[:1])
-    with pytest.raises(ValueError, match="committed once"):
-        lease.commit(kv[1:])
     lease.release()
+    with pytest.raises(ValueError, match="segments once"):
+        lease.commit(kv[1:])
     cache.check_integrity()
     assert [node.label for node in cache.tree.nodes()] == [SYSTEM.label]
     assert cache.balance().held == 0
     assert use(cache, [SYSTEM, DOCUMENTS[0]]) == 1, "only the system prompt is found"
+
+
+def test_pieces_committed_one_by_one_cost_what_they_cost_together():
+    prices = []
+    for pieces in (1, 3):
+        cache = KnowledgeCache(100, 1, LRU(), cost=PolynomialCost(3, 0.5))
+        with cache.lease([SYSTEM, *DOCUMENTS[:2]], 2) as lease:
+            kv = computed(lease)
+            for begin in range(0, 3, pieces):
+                lease.commit(kv[begin : begin + pieces])
+        cache.check_integrity()
+        prices.append([(n.label, n.frequency, n.last_use, n.misses, n.seconds_per_token) for n in cache.tree.nodes()])
+    assert prices[0] == prices[1]
+
+
+def test_behind_a_piece_that_stays_the_requests_own_none_is_taken(caches):
+    cache = caches(100)
+    other = Segment("other", array("i", [99]), DOCUMENTS[0].key)
+    use(cache, [SYSTEM, DOCUMENTS[0]])
+    with cache.lease([SYSTEM, other, DOCUMENTS[2]], 0) as lease:
+        for kv in computed(lease):
+            lease.commit([kv])
+    cache.check_integrity()
+    assert {node.label for node in cache.tree.nodes()} == {SYSTEM.label, DOCUMENTS[0].label}
 
 
 def test_releasing_twice_is_harmless(caches):

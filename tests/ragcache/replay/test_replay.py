@@ -69,8 +69,13 @@ def test_who_comes_during_a_long_prefill_waits_for_its_end():
     ]
     assert report.as_dict()["queueing"]["most_in_flight"] == 2
     # beside each other: of the second step's 512 tokens the long one takes 488, and the short one the other 24
-    beside = served(replayed(requests, max_batch=2))
+    beside = served(replayed(requests, max_batch=2, share_in_flight=False))
     assert [each.queue for each in beside] == [0, near(0.512 - 0.4)]
+    assert beside[1].ttft == near(1.1 - 0.4)
+    # the system prompt is being computed: there by the end of the first step, when the second has begun, of 488 tokens
+    sharing = served(replayed(requests, max_batch=2))
+    assert [each.queue for each in sharing] == [0, near(1.0 - 0.4)]
+    assert sharing[1].ttft == near(1.09 - 0.4)
     assert beside[0].ttft == near(0.512 + 0.512)
 
 

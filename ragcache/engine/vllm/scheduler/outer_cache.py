@@ -129,16 +129,19 @@ class OuterCache:
         ticket = self._tickets[request] = Ticket(request, list(path), namespace)
         return ticket
 
-    def match(self, ticket: Ticket, local: int, limit: int) -> tuple[int, bool]:
+    def match(self, ticket: Ticket, local: int, limit: int) -> tuple[int | None, bool]:
         """Tokens that can be loaded behind the `local` ones that vLLM has, of at most `limit` in all, and whether the
         request has to wait for them.
 
-        All are whole blocks. Changes nothing but `ticket.local`.
+        All are whole blocks. None if another request waits for some of them: ask again in the next step, for once they
+        have come vLLM has them, and what that request computes behind them. Changes nothing but `ticket.local`.
         """
         ticket.local = local
         sources = self._loads.sources(self._nodes_of(ticket), local, limit)
         if not sources:
             return 0, False
+        if self._loads.awaited(sources):
+            return None, False
         return min(limit, sources[-1].end) - local, self._loads.waits(sources)
 
     def make_room(self, tokens: int) -> None:
