@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     """Measures and writes the profile. Raises ConfigError or ModelError before it measures, if it cannot."""
     from tqdm import tqdm
 
-    from ragcache.cli.assembly.torch import available_cores
+    from ragcache.engine.cores import available_cores
     from ragcache.engine.torch.model import TorchModel
     from ragcache.engine.torch.prefill_profiler import Plan, PrefillProfiler, doubts, parse_axis, table
     from ragcache.model.checkpoint import Checkpoint
