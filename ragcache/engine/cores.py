@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -10,14 +11,19 @@ from pathlib import Path, PurePosixPath
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+OWN_THREADS = Path("/proc/self/task")
 PROC_STAT = Path("/proc/stat")
 # fields of a line of /proc/stat that count time in which a core ran something, or the host ran another guest on it
 _USED = (1, 2, 3, 6, 7, 8)  # user, nice, system, irq, softirq, steal
 
 
 def allowed_cpus() -> Set[int]:
-    """Numbers of the CPUs that this process may run on."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    """Numbers of the CPUs that this process may run on: of all its threads, which may be bound to one each."""
+    cpus: set[int] = set()
+    for thread in OWN_THREADS.iterdir() if OWN_THREADS.is_dir() else ():
+        with contextlib.suppress(OSError):  # it has ended
+            cpus |= os.sched_getaffinity(int(thread.name))
+    return cpus or set(range(os.cpu_count() or 1))
 
 
 def available_cores() -> int:

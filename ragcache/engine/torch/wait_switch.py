@@ -10,12 +10,7 @@ from typing import Any
 
 import torch
 
-from ragcache.engine.cores import allowed_cpus
-
 log = logging.getLogger(__name__)
-
-# as libgomp counts them: when it is loaded
-_CPUS = len(allowed_cpus())
 
 
 def _torchs_openmp() -> Any:
@@ -42,8 +37,8 @@ class WaitSwitch:
 
     def __init__(self, threads: int) -> None:
         self._library = _torchs_openmp()
-        # with those that compute, of which one is a thread of ours anyway, more than there are CPUs
-        self._idle_threads = max(1, _CPUS - threads + 1)
+        cpus = 0 if self._library is None else int(self._library.omp_get_num_procs())
+        self._idle_threads = max(1, cpus - threads + 1)
         self._end = threading.Event()
         self._holder: threading.Thread | None = None
 
