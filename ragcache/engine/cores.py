@@ -17,17 +17,12 @@ PROC_STAT = Path("/proc/stat")
 _USED = (1, 2, 3, 6, 7, 8)  # user, nice, system, irq, softirq, steal
 
 
-def own_threads() -> list[int]:
-    """The native ids of this process's threads. Empty where the system does not list them."""
-    return [int(thread.name) for thread in OWN_THREADS.iterdir()] if OWN_THREADS.is_dir() else []
-
-
 def allowed_cpus() -> Set[int]:
     """Numbers of the CPUs that this process may run on: of all its threads, which may be bound to one each."""
     cpus: set[int] = set()
-    for thread in own_threads():
+    for thread in OWN_THREADS.iterdir() if OWN_THREADS.is_dir() else ():
         with contextlib.suppress(OSError):  # it has ended
-            cpus |= os.sched_getaffinity(thread)
+            cpus |= os.sched_getaffinity(int(thread.name))
     return cpus or set(range(os.cpu_count() or 1))
 
 

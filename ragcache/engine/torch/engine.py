@@ -17,7 +17,6 @@ from ragcache.engine.torch.batch import Batch, Deliver, RunningJob
 from ragcache.engine.torch.kv import KVSpan
 from ragcache.engine.torch.model import TorchModel
 from ragcache.engine.torch.neighbour_watch import NeighbourWatch
-from ragcache.engine.torch.time_slice import shorten_time_slice
 from ragcache.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -117,7 +116,6 @@ class TorchEngine:
 
     def _run(self) -> None:
         try:
-            shorten_time_slice()
             if self._threads is not None:
                 torch.set_num_threads(self._threads)  # OpenMP counts threads per calling thread
             while self._receive():

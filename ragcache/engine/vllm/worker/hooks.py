@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ragcache.engine.cores import own_threads
 from ragcache.engine.torch.neighbour_watch import NeighbourWatch
-from ragcache.engine.torch.time_slice import shorten_time_slice
 from ragcache.engine.vllm.wire.identity import blocks_fingerprint
 from ragcache.engine.vllm.wire.inventory import Inventory
 from ragcache.engine.vllm.wire.orders import Orders, Reports
@@ -47,8 +45,6 @@ class WorkerHooks:
         self._results = Results()
         on_cpu = all(tensor.device.type == "cpu" for tensor in layers.values())
         self._watch = NeighbourWatch(torch.get_num_threads() if on_cpu else 1)
-        for thread in own_threads() if on_cpu else ():  # which have computed when vLLM measured its memory
-            shorten_time_slice(thread)
 
     def before(self, orders: Orders) -> None:
         """A step begins: starts its loads."""
