@@ -128,6 +128,7 @@ class TorchEngine:
             self._empty_inbox()
             self._batch.fail_all(SHUT_DOWN)
             return
+        self._watch.pause()
         self._hand_over(died)
 
     def _receive(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from types import TracebackType
 
 from ragcache.engine.cores import OtherUse
 from ragcache.engine.torch.wait_policy import WaitPolicy
@@ -15,11 +16,12 @@ PERIOD = 0.1  # seconds: a long prefill step is one of many of them, and looking
 
 
 class NeighbourWatch:
-    """A thread that applies a WaitPolicy to torch's threads, from `resume` to `pause`; between, it sleeps.
+    """A thread that applies a WaitPolicy to torch's threads, from `resume` to `pause`; otherwise it sleeps.
 
     It does so beside the thread that computes, and not between its steps: a step that began on a quiet machine may be
     held up for a minute by a neighbour. `threads` is the number of threads that compute. Where the system does not say
-    what others take, nothing is watched, and threads wait as they do by default.
+    what others take, nothing is watched, and threads wait as they do by default. As a context manager it watches from
+    beginning to end.
     """
 
     def __init__(self, threads: int) -> None:
@@ -56,6 +58,15 @@ class NeighbourWatch:
         self._computing.set()
         if self._thread is not None:
             self._thread.join()
+
+    def __enter__(self) -> NeighbourWatch:
+        self.resume()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _run(self, use: OtherUse) -> None:
         try:

@@ -66,6 +66,16 @@ def test_threads_sleep_beside_others_and_spin_again_when_these_have_gone(use, wa
     until(lambda: watch.spinning)
 
 
+def test_a_block_is_watched_from_beginning_to_end(use):
+    use.others = 1.0
+    with NeighbourWatch(2) as watch:
+        until(lambda: not watch.spinning)
+    assert watch.spinning
+    looks = use.looks
+    time.sleep(0.05)
+    assert use.looks == looks
+
+
 def test_nothing_is_looked_at_while_nothing_is_computed(use, watches):
     watch = watches(2)
     watch.resume()
