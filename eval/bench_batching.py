@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ragcache.cli.assembly.torch import available_cores
+from ragcache.engine.cores import available_cores
 from ragcache.engine.protocol import EngineEvent, Finished, Job, LastEvent, Prefilled, Started, Token
 from ragcache.engine.torch.engine import TorchEngine
 from ragcache.engine.torch.kv import KVSpan

@@ -68,7 +68,9 @@ class ServeConfig:
     )
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8000, "port to listen on (0: any free one)", least=0)
-    threads: int = _option(0, "torch threads of the engine (0: one for each core)", least=0)
+    threads: int = _option(
+        0, "threads that the engine computes with on a CPU (0: one for each core that it may use)", least=0
+    )
     profile: str = _option(
         "auto",
         "prefill times that the policy weighs by: a file of `ragcache profile`, or auto: what was measured on this "

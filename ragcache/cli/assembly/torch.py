@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ragcache.cache.mover import ThreadMover
 from ragcache.cli.assembly.engines import EMBEDDER_THREADS
 from ragcache.cli.config import ServeConfig
 from ragcache.cost import PrefillCost, PrefillProfile
+from ragcache.engine.cores import available_cores
 from ragcache.engine.torch.engine import TorchEngine, leave_cores_to_engine
 from ragcache.engine.torch.model import TorchModel
 from ragcache.engine.torch.prefill_profiler import Setting, estimate, find_profile
@@ -193,8 +193,3 @@ def _warn_of_overflow(config: ServeConfig, system_tokens: int, context_length: i
             longest,
             context_length,
         )
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
