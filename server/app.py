@@ -26,6 +26,7 @@ from server.schemas import (
     ErrorDetail,
     IntegrityBody,
     MovesBody,
+    OthersBody,
     QueryBody,
     ReadyBody,
     RetrievedBody,
@@ -123,6 +124,7 @@ def _cache_body(service: RagService) -> CacheBody:
         moving=report.moving,
         unwritten=report.unwritten,
         integrity=IntegrityBody(audits=stats.audits + report.audits, failed=stats.failed_audits + report.failed_audits),
+        others=OthersBody(**asdict(report.others)),
     )
 
 

@@ -118,6 +118,13 @@ class _ServiceCollector(Collector):
             yield moves
         yield GaugeMetricFamily("ragcache_cache_moving", "Moves under way", value=report.moving)
         yield GaugeMetricFamily("ragcache_cache_unwritten", "Segments to be written to disk", value=report.unwritten)
+        yield GaugeMetricFamily(
+            "ragcache_disk_other_records", "Segments on disk of other weights, dtypes or layouts", report.others.records
+        )
+        yield GaugeMetricFamily("ragcache_disk_other_bytes", "Bytes that they take", report.others.bytes)
+        yield CounterMetricFamily(
+            "ragcache_disk_other_removed", "Of them, those that have made room since the start", report.others.removed
+        )
         audits = CounterMetricFamily("ragcache_cache_audits", "Recounts of the books when idle", labels=["result"])
         audits.add_metric(["right"], stats.audits + report.audits)
         audits.add_metric(["wrong"], stats.failed_audits + report.failed_audits)

@@ -138,6 +138,15 @@ class IntegrityBody(BaseModel):
     failed: int
 
 
+class OthersBody(BaseModel):
+    """What other weights, dtypes or layouts have left on the disk tier: its records and their bytes, which count as
+    free there, and how many were `removed` since the start because their room was needed."""
+
+    records: int
+    bytes: int
+    removed: int
+
+
 class CacheBody(BaseModel):
     """Answer of `GET /v1/cache`. `moving` counts moves under way, `unwritten` segments that are not on disk yet."""
 
@@ -147,6 +156,7 @@ class CacheBody(BaseModel):
     moving: int
     unwritten: int
     integrity: IntegrityBody
+    others: OthersBody
 
 
 class ComponentBody(BaseModel):

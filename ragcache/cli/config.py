@@ -41,6 +41,11 @@ class ServeConfig:
     disk_cache: str = _option(
         "", "folder and size of a disk cache, which outlives the server, such as /var/cache/kv:100GiB", form="PATH:SIZE"
     )
+    disk_cache_replace: bool = _option(
+        False,
+        "remove at the start what other weights, dtypes or layouts have left in the disk cache; without it, that stays "
+        "until its room is needed",
+    )
     kv_store_dtype: str = _option(
         "device",
         "how host and disk store KV: device (the device's dtype, exact) or float16 (half the size of float32, rounded)",
@@ -103,6 +108,8 @@ class ServeConfig:
             raise ConfigError("vLLM's KV moves in whole blocks: leave out --kv-store-dtype")
         if self.engine == "vllm" and not isinstance(self.policy, str):  # another process makes it
             raise ConfigError(f"with --engine vllm, name the policy as module:Class, not {self.policy!r}")
+        if self.disk_cache_replace and not self.disk_cache:
+            raise ConfigError("disk_cache_replace has no use without a disk cache: add --disk-cache PATH:SIZE")
         if self.port > 65535:
             raise ConfigError(f"port must be at most 65535, not {self.port}")
 
@@ -129,7 +136,9 @@ class ServeConfig:
     @property
     def disk(self) -> DiskCache | None:
         """Folder and bytes of the disk cache, or None for no disk cache."""
-        return DiskCache.parse(self.disk_cache) if self.disk_cache else None
+        if not self.disk_cache:
+            return None
+        return dataclasses.replace(DiskCache.parse(self.disk_cache), replace=self.disk_cache_replace)
 
     @property
     def vllm(self) -> dict[str, Any]:

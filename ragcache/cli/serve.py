@@ -24,7 +24,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         flag = f"--{field.name.replace('_', '-')}"
         text = field.metadata["help"]
         if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{text} (default)")
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=None, help=f"{text} ({_switch(field)})"
+            )
             continue
         default = "" if field.metadata.get("required") else f" (default: {_readable(field)})"
         size = field.metadata.get("size")
@@ -66,6 +68,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _switch(field: dataclasses.Field[Any]) -> str:
+    return f"default: {'on' if field.default else 'off'}"
 
 
 def _readable(field: dataclasses.Field[Any]) -> str:
