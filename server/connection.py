@@ -130,8 +130,12 @@ class Connection(H11Protocol):
             self._probing.cancel()
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Says nothing: clients offer HTTP/2 with every request, and go on without it."""
+
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "malformed_request", msg)
+        del msg
+        self._refuse(400, "malformed_request", "this is not a request of HTTP/1.1")
 
     def shed(self) -> None:
         """Ends it at once: another connection needs its place."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Set
 from typing import cast
 
 import uvicorn
@@ -68,6 +68,7 @@ class HttpServer:
         if another process, which had bound the address as well, listens already.
         """
         self._bound = bound
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         # `ws`: nothing here is a WebSocket; `loop`: the caller's
         config = uvicorn.Config(Farewell(app), log_level="warning", http="h11", ws="none", loop="none")
         self._server = _Server(config, app, grace_seconds, patience, max_connections)
@@ -81,6 +82,11 @@ class HttpServer:
     def started(self) -> bool:
         """Whether it accepts connections, or has."""
         return self._server.started
+
+    @property
+    def connections(self) -> Set[object]:
+        """The open ones."""
+        return self._server.server_state.connections
 
     async def serve(self) -> None:
         """Serves until it is stopped, then lets running requests finish within the grace. Closes the socket."""
@@ -112,6 +118,11 @@ def run(
         await finish()
 
     asyncio.run(serve())
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what strangers send to an open port: they are told, and their lines would fill the log."""
+    return record.msg != "Invalid HTTP request received."
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:

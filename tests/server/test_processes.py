@@ -18,7 +18,7 @@ import pytest
 from ragcache.cli.main import main
 from ragcache.errors import ConfigError
 from server.app import create_app
-from server.run import bind, run
+from server.run import HttpServer, bind
 from tests.server.serving import PATIENCE
 
 
@@ -141,7 +141,7 @@ def test_two_that_load_at_once_for_one_port(make_service):
         with bind("127.0.0.1", port) as second:
             first.listen()
             with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
-                run(create_app(make_service()), second, grace_seconds=1)
+                HttpServer(create_app(make_service()), second, grace_seconds=1)
 
 
 def edited(index: Path, into: Path, **changes: Any) -> str:
