@@ -20,8 +20,8 @@ class Terminated(SystemExit):
 def unwind_on_sigterm() -> None:
     """From now on SIGTERM unwinds the main thread's stack like Ctrl-C does, so that half-written files are removed.
 
-    An exception that is raised in a callback from C, such as those of a compiler, ends there: Python reports it and goes
-    on. The signal is sent again then, until it comes at a better time. So is that of a Ctrl-C.
+    An exception that is raised in a callback from C, such as those of a compiler, ends there: Python reports it, and
+    goes on. The signal is sent again then, until it comes at a better time. So is that of a Ctrl-C.
     """
     signal.signal(signal.SIGTERM, _unwind)
     if not isinstance(sys.unraisablehook, functools.partial):

@@ -32,6 +32,7 @@ class Reopened:
         self._ended = False
 
         async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
             await self._server.serve()
             await self.service.finish_writing(PATIENCE)
 
@@ -50,6 +51,10 @@ class Reopened:
             assert time.monotonic() < deadline, "it does not serve"
             time.sleep(0.005)
         return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+
+    def reload(self) -> None:
+        """As after SIGHUP."""
+        asyncio.run_coroutine_threadsafe(self.service.reload(), self._loop).result(PATIENCE)
 
     def end(self) -> None:
         """Ends as after SIGTERM, with all memory back and the books in order. A second time, nothing."""

@@ -113,9 +113,11 @@ def serve(tiny_index: Path, tiny_folder: Path) -> Iterator[Callable[..., Serving
     """Starts `ragcache serve` processes, by default of the tiny model and index; they end with the test."""
     started: list[Serving] = []
 
-    def start(*options: str, model: Path | str = tiny_folder, index: Path = tiny_index) -> Serving:
+    def start(
+        *options: str, model: Path | str = tiny_folder, index: Path = tiny_index, files: int | None = None
+    ) -> Serving:
         arguments = ["--index", str(index / "faiss.idx"), "--model", str(model), "--port", "0"]
-        started.append(Serving(*arguments, "--threads", "1", *options))
+        started.append(Serving(*arguments, "--threads", "1", *options, files=files))
         return started[-1]
 
     yield start
