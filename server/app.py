@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from fastapi.middleware.cors import CORSMiddleware
 
-from ragcache.service.answer import Answer, Delta, Retrieved, ServiceEvent
+from ragcache.service.answer import Answer
 from ragcache.service.health import Health
 from ragcache.service.service import RagService
 from server import errors
 from server.body_limit import BodyLimit
+from server.event_stream import PING_SECONDS, ClientGone, EventStream, while_connected
+from server.methods import ORDER, Methods
 from server.metrics import Metrics
+from server.request_body import MAX_BODY_BYTES, BodyRoute
 from server.schemas import (
     AnswerBody,
     CacheBody,
@@ -29,22 +31,32 @@ from server.schemas import (
     OthersBody,
     QueryBody,
     ReadyBody,
-    RetrievedBody,
     TierBody,
     openapi_errors,
 )
 
-MAX_BODY_BYTES = 1 << 20
+# what a browser's script may read of an answer besides its body
+EXPOSED_HEADERS = ("Retry-After", "X-Request-Id")
 
 
-class ClientGone(Exception):
-    """The client closed the connection before its answer was complete."""
+def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_seconds: float = PING_SECONDS) -> FastAPI:
+    """The API of one service, which the caller starts and closes.
 
-
-def create_app(service: RagService) -> FastAPI:
-    """The API of one service, which the caller starts and closes."""
+    Scripts of pages from `cors_origins` may ask it. While a stream has nothing to send, a comment follows each
+    `ping_seconds`.
+    """
     app = FastAPI(title="ragcache", description="RAG with a knowledge tree of KV", version="1")
+    app.router.route_class = BodyRoute
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
+    app.add_middleware(Methods, routes=app.routes)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=ORDER,
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
     errors.install(app)
     metrics = Metrics(service)
     app.state.draining = False
@@ -54,13 +66,12 @@ def create_app(service: RagService) -> FastAPI:
         """Answers a question from the documents nearest to it."""
         if app.state.draining:
             return _unavailable("the server is shutting down")
-        events = _while_connected(request, service.ask(body.query()))
+        events = while_connected(request, service.ask(body.query()), ping_seconds)
         try:
-            # the documents come first: until then, an error can still set the status
-            retrieved = await anext(events)
-            assert isinstance(retrieved, Retrieved)
+            # until something is sent, an error can still set the status
+            first = await anext(events)
             if body.stream:
-                return StreamingResponse(_sse(retrieved, events, metrics), media_type="text/event-stream")
+                return EventStream(first, events, metrics)
             async with contextlib.aclosing(events):
                 async for event in events:
                     if isinstance(event, Answer):
@@ -145,62 +156,3 @@ def _troubles(health: Health) -> dict[str, ComponentBody]:
 
 def _unavailable(message: str) -> Response:
     return errors.respond(503, ErrorBody(error=ErrorDetail(type="unavailable", message=message)))
-
-
-async def _sse(
-    retrieved: Retrieved, events: AsyncGenerator[ServiceEvent, None], metrics: Metrics
-) -> AsyncGenerator[bytes, None]:
-    """Server-sent events: `documents`, then `delta` for each piece of text, then `done` or `error`."""
-    try:
-        yield _event("documents", RetrievedBody.of(retrieved))
-        async for event in events:
-            if isinstance(event, Delta):
-                yield _event("delta", _DeltaBody(text=event.text))
-            elif isinstance(event, Answer):
-                metrics.observe(event)
-                yield _event("done", AnswerBody.of(event))
-    except ClientGone:
-        return
-    except Exception as error:  # the status is sent already, so the stream itself has to report it
-        yield _event("error", errors.describe(error)[1])
-    finally:
-        await events.aclose()
-
-
-class _DeltaBody(BaseModel):
-    text: str
-
-
-def _event(name: str, body: BaseModel) -> bytes:
-    return f"event: {name}\ndata: {body.model_dump_json(exclude_none=name == 'error')}\n\n".encode()
-
-
-async def _while_connected(
-    request: Request, events: AsyncGenerator[ServiceEvent, None]
-) -> AsyncGenerator[ServiceEvent, None]:
-    """Yields the events. Once the client is gone, closes them, which stops the work, and raises ClientGone."""
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        while True:
-            step = asyncio.ensure_future(anext(events, None))
-            try:
-                await asyncio.wait({step, gone}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not step.done():
-                    step.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, Exception):
-                        await step
-            if step.cancelled() or gone.done():
-                raise ClientGone
-            event = step.result()
-            if event is None:
-                return
-            yield event
-    finally:
-        gone.cancel()
-        await events.aclose()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -76,6 +76,13 @@ class _ServiceCollector(Collector):
             "Tokens computed for speculations that were cancelled, and not kept",
             value=stats.wasted_tokens,
         )
+        reloads = CounterMetricFamily("ragcache_index_reloads", "Indexes opened anew on SIGHUP", labels=["result"])
+        reloads.add_metric(["done"], stats.reloads)
+        reloads.add_metric(["failed"], stats.failed_reloads)
+        yield reloads
+        yield GaugeMetricFamily(
+            "ragcache_index_documents", "Documents that answers are drawn from", value=service.corpus_size
+        )
         yield GaugeMetricFamily("ragcache_requests_running", "Requests in the engine", value=service.running)
         yield GaugeMetricFamily("ragcache_requests_waiting", "Requests before the engine", value=service.waiting)
         yield from self._cache()

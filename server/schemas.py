@@ -79,6 +79,12 @@ class RetrievedBody(BaseModel):
         return cls(id=retrieved.id, documents=list(retrieved.documents))
 
 
+class DeltaBody(BaseModel):
+    """Data of a stream's event `delta`: the next piece of the answer's text."""
+
+    text: str
+
+
 class ErrorDetail(BaseModel):
     """What was wrong; `field` and `limit` where a field broke a bound."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from ragcache.cli.clash import check_packages
+from ragcache.cli.termination import unwind_on_sigterm
 from ragcache.errors import RagCacheError
 
 
@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         _exit_with_list(words)
     name = words[0]
-    # SIGTERM unwinds the stack like Ctrl-C does, so that half-written files are removed
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     try:
         check_packages()
         return _run(name, words[1:])
@@ -103,10 +102,6 @@ def _exit_with_list(words: Sequence[str]) -> NoReturn:
         commands.add_parser(name, help=command.purpose)
     parser.parse_args(words)
     parser.error("the command comes first, then its options: ragcache COMMAND ...")
-
-
-def _terminate(signum: int, _frame: object) -> None:
-    raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":

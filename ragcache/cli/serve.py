@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                 flag, action=argparse.BooleanOptionalAction, default=None, help=f"{text} ({_switch(field)})"
             )
             continue
+        if kind is tuple:
+            parser.add_argument(
+                flag, action="append", default=None, metavar=field.metadata["form"], help=f"{text} (default: none)"
+            )
+            continue
         default = "" if field.metadata.get("required") else f" (default: {_readable(field)})"
         size = field.metadata.get("size")
         metavar = "SIZE" if size else {int: "N", float: "SECONDS", Path: "FILE"}.get(kind, "NAME")
@@ -43,9 +49,13 @@ def config_of(options: argparse.Namespace) -> ServeConfig:
 
 def run(options: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT. Raises ConfigError, ModelError or RetrievalError for what cannot be served."""
+    from server.crowd import raise_file_limit
     from server.run import bind
+    from server.signals import Hangups
 
     config = config_of(options)
+    hangups = Hangups()  # from now on: the index may be replaced while it is loaded
+    raise_file_limit()
     with bind(config.host, config.port) as bound:  # before the seconds of loading: a busy port is reported at once
         from ragcache.cli.assembly.engines import assembly_of
 
@@ -53,14 +63,16 @@ def run(options: argparse.Namespace) -> int:
         _say(f"loading {config.index} and model {config.model} ...")
         service = assemble(config, _say)
         try:
-            from server.app import create_app
+            from ragcache.cli.assembly.http import http_server
             from server.run import run, url_of
 
             _say(
                 f"serving {service.corpus_size} documents with {service.model_name} on {url_of(bound)} "
                 f"({service.cache.describe()}); Ctrl-C ends"
             )
-            run(create_app(service), bound, grace_seconds=config.grace_seconds, finish=service.finish_writing)
+            server = http_server(service, config, bound)
+            finish = functools.partial(service.finish_writing, config.grace_seconds)
+            run(server, finish=finish, reload=service.reload, hangups=hangups)
         finally:
             service.close()
     return 0

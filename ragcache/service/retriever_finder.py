@@ -37,6 +37,17 @@ class RetrieverFinder:
     def tokenizer(self) -> Tokenizer:
         return self._template.tokenizer
 
+    def reopened(self) -> RetrieverFinder:
+        """A finder over the index that lies where this one's did, after a first search. Raises as Retriever does."""
+        retriever = self._retriever.reopened()
+        try:
+            for _ in retriever.search_stages("Is it there?", 1, self._shares):
+                pass
+        except BaseException:
+            retriever.close()
+            raise
+        return RetrieverFinder(retriever, self._template, self._shares)
+
     def check(self, question: str) -> None:
         self._template.check_question(question)
 

@@ -15,7 +15,8 @@ class ServiceStats:
     `outcomes` counts requests by how they ended, `cached_tokens` prompt tokens by tier. `retries` counts generations
     begun anew after a failure, `preemptions` those that gave way when device memory was exhausted. Of `speculations`,
     some were used; `wasted_tokens` are those that the others computed in vain. `audits` counts the recounts of the
-    cache's books, `failed_audits` those after which they were wrong.
+    cache's books, `failed_audits` those after which they were wrong. `reloads` counts the indexes that took another's
+    place, `failed_reloads` those that could not.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -29,6 +30,8 @@ class ServiceStats:
     wasted_tokens: int = 0
     audits: int = 0
     failed_audits: int = 0
+    reloads: int = 0
+    failed_reloads: int = 0
 
     def count(self, usage: Usage) -> None:
         """Adds the tokens of an answered request."""
