@@ -19,6 +19,7 @@ from server.event_stream import PING_SECONDS, ClientGone, EventStream, while_con
 from server.methods import ORDER, Methods
 from server.metrics import Metrics
 from server.request_body import MAX_BODY_BYTES, BodyRoute
+from server.request_log import CLIENT_GONE, note
 from server.schemas import (
     AnswerBody,
     CacheBody,
@@ -76,8 +77,10 @@ def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_se
                 async for event in events:
                     if isinstance(event, Answer):
                         metrics.observe(event)
+                        note(answer=event)
                         return Response(AnswerBody.of(event).model_dump_json(), media_type="application/json")
         except ClientGone:
+            note(error=CLIENT_GONE)
             return Response(status_code=499)  # as nginx has it in its log; no client reads it
         raise RuntimeError("the service ended without an answer")
 

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded, QuestionTooLong, RagCacheError
 from retrieval.errors import RetrievalError
+from server.request_log import note
 from server.schemas import ErrorBody, ErrorDetail
 
 _STATUS: list[tuple[type[Exception], int, str]] = [
@@ -43,6 +44,7 @@ def describe(error: Exception) -> tuple[int, ErrorBody]:
 
 
 def respond(status: int, body: ErrorBody) -> Response:
+    note(error=body.error.type)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else None
     return Response(body.json_bytes(), status, headers, "application/json")
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from ragcache.service.answer import Answer, Delta, Retrieved, ServiceEvent
 from server import errors
 from server.metrics import Metrics
+from server.request_log import note
 from server.schemas import AnswerBody, DeltaBody, ErrorBody, RetrievedBody
 
 # proxies end a connection on which nothing came for 60 s or more
@@ -45,6 +46,7 @@ class EventStream(StreamingResponse):
 
 def error_event(body: ErrorBody) -> bytes:
     """The event that ends a stream whose status is sent already."""
+    note(error=body.error.type)
     return _event("error", body)
 
 
@@ -110,6 +112,7 @@ def _written(event: ServiceEvent | None, metrics: Metrics) -> bytes:
             return _event("delta", DeltaBody(text=event.text))
         case Answer():
             metrics.observe(event)
+            note(answer=event)
             return _event("done", AnswerBody.of(event))
 
 

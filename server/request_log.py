@@ -18,6 +18,7 @@ from ragcache.console.log import fields, request_id
 from ragcache.service.answer import Answer
 
 HEADER = "X-Request-Id"
+CLIENT_GONE = "client_gone"  # the error of a request whose client did not wait for its end
 PROBES = ("/healthz", "/readyz", "/metrics")  # asked every few seconds: logged at `debug` while they succeed
 LONGEST_PATH = 200  # characters that the log has of one
 _VALID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}", re.ASCII)
@@ -86,7 +87,7 @@ class RequestLog:
             log.exception("a request failed by an error of the server")  # its answer says 500
         finally:
             if not complete:
-                outcome.error = outcome.error or "client_gone"
+                outcome.error = outcome.error or CLIENT_GONE
             self._line(scope, status, outcome, (self._clock() - began) * 1000)
             _outcome.reset(outcome_token)
             request_id.reset(its_token)

@@ -17,6 +17,7 @@ from server.connection import PATIENCE, Connection, Patience
 from server.crowd import Crowd, most_connections
 from server.farewell import Farewell
 from server.listener import Listener
+from server.request_log import RequestLog
 from server.signals import Hangups, on_stop_signals
 
 FAREWELL_SECONDS = 1.0  # for clients to take what they are told when the grace is over
@@ -70,7 +71,9 @@ class HttpServer:
         self._bound = bound
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         # `ws`: nothing here is a WebSocket; `loop`: the caller's
-        config = uvicorn.Config(Farewell(app), log_level="warning", http="h11", ws="none", loop="none")
+        config = uvicorn.Config(
+            RequestLog(Farewell(app)), log_config=None, log_level="warning", http="h11", ws="none", loop="none"
+        )
         self._server = _Server(config, app, grace_seconds, patience, max_connections)
         try:
             bound.listen(config.backlog)
@@ -165,6 +168,8 @@ class _Server(uvicorn.Server):
         self.servers = cast("list[asyncio.Server]", listeners)  # of which uvicorn uses what a Listener has
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        running = len(self.server_state.tasks)
+        log.info("stopping: no new connections; %d running requests have %g s", running, self._grace_seconds)
         over = asyncio.get_running_loop().call_later(self._grace_seconds, self._end_grace)
         try:
             await super().shutdown(sockets)

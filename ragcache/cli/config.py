@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ragcache.console.log import FORMATS, LEVELS
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES, PolicyChoice, policy_factory
 from ragcache.service.settings import ServiceSettings
@@ -90,6 +91,10 @@ class ServeConfig:
     reorder_window: int = _option(
         32, "a request may be overtaken by this many later ones that have more in the cache (0: order of arrival)"
     )
+    log_level: str = _option(
+        "info", f"least level of what is logged: {', '.join(LEVELS)}; info has a line for each request", one_of=LEVELS
+    )
+    log_format: str = _option("text", "lines of the log: text, or json: one object a line", one_of=FORMATS)
     grace_seconds: float = _option(30.0, "time for running answers to finish after SIGTERM", least=0)
 
     header_seconds: float = _option(

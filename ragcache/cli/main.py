@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ragcache.cli.clash import check_packages
+from ragcache.cli.clash import take_own_packages
 from ragcache.cli.termination import unwind_on_sigterm
+from ragcache.console.escapes import one_line
+from ragcache.console.log import safe_last_resort
+from ragcache.console.streams import ReaderGone, run
 from ragcache.errors import RagCacheError
 
 
@@ -47,15 +51,26 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status. An error that the user can mend is one line on stderr, status 1."""
+    """Runs one command and returns its exit status. An error that the user can mend is one line on stderr, status 1.
+
+    What it writes is safe for any terminal, and a reader that goes away, such as `head`, ends it without a word: see
+    ragcache.console.streams.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return run(functools.partial(_main, words), "ragcache")
+
+
+def _main(words: Sequence[str]) -> int:
     if not words or words[0] not in COMMANDS:
         _exit_with_list(words)
     name = words[0]
+    safe_last_resort()
     unwind_on_sigterm()
     try:
-        check_packages()
+        take_own_packages()
         return _run(name, words[1:])
+    except ReaderGone:
+        raise
     except (RagCacheError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         return _fail(name, error)
     except KeyboardInterrupt:
@@ -83,7 +98,7 @@ def _run(name: str, words: Sequence[str]) -> int:
 
 
 def _fail(name: str, error: Exception) -> int:
-    print(f"ragcache {name}: {error}", file=sys.stderr)
+    print(one_line(f"ragcache {name}: {error}"), file=sys.stderr)
     return 1
 
 

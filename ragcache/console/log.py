@@ -140,7 +140,9 @@ def _traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> st
 
 
 def _log_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    logging.getLogger(OURS[0]).critical("the process ends by an error that nobody handled", exc_info=(kind, error, trace))
+    logging.getLogger(OURS[0]).critical(
+        "the process ends by an error that nobody handled", exc_info=(kind, error, trace)
+    )
 
 
 def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:

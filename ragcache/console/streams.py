@@ -38,6 +38,7 @@ class SafeStream:
     def __init__(self, raw: TextIO, *, redraws: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.raw = raw
         self.to_line: Callable[[str], str] | None = None
+        self.reader_gone = False
         self._redraws = redraws
         self._clock = clock
         self._begun = ""  # of a line, where `to_line` waits for its end
@@ -63,7 +64,7 @@ class SafeStream:
 
     def flush(self) -> None:
         """Hands over what is buffered. ReaderGone if the pipe is closed."""
-        with _reader_gone():
+        with self._watched():
             self.raw.flush()
 
     def isatty(self) -> bool:
@@ -99,29 +100,29 @@ class SafeStream:
 
     def _put(self, text: str) -> None:
         encoding = getattr(self.raw, "encoding", None) or "utf-8"
-        with _reader_gone():
+        with self._watched():
             self.raw.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
-
-@contextlib.contextmanager
-def _reader_gone() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise ReaderGone(*error.args) from error
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError as error:
+            self.reader_gone = True
+            raise ReaderGone(*error.args) from error
 
 
 def run(command: Callable[[], int], name: str) -> int:
-    """Calls a command with safe stdout and stderr, and returns its exit status, or raises the SystemExit that it raised.
+    """Calls a command with safe stdout and stderr; returns its exit status, or raises the SystemExit that it raised.
 
-    It is READER_GONE, without a word, if the reader of either has gone. 1 after one line that begins with `name` if what was
-    written could not be handed over, as to a full disk. The streams before are back when it returns.
+    The status is READER_GONE, without a word, if the reader of either has gone, and 1 after one line that begins with
+    `name` if what was written could not be handed over, as to a full disk. The streams before are back then.
     """
     before = sys.stdout, sys.stderr
     # None where the parent has closed them: print does nothing then
     out = None if sys.stdout is None else SafeStream(sys.stdout)
     errors = None if sys.stderr is None else SafeStream(sys.stderr, redraws=True)
-    sys.stdout, sys.stderr = out, errors  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, errors
     try:
         try:
             status = command()
@@ -151,6 +152,8 @@ def _flushed(status: int, out: SafeStream | None, errors: SafeStream | None, nam
         status = status or 1
     if errors is not None:
         errors.flush()
+    if any(stream is not None and stream.reader_gone for stream in (out, errors)):  # argparse has swallowed it
+        raise ReaderGone
     return status
 
 

@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from tokenizers import Tokenizer
 
@@ -66,7 +67,7 @@ class RetrieverFinder:
                         with contextlib.suppress(RuntimeError):  # the loop is closed: its requests have ended
                             loop.call_soon_threadsafe(stages.put_nowait, stage)
 
-        searching = loop.run_in_executor(self._thread, search)
+        searching = loop.run_in_executor(self._thread, copy_context().run, search)  # whose lines have the request's id
         searching.add_done_callback(lambda _: stages.put_nowait(None))
         try:
             while (stage := await stages.get()) is not None:

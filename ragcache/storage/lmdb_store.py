@@ -357,7 +357,7 @@ class DiskStore:
         bad |= dict.fromkeys(sound.keys() - self._visible.keys(), "parent")
         self._others = {record.key: record for record in in_order_of_removal(scanned.others)}
         self.swept.update(bad.values())
-        kept = {place.number for place in (*self._visible.values(), *self._others.values())}
+        kept = {place.number for place in self._visible.values()} | {each.number for each in self._others.values()}
         self._next = max(sizes, default=0) + 1
         for number in sizes.keys() - kept:
             about, body = sizes[number]
