@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from types import TracebackType
 from typing import Any
 
 from ragcache.console.escapes import one_line
@@ -73,7 +72,7 @@ def configured(level: str, form: str) -> Iterator[None]:
     """A context in which the log goes to stderr: our own from `level` on, that of other libraries from warnings on.
 
     In the form "json" all that is written to stderr is a line of the log, whoever writes it: warnings of Python, errors
-    of threads, progress, what a library prints.
+    of threads, progress, what a library prints, and an error that ends the context, which becomes SystemExit(1).
     """
     formatter: logging.Formatter = JsonFormatter() if form == "json" else TextFormatter()
     stream = sys.stderr
@@ -82,22 +81,27 @@ def configured(level: str, form: str) -> Iterator[None]:
     root = logging.getLogger()
     loggers = [root, *map(logging.getLogger, OURS)]
     before = [logger.level for logger in loggers]
-    hooks = sys.excepthook, threading.excepthook
+    hook = threading.excepthook
     lowest = getattr(logging, level.upper())
     root.addHandler(handler)
     root.setLevel(max(lowest, logging.WARNING))
     for logger in loggers[1:]:
         logger.setLevel(lowest)
     logging.captureWarnings(True)
-    sys.excepthook, threading.excepthook = _log_end, _log_end_of_thread
+    threading.excepthook = _log_end_of_thread
     if form == "json" and isinstance(stream, SafeStream):
         stream.to_line = lambda line: formatter.format(_record_of(line))
     try:
         yield
+    except Exception:
+        if form != "json":
+            raise
+        logging.getLogger(OURS[0]).critical("the process ends by an error that nobody handled", exc_info=True)
+        raise SystemExit(1) from None
     finally:
         if isinstance(stream, SafeStream):
             stream.to_line = None
-        sys.excepthook, threading.excepthook = hooks
+        threading.excepthook = hook
         logging.captureWarnings(False)
         root.removeHandler(handler)
         for logger, value in zip(loggers, before, strict=True):
@@ -137,12 +141,6 @@ def _traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> st
     if record.stack_info:
         parts.append(formatter.formatStack(record.stack_info))
     return "\n".join(parts)
-
-
-def _log_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    logging.getLogger(OURS[0]).critical(
-        "the process ends by an error that nobody handled", exc_info=(kind, error, trace)
-    )
 
 
 def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:

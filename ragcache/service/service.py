@@ -91,12 +91,14 @@ class RagService:
     def health(self) -> Health:
         """Which parts work, as of now. Its times are those of the running loop."""
         self.cache.refresh()
-        stats = self.engine.stats()
+        stats, time = self.engine.stats(), asyncio.get_running_loop().time()
         error = stats.error or "it was closed"
         if stats.alive:
-            self._health.regained(ENGINE)
-        elif self._health.lost(ENGINE, error, asyncio.get_running_loop().time()):
+            self._health.regained(ENGINE, time)
+        elif self._health.lost(ENGINE, error, time):
             log.critical("the engine takes no more jobs, restart the server: %s", error)
+        for component in self._health.refresh(time):
+            _log_recovery(component)
         return self._health
 
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
@@ -344,8 +346,8 @@ class RagService:
             log.error("trouble with the %s: %s", component, message)
 
     def _worked(self, component: str, activity: str) -> None:
-        if self._health.worked(component, activity):
-            log.warning("the %s works again", component)
+        if self._health.worked(component, activity, asyncio.get_running_loop().time()):
+            _log_recovery(component)
 
     def _close_aside(self, finder: Finder) -> None:
         """Closes a finder that was replaced on another thread, for a search of a cancelled request may go on in it."""
@@ -353,3 +355,7 @@ class RagService:
 
     def _free_slots(self) -> int:
         return max(0, self.limits.max_batch - self._admission.running)
+
+
+def _log_recovery(component: str) -> None:
+    log.warning("the %s works again", component)

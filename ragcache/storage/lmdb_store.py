@@ -383,8 +383,9 @@ class DiskStore:
             if replace:
                 self.swept["fingerprint"] += len(others)
                 self._take_from_others(sum(record.footprint for record in others))
-            left = {record.settings for record in self._others.values()}
-            self._file.rename({known: its for known, its in names.items() if known in left} | {own: name})
+            left = {own, *(record.settings for record in self._others.values())}
+            names |= {own: name} if name else {}
+            self._file.rename({known: its for known, its in names.items() if known in left})
         except (lmdb.Error, OSError) as error:
             log.warning("%s: what other settings have left is not removed or named: %s", self.folder, error)
 

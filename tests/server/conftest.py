@@ -74,16 +74,23 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def open_site(make_service) -> Iterator[Callable[..., Site]]:
-    """Serves on a free port; `http` are options of HttpServer, `ping` seconds, others those of `make_service`.
+    """Serves on a free port; `http` are options of HttpServer, `ping` and `steady` (of its health) seconds, others those
+    of `make_service`.
 
     When the test is over the server stops first, then its service is checked.
     """
     running: list[tuple[HttpServer, threading.Thread, httpx.Client]] = []
 
     def start(
-        *, http: dict[str, Any] | None = None, cors_origins: tuple[str, ...] = (), ping: float = 10.0, **options: Any
+        *,
+        http: dict[str, Any] | None = None,
+        cors_origins: tuple[str, ...] = (),
+        ping: float = 10.0,
+        steady: float = 0.0,
+        **options: Any,
     ) -> Site:
         service = make_service(**options)
+        service._health.steady_seconds = steady
         app = create_app(service, cors_origins=cors_origins, ping_seconds=ping)
         bound = bind("127.0.0.1", 0)
         host, port = bound.getsockname()

@@ -148,6 +148,7 @@ def test_an_index_that_cannot_be_opened_leaves_the_one_before(
 ) -> None:
     with served.ready() as client:
         before = ask(client)
+        served.service._health.steady_seconds = 0.0
         replace_index(tmp_path, newer_index)
         damage(tmp_path / "index", how)
         caplog.clear()

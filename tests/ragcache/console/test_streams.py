@@ -95,7 +95,7 @@ def test_a_terminal_gets_no_control_characters_but_those_of_the_bar():
     assert b"\x1b" not in shown
     assert rb"\x1b]0;OWNED\x07" in shown
     assert b"\ra" in shown
-    assert "100%|".encode() in shown
+    assert b"100%|" in shown
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -151,7 +151,7 @@ def test_simulate_into_head(tmp_path):
 
 
 def test_a_full_disk_is_one_line():
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             command("print('x' * 100)"), stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE, check=False, cwd=ROOT
         )
