@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from importlib import metadata
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 
 from ragcache.service.answer import Answer
 from ragcache.service.health import Health
@@ -32,6 +35,7 @@ from server.schemas import (
     OthersBody,
     QueryBody,
     ReadyBody,
+    RootBody,
     TierBody,
     openapi_errors,
 )
@@ -46,7 +50,13 @@ def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_se
     Scripts of pages from `cors_origins` may ask it. While a stream has nothing to send, a comment follows each
     `ping_seconds`.
     """
-    app = FastAPI(title="ragcache", description="RAG with a knowledge tree of KV", version="1")
+    app = FastAPIOffline(
+        title="ragcache",
+        description="RAG with a knowledge tree of KV",
+        version="1",
+        redoc_url=None,
+        static_url="/docs/assets",  # of the page /docs, which needs no other server
+    )
     app.router.route_class = BodyRoute
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
     app.add_middleware(Methods, routes=app.routes)
@@ -84,6 +94,11 @@ def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_se
             return Response(status_code=499)  # as nginx has it in its log; no client reads it
         raise RuntimeError("the service ended without an answer")
 
+    @app.get("/")
+    async def root() -> RootBody:
+        """Says what this server is and what it answers."""
+        return RootBody(name="ragcache", version=_version(), docs="/docs", routes=_routes(app))
+
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Says that the process runs, whether or not it can answer questions."""
@@ -118,6 +133,24 @@ def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_se
         return ClearedBody(dropped_nodes=nodes, dropped_bytes=size, held_bytes=service.cache.balance().held)
 
     return app
+
+
+def _version() -> str:
+    """The installed release."""
+    try:
+        return metadata.version("ragcache")
+    except metadata.PackageNotFoundError:  # run from a folder of sources
+        return "unknown"
+
+
+def _routes(app: FastAPI) -> dict[str, str]:
+    """What each route does, in the first line of its docstring, by method and path."""
+    return {
+        f"{method} {route.path}": route.description.split("\n", 1)[0]
+        for route in app.routes
+        if isinstance(route, APIRoute) and route.include_in_schema
+        for method in sorted(route.methods)
+    }
 
 
 def _cache_body(service: RagService) -> CacheBody:

@@ -185,6 +185,16 @@ class ReadyBody(BaseModel):
     components: dict[str, ComponentBody] | None = None
 
 
+class RootBody(BaseModel):
+    """Answer of `GET /`: the server's name and version, the path of the page about its API, and what each route does,
+    by method and path."""
+
+    name: str
+    version: str
+    docs: str
+    routes: dict[str, str]
+
+
 class ClearedBody(BaseModel):
     """Answer of `DELETE /v1/cache`. What running requests hold stays until they end."""
 

@@ -74,7 +74,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def open_site(make_service) -> Iterator[Callable[..., Site]]:
-    """Serves on a free port; `http` are options of HttpServer, `ping` and `steady` (of its health) seconds, others those
+    """Serves on a free port; `http` are options of HttpServer, `ping` and `steady` (its health's) seconds, others those
     of `make_service`.
 
     When the test is over the server stops first, then its service is checked.

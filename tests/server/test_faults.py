@@ -144,7 +144,7 @@ def test_a_search_that_fails_is_one_clear_error_each(open_site, make_parts, answ
     balanced(site)
 
 
-def test_a_search_that_fails_and_works_in_turns_stays_degraded(open_site, make_parts, answers, caplog):
+def test_a_search_that_fails_and_works_in_turns_stays_degraded(open_site, make_parts, caplog):
     parts = make_parts()
     site = open_site(parts=parts, steady=60.0)
     for turn in range(6):

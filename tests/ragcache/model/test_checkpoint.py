@@ -40,8 +40,9 @@ def test_the_current_folder_has_a_name(tiny_folder, monkeypatch):
     assert Checkpoint.resolve(".").name == "tiny-llama"
 
 
-def test_an_id_is_left_to_the_hub():
-    assert Checkpoint.resolve("HuggingFaceTB/SmolLM2-135M").location == "HuggingFaceTB/SmolLM2-135M"
+def test_an_id_is_the_folder_that_the_hub_has_for_it(tiny_folder, monkeypatch):
+    monkeypatch.setattr("ragcache.model.checkpoint.downloaded", {"someone/tiny": tiny_folder}.__getitem__)
+    assert Checkpoint.resolve("someone/tiny") == Checkpoint("someone/tiny", str(tiny_folder))
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./none", "~/none", "a/b/c", "none.gguf", "sub/none.GGUF"])
