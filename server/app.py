@@ -50,25 +50,7 @@ def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_se
     Scripts of pages from `cors_origins` may ask it. While a stream has nothing to send, a comment follows each
     `ping_seconds`.
     """
-    app = FastAPIOffline(
-        title="ragcache",
-        description="RAG with a knowledge tree of KV",
-        version="1",
-        redoc_url=None,
-        static_url="/docs/assets",  # of the page /docs, which needs no other server
-    )
-    app.router.route_class = BodyRoute
-    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
-    app.add_middleware(Methods, routes=app.routes)
-    if cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=cors_origins,
-            allow_methods=ORDER,
-            allow_headers=["*"],
-            expose_headers=EXPOSED_HEADERS,
-        )
-    errors.install(app)
+    app = _empty_app(cors_origins)
     metrics = Metrics(service)
     app.state.draining = False
 
@@ -132,6 +114,30 @@ def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_se
         nodes, size = await service.clear()
         return ClearedBody(dropped_nodes=nodes, dropped_bytes=size, held_bytes=service.cache.balance().held)
 
+    return app
+
+
+def _empty_app(cors_origins: Sequence[str]) -> FastAPI:
+    """An app without routes but that of its page /docs, and what holds for all of them."""
+    app = FastAPIOffline(
+        title="ragcache",
+        description="RAG with a knowledge tree of KV",
+        version="1",
+        redoc_url=None,
+        static_url="/docs/assets",  # of the page /docs, which needs no other server
+    )
+    app.router.route_class = BodyRoute
+    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
+    app.add_middleware(Methods, routes=app.routes)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=ORDER,
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    errors.install(app)
     return app
 
 

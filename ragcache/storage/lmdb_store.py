@@ -51,8 +51,7 @@ class DiskStore:
         self._fingerprint = fingerprint
         self._writing = threading.RLock()
         self._visible: dict[bytes, Place] = {}
-        self._others: dict[bytes, OtherRecord] = {}  # in the order in which they make room
-        self._others_removed = 0
+        self._others, self._others_removed = dict[bytes, OtherRecord](), 0  # in the order in which they make room
         self._leftovers: dict[int, int] = {}  # footprints by number, of chunks that no header needs or not yet
         self._next = 1
         self._load(progress)
@@ -384,8 +383,8 @@ class DiskStore:
                 self.swept["fingerprint"] += len(others)
                 self._take_from_others(sum(record.footprint for record in others))
             left = {own, *(record.settings for record in self._others.values())}
-            names |= {own: name} if name else {}
-            self._file.rename({known: its for known, its in names.items() if known in left})
+            known = names | ({own: name} if name else {})
+            self._file.rename({settings: known[settings] for settings in left & known.keys()})
         except (lmdb.Error, OSError) as error:
             log.warning("%s: what other settings have left is not removed or named: %s", self.folder, error)
 
