@@ -5,6 +5,8 @@ import json
 import logging
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,12 +195,16 @@ def sighup() -> Iterator[None]:
     before = signal.getsignal(signal.SIGHUP)
     yield
     signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.usefixtures("sighup")
 def test_signals_that_come_during_a_reload_ask_for_one_more_together() -> None:
     hangups = Hangups()
     signal.raise_signal(signal.SIGHUP)  # before it serves: the index may have changed while it was loaded
+    child = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], stdout=-1)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"1\n"
     running, reloads = 0, 0
 
     async def reload() -> None:
@@ -221,3 +227,9 @@ def test_signals_that_come_during_a_reload_ask_for_one_more_together() -> None:
 
     asyncio.run(scenario())
     signal.raise_signal(signal.SIGHUP)  # as it ends: not an error
+    child.send_signal(signal.SIGHUP)
+    with child, pytest.raises(subprocess.TimeoutExpired):
+        try:
+            child.wait(0.3)
+        finally:
+            child.kill()
