@@ -228,8 +228,7 @@ def test_signals_that_come_during_a_reload_ask_for_one_more_together() -> None:
     asyncio.run(scenario())
     signal.raise_signal(signal.SIGHUP)  # as it ends: not an error
     child.send_signal(signal.SIGHUP)
-    with child, pytest.raises(subprocess.TimeoutExpired):
-        try:
+    with child:
+        with pytest.raises(subprocess.TimeoutExpired):
             child.wait(0.3)
-        finally:
-            child.kill()
+        child.kill()
