@@ -44,10 +44,10 @@ class Crowd:
         self._notice(f"{self.limit} connections are open, the limit (--max-connections)")
         return self._make_room(newcomer)
 
-    def starved(self, error: OSError) -> None:
-        """A connection could not be accepted, since no file can be opened: makes room for it."""
+    def starved(self, error: OSError) -> bool:
+        """Makes room for a connection that could not be accepted, for want of a file. Returns whether it did."""
         self._notice(f"cannot accept connections: {error.strerror}; {len(self._members)} are open")
-        self._make_room(None)
+        return self._make_room(None)
 
     def _make_room(self, newcomer: Member | None) -> bool:
         idle = [(each.waiting_since, id(each), each) for each in self._members if each is not newcomer]
