@@ -6,8 +6,9 @@ import logging
 import resource
 import time
 from collections.abc import Set
-from pathlib import Path
 from typing import Protocol
+
+import psutil
 
 RESERVED_FILES = 64  # for the disk cache, the index that a reload opens, and whatever else the process opens
 FEWEST_CONNECTIONS = 8
@@ -78,4 +79,4 @@ def most_connections() -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return 1 << 30
-    return max(FEWEST_CONNECTIONS, limit - len(list(Path("/proc/self/fd").iterdir())) - min(RESERVED_FILES, limit // 4))
+    return max(FEWEST_CONNECTIONS, limit - psutil.Process().num_fds() - min(RESERVED_FILES, limit // 4))
