@@ -47,7 +47,7 @@ def test_head_says_when_the_server_is_not_ready(site: Site) -> None:
 
 
 def test_options_names_the_methods(site: Site) -> None:
-    allowed = {path: "GET, HEAD, OPTIONS" for path in READ}
+    allowed = dict.fromkeys(READ, "GET, HEAD, OPTIONS")
     allowed |= {"/v1/cache": "GET, HEAD, DELETE, OPTIONS", "/v1/query": "POST, OPTIONS"}
     for path, methods in allowed.items():
         response = site.http.options(path)
