@@ -190,7 +190,7 @@ def test_at_the_limit_those_that_wait_longest_make_room(open_site: Any, caplog: 
         until(lambda: site.service.running == 1)
         idle = [site.raw(b"G" * (number % 2)) for number in range(20)]
         assert site.http.get("/healthz").status_code == 200
-        assert [rest(raw) for raw in idle[:16]] == [b"reset"] * 16
+        assert {rest(raw) for raw in idle[:16]} <= {b"", b"reset"}
         assert len(site.server.connections) == 4
         assert answer(busy)[0] == 200
         for raw in idle:

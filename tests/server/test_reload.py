@@ -106,14 +106,14 @@ def test_a_request_that_runs_ends_on_the_index_that_it_began_with(
         expected = ask(client, max_tokens=8)
         body = {"question": QUESTION, "max_tokens": 8, "stream": True}
         engine = served.service.engine
-        step = engine._model.forward  # type: ignore[attr-defined]
+        step = engine.model.forward  # type: ignore[attr-defined]
         pause = threading.Event()
 
         def paused(steps: Any) -> Any:
             pause.wait(PATIENCE)
             return step(steps)
 
-        engine._model.forward = paused  # type: ignore[attr-defined]
+        engine.model.forward = paused  # type: ignore[attr-defined]
         old = served.service.finder
         with client.stream("POST", "/v1/query", json=body) as response:
             lines = response.iter_lines()
