@@ -68,6 +68,7 @@ class Connection(H11Protocol):
         self.waiting_since: float | None = None  # the loop's time since which it waits for the client, if it does
         self._patience = patience
         self._phase = Phase.ANSWER
+        self._clocked: object = None  # the request that the phase belongs to
         self._half_closed = False
         self._served = False
         self._impatience: asyncio.TimerHandle | None = None  # ends the wait for the client's next bytes
@@ -139,6 +140,7 @@ class Connection(H11Protocol):
 
     def shed(self) -> None:
         """Ends it at once: another connection needs its place."""
+        self.waiting_since = None  # it is on its way
         self.transport.abort()
 
     def _current_phase(self) -> Phase:
@@ -149,10 +151,10 @@ class Connection(H11Protocol):
         return Phase.IDLE if self._served and not self.conn.trailing_data[0] else Phase.HEADER
 
     def _enter(self, phase: Phase) -> None:
-        """Starts the clock of a phase, unless it runs already."""
-        if phase is self._phase:
+        """Starts the clock of a phase, unless it runs already for this request."""
+        if phase is self._phase and self.cycle is self._clocked:
             return
-        self._phase = phase
+        self._phase, self._clocked = phase, self.cycle
         if self._impatience is not None:
             self._impatience.cancel()
         if phase is Phase.ANSWER:

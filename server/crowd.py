@@ -6,8 +6,9 @@ import logging
 import resource
 import time
 from collections.abc import Set
-from pathlib import Path
 from typing import Protocol
+
+import psutil
 
 RESERVED_FILES = 64  # for the disk cache, the index that a reload opens, and whatever else the process opens
 FEWEST_CONNECTIONS = 8
@@ -44,10 +45,10 @@ class Crowd:
         self._notice(f"{self.limit} connections are open, the limit (--max-connections)")
         return self._make_room(newcomer)
 
-    def starved(self, error: OSError) -> None:
-        """A connection could not be accepted, since no file can be opened: makes room for it."""
+    def starved(self, error: OSError) -> bool:
+        """Makes room for a connection that could not be accepted, for want of a file. Returns whether it did."""
         self._notice(f"cannot accept connections: {error.strerror}; {len(self._members)} are open")
-        self._make_room(None)
+        return self._make_room(None)
 
     def _make_room(self, newcomer: Member | None) -> bool:
         idle = [(each.waiting_since, id(each), each) for each in self._members if each is not newcomer]
@@ -78,4 +79,4 @@ def most_connections() -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return 1 << 30
-    return max(FEWEST_CONNECTIONS, limit - len(list(Path("/proc/self/fd").iterdir())) - min(RESERVED_FILES, limit // 4))
+    return max(FEWEST_CONNECTIONS, limit - psutil.Process().num_fds() - min(RESERVED_FILES, limit // 4))

@@ -19,11 +19,12 @@ class Listener:
     long in a row when there is no file left, and logs a traceback each time."""
 
     def __init__(
-        self, bound: socket.socket, make: Callable[[], asyncio.Protocol], on_starved: Callable[[OSError], None]
+        self, bound: socket.socket, make: Callable[[], asyncio.Protocol], on_starved: Callable[[OSError], bool]
     ) -> None:
         """Accepts from a listening socket, which the caller closes. `make` makes a connection's protocol.
 
-        `on_starved` is called each time that no connection can be accepted for want of files or memory.
+        `on_starved` is called each time that no connection can be accepted for want of files or memory, and says
+        whether it has made room. While it has not, each try comes later than the one before.
         """
         bound.setblocking(False)
         self._bound = bound
@@ -46,9 +47,9 @@ class Listener:
                 client, _ = await loop.sock_accept(self._bound)
             except OSError as error:
                 if error.errno in OUT_OF_RESOURCES:
-                    self._on_starved(error)
-                    await asyncio.sleep(delay)
-                    delay = min(2 * delay, LAST_DELAY_SECONDS)
+                    made_room = self._on_starved(error)
+                    await asyncio.sleep(0.001 if made_room else delay)  # a file is closed after this turn of the loop
+                    delay = FIRST_DELAY_SECONDS if made_room else min(2 * delay, LAST_DELAY_SECONDS)
                 elif self._bound.fileno() < 0:
                     return
                 continue  # the client has gone, or it is the network's trouble, which accept reports as its own

@@ -14,19 +14,23 @@ log = logging.getLogger(__name__)
 
 
 class Hangups:
-    """SIGHUPs of this process, from its creation on the main thread: each asks for one reload.
+    """SIGHUPs of this process, each of which asks for one reload: those that come while one runs ask for one more
+    together.
 
-    Those that come while one runs, or before `serve` does, ask for one more together.
+    They are held back from its creation, on the main thread, until `serve` runs. Threads and processes that begin in
+    between never get one: a terminal that closes sends it to all, and an engine's processes would die of it.
     """
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        signal.signal(signal.SIGHUP, self._hear)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
     async def serve(self, reload: Callable[[], Awaitable[None]]) -> None:
         """Reloads when asked to, until it is cancelled."""
         self._loop = asyncio.get_running_loop()
+        signal.signal(signal.SIGHUP, self._hear)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         while True:
             await self._asked.wait()
             self._asked.clear()
@@ -34,9 +38,7 @@ class Hangups:
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
         del signum, frame
-        if self._loop is None:
-            self._asked.set()
-        elif not self._loop.is_closed():
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._asked.set)  # which wakes the loop
 
 

@@ -161,7 +161,9 @@ class RagService:
             finder = await asyncio.to_thread(self.finder.reopened)
         except Exception as error:
             self.stats.failed_reloads += 1
-            self._failed(SEARCH, "reload", f"the index was not reloaded, and the one before stays in use: {error}")
+            message = f"the index was not reloaded, and the one before stays in use: {error}"
+            self._health.failed(SEARCH, "reload", message, asyncio.get_running_loop().time())
+            log.error(message)  # each time: somebody waits for it
             return
         self._finders.replace(finder)
         self.stats.reloads += 1

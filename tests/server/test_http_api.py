@@ -167,11 +167,11 @@ def test_limits_are_told(site):
     assert error_of(site.ask(max_tokens=17))["limit"] == 16
 
 
-@pytest.mark.parametrize("content", [b"[]", b"null", b'"why?"', b"3", b"[[[[]]]]", b'[{"question": "a"}]'])
-def test_json_that_is_no_query_is_refused(site, content):
-    response = site.post(content)
-    assert response.status_code == 422
-    assert error_of(response)["message"].startswith("body: ")
+def test_json_that_is_no_query_is_refused(site):
+    for content in (b"[]", b"null", b'"why?"', b"3", b"[[[[]]]]", b'[{"question": "a"}]'):
+        response = site.post(content)
+        assert response.status_code == 422, content
+        assert error_of(response)["message"].startswith("body: ")
 
 
 def test_a_body_of_another_type_is_told_what_is_expected(site):
@@ -221,7 +221,7 @@ def test_unknown_routes_and_methods(site):
     assert error_of(missing)["message"] == "Not Found"
     wrong = site.http.get("/v1/query")
     assert wrong.status_code == 405
-    assert wrong.headers["allow"] == "POST"
+    assert wrong.headers["allow"] == "POST, OPTIONS"
     assert error_of(wrong)["message"] == "Method Not Allowed"
 
 

@@ -5,6 +5,8 @@ import json
 import logging
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,14 +106,14 @@ def test_a_request_that_runs_ends_on_the_index_that_it_began_with(
         expected = ask(client, max_tokens=8)
         body = {"question": QUESTION, "max_tokens": 8, "stream": True}
         engine = served.service.engine
-        step = engine._model.forward  # type: ignore[attr-defined]
+        step = engine.model.forward  # type: ignore[attr-defined]
         pause = threading.Event()
 
         def paused(steps: Any) -> Any:
             pause.wait(PATIENCE)
             return step(steps)
 
-        engine._model.forward = paused  # type: ignore[attr-defined]
+        engine.model.forward = paused  # type: ignore[attr-defined]
         old = served.service.finder
         with client.stream("POST", "/v1/query", json=body) as response:
             lines = response.iter_lines()
@@ -142,33 +144,37 @@ def damage(folder: Path, how: str) -> None:
         (folder / "documents.lmdb" / "data.mdb").unlink()
 
 
-@pytest.mark.parametrize("how", ["gone", "no manifest", "other vectors", "other embedder", "no documents"])
 def test_an_index_that_cannot_be_opened_leaves_the_one_before(
-    served: Reopened, newer_index: Path, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+    served: Reopened, newer_index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    index = tmp_path / "index"
     with served.ready() as client:
         before = ask(client)
         served.service._health.steady_seconds = 0.0
-        replace_index(tmp_path, newer_index)
-        damage(tmp_path / "index", how)
-        caplog.clear()
-        served.reload()
-        [line] = [record.message for record in caplog.records if record.name.startswith("ragcache.service")]
-        assert line.startswith("trouble with the search: the index was not reloaded, and the one before stays in use: ")
-        assert str(tmp_path) in line
-        assert "\n" not in line
-        body = client.get("/readyz").json()
-        assert body["status"] == "degraded"
-        assert "the index was not reloaded" in body["components"]["search"]["message"]
-        after = ask(client)
-        assert (after["answer"], after["documents"]) == (before["answer"], before["documents"])
-        assert client.get("/readyz").json()["status"] == "degraded"  # a search that works is not a reload that does
-        assert metrics_of(client)["ragcache_index_reloads_total", "failed"] == 1
-        shutil.rmtree(tmp_path / "index", ignore_errors=True)
-        shutil.copytree(newer_index, tmp_path / "index")
-        served.reload()
-        assert client.get("/readyz").json() == {"status": "ready"}
-        assert metrics_of(client)["ragcache_index_documents",] == 17
+        for number, how in enumerate(("gone", "no manifest", "other vectors", "other embedder", "no documents"), 1):
+            index.rename(tmp_path / f"before {number}")
+            shutil.copytree(newer_index, index)
+            damage(index, how)
+            caplog.clear()
+            served.reload()
+            [line] = [record.message for record in caplog.records if record.name.startswith("ragcache.service")]
+            assert line.startswith(
+                "trouble with the search: the index was not reloaded, and the one before stays in use"
+            )
+            assert str(tmp_path) in line
+            assert "\n" not in line
+            body = client.get("/readyz").json()
+            assert body["status"] == "degraded"
+            assert "the index was not reloaded" in body["components"]["search"]["message"]
+            after = ask(client)
+            assert (after["answer"], after["documents"]) == (before["answer"], before["documents"]), how
+            assert client.get("/readyz").json()["status"] == "degraded"  # a search that works is not a reload that does
+            assert metrics_of(client)["ragcache_index_reloads_total", "failed"] == 2 * number
+            shutil.rmtree(index, ignore_errors=True)
+            (tmp_path / f"before {number}").rename(index)
+            served.reload()
+            assert client.get("/readyz").json() == {"status": "ready"}
+        assert metrics_of(client)["ragcache_index_reloads_total", "done"] == 5
 
 
 def test_a_service_without_an_index_on_disk_says_so(make_service: Callable[..., Any], caplog: Any) -> None:
@@ -194,12 +200,16 @@ def sighup() -> Iterator[None]:
     before = signal.getsignal(signal.SIGHUP)
     yield
     signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.usefixtures("sighup")
 def test_signals_that_come_during_a_reload_ask_for_one_more_together() -> None:
     hangups = Hangups()
     signal.raise_signal(signal.SIGHUP)  # before it serves: the index may have changed while it was loaded
+    child = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], stdout=-1)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"1\n"
     running, reloads = 0, 0
 
     async def reload() -> None:
@@ -222,3 +232,8 @@ def test_signals_that_come_during_a_reload_ask_for_one_more_together() -> None:
 
     asyncio.run(scenario())
     signal.raise_signal(signal.SIGHUP)  # as it ends: not an error
+    child.send_signal(signal.SIGHUP)
+    with child:
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.3)
+        child.kill()
