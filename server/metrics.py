@@ -151,7 +151,11 @@ class _ServiceCollector(Collector):
 
     def _components(self) -> Iterator[Metric]:
         health = self._service.health
-        up = GaugeMetricFamily("ragcache_component_up", "1 if its last use succeeded, else 0", labels=["component"])
+        up = GaugeMetricFamily(
+            "ragcache_component_up",
+            "1 unless it failed within the last seconds, or when last used",
+            labels=["component"],
+        )
         failures = CounterMetricFamily(
             "ragcache_component_failures", "Uses of the component that failed", labels=["component"]
         )

@@ -169,7 +169,8 @@ class ComponentBody(BaseModel):
     """A part of the service that does not work: since how many `seconds`, after how many `failures`, and the `message`
     of the last.
 
-    "degraded" ends with the next success of what failed; "failed" needs a new server.
+    "degraded" ends once what failed has worked again and nothing has failed for some seconds; "failed" needs a new
+    server.
     """
 
     state: str

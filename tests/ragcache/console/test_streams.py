@@ -3,18 +3,16 @@
 import io
 import json
 import os
-import pty
-import select
 import shlex
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
 from ragcache.console.streams import PROGRESS_SECONDS, READER_GONE, SafeStream
+from tests.props.terminal import on_terminal
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 60
@@ -39,26 +37,6 @@ def ended(work: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         command(work), capture_output=True, timeout=PATIENCE, check=False, cwd=ROOT, env=os.environ | environment
     )
-
-
-def on_terminal(arguments: list[str]) -> bytes:
-    """What a real pseudo-terminal gets of a process' stdout and stderr."""
-    ours, its = pty.openpty()
-    termios.tcsetwinsize(its, (24, 80))
-    process = subprocess.Popen(arguments, stdout=its, stderr=its, stdin=subprocess.DEVNULL, cwd=ROOT)
-    os.close(its)
-    shown = b""
-    while select.select([ours], [], [], PATIENCE)[0]:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(ours)
-    assert process.wait(PATIENCE) == 0, shown
-    return shown
 
 
 @pytest.mark.parametrize(
