@@ -63,6 +63,9 @@ def run(options: argparse.Namespace) -> int:
                 raise
             log.critical("%s", error)
             return 1
+        except (KeyboardInterrupt, SystemExit):  # SIGINT or SIGTERM before it served
+            log.info("stopped before it was ready")
+            raise
     return 0
 
 

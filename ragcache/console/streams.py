@@ -150,11 +150,9 @@ def _flushed(status: int, out: SafeStream | None, errors: SafeStream | None, nam
         if errors is not None:
             errors.write(f"{name}: cannot write to stdout: {error.strerror or error}\n")
         status = status or 1
-    if errors is not None:
-        errors.flush()
-    if any(stream is not None and stream.reader_gone for stream in (out, errors)):  # argparse has swallowed it
+    if out is not None and out.reader_gone:  # argparse has swallowed it
         raise ReaderGone
-    return status
+    return status  # whatever became of the last lines of a log
 
 
 def _give_up_rest(stream: SafeStream | None) -> None:

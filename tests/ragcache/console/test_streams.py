@@ -110,8 +110,45 @@ def test_a_closed_pipe_is_no_error_of_the_lists_either(arguments):
         cwd=ROOT,
     )
     os.close(writing)
-    assert done.returncode == READER_GONE
+    assert done.returncode == (2 if arguments[0] == "no-such-command" else READER_GONE)
     assert not done.stderr
+
+
+def test_a_log_without_a_reader_is_no_error(tmp_path):
+    """A server goes on, and ends as it would have, when whoever read its log has gone."""
+    work = (
+        "import logging\nfrom ragcache.console.log import configured\n"
+        "with configured('info', 'text'):\n    for n in range(2000): logging.getLogger('ragcache').info('line %d', n)\n"
+        f"open({str(tmp_path / 'done')!r}, 'w').close()"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command(work), stderr=writing, timeout=PATIENCE, check=False, cwd=ROOT)
+    os.close(writing)
+    assert done.returncode == 0
+    assert (tmp_path / "done").exists()
+
+
+EVALUATIONS = [path for path in sorted((ROOT / "eval").glob("*.py")) if "__main__" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_every_evaluation_writes_as_safely(path):
+    assert path.read_text("utf-8").rstrip().endswith(f'sys.exit(streams.run(main, "eval.{path.stem}"))')
+
+
+def test_an_evaluation_ends_without_a_word_when_its_reader_goes():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "eval.paper", "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE,
+        cwd=ROOT,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (READER_GONE, b"")
 
 
 def test_simulate_into_head(tmp_path):
