@@ -51,7 +51,7 @@ class DiskStore:
         self._fingerprint = fingerprint
         self._writing = threading.RLock()
         self._visible: dict[bytes, Place] = {}
-        self._others, self._others_removed = dict[bytes, OtherRecord](), 0  # in the order in which they make room
+        self._others: dict[bytes, OtherRecord] = {}  # in the order in which they make room
         self._leftovers: dict[int, int] = {}  # footprints by number, of chunks that no header needs or not yet
         self._next = 1
         self._load(progress)
@@ -122,7 +122,8 @@ class DiskStore:
     @property
     def others(self) -> OtherRecords:
         """What is left of other settings, and how much of it has made room."""
-        return total(list(self._others.values()), self._others_removed)
+        left = list(self._others.values())
+        return total(left, removed=self._others_at_start - len(left))
 
     def footprint(self, size: int, tokens: int) -> int:
         """Bytes to book for a record of `size` bytes of KV and `tokens` tokens of its own.
@@ -199,15 +200,13 @@ class DiskStore:
 
     def _take_from_others(self, size: int) -> int:
         """Removes records of other settings until `size` bytes are free of them; returns their number."""
-        keys = []
+        keys, left = [], size
         for key, record in self._others.items():
-            if size <= 0:
-                break
-            keys.append(key)
-            size -= record.footprint
+            if left > 0:
+                keys.append(key)
+                left -= record.footprint
         for start in range(0, len(keys), REMOVED_AT_ONCE):
             self._hide(keys[start : start + REMOVED_AT_ONCE])
-        self._others_removed += len(keys)
         self._clear_leftovers()
         return len(keys)
 
@@ -355,6 +354,7 @@ class DiskStore:
             self._visible[record.key] = Place(number, self.footprint(record.size, len(record.tokens)))
         bad |= dict.fromkeys(sound.keys() - self._visible.keys(), "parent")
         self._others = {record.key: record for record in in_order_of_removal(scanned.others)}
+        self._others_at_start = len(self._others)
         self.swept.update(bad.values())
         kept = {place.number for place in self._visible.values()} | {each.number for each in self._others.values()}
         self._next = max(sizes, default=0) + 1
@@ -379,8 +379,8 @@ class DiskStore:
             names = self._file.names()
             if others:
                 log.warning("%s: %s", self.folder, announcement(others, names, replaced=replace))
-            if replace:
-                self.swept["fingerprint"] += len(others)
+            if others and replace:
+                self.swept["fingerprint"] = len(others)
                 self._take_from_others(sum(record.footprint for record in others))
             left = {own, *(record.settings for record in self._others.values())}
             known = names | ({own: name} if name else {})

@@ -17,7 +17,7 @@ from ragcache.storage.lmdb_store import DiskStore
 from ragcache.storage.other_settings import OtherRecord, in_order_of_removal
 from ragcache.storage.record import Record, record_key, root_key
 from tests.props.budget import examples
-from tests.props.disk_records import SMALLEST, bytes_of, no_orphans, opened, put, read, record
+from tests.props.disk_records import FINGERPRINT, SMALLEST, bytes_of, no_orphans, opened, put, read, record
 
 OTHER = b"another model"
 MIB = 1 << 20
@@ -75,8 +75,9 @@ def test_replace_removes_them_at_once_and_says_so(tmp_path, caplog):
     assert "2 segments (2." in caplog.text
     assert "are removed" in caplog.text
     caplog.clear()
-    with opened(tmp_path) as store:
+    with DiskStore.open(tmp_path, SMALLEST, FINGERPRINT, replace=True) as store:
         assert (store.records(), store.others.records, caplog.records) == ([], 0, [])
+        assert not store.swept
     no_orphans(tmp_path)
 
 
