@@ -320,6 +320,7 @@ sys.exit(cli.main(["query", "x"]))
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.full(proof="test_at_the_limit_those_that_wait_longest_make_room")
 def test_a_server_with_few_files_answers_among_idle_connections(serve):
     """A port scan, or a client's broken pool: more connections than the process may have files."""
     serving = serve(files=200)
