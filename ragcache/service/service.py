@@ -172,12 +172,15 @@ class RagService:
         log.info("the index was reloaded in %.1f s: %d documents", seconds, finder.corpus_size)
 
     async def finish_writing(self, seconds: float) -> None:
-        """Waits for all moves and writes to disk, at most this long. Call when no request runs any more."""
+        """Waits for cancelled requests to leave the engine, and for all moves and writes to disk, at most this long.
+
+        Call when every request has ended or been cancelled.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         if self.cache.unwritten:
             log.warning("writing the KV of %d segments to disk ...", self.cache.unwritten)
-        while (self.cache.unwritten or self.cache.moving) and loop.time() < end:
+        while (self.running or self.cache.unwritten or self.cache.moving) and loop.time() < end:
             await asyncio.sleep(0.02)
         if self.cache.unwritten:
             log.warning("the KV of %d segments is not on disk: the time for it is over", self.cache.unwritten)

@@ -95,7 +95,12 @@ def open_site(make_service) -> Iterator[Callable[..., Site]]:
         bound = bind("127.0.0.1", 0)
         host, port = bound.getsockname()
         server = HttpServer(app, bound, **{"grace_seconds": 1, **(http or {})})
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+
+        async def serve() -> None:
+            await server.serve()
+            await service.finish_writing(PATIENCE)
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         thread.start()
         until(lambda: server.started)
         client = httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False)

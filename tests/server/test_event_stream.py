@@ -44,7 +44,7 @@ def test_a_comment_is_sent_while_the_prompt_is_computed(open_site: Any) -> None:
         read = blocks(response)
     kinds = [block.split("\n")[0] for _, block in read]
     first_delta = kinds.index("event: delta")
-    assert 2 <= kinds[:first_delta].count(PING) <= 5
+    assert kinds[:first_delta].count(PING) >= 2
     assert kinds[-1] == "event: done"
     pings = [seconds for seconds, block in read if block == PING]
     assert min(after - before for before, after in itertools.pairwise(pings)) > 0.05
@@ -112,7 +112,9 @@ def test_who_hangs_up_while_nothing_is_sent_stops_the_work(open_site: Any, when:
     second = site.connect({"question": "What is rust?", "stream": True})
     until(lambda: site.service.waiting == 1)
     if when == "after it":
-        assert b": ping" in second.recv(65536)
+        received = b""
+        while b": ping" not in received:
+            received += second.recv(65536)
     second.close()
     until(lambda: site.service.waiting == 0)
     assert site.service.running == 1
