@@ -30,6 +30,7 @@ from eval.props.timed_engine import TimedEngine, random_ids, segments
 from eval.props.transformers_process import TransformersProcess
 from ragcache.cli.assembly.torch import assemble
 from ragcache.cli.config import ServeConfig
+from ragcache.console import streams
 from ragcache.engine.cores import available_cores
 from ragcache.engine.torch.model import TorchModel
 from ragcache.errors import RagCacheError
@@ -267,4 +268,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench"))

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from ragcache.console import streams
 from ragcache.model.checkpoint import cache_home
 from retrieval import docstring, index, pydocs
 from retrieval.corpus import Document, write_corpus
@@ -100,4 +101,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.demo_corpus"))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from eval.props.paper_load import Pages, PaperLoad
+from ragcache.console import streams
 from ragcache.replay.run import simulate
 from ragcache.replay.service import SimulatedSettings
 
@@ -210,4 +211,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.paper"))

@@ -16,7 +16,8 @@ class ServiceStats:
     being computed for another request when their own had its turn. `retries` counts generations begun anew after a
     failure, `preemptions` those that gave way when device memory was exhausted. Of `speculations`, some were used;
     `wasted_tokens` are those that the others computed in vain. `audits` counts the recounts of the cache's books,
-    `failed_audits` those after which they were wrong.
+    `failed_audits` those after which they were wrong. `reloads` counts the indexes that took another's place,
+    `failed_reloads` those that could not.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -31,6 +32,8 @@ class ServiceStats:
     wasted_tokens: int = 0
     audits: int = 0
     failed_audits: int = 0
+    reloads: int = 0
+    failed_reloads: int = 0
 
     def count(self, usage: Usage, shared_tokens: int) -> None:
         """Adds the tokens of an answered request."""

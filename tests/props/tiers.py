@@ -12,7 +12,7 @@ from ragcache.cache.cache import KnowledgeCache, Lease
 from ragcache.cache.interface import DiskTier, HostTier
 from ragcache.cache.mover import Moved, timed
 from ragcache.policy import POLICIES
-from ragcache.storage.interface import DeviceKV, HostKV
+from ragcache.storage.interface import DeviceKV, HostKV, OtherRecords
 from ragcache.storage.record import Record
 from ragcache.tree.segment import Segment
 
@@ -90,6 +90,9 @@ class Box(Store):
 
     def footprint(self, tokens: int) -> int:
         return -(-tokens // PAGE) * PAGE
+
+    def others(self) -> OtherRecords:
+        return OtherRecords()
 
     def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
         self._maybe_fail()

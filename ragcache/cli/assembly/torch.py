@@ -157,7 +157,14 @@ def _kv_parts(settings: ServiceSettings, model: TorchModel, store_dtype: str, op
         return kv
     folder, fingerprint = settings.disk_cache.folder, kv_fingerprint(model, transfer)
     with tqdm(desc=f"reading {folder}", disable=None, leave=False, delay=2, unit="") as bar:
-        store = DiskStore.open(folder, settings.disk_cache.size, fingerprint, progress=functools.partial(_advance, bar))
+        store = DiskStore.open(
+            folder,
+            settings.disk_cache.size,
+            fingerprint,
+            name=f"{model.name} with KV in {transfer.dtype_name}",
+            replace=settings.disk_cache.replace,
+            progress=functools.partial(_advance, bar),
+        )
     opened.callback(store.close)
     return replace(kv, disk=DiskRecords(store, transfer, fingerprint), disk_capacity=store.usable)
 

@@ -76,6 +76,7 @@ def transfer_config(config: ServeConfig) -> dict[str, Any]:
     extra: dict[str, Any] = {
         "host_cache": config.host_cache,
         "disk_cache": config.disk_cache,
+        "disk_cache_replace": config.disk_cache_replace,
         "device_policy": config.cache,
         "reports": True,
         "policy": config.policy,

@@ -94,18 +94,6 @@ def test_records_come_parents_first(tmp_path):
         assert low[0].key in store
 
 
-def test_another_fingerprint_sweeps_all(tmp_path):
-    with opened(tmp_path) as store:
-        put(store, record(5000, 1), record(6000, 2))
-    with DiskStore.open(tmp_path, SMALLEST, b"another model") as store:
-        assert store.records() == []
-        assert store.swept == Counter(fingerprint=2)
-        assert store.used == 0
-    with opened(tmp_path) as store:
-        assert not store.swept
-    no_orphans(tmp_path)
-
-
 def test_what_hangs_on_a_removed_parent_is_swept_with_all_below(tmp_path):
     top, other = record(9000, 1), record(10, 9)
     child = record(10, 2, parent=top)
@@ -280,7 +268,7 @@ def test_reading_goes_on_while_another_thread_writes_and_removes(tmp_path):
 
 
 def test_a_record_removed_while_it_is_read_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr("ragcache.storage.lmdb_store.BATCH_CHUNKS", 1)
+    monkeypatch.setattr("ragcache.storage.lmdb_chunks.BATCH_CHUNKS", 1)
     wanted = record(4_000_000, 1)
     with opened(tmp_path) as store:
         put(store, wanted)

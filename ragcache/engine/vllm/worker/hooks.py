@@ -39,8 +39,14 @@ class WorkerHooks:
             fingerprint = blocks_fingerprint(vllm_config, block_tokens, self._paged.describe())
             rank = f"worker-{parallel.data_parallel_rank}-{parallel.rank}-of-{parallel.world_size}"
             folder = Path(settings.disk.folder) / rank
-            disk = DiskStore.open(folder, settings.disk.size // parallel.world_size, fingerprint)
-            self.inventory = Inventory(token, fingerprint, disk.usable, disk.page_size, disk.records())
+            disk = DiskStore.open(
+                folder,
+                settings.disk.size // parallel.world_size,
+                fingerprint,
+                name=f"{vllm_config.model_config.model} in vLLM",
+                replace=settings.disk.replace,
+            )
+            self.inventory = Inventory(token, fingerprint, disk.usable, disk.page_size, disk.records(), disk.others)
         self.store = BlockStore(self._paged, block_tokens, disk)
         self._results = Results()
         on_cpu = all(tensor.device.type == "cpu" for tensor in layers.values())
