@@ -1,9 +1,12 @@
 """Corpus: documents as JSON lines, plain or gzipped, read and written one at a time."""
 
+import codecs
+import collections
 import gzip
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,8 +14,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from retrieval.errors import CorpusError
+from retrieval.long_json import parse_pieces
 
+PIECE = 1 << 18  # characters of a text, or bytes of a line, that are handled at once
 FIELDS = ("id", "title", "text")  # the keys retrieval uses; every other key of a row is kept in `extra`
+
+
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,15 @@ class Document:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
+def text_pieces(text: str) -> Iterator[str]:
+    """A text in pieces of at most PIECE characters, so that no second copy of a long one is made; at least one."""
+    return (text[start : start + PIECE] for start in range(0, max(1, len(text)), PIECE))
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 class CorpusFingerprint:
     """SHA-256 over id, title and text of documents, in order.
 
@@ -41,8 +58,10 @@ class CorpusFingerprint:
     def add(self, document: Document) -> None:
         """Take in the next document."""
         # a JSON list marks where each field ends, so no two different rows share bytes
-        row = json.dumps([document.id, document.title, document.text], ensure_ascii=False, separators=(",", ":"))
-        self._hash.update(row.encode() + b"\n")
+        self._hash.update(_json([document.id, document.title])[:-1] + b',"')
+        for piece in text_pieces(document.text):
+            self._hash.update(_json(piece)[1:-1])
+        self._hash.update(b'"]\n')
 
     def hexdigest(self) -> str:
         """The fingerprint of the documents so far, 64 hex digits."""
@@ -97,11 +116,11 @@ def _read_rows(path: Path, progress: Callable[[int], None] | None) -> Iterator[D
     try:
         with path.open("rb") as file, _unpacked(path, file) as lines:
             reported = 0  # bytes that `progress` knows of
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(_lines(lines), start=1):
                 if progress is not None and file.tell() > reported:
                     progress(file.tell() - reported)
                     reported = file.tell()
-                if not line.strip():
+                if line == b"":
                     continue
                 document = _document(_parsed(line, path, number), f"{path}:{number}")
                 first = line_of.setdefault(document.id, number)
@@ -125,13 +144,45 @@ def _unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
     return gzip.GzipFile(fileobj=file, mode="rb") if path.suffix == ".gz" else file  # type: ignore[return-value]
 
 
-def _parsed(line: bytes, path: Path, number: int) -> Any:
+def _lines(file: IO[bytes]) -> Iterator[bytes | Iterator[bytes]]:
+    """The lines of a file, without the white space around them; a long one as its pieces, to be read at once."""
+    while line := file.readline(PIECE):
+        if len(line) < PIECE or line.endswith(b"\n"):
+            yield line.strip()
+            continue
+        rest = _pieces(line, file)
+        yield rest
+        collections.deque(rest, maxlen=0)  # what was left unread, where the line turned out to be wrong
+
+
+def _pieces(piece: bytes, file: IO[bytes]) -> Iterator[bytes]:
+    while piece:
+        yield piece
+        piece = b"" if piece.endswith(b"\n") else file.readline(PIECE)
+
+
+def _parsed(line: bytes | Iterator[bytes], path: Path, number: int) -> Any:
+    # editors on Windows start a file with a byte order mark
+    encoding = "utf-8-sig" if number == 1 else "utf-8"
+    position = 0  # bytes of the line before the piece that is decoded
     try:
-        # editors on Windows start a file with a byte order mark
-        return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        if isinstance(line, bytes):
+            return json.loads(line.decode(encoding))
+        decoder = codecs.getincrementaldecoder(encoding)()
+
+        def texts(pieces: Iterator[bytes]) -> Iterator[str]:
+            nonlocal position
+            for piece in pieces:
+                held = len(decoder.getstate()[0])
+                position -= held
+                yield decoder.decode(piece)
+                position += held + len(piece)
+            yield decoder.decode(b"", final=True)
+
+        return parse_pieces(texts(line))
     except UnicodeDecodeError as error:
         raise CorpusError(
-            f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line); save the corpus as UTF-8"
+            f"{path}:{number}: not UTF-8 (byte {position + error.start + 1} of the line); save the corpus as UTF-8"
         ) from error
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{path}:{number}: not JSON ({error}); each line must be one JSON object") from error
@@ -160,15 +211,14 @@ def _check(document: Document, where: str) -> None:
             raise CorpusError(f"{where}: {name!r} is missing; every row needs a string 'id' and a string 'text'")
         if not isinstance(value, str):
             raise CorpusError(f"{where}: {name!r} is a JSON {_json_type(value)}; write it as a string")
-        if not value.strip() and name != "title":
+        if (not value or value.isspace()) and name != "title":
             raise CorpusError(f"{where}: {name!r} is blank; fill it in or leave the row out")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
+        half = None if value.isascii() else HALF_PAIR.search(value)
+        if half is not None:
             raise CorpusError(
-                f"{where}: {name!r} holds half of a surrogate pair at character {error.start + 1}, "
+                f"{where}: {name!r} holds half of a surrogate pair at character {half.start() + 1}, "
                 "which is not text; replace it with the intended character"
-            ) from error
+            )
 
 
 def _json_type(value: object) -> str:

@@ -49,7 +49,6 @@ def test_the_map_grows_with_the_corpus(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_two_stores_on_one_folder_and_closing_either(tmp_path: Path) -> None:
     folder = build(tmp_path / "db", [Document("a", "", "x")])
-    others = dict(store_module._shared)
     first, second = DocumentStore.open(folder), DocumentStore.open(folder)
     first.close()
     first.close()
@@ -57,7 +56,6 @@ def test_two_stores_on_one_folder_and_closing_either(tmp_path: Path) -> None:
     with pytest.raises(IndexFolderError, match="closed"):
         first.get(0)
     second.close()
-    assert store_module._shared == others
 
 
 def test_threads_read_together(tmp_path: Path) -> None:
@@ -94,7 +92,6 @@ def test_reading_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_missing_unfinished_and_damaged_stores_are_refused(tmp_path: Path) -> None:
-    others = dict(store_module._shared)
     with pytest.raises(IndexFolderError, match=r"data\.mdb is missing"):
         DocumentStore.open(tmp_path / "none")
 
@@ -106,15 +103,14 @@ def test_missing_unfinished_and_damaged_stores_are_refused(tmp_path: Path) -> No
 
     damaged = build(tmp_path / "damaged", [Document("a", "", "x")])
     (damaged / "data.mdb").write_bytes(b"nothing like LMDB" * 1000)
-    with pytest.raises(IndexFolderError, match="LMDB cannot open"):
+    with pytest.raises(IndexFolderError, match="not a meta page of LMDB"):
         DocumentStore.open(damaged)
-    assert store_module._shared == others
 
 
 @pytest.mark.parametrize(("field", "value", "words"), [("format", 9, "format 9"), ("documents", 5, "1 rows where 5")])
 def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, field: str, value: int, words: str) -> None:
     folder = build(tmp_path / "db", [Document("a", "", "x")])
-    with lmdb.open(str(folder), max_dbs=3) as env, env.begin(write=True, db=env.open_db(b"meta")) as txn:
+    with lmdb.open(str(folder), max_dbs=4) as env, env.begin(write=True, db=env.open_db(b"meta")) as txn:
         txn.put(b"store", json.dumps({**json.loads(txn.get(b"store")), field: value}).encode())
     with pytest.raises(IndexFolderError, match=words):
         DocumentStore.open(folder)
