@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-ENGINE, SEARCH = "engine", "search"  # the tiers below the device are called by their names
+ENGINE, SEARCH, INDEX = "engine", "search", "index"  # the tiers below the device are called by their names
 
 State = Literal["ok", "degraded", "failed"]
 
@@ -15,7 +15,8 @@ State = Literal["ok", "degraded", "failed"]
 class Condition:
     """State of a component.
 
-    "degraded": its last try at something failed, the next may succeed. "failed": it will not work again by itself.
+    "degraded": its last try at something failed, the next may succeed; or, with no failures, it is not known to be well
+    yet. "failed": it will not work again by itself.
     """
 
     state: State
@@ -77,9 +78,17 @@ class Health:
         part.troubles.discard(activity)
         if part.troubles or part.condition.state == "failed":
             return False
+        recovered = part.condition.failures > 0
         part.condition = OK
-        part.recoveries += 1
-        return True
+        part.recoveries += recovered
+        return recovered
+
+    def unsure(self, component: str, activity: str, message: str, time: float) -> None:
+        """Reports that the component works, and that `activity` will show whether it is well: degraded until then."""
+        part = self._components[component]
+        if part.condition.state != "failed" and not part.condition.failures:
+            part.troubles.add(activity)
+            part.condition = Condition("degraded", part.condition.since or time, 0, message)
 
     def lost(self, component: str, message: str, time: float) -> bool:
         """Reports that the component will not work again by itself. Returns whether it is news."""

@@ -19,10 +19,11 @@ from ragcache.service.answer import Answer, Delta, Query, ServiceEvent, Speculat
 from ragcache.service.answering import Answering, Times
 from ragcache.service.audit import IdleAudit
 from ragcache.service.finder import Finder, Stage
-from ragcache.service.health import ENGINE, SEARCH, Health
+from ragcache.service.health import ENGINE, INDEX, SEARCH, Health
 from ragcache.service.limits import Limits
 from ragcache.service.request import Request
 from ragcache.service.stats import ServiceStats
+from retrieval.errors import IndexDamaged
 
 CLEARING_SECONDS = 2.0  # for moves that are under way
 
@@ -63,7 +64,7 @@ class RagService:
         self._unsettled: list[Speculation] = []  # cancelled but not stopped yet, though their requests have ended
         self._audit = IdleAudit(cache, self.stats)
         cache.on_room(self._admission.advance)
-        self._health = Health([ENGINE, SEARCH, *cache.lower_names])
+        self._health = Health([ENGINE, SEARCH, INDEX, *cache.lower_names])
         cache.on_moved(self._moved)
 
     @property
@@ -85,6 +86,7 @@ class RagService:
     def health(self) -> Health:
         """Which parts work, as of now. Its times are those of the running loop."""
         self.cache.refresh()
+        self._take_index_state()
         stats = self.engine.stats()
         error = stats.error or "it was closed"
         if stats.alive:
@@ -92,6 +94,18 @@ class RagService:
         elif self._health.lost(ENGINE, error, asyncio.get_running_loop().time()):
             log.critical("the engine takes no more jobs, restart the server: %s", error)
         return self._health
+
+    def _take_index_state(self) -> None:
+        state, why = self.finder.index_state
+        now = asyncio.get_running_loop().time()
+        if state == "failed":
+            self._health.lost(INDEX, why, now)
+            return
+        self._health.regained(INDEX)  # another index has taken its place
+        if state == "degraded":
+            self._health.unsure(INDEX, "check", why, now)
+        else:
+            self._health.worked(INDEX, "check")
 
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
         """Yields Retrieved, then Delta…, then Answer.
@@ -300,6 +314,8 @@ class RagService:
                     yield stage
         except RagCacheError:  # the query is wrong, not the search
             self._worked(SEARCH, "search")
+            raise
+        except IndexDamaged:  # the index reports it, and says so until there is another
             raise
         except Exception as error:
             self._failed(SEARCH, "search", str(error))
