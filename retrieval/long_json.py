@@ -13,7 +13,8 @@ PIECE = 1 << 20  # characters of a string that are decoded at once; shorter stri
 # character; the string's end is not part of it
 _INSIDE = re.compile(
     r'(?:[^"\\]++|\\[^u]|\\u(?![dD][89abAB])[0-9a-fA-F]{4}'
-    r"|\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\u[0-9a-fA-F]{4}|(?=[^\\])|(?=\\[^u])))*+",
+    r"|\\u[dD][89abAB][0-9a-fA-F]{2}"
+    r"(?:\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?=[^\\])|(?=\\[^u])|(?=\\u(?![dD][c-fC-F])[0-9a-fA-F]{4})))*+",
     re.DOTALL,
 )
 _LONGEST_ESCAPE = 12  # characters: a pair
