@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from importlib.metadata import version
@@ -19,9 +19,10 @@ import lmdb
 import numpy as np
 from tqdm import tqdm
 
-from retrieval.corpus import Document, read_corpus
+from retrieval.corpus import Document
 from retrieval.embedder import Embedder
 from retrieval.errors import EmbedderError, IndexFolderError, RetrievalError, RetrievalWarning
+from retrieval.source import JsonLines, Source
 from retrieval.store import DocumentStore, DocumentWriter
 
 FORMAT_VERSION = 1
@@ -128,17 +129,19 @@ class Manifest:
 
 
 def build_index(
-    corpus: Path,
+    corpus: Path | Source,
     out: Path,
     kind: str = "flat",
     embedder: Embedder | None = None,
     embeddings: Path | None = None,
     progress: bool = True,
     passage: Callable[[Document], str] | None = None,
+    cut: Callable[[Document], Iterable[Document]] | None = None,
 ) -> Manifest:
-    """Build the index folder `out` from a corpus file, embedded by `embedder` (the default one if None).
+    """Build the index folder `out` from a corpus file or another source, embedded by `embedder` (None: the default).
 
-    `kind` is a value of IndexType. `passage` chooses the text of a document that is embedded (`embedder.passage`
+    `kind` is a value of IndexType. `cut` makes the documents of the index of each one that is read (None: it stays
+    whole), see `retrieval.passages`. `passage` chooses the text of a document that is embedded (`embedder.passage`
     if None); the documents in the index stay whole. `embeddings` is a .npy file of floats [documents, dim], in the
     corpus's order, to use instead of embedding. Progress goes to stderr.
 
@@ -152,12 +155,13 @@ def build_index(
         raise RetrievalError(f"unknown index type {kind!r}; choose one of {', '.join(IndexType)}")
     index_type = IndexType(kind)
     _require_replaceable(out)
-    read_corpus(corpus)  # reads nothing yet, but refuses a missing file before a model is loaded
+    source = JsonLines(corpus) if isinstance(corpus, Path) else corpus
+    size = source.size  # refuses a missing file before a model is loaded
     embedder = embedder or Embedder.load()
     given = None if embeddings is None else _given_vectors(embeddings, embedder)
     with _built_beside(out) as folder:
-        with _bar(progress, "reading", corpus.stat().st_size, "B", BAR_DELAY) as advance:
-            count = _write_documents(corpus, folder / DOCUMENTS_FOLDER, advance)
+        with _bar(progress, "reading", size, "B", BAR_DELAY) as advance:
+            count = _write_documents(source, cut, folder / DOCUMENTS_FOLDER, advance)
         vectors = np.lib.format.open_memmap(
             folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, embedder.dim)
         )
@@ -168,7 +172,7 @@ def build_index(
             else:
                 if embeddings is not None and len(given) != count:
                     raise EmbedderError(
-                        f"{embeddings}: {len(given)} vectors for the {count} documents of {corpus}; "
+                        f"{embeddings}: {len(given)} vectors for the {count} documents of {source}; "
                         "there must be one per document, in the corpus's order"
                     )
                 with _bar(progress, "checking", count, "doc", BAR_DELAY) as advance:
@@ -252,13 +256,19 @@ def _bar(shown: bool, what: str, total: int, unit: str, delay: float = 0) -> Ite
         yield bar.update
 
 
-def _write_documents(corpus: Path, folder: Path, advance: Callable[[int], None]) -> int:
-    """Copy a corpus into a new document store; returns the number of documents."""
+def _write_documents(
+    source: Source,
+    cut: Callable[[Document], Iterable[Document]] | None,
+    folder: Path,
+    advance: Callable[[int], None],
+) -> int:
+    """Write the documents of a source, or what `cut` makes of them, into a new store; returns their number."""
     count = 0
     with DocumentWriter(folder) as writer:
-        for document in read_corpus(corpus, advance):
-            writer.add(document)
-            count += 1
+        for document in source.documents(advance):
+            for part in (document,) if cut is None else cut(document):
+                writer.add(part)
+                count += 1
     return count
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import lmdb
 
-from retrieval.corpus import CorpusFingerprint, Document
+from retrieval.corpus import CorpusFingerprint, Document, Passage
 from retrieval.errors import IndexFolderError
 
 FORMAT = 1
@@ -49,7 +49,10 @@ class DocumentWriter:
     def add(self, document: Document) -> int:
         """Append a document and return its row."""
         row = self._count
-        record = json.dumps([document.id, document.title, document.text, dict(document.extra)], ensure_ascii=False)
+        fields: list[Any] = [document.id, document.title, document.text, dict(document.extra)]
+        if (cut := document.passage) is not None:
+            fields.append([cut.source, cut.number, cut.start, cut.end])
+        record = json.dumps(fields, ensure_ascii=False)
         self._batch.append((_row_key(row), _id_key(document.id), record.encode()))
         self._batch_bytes += len(self._batch[-1][2])
         self._fingerprint.add(document)
@@ -164,8 +167,8 @@ class DocumentStore:
         if not 0 <= row < self._count:
             raise IndexError(f"row {row} of a store of {self._count} documents")
         with self._open_env().begin(db=self._rows) as txn:
-            document_id, title, text, extra = json.loads(txn.get(_row_key(row)))
-        return Document(document_id, title, text, extra)
+            document_id, title, text, extra, *cut = json.loads(txn.get(_row_key(row)))
+        return Document(document_id, title, text, extra, Passage(*cut[0]) if cut else None)
 
     def row_of(self, document_id: str) -> int:
         """The row of a document; KeyError if no document has this id."""
