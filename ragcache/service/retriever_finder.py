@@ -80,6 +80,4 @@ class RetrieverFinder:
 def _used(hit: Hit, truncated: bool) -> UsedDocument:
     document, cut = hit.document, hit.document.passage
     start, end = (None, None) if cut is None else (cut.start, cut.end)
-    return UsedDocument(
-        document.id, document.title, round(float(hit.score), 6), truncated, document.source, start, end
-    )
+    return UsedDocument(document.id, document.title, round(float(hit.score), 6), truncated, document.source, start, end)
