@@ -86,7 +86,7 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--strict",
         action="store_true",
-        help="fail at the first file or row that cannot be read, instead of skipping it",
+        help="fail at the first file or row that cannot be read; else it is skipped",
     )
 
 
@@ -123,7 +123,8 @@ def _source(options: argparse.Namespace) -> tuple[Source, MixedFiles | None]:
 
     columns = Columns(options.id_field, options.title_field, options.text_field)
     first: Path = options.corpus[0]
-    if len(options.corpus) == 1 and not first.is_dir() and first.name.lower().endswith(JSON_LINES):
+    alone = len(options.corpus) == 1 and options.encoding is None and not first.is_dir()
+    if alone and first.name.endswith(JSON_LINES):
         return JsonLines(first, columns.fields), None
     mixed = MixedFiles(
         options.corpus, columns=columns, fallback=options.encoding, strict=options.strict, skip=_teller("skipped ")

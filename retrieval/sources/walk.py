@@ -27,8 +27,8 @@ def walk(paths: Sequence[Path], skip: Callable[[Unreadable], None]) -> list[Foun
     """The regular files among `paths` and below the folders among them, each once, in the order of their names.
 
     What is hidden in a folder (its name begins with a dot) is left out, and so are indexes. Symbolic links are
-    followed, unless they lead to what is read already. `skip` is called with what cannot be read. Raises CorpusError for a path
-    that does not exist.
+    followed, unless they lead to what is read already. `skip` is called with what cannot be read. Raises CorpusError
+    for a path that does not exist.
     """
     for path in paths:
         if not os.path.lexists(path):
