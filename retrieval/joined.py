@@ -19,7 +19,10 @@ def reading_order(documents: Sequence[Document]) -> list[Document]:
     A run of neighbours stands in the order of its text, where the best of them stood. Equal documents in any order
     give equal runs.
     """
-    place = {_key(document): n for n, document in enumerate(documents) if document.passage is not None}
+    place: dict[tuple[str, int], int] = {}
+    for n, document in enumerate(documents):
+        if document.passage is not None:
+            place.setdefault(_key(document), n)
     order: dict[int, None] = {}  # places in `documents`
     for n, document in enumerate(documents):
         if n in order:

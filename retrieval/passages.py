@@ -21,7 +21,8 @@ WINDOW_CHARACTERS = 1 << 16
 BREAKS = ("\n\n", "\n", ". ", " ")
 # more than any tokenizer packs into a token on average; a tokenizer takes a word of any length for one unknown token
 MAX_CHARACTERS_PER_TOKEN = 32
-TITLE_SHARE, TITLE_STEP = 4, 16  # a title has at most a quarter of a passage; its room is a multiple of 16 tokens
+TITLE_SHARE = 4  # a title has at most a quarter of a passage
+SPLITTERS = 16  # are made at most: room for titles grows by this part of a passage, for a splitter has a fixed capacity
 SERVED_TOKENS = 1024  # what `serve` reads of a document unless --max-doc-tokens says otherwise
 _NUMBERED = re.compile(r"(.*#)([1-9][0-9]{0,8})", re.DOTALL)
 
@@ -116,7 +117,8 @@ class PassageSplitter:
         """Starts and ends of the passages, in characters of the text."""
         text, title = document.text, self._short_title(document.title)
         taken = self._count(f"{title}. ") if title.strip() else 0
-        splitter = self._splitter(self._room - -(-taken // TITLE_STEP) * TITLE_STEP)
+        step = max(1, self._room // SPLITTERS)
+        splitter = self._splitter(self._room - -(-taken // step) * step)
         longest = self.tokens * MAX_CHARACTERS_PER_TOKEN
         spans = []
         for first, last in _windows(text):

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import mammoth
 import pypdfium2
 from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning, XMLParsedAsHTMLWarning
-from bs4.element import Tag
+from bs4.element import Comment, Declaration, ProcessingInstruction, Tag
 from markdownify import MarkdownConverter
 
 from retrieval.sources.encoding import decoded
@@ -76,6 +76,8 @@ def _page(page: str | bytes) -> Converted:
         warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)  # XHTML is meant to be read as HTML here
         warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # a page of one line
         soup = BeautifulSoup(page, "html.parser")
+    for note in soup.find_all(string=lambda text: isinstance(text, (Comment, Declaration, ProcessingInstruction))):
+        note.extract()
     for element in soup(NO_TEXT):
         element.decompose()
     heading = soup.title or soup.h1
@@ -170,12 +172,13 @@ def convert(path: Path, kind: str, fallback: str | None) -> Converted:
     Raises Unreadable for a file that is empty, encrypted, damaged, or not of that kind.
     """
     try:
+        path.open("rb").close()
         converted = CONVERTERS[kind](path, fallback)
     except Unreadable:
         raise
-    except OSError as error:
-        raise Unreadable(str(path), f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a parser raises what it likes for what is not as it should be
+        if isinstance(error, OSError) and error.strerror is not None:
+            raise Unreadable(str(path), f"cannot be read ({error.strerror})") from error
         if "password" in str(error).lower():
             raise Unreadable(str(path), "encrypted; save a copy without a password") from error
         what = " ".join(str(error).split())[:200] or type(error).__name__

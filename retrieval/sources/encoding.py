@@ -18,18 +18,28 @@ HEAD = 8 << 10  # bytes in which a NUL tells that a file is not text
 BLOCK = 1 << 20
 
 
+def marked_encoding(path: Path) -> str | None:
+    """The encoding that a file's byte order mark names; None without one. Raises Unreadable for a binary file."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    for mark, encoding in MARKS:
+        if head.startswith(mark):
+            return encoding
+    if b"\0" in head:
+        raise Unreadable(str(path), "binary, not text")
+    return None
+
+
 def encoding_of(path: Path, fallback: str | None) -> str:
     """The encoding to open a text file with: that of its byte order mark, else UTF-8, else `fallback`.
 
     Raises Unreadable for a file that holds a NUL early on, or that is not UTF-8 where there is no fallback.
     """
+    marked = marked_encoding(path)
+    if marked is not None:
+        return marked
     with path.open("rb") as file:
         head = file.read(HEAD)
-        for mark, encoding in MARKS:
-            if head.startswith(mark):
-                return encoding
-        if b"\0" in head:
-            raise Unreadable(str(path), "binary, not text")
         decoder = codecs.getincrementaldecoder("utf-8")()
         done = 0
         try:

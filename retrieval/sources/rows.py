@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 import ijson
 import pyarrow
@@ -16,7 +17,7 @@ from pyarrow import parquet
 
 from retrieval.corpus import Document, Fields, document_of, parsed, unpacked
 from retrieval.errors import CorpusError
-from retrieval.sources.encoding import HEAD, encoding_of
+from retrieval.sources.encoding import HEAD, encoding_of, marked_encoding
 from retrieval.sources.unreadable import Unreadable
 
 BATCH_ROWS = 256  # rows of a Parquet file in memory at a time
@@ -77,7 +78,12 @@ def documents_of_rows(
 
 def _json_lines(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
     with path.open("rb") as file:
-        lines = unpacked(path, file) if path.suffix.lower() == ".gz" else _utf8(path, file, fallback)
+        if path.suffix.lower() == ".gz":
+            lines: Iterable[bytes] = unpacked(path, file)
+        elif fallback is None and marked_encoding(path) is None:
+            lines = file  # so that a line that is not UTF-8 is named, and the others are kept
+        else:
+            lines = _utf8(path, file, fallback)
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
@@ -102,7 +108,20 @@ def _json(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
             raise Unreadable(f"{path}:{count + 1}", f"not JSON from this row on ({what})") from error
 
 
-def _utf8(path: Path, file: IO[bytes], fallback: str | None) -> IO[bytes]:
+class _Recoded:
+    """The bytes of a text in UTF-8."""
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text = text
+
+    def read(self, size: int = -1) -> bytes:
+        return self._text.read(size).encode()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (line.encode() for line in self._text)
+
+
+def _utf8(path: Path, file: IO[bytes], fallback: str | None) -> IO[bytes] | _Recoded:
     """The bytes of an open file in UTF-8, whatever it is encoded in, without its byte order mark."""
     encoding = encoding_of(path, fallback)
     if encoding == "utf-8":
@@ -110,7 +129,7 @@ def _utf8(path: Path, file: IO[bytes], fallback: str | None) -> IO[bytes]:
     if encoding == "utf-8-sig":
         file.seek(len(codecs.BOM_UTF8))
         return file
-    return cast(IO[bytes], codecs.EncodedFile(file, "utf-8", encoding))
+    return _Recoded(io.TextIOWrapper(file, encoding))
 
 
 def _csv(path: Path, columns: Columns, fallback: str | None) -> Iterator[Row]:
