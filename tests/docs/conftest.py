@@ -116,6 +116,11 @@ def make_desk(folder: Path, index: Path, model: Path, corpus: Path, url: str | N
     """Lays out the files that the pages take for granted, and the commands."""
     (folder / "docs.jsonl.gz").write_bytes(gzip.compress(corpus.read_bytes()))
     (folder / "my-index").symlink_to(index)
+    (folder / "my-documents").mkdir()
+    (folder / "my-documents" / "leave.md").write_text(
+        "# Leave\n\nThere are sixteen weeks of leave.\n", encoding="utf-8"
+    )
+    (folder / "my-documents" / "page.html").write_text("<title>Tea</title><p>Tea is at four.</p>", encoding="utf-8")
     write_lines(
         folder / "questions.jsonl",
         [{"id": name, "question": text, "doc_ids": [name]} for name, text in QUESTIONS.items()],
