@@ -76,7 +76,7 @@ def test_a_long_document_is_cut_or_said_to_be_long(tmp_path: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     assert whole.stdout == f"2 documents in {tmp_path / 'whole' / 'faiss.idx'} (flat)\n"
     assert f"skipped {folder / 'photo.png'}: .png files are not read" in whole.stderr
-    assert "1 files or rows could not be read" in whole.stderr
+    assert "1 file or row could not be read: see above" in whole.stderr
     assert "warning: 1 of 2 is longer than 256 tokens, which the embedder reads" in whole.stderr
     assert "1 is longer than 1024 tokens" in whole.stderr
     strict = run("index", "--corpus", folder, "--out", tmp_path / "strict", "--strict")

@@ -111,7 +111,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"{cut.documents} documents in {options.out / 'faiss.idx'} ({options.type})")
     _tell_lengths(cut, manifest.documents)
     if mixed is not None and mixed.skipped:
-        print(f"{mixed.skipped} files or rows could not be read; they are named above", file=sys.stderr)
+        what = "1 file or row" if mixed.skipped == 1 else f"{mixed.skipped} files or rows"
+        print(f"{what} could not be read: see above", file=sys.stderr)
     return 0
 
 

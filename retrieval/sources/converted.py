@@ -23,8 +23,8 @@ from retrieval.sources.encoding import decoded
 from retrieval.sources.unreadable import Unreadable
 
 NO_TEXT = ["script", "style", "template", "noscript", "svg", "iframe", "object", "nav", "aside", "footer", "form"]
-MOST_UNPACKED = 1 << 28  # bytes of a DOCX's parts together, so that a small file cannot take all memory
-MOST_HTML = 1 << 26  # bytes: the tree of a page takes tens of times its size
+# bytes of a page, and of the XML in a DOCX: their trees take tens of times as much memory
+MOST_HTML = MOST_XML = 1 << 24
 OLE = bytes.fromhex("d0cf11e0a1b11ae1")  # the container of encrypted documents and of .doc
 DOCX_TITLE = "{http://purl.org/dc/elements/1.1/}title"
 DOCX_STYLES = "p[style-name='Title'] => h1:fresh"
@@ -103,11 +103,9 @@ def docx(path: Path, _fallback: str | None) -> Converted:
         if file.read(len(OLE)) == OLE:
             raise Unreadable(str(path), "encrypted, or in the format before DOCX; save it again without a password")
         with zipfile.ZipFile(file) as parts:
-            unpacked = sum(part.file_size for part in parts.infolist())
-            if unpacked > MOST_UNPACKED:
-                raise Unreadable(
-                    str(path), f"unpacks to {unpacked >> 20} MiB, more than {MOST_UNPACKED >> 20}; split it"
-                )
+            unpacked = sum(part.file_size for part in parts.infolist() if part.filename.endswith((".xml", ".rels")))
+            if unpacked > MOST_XML:
+                raise Unreadable(str(path), f"unpacks to more than {MOST_XML >> 20} MiB of XML; split it")
             title = _docx_title(parts)
         file.seek(0)
         converted = mammoth.convert_to_html(file, style_map=DOCX_STYLES, convert_image=_no_image)

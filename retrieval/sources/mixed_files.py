@@ -64,8 +64,9 @@ class MixedFiles:
         """See `retrieval.source.Source`."""
         place_of: dict[str, str] = {}
         for file in self.files:
+            read = _Tally(progress)
             try:
-                for document in self._documents(file):
+                for document in self._documents(file, read.add):
                     if document.id in place_of:
                         where = f"{file.path} (id {document.id!r})"
                         self._skip(Unreadable(where, f"the id is already used in {place_of[document.id]}"))
@@ -74,12 +75,11 @@ class MixedFiles:
                     yield document
             except Unreadable as error:
                 self._skip(error)
-            if progress is not None:
-                progress(file.size)
+            read.add(file.size - read.count)
         if not place_of:
             raise CorpusError(f"{self}: no document could be read")
 
-    def _documents(self, file: FoundFile) -> Iterator[Document]:
+    def _documents(self, file: FoundFile, progress: Callable[[int], None]) -> Iterator[Document]:
         kind = _kind(file)
         assert kind is not None
         if file.size == 0:
@@ -88,7 +88,8 @@ class MixedFiles:
             converted = convert(file.path, kind, self._fallback)
             yield Document(file.name, converted.title, converted.text)
             return
-        for document in documents_of_rows(file.path, file.name, kind, self._columns, self._fallback):
+        rows = documents_of_rows(file.path, file.name, kind, self._columns, self._fallback, progress)
+        for document in rows:
             if isinstance(document, Unreadable):
                 self._skip(document)
             else:
@@ -102,6 +103,19 @@ class MixedFiles:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self._paths))
+
+
+class _Tally:
+    """Passes numbers of bytes on, and counts them."""
+
+    def __init__(self, progress: Callable[[int], None] | None) -> None:
+        self.count = 0
+        self._progress = progress
+
+    def add(self, count: int) -> None:
+        self.count += count
+        if self._progress is not None:
+            self._progress(count)
 
 
 def _kind(file: FoundFile) -> str | None:

@@ -25,10 +25,11 @@ SEPARATORS = ",;\t|"
 
 
 class Row(NamedTuple):
-    """A row: its place in the file, as "12" for a line, and its values, or why there are none."""
+    """A row: its place in the file, as "12" for a line; its values, or why there are none; the bytes `read` so far."""
 
     place: str
     values: Mapping[str, Any] | CorpusError
+    read: int
 
 
 class Columns(NamedTuple):
@@ -48,15 +49,24 @@ Reader = Callable[[Path, Columns, str | None], Iterator[Row]]
 
 
 def documents_of_rows(
-    path: Path, name: str, kind: str, columns: Columns, fallback: str | None
+    path: Path,
+    name: str,
+    kind: str,
+    columns: Columns,
+    fallback: str | None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Document | Unreadable]:
     """The document of each row, or why there is none, read while they are iterated over.
 
-    A row without an id is called `name`:PLACE, unless `columns` names the id. Raises Unreadable where the file cannot
-    be read any further.
+    A row without an id is called `name`:PLACE, unless `columns` names the id. `progress` is called with the number of
+    bytes read since its last call. Raises Unreadable where the file cannot be read any further.
     """
+    reported = 0  # bytes that `progress` knows of
     try:
         for row in READERS[kind](path, columns, fallback):
+            if row.read > reported:
+                progress(row.read - reported)
+                reported = row.read
             where = f"{path}:{row.place}"
             try:
                 if isinstance(row.values, CorpusError):
@@ -87,9 +97,9 @@ def _json_lines(path: Path, _columns: Columns, fallback: str | None) -> Iterator
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    yield Row(str(number), parsed(line, path, number))
+                    yield Row(str(number), parsed(line, path, number), file.tell())
                 except CorpusError as error:
-                    yield Row(str(number), error)
+                    yield Row(str(number), error, file.tell())
 
 
 def _json(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
@@ -102,7 +112,7 @@ def _json(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
         try:
             for value in ijson.items(_utf8(path, file, fallback), prefix, multiple_values=True, use_float=True):
                 count += 1
-                yield Row(str(count), value)
+                yield Row(str(count), value, file.tell())
         except (ijson.JSONError, UnicodeDecodeError) as error:
             what = " ".join(str(error).split())[:200]
             raise Unreadable(f"{path}:{count + 1}", f"not JSON from this row on ({what})") from error
@@ -134,7 +144,8 @@ def _utf8(path: Path, file: IO[bytes], fallback: str | None) -> IO[bytes] | _Rec
 
 def _csv(path: Path, columns: Columns, fallback: str | None) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # texts are longer than the 128 KiB that it begins with
-    with path.open(encoding=encoding_of(path, fallback), newline="") as file:
+    encoding = encoding_of(path, fallback)
+    with path.open("rb") as raw, io.TextIOWrapper(raw, encoding, newline="") as file:
         first = file.readline(HEAD)
         separator = max(SEPARATORS, key=first.count) if path.suffix.lower() != ".tsv" else "\t"
         file.seek(0)
@@ -148,14 +159,16 @@ def _csv(path: Path, columns: Columns, fallback: str | None) -> Iterator[Row]:
                 if not cells:
                     continue
                 if len(cells) == len(header):
-                    yield Row(place, dict(zip(header, cells, strict=True)))
+                    yield Row(place, dict(zip(header, cells, strict=True)), raw.tell())
                 else:
-                    yield Row(place, CorpusError(f"has {len(cells)} cells, where the header has {len(header)}"))
+                    wrong = CorpusError(f"has {len(cells)} cells, where the header has {len(header)}")
+                    yield Row(place, wrong, raw.tell())
         except (csv.Error, UnicodeDecodeError) as error:
             raise Unreadable(f"{path}:{rows.line_num}", f"not CSV from here on ({error})") from error
 
 
 def _parquet(path: Path, columns: Columns, _fallback: str | None) -> Iterator[Row]:
+    size = path.stat().st_size
     with parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         _require_columns(path, columns, names)
@@ -164,7 +177,7 @@ def _parquet(path: Path, columns: Columns, _fallback: str | None) -> Iterator[Ro
         for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
             for values in batch.to_pylist():
                 number += 1
-                yield Row(str(number), values)
+                yield Row(str(number), values, size * number // file.metadata.num_rows)
 
 
 def _require_columns(path: Path, columns: Columns, names: list[str]) -> None:

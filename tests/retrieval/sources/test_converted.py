@@ -157,7 +157,7 @@ def test_docx(tmp_path: Path) -> None:
     assert read(write_docx(tmp_path / "b.docx", "", "Day two"))[0] == "Day two"
 
 
-def test_docx_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docx_that_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "a.docx"
     file.write_bytes(b"PK\3\4 no archive")
     assert refusal(file).startswith("damaged, or not docx (")
@@ -170,8 +170,9 @@ def test_docx_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     whole = write_docx(tmp_path / "b.docx", "", "Heading")
     whole.write_bytes(whole.read_bytes()[:-200])
     assert refusal(whole).startswith("damaged, or not docx (")
-    monkeypatch.setattr(converted, "MOST_UNPACKED", 1000)
-    assert refusal(write_docx(tmp_path / "bomb.docx", "", "Heading")).startswith("unpacks to 0 MiB")
+    with zipfile.ZipFile(tmp_path / "bomb.docx", "w", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("word/document.xml", b" " * (converted.MOST_XML + 1))
+    assert refusal(tmp_path / "bomb.docx") == "unpacks to more than 16 MiB of XML; split it"
 
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:

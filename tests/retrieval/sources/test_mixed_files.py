@@ -1,9 +1,12 @@
 """Mixed files: a folder of every format becomes documents in a steady order; the rest is named, or fails if strict."""
 
+import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from retrieval.corpus import Document
 from retrieval.embedder import Embedder
@@ -49,6 +52,27 @@ def test_progress_adds_up(folder: Path) -> None:
     source = MixedFiles([folder])
     list(source.documents(read.append))
     assert sum(read) == source.size == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_progress_goes_on_within_a_file(tmp_path: Path) -> None:
+    rows = [{"id": n, "text": "some text " * 50} for n in range(2000)]
+    (tmp_path / "a.csv").write_text("id,text\n" + "".join(f"{row['id']},{row['text']}\n" for row in rows))
+    (tmp_path / "b.json").write_text(json.dumps([{**row, "id": f"{row['id']}b"} for row in rows]))
+    parquet.write_table(pa.table({"id": [f"{n}c" for n in range(2000)], "text": ["x"] * 2000}), tmp_path / "c.parquet")
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({**row, "id": f"{row['id']}d"}) + "\n" for row in rows))
+    read: list[int] = []
+    source = MixedFiles([tmp_path])
+    documents = source.documents(read.append)
+    before = 0
+    for file in source.files:
+        for _ in range(1000):
+            next(documents)
+        assert 0.3 * file.size < sum(read) - before < 0.7 * file.size
+        for _ in range(1000):
+            next(documents)
+        before += file.size
+    assert list(documents) == []
+    assert sum(read) == source.size
 
 
 def spoil(folder: Path) -> list[str]:
