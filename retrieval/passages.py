@@ -21,6 +21,7 @@ WINDOW_CHARACTERS = 1 << 16
 BREAKS = ("\n\n", "\n", ". ", " ")
 # more than any tokenizer packs into a token on average; a tokenizer takes a word of any length for one unknown token
 MAX_CHARACTERS_PER_TOKEN = 32
+USUAL_CHARACTERS_PER_TOKEN = 6
 TITLE_SHARE = 4  # a title has at most a quarter of a passage
 SPLITTERS = 16  # are made at most: room for titles grows by this part of a passage, for a splitter has a fixed capacity
 SERVED_TOKENS = 1024  # what `serve` reads of a document unless --max-doc-tokens says otherwise
@@ -99,10 +100,14 @@ class PassageSplitter:
     def _fits(self, document: Document) -> bool:
         if len(document.text) > self.tokens * MAX_CHARACTERS_PER_TOKEN:
             return False
-        return self._count(Embedder.passage(document)) <= self._room
+        embedded = Embedder.passage(document)
+        usual = self._room * USUAL_CHARACTERS_PER_TOKEN
+        if len(embedded) > 2 * usual and self._count(embedded[:usual]) > self._room:
+            return False  # as of most long texts, a part of it is too long already
+        return self._count(embedded) <= self._room
 
     def _count(self, text: str) -> int:
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def _short_title(self, title: str) -> str:
         """The title, or as many of its first words as fit into its share of a passage."""
@@ -153,7 +158,7 @@ class WholeDocuments:
         if len(document.text) > most:
             count = most
         else:
-            count = len(self._tokenizer.encode(Embedder.passage(document)).ids)
+            count = len(self._tokenizer.encode_batch_fast([Embedder.passage(document)])[0].ids)
         self.longer += count > self.tokens
         self.unread += count > SERVED_TOKENS
         yield document
