@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from retrieval.corpus import Document, write_corpus
+from retrieval.embedder import DEFAULT_NAME
 from retrieval.index import Manifest
 
 WORDS = 4_000  # in the vocabulary
@@ -62,12 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--documents", type=int, default=10_000, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--characters", type=int, default=4_000, metavar="N", help="of each (default: %(default)s)")
     parser.add_argument("--whole", action="store_true", help="as for `ragcache index`")
+    parser.add_argument("--embedder", default=DEFAULT_NAME, metavar="NAME", help="as for `ragcache index`")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(argv)
     if min(options.documents, options.characters) < 1:
         parser.error("numbers must be at least 1")
     try:
-        report = measure(options.documents, options.characters, ["--whole"] if options.whole else [])
+        chosen = ["--embedder", options.embedder, *(["--whole"] if options.whole else [])]
+        report = measure(options.documents, options.characters, chosen)
     except subprocess.CalledProcessError as error:
         print(f"error: `ragcache index` ended with {error.returncode}", file=sys.stderr)
         return 1
