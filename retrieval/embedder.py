@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer
 
 from retrieval.corpus import Document
 from retrieval.errors import EmbedderError
@@ -88,6 +89,14 @@ class Embedder:
         if after_title != text and not after_title[:1].isalnum():  # "json" does not open "jsonlines"
             text = after_title.lstrip()
         return ". ".join(part for part in (title, text) if part)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """A copy of the model's tokenizer that neither cuts nor pads."""
+        copy = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        return copy
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Vectors of texts in their order, float32 [len(texts), dim], each of length 1.

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from importlib.metadata import version
@@ -18,10 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from retrieval.build_folder import built_beside, require_replaceable
-from retrieval.corpus import Document, read_corpus
+from retrieval.corpus import Document
 from retrieval.embedder import Embedder
 from retrieval.errors import EmbedderError, IndexFolderError, RetrievalError, RetrievalWarning
 from retrieval.index_files import FileDigest, digest_of
+from retrieval.source import JsonLines, Source
 from retrieval.store import DATA_FILE, DocumentStore, DocumentWriter
 from retrieval.vector_file import GivenVectors, VectorFile, write_vectors
 
@@ -152,17 +153,19 @@ def _digests(files: dict[str, Any]) -> dict[str, FileDigest] | None:
 
 
 def build_index(
-    corpus: Path,
+    corpus: Path | Source,
     out: Path,
     kind: str = "flat",
     embedder: Embedder | None = None,
     embeddings: Path | None = None,
     progress: bool = True,
     passage: Callable[[Document], str] | None = None,
+    cut: Callable[[Document], Iterable[Document]] | None = None,
 ) -> Manifest:
-    """Build the index folder `out` from a corpus file, embedded by `embedder` (the default one if None).
+    """Build the index folder `out` from a corpus file or another source, embedded by `embedder` (None: the default).
 
-    `kind` is a value of IndexType. `passage` chooses the text of a document that is embedded (`embedder.passage`
+    `kind` is a value of IndexType. `cut` makes the documents of the index of each one that is read (None: it stays
+    whole), see `retrieval.passages`. `passage` chooses the text of a document that is embedded (`embedder.passage`
     if None); the documents in the index stay whole. `embeddings` is a .npy file of floats [documents, dim], in the
     corpus's order, to use instead of embedding. Progress goes to stderr.
 
@@ -176,13 +179,14 @@ def build_index(
         raise RetrievalError(f"unknown index type {kind!r}; choose one of {', '.join(IndexType)}")
     index_type = IndexType(kind)
     require_replaceable(out, PARTS)
-    read_corpus(corpus)  # reads nothing yet, but refuses a missing file before a model is loaded
+    source = JsonLines(corpus) if isinstance(corpus, Path) else corpus
+    size = source.size  # refuses a missing file before a model is loaded
     embedder = embedder or Embedder.load()
     with contextlib.ExitStack() as opened:
         given = None if embeddings is None else opened.enter_context(_given_vectors(embeddings, embedder))
         folder = opened.enter_context(built_beside(out, PARTS))
-        with _bar(progress, "reading", corpus.stat().st_size, "B", BAR_DELAY) as advance:
-            count = _write_documents(corpus, folder / DOCUMENTS_FOLDER, advance)
+        with _bar(progress, "reading", size, "B", BAR_DELAY) as advance:
+            count = _write_documents(source, cut, folder / DOCUMENTS_FOLDER, advance)
         vectors = opened.enter_context(VectorFile(folder / "vectors", count, embedder.dim))
         with DocumentStore.open(folder / DOCUMENTS_FOLDER) as store:
             if given is None:
@@ -191,7 +195,7 @@ def build_index(
             else:
                 if embeddings is not None and len(given) != count:
                     raise EmbedderError(
-                        f"{embeddings}: {len(given)} vectors for the {count} documents of {corpus}; "
+                        f"{embeddings}: {len(given)} vectors for the {count} documents of {source}; "
                         "there must be one per document, in the corpus's order"
                     )
                 with _bar(progress, "checking", count, "doc", BAR_DELAY) as advance:
@@ -239,13 +243,19 @@ def _bar(shown: bool, what: str, total: int, unit: str, delay: float = 0) -> Ite
         yield bar.update
 
 
-def _write_documents(corpus: Path, folder: Path, advance: Callable[[int], None]) -> int:
-    """Copy a corpus into a new document store; returns the number of documents."""
+def _write_documents(
+    source: Source,
+    cut: Callable[[Document], Iterable[Document]] | None,
+    folder: Path,
+    advance: Callable[[int], None],
+) -> int:
+    """Write the documents of a source, or what `cut` makes of them, into a new store; returns their number."""
     count = 0
     with DocumentWriter(folder) as writer:
-        for document in read_corpus(corpus, advance):
-            writer.add(document)
-            count += 1
+        for document in source.documents(advance):
+            for part in (document,) if cut is None else cut(document):
+                writer.add(part)
+                count += 1
     return count
 
 

@@ -1,5 +1,6 @@
 """Index files: size and SHA-256 of each file of an index, as its manifest has them, and the files' check by them."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -89,7 +90,8 @@ class IndexCheck:
         self._at_once = at_once
         self._jobs: list[Job] = []
         self._names: list[str] = []
-        self._bytes_left = 0
+        self._bytes_left = 0  # about, as a database is longer than what is read of it
+        self._checked = False
         self._damage: IndexDamaged | None = None
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -130,14 +132,14 @@ class IndexCheck:
     @property
     def pending(self) -> str:
         """What is still to be checked, in words; empty if nothing is."""
-        if not self._bytes_left or self._damage is not None:
+        if not self._jobs or self._checked:
             return ""
-        return f"{', '.join(self._names)} ({self._bytes_left / 1e9:.1f} GB left)"
+        return f"{', '.join(self._names)} ({max(0, self._bytes_left) / 1e9:.1f} GB left)"
 
     def require_sound(self) -> None:
         """Raises IndexDamaged if damage is known."""
         if self._damage is not None:
-            raise self._damage
+            raise IndexDamaged(str(self._damage))  # each with a traceback of its own
 
     def report(self, damage: IndexDamaged) -> None:
         """Takes note of damage that was met when the index was used: nothing is served from it any more."""
@@ -146,7 +148,7 @@ class IndexCheck:
             log.critical("%s; no question is answered from this index any more", damage)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits until everything is checked, at most this long; whether that is so."""
+        """Waits until everything is checked, at most this long; whether that is so. See `require_sound`."""
         if self._thread is not None:
             self._thread.join(seconds)
         return not self.pending
@@ -161,18 +163,19 @@ class IndexCheck:
 
     def _run(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         try:
             for job in self._jobs:
                 job(self._go_on)
                 if self._closing.is_set():
                     return
-            log.info("the index is what was built")
+            log.info("the files of the index are what was built")
         except IndexDamaged as damage:
             self.report(damage)
-        except IndexFolderError:  # the index was closed meanwhile
-            return
-        self._bytes_left = 0
+        except Exception as error:  # what could not be checked is not known to be sound
+            self.report(IndexDamaged(f"{self._names[0]}: the index cannot be checked ({error}); build the index again"))
+        self._checked = True
 
     def _go_on(self, count: int) -> bool:
         self._bytes_left -= count

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import lmdb
 
-from retrieval.corpus import CorpusFingerprint, Document, text_pieces
+from retrieval.corpus import CorpusFingerprint, Document, Passage, text_pieces
 from retrieval.errors import IndexDamaged, IndexFolderError
 from retrieval.lmdb_pages import DamagedPages, PageFile
 
@@ -73,8 +73,10 @@ class DocumentWriter:
         for parts, piece in enumerate(pieces, start=1):
             part_key, body = _part_key(row, parts), piece.encode()
             self._put(PARTS, part_key, _checksum(part_key, body) + body)
-        record = json.dumps([document.id, document.title, head, dict(document.extra)], ensure_ascii=False)
-        body = parts.to_bytes(COUNT_BYTES, "big") + record.encode()
+        fields: list[Any] = [document.id, document.title, head, dict(document.extra)]
+        if (cut := document.passage) is not None:
+            fields.append([cut.source, cut.number, cut.start, cut.end])
+        body = parts.to_bytes(COUNT_BYTES, "big") + json.dumps(fields, ensure_ascii=False).encode()
         self._put(ROWS, key, _checksum(key, body) + body)
         self._put(ROW_OF_ID, _id_key(document.id), key)
         self._fingerprint.add(document)
@@ -205,10 +207,11 @@ class DocumentStore:
         with self._reading():
             body = self._record(self._rows, _row_key(row))
             parts = int.from_bytes(body[:COUNT_BYTES], "big") if self.checked else 0
-            document_id, title, text, extra = json.loads(body[COUNT_BYTES:] if self.checked else body)
+            document_id, title, text, extra, *cut = json.loads(body[COUNT_BYTES:] if self.checked else body)
             if parts and (characters is None or len(text) < characters):
                 text = self._joined(text, row, parts, characters)
-        return Document(document_id, title[:characters], text[:characters], extra)
+            passage = Passage(*cut[0]) if cut else None
+        return Document(document_id, title[:characters], text[:characters], extra, passage)
 
     def _joined(self, head: str, row: int, parts: int, characters: int | None) -> str:
         """A text from its head and the parts that follow it, as many of them as are needed."""

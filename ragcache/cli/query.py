@@ -36,10 +36,11 @@ def _figures(answer: dict[str, Any]) -> str:
     """The documents, tokens and times of an answer, in three lines."""
     usage, timing = answer["usage"], answer["timing"]
     cached = sum(usage["cached_tokens"].values())
-    titles = ", ".join(
-        (document["title"] or document["id"]) + (" (cut short)" if document["truncated"] else "")
+    named = (
+        (document["title"] or document.get("source") or document["id"]) + (" (cut short)" * document["truncated"])
         for document in answer["documents"]
     )
+    titles = ", ".join(dict.fromkeys(named))  # several passages of one document are named once
     return (
         f"\nfrom:   {titles}\n"
         f"prompt: {usage['prompt_tokens']} tokens, {cached} from the cache, {usage['computed_tokens']} computed\n"

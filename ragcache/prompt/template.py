@@ -15,6 +15,7 @@ from ragcache.prompt.prompt import Prompt
 from ragcache.tree.segment import Segment
 from retrieval.corpus import Document
 from retrieval.embedder import MAX_CHARACTERS_PER_TOKEN
+from retrieval.joined import continuation, follows, reading_order
 
 SYSTEM_PROMPT = (
     "You are a helpful assistant. Use the documents to answer the question in one short sentence. "
@@ -104,12 +105,22 @@ class PromptTemplate:
         return (*self._text(f"Question: {question.strip()}"), *self._after)
 
     def build(self, question: str, documents: Sequence[Document], *, room: int) -> Prompt:
-        """The prompt, or BadQuery if it is longer than `room` tokens."""
+        """The prompt, or BadQuery if it is longer than `room` tokens.
+
+        `documents` come best first. Passages that follow one another in their text are joined, see `retrieval.joined`;
+        the overlap is left out only where the prompt holds it already, so not behind a passage that was cut short. The
+        label of a segment is the id of its document.
+        """
         ending = self.question(question)
         path = [self.system]
         length = len(self.system) + len(ending)
-        for document in documents:
-            path.append(self.document(document))
+        before: Document | None = None
+        for document in reading_order(documents):
+            if before is not None and follows(before, document) and not path[-1].truncated:
+                path.append(self.document(continuation(before, document)))
+            else:
+                path.append(self.document(document))
+            before = document
             length += len(path[-1])
             if length > room:
                 raise BadQuery(

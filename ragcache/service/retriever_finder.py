@@ -15,7 +15,7 @@ from ragcache.prompt.template import PromptTemplate
 from ragcache.service.answer import UsedDocument
 from ragcache.service.finder import Stage
 from ragcache.service.health import State
-from retrieval.retriever import Retriever, SearchStage
+from retrieval.retriever import Hit, Retriever, SearchStage
 
 AT_ONCE = (1.0,)
 
@@ -82,8 +82,12 @@ class RetrieverFinder:
 
     def _stage(self, question: str, result: SearchStage, room: int) -> Stage:
         prompt = self._template.build(question, [hit.document for hit in result.hits], room=room)
-        documents = tuple(
-            UsedDocument(hit.document.id, hit.document.title, round(float(hit.score), 6), segment.truncated)
-            for hit, segment in zip(result.hits, prompt.documents, strict=True)
-        )
+        truncated = {segment.label: segment.truncated for segment in prompt.documents}
+        documents = tuple(_used(hit, truncated[hit.document.id]) for hit in result.hits)
         return Stage(documents, prompt, result.done)
+
+
+def _used(hit: Hit, truncated: bool) -> UsedDocument:
+    document, cut = hit.document, hit.document.passage
+    start, end = (None, None) if cut is None else (cut.start, cut.end)
+    return UsedDocument(document.id, document.title, round(float(hit.score), 6), truncated, document.source, start, end)

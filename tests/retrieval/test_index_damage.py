@@ -211,6 +211,36 @@ def test_a_cut_is_seen_at_once_however_large_the_file(index: Path, share: float)
 
 
 @pytest.mark.usefixtures("in_background")
+def test_documents_without_digests_are_checked_in_the_background(index: Path, texts: dict[str, str]) -> None:
+    without_digests(index)
+    with Retriever.open(index) as retriever:
+        assert retriever.check.wait(30)
+        assert retriever.check.damage is None
+    assert used(index, texts) == "well"
+    content = (index / DATA).read_bytes()
+    (index / DATA).write_bytes(content.replace(b"number 250 ", b"number 251 "))
+    with Retriever.open(index) as retriever:
+        assert retriever.check.wait(30)
+        with pytest.raises(IndexDamaged, match=r"the document store .* has changed"):
+            retriever.search("a stone", 1)
+
+
+@pytest.mark.usefixtures("in_background")
+def test_a_check_that_fails_is_not_passed(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> bytes:
+        raise MemoryError("none left")
+
+    start = IndexCheck.start
+    monkeypatch.setattr(IndexCheck, "start", lambda _: None)
+    with Retriever.open(index) as retriever:
+        monkeypatch.setattr(index_files, "_hashed", broken)
+        start(retriever.check)
+        assert retriever.check.wait(30)
+        with pytest.raises(IndexDamaged, match=r"faiss\.idx: the index cannot be checked \(none left\)"):
+            retriever.search("a stone", 1)
+
+
+@pytest.mark.usefixtures("in_background")
 def test_closing_ends_a_check_under_way(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_files, "PIECE", 1)
     retriever = Retriever.open(index)
