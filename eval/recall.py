@@ -1,6 +1,7 @@
-"""Recall: the share of questions with one of their documents among the first k retrieved."""
+"""Recall: the share of questions with one of their documents, or a passage of one, among the first k retrieved."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -27,20 +28,28 @@ def measure(retriever: Retriever, questions: Sequence[Question], top_k: int) -> 
     """Retrieve `top_k` documents for each question. QuestionError if one names a document that the index lacks."""
     for question in questions:
         for doc_id in question.doc_ids:
-            try:
-                retriever.store.row_of(doc_id)
-            except KeyError:
+            if not _is_indexed(retriever, doc_id):
                 raise QuestionError(
                     f"{question.where}: document {doc_id!r} is not in the index; correct the id, "
                     "or use the index these questions were written for"
-                ) from None
+                )
     vectors = retriever.embedder.encode([question.text for question in questions])
     outcomes = []
     for question, vector in zip(questions, vectors, strict=True):
         hits = tuple(retriever.search_vector(vector, top_k))
-        ranks = [rank for rank, hit in enumerate(hits, start=1) if hit.document.id in question.doc_ids]
+        names = [{hit.document.id, hit.document.source} for hit in hits]
+        ranks = [rank for rank, name in enumerate(names, start=1) if not name.isdisjoint(question.doc_ids)]
         outcomes.append(Outcome(question, hits, ranks[0] if ranks else None))
     return outcomes
+
+
+def _is_indexed(retriever: Retriever, doc_id: str) -> bool:
+    """Whether the index has this document, or its first passage."""
+    for name in (doc_id, f"{doc_id}#1"):
+        with contextlib.suppress(KeyError):
+            retriever.store.row_of(name)
+            return True
+    return False
 
 
 def hit_ratio(outcomes: Sequence[Outcome], top_k: int) -> float:

@@ -1,23 +1,44 @@
 """Corpus: documents as JSON lines, plain or gzipped, read and written one at a time."""
 
+import codecs
+import collections
 import gzip
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from retrieval.errors import CorpusError
+from retrieval.long_json import parse_pieces
 
+PIECE = 1 << 18  # characters of a text, or bytes of a line, that are handled at once
 FIELDS = ("id", "title", "text")  # the keys retrieval uses; every other key of a row is kept in `extra`
+
+
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Where a passage was cut from: characters `start` to `end` (exclusive) of the text of the document `source`.
+
+    `number` counts the passages of that document from 1, in the order of its text.
+    """
+
+    source: str
+    number: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One retrievable text.
+    """One retrievable text: a whole document, or a passage of one, which then says where it was cut from.
 
     `id` is unique in its corpus and not empty, `text` is not blank, `title` may be empty; `extra` holds the row's
     other fields as JSON values, in the row's order.
@@ -27,6 +48,30 @@ class Document:
     title: str
     text: str
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    passage: Passage | None = None
+
+    @property
+    def source(self) -> str:
+        """Id of the whole document."""
+        return self.id if self.passage is None else self.passage.source
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Names of the keys or columns that hold the id, title and text of a row. The title may be missing."""
+
+    id: str = "id"
+    title: str = "title"
+    text: str = "text"
+
+
+def text_pieces(text: str) -> Iterator[str]:
+    """A text in pieces of at most PIECE characters, so that no second copy of a long one is made; at least one."""
+    return (text[start : start + PIECE] for start in range(0, max(1, len(text)), PIECE))
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class CorpusFingerprint:
@@ -41,15 +86,19 @@ class CorpusFingerprint:
     def add(self, document: Document) -> None:
         """Take in the next document."""
         # a JSON list marks where each field ends, so no two different rows share bytes
-        row = json.dumps([document.id, document.title, document.text], ensure_ascii=False, separators=(",", ":"))
-        self._hash.update(row.encode() + b"\n")
+        self._hash.update(_json([document.id, document.title])[:-1] + b',"')
+        for piece in text_pieces(document.text):
+            self._hash.update(_json(piece)[1:-1])
+        self._hash.update(b'"]\n')
 
     def hexdigest(self) -> str:
         """The fingerprint of the documents so far, 64 hex digits."""
         return self._hash.hexdigest()
 
 
-def read_corpus(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[Document]:
+def read_corpus(
+    path: Path, progress: Callable[[int], None] | None = None, fields: Fields | None = None
+) -> Iterator[Document]:
     """The documents of a .jsonl or .jsonl.gz file, in order, read while they are iterated over.
 
     `progress` is called with the number of bytes of the file read since its last call. Raises CorpusError, naming path
@@ -59,7 +108,7 @@ def read_corpus(path: Path, progress: Callable[[int], None] | None = None) -> It
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise CorpusError(f"{path}: the corpus {what}; give a .jsonl or .jsonl.gz file with one JSON object per line")
-    return _read_rows(path, progress)
+    return _read_rows(path, progress, fields or Fields())
 
 
 def write_corpus(path: Path, documents: Iterable[Document]) -> int:
@@ -91,19 +140,19 @@ def _require_suffix(path: Path) -> None:
         raise CorpusError(f"{path}: a corpus is a .jsonl or .jsonl.gz file; rename or convert it")
 
 
-def _read_rows(path: Path, progress: Callable[[int], None] | None) -> Iterator[Document]:
+def _read_rows(path: Path, progress: Callable[[int], None] | None, fields: Fields) -> Iterator[Document]:
     line_of: dict[str, int] = {}
     number = 0
     try:
-        with path.open("rb") as file, _unpacked(path, file) as lines:
+        with path.open("rb") as file, unpacked(path, file) as lines:
             reported = 0  # bytes that `progress` knows of
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(lines_in(lines), start=1):
                 if progress is not None and file.tell() > reported:
                     progress(file.tell() - reported)
                     reported = file.tell()
-                if not line.strip():
+                if line == b"":
                     continue
-                document = _document(_parsed(line, path, number), f"{path}:{number}")
+                document = document_of(parsed(line, path, number), f"{path}:{number}", fields)
                 first = line_of.setdefault(document.id, number)
                 if first != number:
                     raise CorpusError(
@@ -120,55 +169,103 @@ def _read_rows(path: Path, progress: Callable[[int], None] | None) -> Iterator[D
         raise CorpusError(f"{path}: the corpus is empty; it needs at least one row with 'id' and 'text'")
 
 
-def _unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
+def unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
+    """The bytes of an open file, unpacked while they are read if its name ends in .gz."""
     # a binary file closes twice without harm, so the plain file may stand for its own unpacked stream
     return gzip.GzipFile(fileobj=file, mode="rb") if path.suffix == ".gz" else file  # type: ignore[return-value]
 
 
-def _parsed(line: bytes, path: Path, number: int) -> Any:
+class ReadsLines(Protocol):
+    """Bytes that can be read by lines, or by less."""
+
+    def readline(self, size: int = -1, /) -> bytes:
+        """The rest of the line, with its end, but about `size` bytes at most."""
+
+
+def lines_in(file: ReadsLines) -> Iterator[bytes | Iterator[bytes]]:
+    """The lines of a file, without the white space around them; a long one as its pieces, to be read at once."""
+    while line := file.readline(PIECE):
+        if len(line) < PIECE or line.endswith(b"\n"):
+            yield line.strip()
+            continue
+        rest = _pieces(line, file)
+        yield rest
+        collections.deque(rest, maxlen=0)  # what was left unread, where the line turned out to be wrong
+
+
+def _pieces(piece: bytes, file: ReadsLines) -> Iterator[bytes]:
+    while piece:
+        yield piece
+        piece = b"" if piece.endswith(b"\n") else file.readline(PIECE)
+
+
+def parsed(line: bytes | Iterator[bytes], path: Path, number: int) -> Any:
+    """The JSON value of line `number` of a file; CorpusError, naming the line, if it is not JSON in UTF-8."""
+    # editors on Windows start a file with a byte order mark
+    encoding = "utf-8-sig" if number == 1 else "utf-8"
+    position = 0  # bytes of the line before the piece that is decoded
     try:
-        # editors on Windows start a file with a byte order mark
-        return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        if isinstance(line, bytes):
+            return json.loads(line.decode(encoding))
+        decoder = codecs.getincrementaldecoder(encoding)()
+
+        def texts(pieces: Iterator[bytes]) -> Iterator[str]:
+            nonlocal position
+            for piece in pieces:
+                held = len(decoder.getstate()[0])
+                position -= held
+                yield decoder.decode(piece)
+                position += held + len(piece)
+            yield decoder.decode(b"", final=True)
+
+        return parse_pieces(texts(line))
     except UnicodeDecodeError as error:
         raise CorpusError(
-            f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line); save the corpus as UTF-8"
+            f"{path}:{number}: not UTF-8 (byte {position + error.start + 1} of the line); save the corpus as UTF-8"
         ) from error
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{path}:{number}: not JSON ({error}); each line must be one JSON object") from error
 
 
-def _document(row: Any, where: str) -> Document:
+def document_of(row: Any, where: str, fields: Fields) -> Document:
+    """The document of a row, whose integer id is taken as text; CorpusError, beginning with `where`, for a wrong row.
+
+    Every key that `fields` does not name is kept in `extra`.
+    """
     if not isinstance(row, dict):
         raise CorpusError(
-            f"{where}: the row is a JSON {_json_type(row)}; each line must be an object with 'id' and 'text'"
+            f"{where}: the row is a JSON {_json_type(row)}; each line must be an object with {fields.id!r} and "
+            f"{fields.text!r}"
         )
-    title = row.get("title")
+    name, title = row.get(fields.id), row.get(fields.title)
     document = Document(
-        id=row.get("id"),  # type: ignore[arg-type]  # _check looks at what the row really held
+        id=str(name) if type(name) is int else name,  # type: ignore[arg-type]  # _check looks at what there was
         title="" if title is None else title,
-        text=row.get("text"),  # type: ignore[arg-type]
-        extra={name: value for name, value in row.items() if name not in FIELDS},
+        text=row.get(fields.text),  # type: ignore[arg-type]
+        extra={key: value for key, value in row.items() if key not in (fields.id, fields.title, fields.text)},
     )
-    _check(document, where)
+    _check(document, where, fields)
     return document
 
 
-def _check(document: Document, where: str) -> None:
+def _check(document: Document, where: str, fields: Fields) -> None:
     for name in FIELDS:
         value: object = getattr(document, name)
+        key = getattr(fields, name)
         if value is None:
-            raise CorpusError(f"{where}: {name!r} is missing; every row needs a string 'id' and a string 'text'")
-        if not isinstance(value, str):
-            raise CorpusError(f"{where}: {name!r} is a JSON {_json_type(value)}; write it as a string")
-        if not value.strip() and name != "title":
-            raise CorpusError(f"{where}: {name!r} is blank; fill it in or leave the row out")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
             raise CorpusError(
-                f"{where}: {name!r} holds half of a surrogate pair at character {error.start + 1}, "
+                f"{where}: {key!r} is missing; every row needs a string {fields.id!r} and a string {fields.text!r}"
+            )
+        if not isinstance(value, str):
+            raise CorpusError(f"{where}: {key!r} is a JSON {_json_type(value)}; write it as a string")
+        if (not value or value.isspace()) and name != "title":
+            raise CorpusError(f"{where}: {key!r} is blank; fill it in or leave the row out")
+        half = None if value.isascii() else HALF_PAIR.search(value)
+        if half is not None:
+            raise CorpusError(
+                f"{where}: {key!r} holds half of a surrogate pair at character {half.start() + 1}, "
                 "which is not text; replace it with the intended character"
-            ) from error
+            )
 
 
 def _json_type(value: object) -> str:
@@ -180,7 +277,7 @@ def _write_rows(path: Path, file: IO[bytes] | gzip.GzipFile, documents: Iterable
     row_of: dict[str, int] = {}
     for number, document in enumerate(documents, start=1):
         where = f"{path}:{number}"
-        _check(document, where)
+        _check(document, where, Fields())
         first = row_of.setdefault(document.id, number)
         if first != number:
             raise CorpusError(f"{where}: id {document.id!r} is already used by document {first}; ids must be unique")

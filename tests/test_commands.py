@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from retrieval.store import DocumentStore
 
 COMMAND = [sys.executable, "-m", "ragcache"]
 
@@ -36,7 +39,9 @@ def test_a_corpus_of_docstrings_is_indexed(tmp_path: Path) -> None:
     assert count >= 5
     assert indexed.stdout.startswith(f"{count} documents in {tmp_path / 'index' / 'faiss.idx'}")
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
-    assert manifest["documents"] == count
+    cut = re.search(r"(\d+) of \d+ (?:is|are) longer than 256 tokens and cut: (\d+) passages", indexed.stdout)
+    assert cut is not None
+    assert 0 < int(cut[1]) <= count < int(cut[2]) == manifest["documents"]
     assert "embedding" in indexed.stderr  # the progress bar
 
 
@@ -59,6 +64,46 @@ def test_a_wrong_row_is_one_line_on_stderr(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"ragcache index: {tmp_path / 'docs.jsonl'}:2: 'text' is missing")
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["docs.jsonl"]
+
+
+HANDBOOK = "The leave policy grants sixteen weeks. " + "Words go on and on. " * 8000 + "The secret code is 4711."
+
+
+def test_a_long_document_is_cut_or_said_to_be_long(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "note.txt").write_text("City 7 stores crates of product 7.")
+    (folder / "handbook.md").write_text(f"# Handbook\n\n{HANDBOOK}")
+    (folder / "photo.png").write_bytes(b"\x89PNG")
+    whole = run("index", "--corpus", folder, "--out", tmp_path / "whole", "--quiet", "--whole")
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout == f"2 documents in {tmp_path / 'whole' / 'faiss.idx'} (flat)\n"
+    assert f"skipped {folder / 'photo.png'}: .png files are not read" in whole.stderr
+    assert "1 file or row could not be read: see above" in whole.stderr
+    assert "warning: 1 of 2 is longer than 256 tokens, which the embedder reads" in whole.stderr
+    assert "1 is longer than 1024 tokens" in whole.stderr
+    strict = run("index", "--corpus", folder, "--out", tmp_path / "strict", "--strict")
+    assert strict.returncode == 1
+    assert strict.stderr.startswith(f"ragcache index: {folder / 'photo.png'}: .png files are not read")
+    assert not (tmp_path / "strict").exists()
+
+
+def test_columns_encodings_and_sizes_are_options(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("key;body\n1;" + "caf\u00e9 in the morning. " * 30, encoding="latin-1")
+    options = ["--text-field", "body", "--id-field", "key", "--encoding", "latin-1", "--quiet"]
+    sizes = ["--passage-tokens", "64", "--overlap", "16"]
+    done = run("index", "--corpus", tmp_path / "rows.csv", "--out", tmp_path / "index", *options, *sizes)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 is longer than 64 tokens and cut: 4 passages in all" in done.stdout
+    with DocumentStore.open(tmp_path / "index" / "documents.lmdb") as store:
+        assert [store.get(row).id for row in range(len(store))] == ["1#1", "1#2", "1#3", "1#4"]
+        assert store.get(0).text.startswith("café in the morning.")
+    wrong = run("index", "--corpus", tmp_path / "rows.csv", "--out", tmp_path / "i", "--whole", "--overlap", "3")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("ragcache index: --overlap does not go with --whole")
+    unknown = run("index", "--corpus", tmp_path / "rows.csv", "--out", tmp_path / "i", "--encoding", "klingon")
+    assert unknown.returncode == 2
+    assert "'klingon' is not an encoding" in unknown.stderr
 
 
 def test_an_unknown_package_is_named(tmp_path: Path) -> None:

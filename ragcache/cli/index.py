@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retrieval.embedder import Embedder
+    from retrieval.passages import PassageSplitter, WholeDocuments
+    from retrieval.source import Source
+    from retrieval.sources.mixed_files import MixedFiles
+
+JSON_LINES = (".jsonl", ".jsonl.gz")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--corpus", type=Path, required=True, metavar="FILE", help="JSON lines with id, text and title; may be .gz"
-    )
+    _add_source_options(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the index to")
+    cut = parser.add_argument_group("passages", "Documents that the embedder does not read to their ends are cut.")
+    cut.add_argument(
+        "--passage-tokens",
+        type=int,
+        metavar="N",
+        help="longest passage, as the embedder counts, title included (default: 256, or what the embedder reads if "
+        "that is less)",
+    )
+    cut.add_argument(
+        "--overlap",
+        type=int,
+        metavar="N",
+        help="tokens, in whole sentences or words, that a passage may repeat of the one before it (default: 32)",
+    )
+    cut.add_argument("--whole", action="store_true", help="cut nothing: only the beginning of a long document is found")
     parser.add_argument(
         "--type",
         choices=("flat", "ivf", "hnsw"),
@@ -28,19 +53,122 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--embeddings",
         type=Path,
         metavar="FILE.npy",
-        help="use these vectors, an array [documents, dimensions], instead of embedding the texts",
+        help="use these vectors, an array [documents, dimensions], instead of embedding the texts; implies --whole",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress bars")
 
 
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_argument_group("documents")
+    source.add_argument(
+        "--corpus",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="a file of JSON lines with id, text and title (.jsonl, .jsonl.gz), or folders and files: Markdown, HTML, "
+        "PDF, DOCX, text, JSON, CSV, Parquet. Hidden files are left out",
+    )
+    source.add_argument("--text-field", metavar="NAME", help="key or column of the text of a row (default: text)")
+    source.add_argument(
+        "--id-field",
+        metavar="NAME",
+        help="key or column of the id of a row, a text or an integer (default: id; in CSV, Parquet and folders, a row "
+        "without one is called FILE:ROW)",
+    )
+    source.add_argument("--title-field", metavar="NAME", help="key or column of the title of a row (default: title)")
+    source.add_argument(
+        "--encoding",
+        type=_encoding,
+        metavar="NAME",
+        help="of text that has no byte order mark and is not UTF-8, such as latin-1 (default: such a file is skipped)",
+    )
+    source.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail at the first file or row that cannot be read; else it is skipped",
+    )
+
+
+def _encoding(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise argparse.ArgumentTypeError(f"{name!r} is not an encoding that Python knows") from None
+
+
 def run(options: argparse.Namespace) -> int:
-    """Builds the index. Raises RetrievalError, which names the line of the corpus, for what cannot be indexed."""
+    """Builds the index. Raises RetrievalError, which names the file or line, for what cannot be indexed."""
     from retrieval.embedder import Embedder
     from retrieval.index import build_index
 
+    source, mixed = _source(options)
     embedder = Embedder.load(options.embedder)
+    cut = _cut(options, embedder)
     manifest = build_index(
-        options.corpus, options.out, options.type, embedder, options.embeddings, progress=not options.quiet
+        source, options.out, options.type, embedder, options.embeddings, progress=not options.quiet, cut=cut
     )
-    print(f"{manifest.documents} documents in {options.out / 'faiss.idx'} ({options.type})")
+    print(f"{cut.documents} documents in {options.out / 'faiss.idx'} ({options.type})")
+    _tell_lengths(cut, manifest.documents)
+    if mixed is not None and mixed.skipped:
+        what = "1 file or row" if mixed.skipped == 1 else f"{mixed.skipped} files or rows"
+        print(f"{what} could not be read: see above", file=sys.stderr)
     return 0
+
+
+def _source(options: argparse.Namespace) -> tuple[Source, MixedFiles | None]:
+    """What to read, and the same again if it counts what is skipped."""
+    from retrieval.source import JsonLines
+    from retrieval.sources.mixed_files import MixedFiles
+    from retrieval.sources.rows import Columns
+
+    columns = Columns(options.id_field, options.title_field, options.text_field)
+    first: Path = options.corpus[0]
+    alone = len(options.corpus) == 1 and options.encoding is None and not first.is_dir()
+    if alone and first.name.endswith(JSON_LINES):
+        return JsonLines(first, columns.fields), None
+    mixed = MixedFiles(
+        options.corpus, columns=columns, fallback=options.encoding, strict=options.strict, skip=_teller("skipped ")
+    )
+    return mixed, mixed
+
+
+def _teller(begin: str) -> Callable[[object], None]:
+    """A function that prints a line on stderr, above a progress bar."""
+    from tqdm import tqdm
+
+    return lambda said: tqdm.write(f"{begin}{said}", file=sys.stderr)
+
+
+def _cut(options: argparse.Namespace, embedder: Embedder) -> PassageSplitter | WholeDocuments:
+    from retrieval.errors import RetrievalError
+    from retrieval.passages import PassageSplitter, WholeDocuments
+
+    whole = options.whole or options.embeddings is not None
+    if not whole:
+        return PassageSplitter(embedder, options.passage_tokens, options.overlap)
+    for name in ("passage_tokens", "overlap"):
+        if getattr(options, name) is not None:
+            by = "--whole" if options.whole else "--embeddings, which has a vector for each document,"
+            raise RetrievalError(
+                f"--{name.replace('_', '-')} does not go with {by} for that cuts nothing; leave one out"
+            )
+    return WholeDocuments(embedder)
+
+
+def _tell_lengths(cut: PassageSplitter | WholeDocuments, indexed: int) -> None:
+    """Prints how many documents are longer than is embedded, and what became of them."""
+    from retrieval.passages import SERVED_TOKENS, WholeDocuments
+
+    if not cut.longer:
+        return
+    longer = f"{cut.longer} of {cut.documents} {'is' if cut.longer == 1 else 'are'} longer than {cut.tokens} tokens"
+    if not isinstance(cut, WholeDocuments):
+        print(f"{longer} and cut: {indexed} passages in all")
+        return
+    print(
+        f"warning: {longer}, which the embedder reads: what stands behind them cannot be found. {cut.unread} "
+        f"{'is' if cut.unread == 1 else 'are'} longer than {SERVED_TOKENS} tokens, the default of `serve "
+        "--max-doc-tokens`. Without --whole, documents are cut into passages",
+        file=sys.stderr,
+    )

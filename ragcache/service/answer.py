@@ -27,12 +27,18 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class UsedDocument:
-    """A document of the prompt. A larger `score` is a better match; `truncated`: only its beginning fitted."""
+    """A document of the prompt. A larger `score` is a better match; `truncated`: only its beginning fitted.
+
+    A passage is characters `start` to `end` of the text of document `source`. A whole document is its own source.
+    """
 
     id: str
     title: str
     score: float
     truncated: bool
+    source: str | None = None
+    start: int | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

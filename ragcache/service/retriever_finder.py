@@ -15,7 +15,8 @@ from ragcache.errors import BadQuery
 from ragcache.prompt.template import PromptTemplate
 from ragcache.service.answer import UsedDocument
 from ragcache.service.finder import Stage
-from retrieval.retriever import Retriever, SearchStage
+from ragcache.service.health import State
+from retrieval.retriever import Hit, Retriever, SearchStage
 
 AT_ONCE = (1.0,)
 
@@ -33,6 +34,14 @@ class RetrieverFinder:
     @property
     def corpus_size(self) -> int:
         return len(self._retriever)
+
+    @property
+    def index_state(self) -> tuple[State, str]:
+        check = self._retriever.check
+        if check.damage is not None:
+            return "failed", str(check.damage)
+        pending = check.pending
+        return ("degraded", f"still being checked: {pending}") if pending else ("ok", "")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -58,7 +67,8 @@ class RetrieverFinder:
         unwanted = threading.Event()
 
         def search() -> None:
-            for result in self._retriever.search_stages(question, top_k, self._shares if staged else AT_ONCE):
+            shares = self._shares if staged else AT_ONCE
+            for result in self._retriever.search_stages(question, top_k, shares, self._template.longest_document):
                 if unwanted.is_set():
                     return
                 if result.done or len(result.hits) == top_k:
@@ -84,8 +94,12 @@ class RetrieverFinder:
 
     def _stage(self, question: str, result: SearchStage, room: int) -> Stage:
         prompt = self._template.build(question, [hit.document for hit in result.hits], room=room)
-        documents = tuple(
-            UsedDocument(hit.document.id, hit.document.title, round(float(hit.score), 6), segment.truncated)
-            for hit, segment in zip(result.hits, prompt.documents, strict=True)
-        )
+        truncated = {segment.label: segment.truncated for segment in prompt.documents}
+        documents = tuple(_used(hit, truncated[hit.document.id]) for hit in result.hits)
         return Stage(documents, prompt, result.done)
+
+
+def _used(hit: Hit, truncated: bool) -> UsedDocument:
+    document, cut = hit.document, hit.document.passage
+    start, end = (None, None) if cut is None else (cut.start, cut.end)
+    return UsedDocument(document.id, document.title, round(float(hit.score), 6), truncated, document.source, start, end)

@@ -116,12 +116,17 @@ def make_desk(folder: Path, index: Path, model: Path, corpus: Path, url: str | N
     """Lays out the files that the pages take for granted, and the commands."""
     (folder / "docs.jsonl.gz").write_bytes(gzip.compress(corpus.read_bytes()))
     (folder / "my-index").symlink_to(index)
+    (folder / "my-documents").mkdir()
+    (folder / "my-documents" / "leave.md").write_text(
+        "# Leave\n\nThere are sixteen weeks of leave.\n", encoding="utf-8"
+    )
+    (folder / "my-documents" / "page.html").write_text("<title>Tea</title><p>Tea is at four.</p>", encoding="utf-8")
     write_lines(
         folder / "questions.jsonl",
         [{"id": name, "question": text, "doc_ids": [name]} for name, text in QUESTIONS.items()],
     )
-    documents = [f"doc {number}" for number in range(40)]
-    paths = [[documents[(n * n) % 40], documents[(3 * n) % 7]] for n in range(200)]
+    names = [f"doc {number}" for number in range(40)]
+    paths = [[names[(n * n) % 40], names[(3 * n) % 7]] for n in range(200)]
     write_lines(folder / "trace.jsonl", [{"t": n, "path": path, "sizes": [400, 300]} for n, path in enumerate(paths)])
     (folder / "ragpulse").mkdir()
     write_lines(folder / "ragpulse" / "passages.jsonl", [{"passage_id": n, "token_length": 300 + n} for n in range(40)])

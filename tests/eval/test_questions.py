@@ -12,6 +12,7 @@ from eval.recall import Outcome, hit_ratio, measure
 from retrieval.corpus import Document, write_corpus
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
+from retrieval.passages import PassageSplitter
 from retrieval.retriever import Retriever
 
 QUESTIONS = Path(recall.__file__).parent / "questions" / "python.jsonl"
@@ -80,6 +81,23 @@ def test_the_command_reports_hits_misses_and_skipped_rows(
     report = json.loads(capsys.readouterr().out)
     assert (report["questions"], report["unlabelled"], report["hit_ratio"]) == (2, 2, 0.5)
     assert [hit["id"] for hit in report["missed"][0]["retrieved"]] == ["sea"]
+
+
+def test_a_passage_counts_as_its_document(tmp_path: Path) -> None:
+    text = "Cats sleep most of the day. " * 20 + "Cats catch mice in the barn at night."
+    documents = [Document("cats", "", text), Document("tea", "", "Tea is made of leaves.")]
+    write_corpus(tmp_path / "corpus.jsonl", documents)
+    embedder = Embedder.load(threads=1)
+    cut = PassageSplitter(embedder, 64)
+    build_index(tmp_path / "corpus.jsonl", tmp_path / "index", "flat", embedder, progress=False, cut=cut)
+    file = write(tmp_path / "q.jsonl", {"id": "1", "question": "Which animal catches mice?", "doc_ids": ["cats"]})
+    with Retriever.open(tmp_path / "index") as retriever:
+        outcomes = measure(retriever, read_questions(file), 1)
+        assert outcomes[0].hits[0].document.id.startswith("cats#")
+        assert hit_ratio(outcomes, 1) == 1
+        wrong = write(tmp_path / "w.jsonl", {"id": "1", "question": "Why?", "doc_ids": ["dogs"]})
+        with pytest.raises(QuestionError, match="document 'dogs' is not in the index"):
+            measure(retriever, read_questions(wrong), 1)
 
 
 def test_gzipped_questions_are_read(tmp_path: Path) -> None:

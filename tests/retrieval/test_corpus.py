@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.corpus import CorpusFingerprint, Document, read_corpus, write_corpus
+from retrieval.corpus import CorpusFingerprint, Document, Fields, read_corpus, write_corpus
 from retrieval.errors import CorpusError
 
 ROW = '{"id": "a", "text": "some text"}'
@@ -50,7 +50,8 @@ def test_reads_gzip_byte_order_mark_and_null_title(tmp_path: Path) -> None:
         ('{"id": "b", "text": 7}', ["'text' is a JSON number"]),
         ('{"text": "x"}', ["'id' is missing"]),
         ('{"id": "", "text": "x"}', ["'id' is blank"]),
-        ('{"id": 7, "text": "x"}', ["'id' is a JSON number", "string"]),
+        ('{"id": 7.5, "text": "x"}', ["'id' is a JSON number", "string"]),
+        ('{"id": true, "text": "x"}', ["'id' is a JSON boolean", "string"]),
         ('{"id": "b", "title": [], "text": "x"}', ["'title' is a JSON array"]),
         ('{"id": "b", "text": "\\ud800"}', ["surrogate", "'text'"]),
         ('{"id": "a", "text": "x"}', ["'a' is already used on line 1"]),
@@ -84,6 +85,21 @@ def test_missing_file_folder_and_wrong_suffix_are_refused_before_reading(tmp_pat
         read_corpus(tmp_path / "folder.jsonl")
     with pytest.raises(CorpusError, match=r"rename or convert"):
         read_corpus(tmp_path / "docs.csv")
+
+
+def test_integer_ids_are_taken_as_text(file: Path) -> None:
+    file.write_text('{"id": 7, "text": "x"}\n{"id": -1, "text": "y"}\n{"id": "7", "text": "z"}\n')
+    rows = read_corpus(file)
+    assert [next(rows).id, next(rows).id] == ["7", "-1"]
+    with pytest.raises(CorpusError, match="id '7' is already used on line 1"):
+        next(rows)
+
+
+def test_other_names_of_the_fields(file: Path) -> None:
+    file.write_text('{"key": 7, "body": "x", "head": "T", "id": "kept"}\n')
+    assert list(read_corpus(file, fields=Fields("key", "head", "body"))) == [Document("7", "T", "x", {"id": "kept"})]
+    with pytest.raises(CorpusError, match="'text' is missing; every row needs a string 'key' and a string 'text'"):
+        list(read_corpus(file, fields=Fields("key")))
 
 
 @pytest.mark.parametrize("harm", ["truncated", "plain", "garbled"])

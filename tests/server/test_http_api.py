@@ -12,7 +12,7 @@ def test_an_answer_has_the_documented_shape(site):
     assert response.status_code == 200
     body = response.json()
     assert body.keys() == {"id", "answer", "finish_reason", "documents", "usage", "timing", "speculation"}
-    assert body["documents"][0].keys() == {"id", "title", "score", "truncated"}
+    assert body["documents"][0].keys() == {"id", "title", "score", "truncated", "source", "start", "end"}
     assert [body["documents"][0][name] for name in ("id", "title")] == ["otter", "Otter"]
     assert len(body["documents"]) == 2
     assert body["documents"][0]["score"] > body["documents"][1]["score"]

@@ -135,3 +135,11 @@ def test_what_a_server_says_is_wrong_is_one_line(desk: Desk) -> None:
     assert done.returncode == 1
     assert done.stdout == b""
     assert done.stderr == b"ragcache query: no document \\x1b[2J\\nragcache query: all is well (HTTP 422)\n"
+
+
+def test_passages_of_one_document_are_named_once(desk: Desk) -> None:
+    passage = {"title": "", "source": "book.pdf", "score": 1.0, "truncated": False}
+    bees = {"id": "d1", "title": "Bees", "source": "d1", "score": 1.0, "truncated": False}
+    desk.events[0] = ("documents", {"documents": [passage | {"id": "#4"}, bees, passage | {"id": "#5"}]})
+    done = subprocess.run(command(desk), capture_output=True, timeout=PATIENCE, cwd=ROOT)
+    assert done.stderr.startswith(b"from:   book.pdf, Bees\n")

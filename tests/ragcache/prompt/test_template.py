@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from ragcache.errors import BadQuery, ModelError, QuestionTooLong, RagCacheError
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.template import MAX_CHARACTERS_PER_TOKEN, SYSTEM_PROMPT, PromptTemplate
-from retrieval.corpus import Document
+from retrieval.corpus import Document, Passage
 from tests.props.budget import examples
 
 OTTER = Document("otter", "Otter", "Otters hold hands while they sleep.")
@@ -79,6 +79,40 @@ def test_a_segment_does_not_depend_on_its_neighbours(template):
     behind = template.build("What else is there?", [OTTER, BEE], room=1000).documents[1]
     assert alone.tokens == behind.tokens
     assert alone.key == behind.key
+
+
+def passage(number: int, start: int, end: int) -> Document:
+    return Document(f"song#{number}", "Song", SONG[start:end], {}, Passage("song", number, start, end))
+
+
+SONG = "A bee told a river that the moon keeps one face. The river told a bee about its tide."
+END = SONG.index(" The")
+FIRST, SECOND = passage(1, 0, END), passage(2, SONG.index("moon"), len(SONG))  # they share "moon keeps one face."
+
+
+def test_neighbours_are_joined_in_their_order_without_their_overlap(template):
+    for documents in ([SECOND, BEE, FIRST], [FIRST, BEE, SECOND]):
+        prompt = template.build("Why?", documents, room=1000)
+        assert [segment.label for segment in prompt.documents] == ["song#1", "song#2", "bee"]
+        assert [text_of(template, segment.tokens) for segment in prompt.documents[:2]] == [
+            f"Song\n{SONG[:END]}\n\n",
+            f"{SONG[END + 1 :]}\n\n",
+        ]
+
+
+def test_the_first_of_joined_passages_has_the_segment_it_has_alone(template):
+    alone = template.build("Why?", [FIRST], room=1000).documents[0]
+    joined = template.build("Why?", [SECOND, FIRST], room=1000).documents
+    assert joined[0].key == alone.key
+    assert joined[1].key != template.build("Why?", [SECOND], room=1000).documents[0].key
+    assert template.build("Who?", [FIRST, OTTER, SECOND], room=1000).documents[1].key == joined[1].key
+
+
+def test_what_was_cut_off_the_first_is_kept_in_the_second(tiny_checkpoint):
+    template = PromptTemplate.load(tiny_checkpoint, max_doc_tokens=12, max_question_tokens=20)
+    first, second = template.build("Why?", [SECOND, FIRST], room=1000).documents
+    assert first.truncated
+    assert text_of(template, second.tokens).startswith("Song\nmoon")
 
 
 def test_a_changed_text_under_the_same_id_is_another_segment(template):

@@ -1,0 +1,1 @@
+"""Which documents do files of many formats hold?"""
