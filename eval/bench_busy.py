@@ -75,7 +75,7 @@ class BusyBench:
         for name in works:
             normal = statistics.median(quiet[name])
             rows = {
-                load: {"ms": round(1000 * seconds, 1), "ratio": seconds / normal}
+                load: {"ms": round(1000 * seconds, 1), "ratio": round(seconds / normal, 3)}
                 for load, seconds in busy[name].items()
             }
             report[name] = {"quiet_ms": round(1000 * normal, 1), **rows}
