@@ -91,8 +91,10 @@ class RagService:
     def health(self) -> Health:
         """Which parts work, as of now. Its times are those of the running loop."""
         self.cache.refresh()
-        stats, time = self.engine.stats(), asyncio.get_running_loop().time()
-        error = stats.error or "it was closed"
+        stats = self.engine.stats()
+        if stats.alive and self._health.state == "ok":
+            return self._health
+        time, error = asyncio.get_running_loop().time(), stats.error or "it was closed"
         if stats.alive:
             self._health.regained(ENGINE, time)
         elif self._health.lost(ENGINE, error, time):
