@@ -97,13 +97,12 @@ class RagService:
 
     def _take_index_state(self) -> None:
         state, why = self.finder.index_state
-        now = asyncio.get_running_loop().time()
         if state == "failed":
-            self._health.lost(INDEX, why, now)
+            self._health.lost(INDEX, why, asyncio.get_running_loop().time())
             return
         self._health.regained(INDEX)  # another index has taken its place
         if state == "degraded":
-            self._health.unsure(INDEX, "check", why, now)
+            self._health.unsure(INDEX, "check", why, asyncio.get_running_loop().time())
         else:
             self._health.worked(INDEX, "check")
 
