@@ -79,12 +79,15 @@ class Retriever:
         self._staged = STAGES[manifest.index_type](index)
 
     @classmethod
-    def open(cls, index: Path, embedder: str | None = None, threads: int | None = None) -> "Retriever":
+    def open(
+        cls, index: Path, embedder: str | None = None, threads: int | None = None, loaded: Embedder | None = None
+    ) -> "Retriever":
         """Open an index folder, or the faiss.idx in it, with the embedder that its manifest names or with `embedder`.
 
-        `threads` is as for `Embedder.load`. Raises IndexFolderError if a part is missing, damaged, or does not fit the
-        others; nothing is left open then. An index that another one replaces meanwhile is opened again, so what is
-        returned is one of the two, whole. Large files are still checked when this returns: see `check`.
+        `threads` is as for `Embedder.load`; `loaded` spares the loading if it is that model. Raises IndexFolderError if
+        a part is missing, damaged, or does not fit the others; nothing is left open then. An index that another one
+        replaces meanwhile is opened again, so what is returned is one of the two, whole. Large files are still checked
+        when this returns: see `check`.
         """
         folder = index.parent if index.name == FAISS_FILE else index
         if not folder.is_dir():
@@ -92,7 +95,7 @@ class Retriever:
         while True:
             identity = _identity(folder)
             try:
-                opened = cls._open(folder, embedder, threads)
+                opened = cls._open(folder, embedder, threads, loaded)
             except IndexFolderError:
                 if _identity(folder) == identity:
                     raise
@@ -103,7 +106,7 @@ class Retriever:
             opened.close()
 
     @classmethod
-    def _open(cls, folder: Path, embedder: str | None, threads: int | None) -> "Retriever":
+    def _open(cls, folder: Path, embedder: str | None, threads: int | None, loaded: Embedder | None) -> "Retriever":
         """The index that lies in the folder now, or parts of two if it is being replaced."""
         manifest = Manifest.load(folder / MANIFEST_FILE)
         with ExitStack() as opened:
@@ -116,10 +119,16 @@ class Retriever:
                 )
             if not manifest.files:
                 check.add(check.file(CHECKED_FILES[1]), partial(_require_documents, store))
-            model = Embedder.load(embedder or manifest.embedder, threads)
+            model = loaded
+            if model is None or model.fingerprint != manifest.embedder_fingerprint:
+                model = Embedder.load(embedder or manifest.embedder, threads)
             _require_same_model(model, manifest, folder)
             opened.pop_all()
         return cls(vectors, store, model, manifest, check)
+
+    def reopened(self) -> "Retriever":
+        """The index that lies now where this one was opened, beside it. Raises as `open` does."""
+        return Retriever.open(self.store.folder.parent, threads=self.embedder.threads, loaded=self.embedder)
 
     def __len__(self) -> int:
         return self.manifest.documents
