@@ -25,6 +25,7 @@ host_cache = "2GiB"
 disk_cache = "/var/cache/kv:1GiB"
 kv_store_dtype = "float16"
 cache = true
+share_in_flight = false
 policy = "sieve"
 admission = "competes"
 engine = "torch"
@@ -53,6 +54,7 @@ AS_READ = ServeConfig(
     disk_cache="/var/cache/kv:1GiB",
     kv_store_dtype="float16",
     cache=True,
+    share_in_flight=False,
     policy="sieve",
     admission="competes",
     host="0.0.0.0",
@@ -89,7 +91,8 @@ def test_options_can_set_everything():
     for line in EVERY_SETTING.splitlines():
         name, value = line.split(" = ")
         flag = "--" + name.replace("_", "-")
-        arguments += ["--cache"] if name == "cache" else [flag, value.strip('"')]
+        switches = {"true": [flag], "false": [f"--no-{flag.removeprefix('--')}"]}
+        arguments += switches.get(value, [flag, value.strip('"')])
     assert from_options(*arguments) == AS_READ
 
 
