@@ -51,7 +51,7 @@ def test_a_common_first_document_is_computed_once(engine):
     with serving(engine) as live:
         usages = herd(live, "AB", "AC", "AD", "A")
         tokens = computed(usages)
-        assert tokens[0] == max(usage["prompt_tokens"] for usage in usages)
+        assert tokens[0] in {usage["prompt_tokens"] for usage in usages}  # whichever came first
         assert all(each <= 150 + 20 + BLOCK for each in tokens[1:])
 
 

@@ -26,6 +26,7 @@ disk_cache = "/var/cache/kv:1GiB"
 disk_cache_replace = true
 kv_store_dtype = "float16"
 cache = true
+share_in_flight = false
 policy = "sieve"
 admission = "competes"
 engine = "torch"
@@ -62,6 +63,7 @@ AS_READ = ServeConfig(
     disk_cache_replace=True,
     kv_store_dtype="float16",
     cache=True,
+    share_in_flight=False,
     policy="sieve",
     admission="competes",
     host="0.0.0.0",
@@ -105,7 +107,8 @@ def test_options_can_set_everything():
     for line in EVERY_SETTING.splitlines():
         name, value = line.split(" = ")
         flag = "--" + name.replace("_", "-")
-        arguments += [flag] if value == "true" else [flag, value.strip('["]')]
+        switches = {"true": [flag], "false": [f"--no-{flag.removeprefix('--')}"]}
+        arguments += switches.get(value, [flag, value.strip('["]')])
     assert from_options(*arguments) == AS_READ
 
 
