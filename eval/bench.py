@@ -1,4 +1,7 @@
-"""The figures of the embedded engine and its cache, as JSON: each a ratio to plain `transformers` in the same run."""
+"""The figures of the embedded engine and its cache, as JSON: each a ratio to plain `transformers` in the same run.
+
+Beside busy processes, which it starts itself, the ratios are to the same work on the quiet machine.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,12 @@ import argparse
 import asyncio
 import json
 import platform
-import queue
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,20 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from eval.bench_busy import BusyBench
 from eval.demo_corpus import demo_index
+from eval.props.bound import Bound, paired
 from eval.props.question_set import read_questions
+from eval.props.timed_engine import TimedEngine, random_ids, segments
 from eval.props.transformers_process import TransformersProcess
-from ragcache.cli.assembly.torch import assemble, available_cores
+from ragcache.cli.assembly.torch import assemble
 from ragcache.cli.config import ServeConfig
-from ragcache.engine.protocol import EngineEvent, Failed, Finished, Job, Token
-from ragcache.engine.torch.engine import TorchEngine
-from ragcache.engine.torch.kv import KVSpan
+from ragcache.console import streams
+from ragcache.engine.cores import available_cores
 from ragcache.engine.torch.model import TorchModel
 from ragcache.errors import RagCacheError
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.template import PromptTemplate
-from ragcache.reuse.plan import Computed, Exact, ReusePlan
 from ragcache.service.answer import Answer, Query
 from ragcache.service.service import RagService
 from retrieval.errors import RetrievalError
@@ -46,52 +47,12 @@ DOCUMENT_TOKENS = 2000
 DECODE_STEPS = 24
 QUESTIONS = Path(__file__).parent / "questions" / "python.jsonl"
 MIB = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A figure, and the largest value it may have."""
-
-    name: str
-    value: float
-    limit: float
-
-    def row(self) -> dict[str, Any]:
-        return {"figure": self.name, "value": round(self.value, 4), "limit": self.limit, "ok": self.value <= self.limit}
-
-
-def paired(first: Callable[[], float], second: Callable[[], float], runs: int) -> dict[str, float]:
-    """Medians of two timings taken in turn (A B, B A, …) after one uncounted run of each, and of their ratios."""
-    first(), second()
-    pairs = []
-    for run in range(runs):
-        if run % 2:
-            b, a = second(), first()
-        else:
-            a, b = first(), second()
-        pairs.append((a, b))
-    return {
-        "ours_ms": round(1000 * statistics.median(a for a, _ in pairs), 2),
-        "plain_ms": round(1000 * statistics.median(b for _, b in pairs), 2),
-        "ratio": round(statistics.median(a / b for a, b in pairs), 4),
-    }
+PARTS = ("server", "engine", "cached", "busy")
 
 
 def _ttft(answer: Answer) -> float:
     """Time to first token, in seconds."""
     return answer.timing.ttft_ms / 1000
-
-
-def random_ids(count: int, seed: int) -> list[int]:
-    """Token ids that every vocabulary of a real model has, without its first, special ones."""
-    return torch.randint(100, 30_000, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def segments(n: int) -> list[list[int]]:
-    """`n` token ids cut as a RAG prompt is: system prompt, two documents, question."""
-    ids = random_ids(n, seed=n)
-    ends = [40, 40 + (n - 60) // 2, n - 20, n]
-    return [ids[first:last] for first, last in zip([0, *ends], ends, strict=False)]
 
 
 class EngineBench:
@@ -100,7 +61,7 @@ class EngineBench:
     def __init__(self, checkpoint: Checkpoint, plain: TransformersProcess, runs: int, threads: int) -> None:
         self._runs = runs
         self._plain = plain
-        self._engine = TorchEngine(TorchModel.load(checkpoint), threads=threads)
+        self._engine = TimedEngine(TorchModel.load(checkpoint), threads)
 
     def run(self) -> tuple[dict[str, Any], list[Bound]]:
         timings: dict[str, Any] = {"prefill": {}, "decode": {}}
@@ -108,51 +69,18 @@ class EngineBench:
         try:
             for n in LENGTHS:
                 tokens = [token for part in segments(n) for token in part]
-                prefill = paired(partial(self._time_prefill, n), partial(self._plain.prefill, tokens), self._runs)
-                decode = paired(partial(self._decode, n), partial(self._plain.decode, tokens, DECODE_STEPS), self._runs)
+                prefill = paired(partial(self._engine.prefill, n), partial(self._plain.prefill, tokens), self._runs)
+                decode = paired(
+                    partial(self._engine.decode, n, DECODE_STEPS),
+                    partial(self._plain.decode, tokens, DECODE_STEPS),
+                    self._runs,
+                )
                 timings["prefill"][n], timings["decode"][n] = prefill, decode
                 bounds.append(Bound(f"prefill of {n} tokens / plain forward", prefill["ratio"], 1.10))
                 bounds.append(Bound(f"decode after {n} tokens / plain, a token", decode["ratio"], 1.15))
         finally:
             self._engine.close()
         return timings, bounds
-
-    def _time_prefill(self, n: int) -> float:
-        return self._prefill(n)[1]
-
-    def _decode(self, n: int) -> float:
-        """Median seconds between two tokens of an answer over cached documents."""
-        spans, _ = self._prefill(n)
-        _, times = self._run(spans, [], segments(n)[-1], DECODE_STEPS)
-        if len(times) < 2:
-            raise RuntimeError("the model ended its answer at once; decode cannot be timed on it")
-        return statistics.median(b - a for a, b in pairwise(times))
-
-    def _prefill(self, n: int) -> tuple[list[KVSpan], float]:
-        *path, question = segments(n)
-        spans, times = self._run([], path, question, 1)
-        return spans, times[0]
-
-    def _run(
-        self, cached: list[KVSpan], missing: list[list[int]], question: list[int], tokens: int
-    ) -> tuple[list[KVSpan], list[float]]:
-        """Runs one job; returns the spans of `missing` and the seconds from submission to each token."""
-        spans = [self._engine.allocate(len(part)) for part in missing]
-        own = self._engine.allocate(len(question) + tokens)
-        events: queue.SimpleQueue[tuple[float, EngineEvent]] = queue.SimpleQueue()
-        plan: ReusePlan = (*(Exact(span.length, span) for span in cached), *map(Computed, missing))
-        job = Job(plan, spans, question, own, tokens)
-        begin = time.perf_counter()
-        self._engine.submit(job, lambda event: events.put((time.perf_counter() - begin, event)))
-        times = []
-        while True:
-            seconds, event = events.get()
-            if isinstance(event, Token):
-                times.append(seconds)
-            if isinstance(event, Failed):
-                raise RuntimeError(event.message)
-            if isinstance(event, Finished):
-                return spans, times
 
 
 class CachedBench:
@@ -298,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.bench", description=__doc__)
     parser.add_argument("--index", type=Path, help="folder of a built index (default: the demo's, built if missing)")
     parser.add_argument("--questions", type=Path, default=QUESTIONS, help="JSON lines with id, question")
-    parser.add_argument("--only", choices=("engine", "cached", "server"), action="append", help="may be repeated")
+    parser.add_argument("--only", choices=PARTS, action="append", help="may be repeated")
     parser.add_argument("--runs", type=int, default=5, help="pairs of timings for each figure (default: 5)")
     parser.add_argument(
         "--requests", type=int, default=200, help="requests sent while memory is watched (default: 200)"
@@ -308,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)  # parallel work is for the engine's thread and the plain process
     report: dict[str, Any] = {"machine": _machine(threads)}
     bounds: list[Bound] = []
-    chosen = options.only or ["server", "engine", "cached"]
+    chosen = options.only or PARTS
     try:
         index = options.index or demo_index()
         questions = [question.text for question in read_questions(options.questions)]
@@ -318,6 +246,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name} ...", file=sys.stderr, flush=True)
             if name == "server":
                 report[name], more = ServerBench(index, options.requests).run(questions, weights)
+                bounds += more
+                continue
+            if name == "busy":
+                report[name], more = BusyBench(checkpoint, options.runs, threads).run()
                 bounds += more
                 continue
             with TransformersProcess(checkpoint, threads) as plain:
@@ -336,4 +268,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench"))

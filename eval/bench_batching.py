@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ragcache.cli.assembly.torch import available_cores
+from ragcache.console import streams
+from ragcache.engine.cores import available_cores
 from ragcache.engine.protocol import EngineEvent, Finished, Job, LastEvent, Prefilled, Started, Token
 from ragcache.engine.torch.engine import TorchEngine
 from ragcache.engine.torch.kv import KVSpan
@@ -290,4 +291,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench_batching"))

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ragcache.cache.cache import KnowledgeCache
+from ragcache.console import streams
 from ragcache.cost import PolynomialCost
 from ragcache.policy import POLICIES
 from ragcache.simulate.simulation import SIMULATED, Simulation
@@ -173,4 +174,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench_cache"))

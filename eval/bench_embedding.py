@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ragcache.console import streams
 from retrieval.corpus import read_corpus
 from retrieval.embedder import DEFAULT_NAME, Embedder
 from retrieval.errors import RetrievalError
@@ -113,4 +114,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench_embedding"))

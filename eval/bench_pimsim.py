@@ -27,6 +27,7 @@ from pimsim import (
     simulate_search,
 )
 from pimsim.dimm_pim.traversal import LOWEST
+from ragcache.console import streams
 
 REQUESTS = 1_000_000
 SEARCHES, VERTICES = 256, 100_000
@@ -166,4 +167,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench_pimsim"))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ragcache.cache.cache import KnowledgeCache
+from ragcache.console import streams
 from ragcache.engine.simulated.hardware import HARDWARE
 from ragcache.replay.finder import SimulatedFinder
 from ragcache.replay.pim_machine import PimMachine
@@ -164,4 +165,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench_replay"))

@@ -14,6 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from ragcache.console import streams
 from retrieval.hnsw_stages import HNSWStages
 from retrieval.index import IndexType, index_vectors
 from retrieval.ivf_stages import IVFStages
@@ -206,4 +207,4 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench_search"))

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ragcache.console import streams
 from ragcache.engine.torch.kv import KVLayout, KVSpan
 from ragcache.engine.torch.model import layout_of
 from ragcache.engine.torch.transfer import KVTransfer
@@ -177,4 +178,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench_tiers"))

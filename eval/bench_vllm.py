@@ -17,6 +17,7 @@ from typing import Any
 
 from eval.props.rag_stream import RagStream, StreamPrompt, unlimited_hits
 from eval.props.vllm_child import BLOCK, Asked, VllmChild
+from ragcache.console import streams
 from ragcache.errors import RagCacheError
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.template import PromptTemplate
@@ -192,4 +193,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench_vllm"))

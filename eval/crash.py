@@ -31,6 +31,7 @@ from eval.props.question_set import QuestionError, read_questions
 from eval.props.server_process import ServerDied, ServerProcess, arguments_for
 from eval.props.uncached import Tally, Uncached, answer_uncached
 from ragcache.cli.config import ServeConfig
+from ragcache.console import streams
 from ragcache.engine.torch.model import TorchModel
 from ragcache.engine.torch.transfer import KVTransfer, kv_fingerprint
 from ragcache.errors import RagCacheError
@@ -359,4 +360,4 @@ def _run(options: argparse.Namespace) -> Report:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.crash"))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.demo_corpus import demo_index, is_built
+from ragcache.console import streams
 from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
 from server.client import RagClient, ServerError
@@ -131,4 +132,4 @@ def table(answers: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.demo"))

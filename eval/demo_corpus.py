@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from ragcache.console import streams
 from ragcache.model.checkpoint import cache_home
 from retrieval import docstring, index, pydocs
 from retrieval.corpus import Document, write_corpus
@@ -101,4 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.demo_corpus"))

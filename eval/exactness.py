@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from eval.props.question_set import QuestionError, read_questions
 from ragcache.cli.assembly.torch import assemble
 from ragcache.cli.config import ServeConfig
+from ragcache.console import streams
 from ragcache.engine.torch.model import layout_of
 from ragcache.errors import RagCacheError
 from ragcache.model.checkpoint import Checkpoint, load_config
@@ -254,4 +255,4 @@ def _in_words(results: Sequence[Comparison], count: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.exactness"))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from eval.props.paper_load import Pages, PaperLoad
+from ragcache.console import streams
 from ragcache.replay.run import simulate
 from ragcache.replay.service import SimulatedSettings
 
@@ -23,11 +24,12 @@ SEARCH_SHARES = (0.125, 0.25, 0.5, 1.0)
 HOSTS = (8, 16, 32, 64, 128)  # GiB
 POLICIES = ("pgdsf", "gdsf", "lru", "lfu")
 ANSWERS = {"MMLU": 1, "NQ": 6}  # tokens [paper]
-# RAGCache on an A10G with 192 GiB of host memory for KV, batches of at most 4, a window of 32 [paper]
-RAGCACHE = SimulatedSettings(host_cache=192 * GiB, speculate=True)
+# RAGCache on an A10G with 192 GiB of host memory for KV, batches of at most 4, a window of 32 [paper]. Its requests and
+# SGLang's compute what another one is computing at the time
+RAGCACHE = SimulatedSettings(host_cache=192 * GiB, speculate=True, share_in_flight=False)
 SYSTEMS = {
     "no cache (as vLLM)": SimulatedSettings(policy="none", reorder_window=0),
-    "device only, LRU (as SGLang)": SimulatedSettings(policy="lru", reorder_window=0),
+    "device only, LRU (as SGLang)": SimulatedSettings(policy="lru", reorder_window=0, share_in_flight=False),
     "RAGCache": RAGCACHE,
 }
 STEP = 1.1  # between the rates that are tried for the throughput
@@ -209,4 +211,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.paper"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.props.question_set import Question, QuestionError, read_questions
+from ragcache.console import streams
 from retrieval.errors import RetrievalError
 from retrieval.retriever import Hit, Retriever
 
@@ -112,4 +113,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.recall"))

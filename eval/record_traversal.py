@@ -19,6 +19,7 @@ import numpy as np
 
 from eval.props.question_set import QuestionError, read_questions
 from pimsim.dimm_pim.traversal import LOWEST, NO_LIST, UPPER, Traversal
+from ragcache.console import streams
 from retrieval.corpus import read_corpus
 from retrieval.embedder import DEFAULT_NAME, Embedder
 from retrieval.errors import RetrievalError
@@ -183,4 +184,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.record_traversal"))

@@ -38,6 +38,7 @@ from eval.props.index_options import add_index_options, opened_index
 from eval.props.question_set import QuestionError, read_questions
 from eval.props.server_process import ServerDied, ServerProcess, arguments_for
 from ragcache.cli.config import ServeConfig
+from ragcache.console import streams
 from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
 from retrieval.index import DOCUMENTS_FOLDER
@@ -309,4 +310,4 @@ def _questions(options: argparse.Namespace, index: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.soak"))

@@ -29,6 +29,7 @@ from eval.props.question_set import QuestionError, read_questions
 from eval.props.server_process import ServerDied, ServerProcess, arguments_for
 from eval.props.uncached import Tally, Uncached, answer_uncached
 from ragcache.cli.config import ServeConfig
+from ragcache.console import streams
 from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
 
@@ -215,4 +216,4 @@ def _run(options: argparse.Namespace, folder: Path, index: Path) -> Report:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.under_load"))

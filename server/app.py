@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import Sequence
 from dataclasses import asdict, fields
+from importlib import metadata
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 
-from ragcache.service.answer import Answer, Delta, Retrieved, ServiceEvent
+from ragcache.service.answer import Answer
 from ragcache.service.health import Health
 from ragcache.service.service import RagService
 from server import errors
 from server.body_limit import BodyLimit
+from server.event_stream import PING_SECONDS, ClientGone, EventStream, while_connected
+from server.methods import ORDER, Methods
 from server.metrics import Metrics
+from server.request_body import MAX_BODY_BYTES, BodyRoute
+from server.request_log import CLIENT_GONE, note
 from server.schemas import (
     AnswerBody,
     CacheBody,
@@ -26,25 +32,25 @@ from server.schemas import (
     ErrorDetail,
     IntegrityBody,
     MovesBody,
+    OthersBody,
     QueryBody,
     ReadyBody,
-    RetrievedBody,
+    RootBody,
     TierBody,
     openapi_errors,
 )
 
-MAX_BODY_BYTES = 1 << 20
+# what a browser's script may read of an answer besides its body
+EXPOSED_HEADERS = ("Retry-After", "X-Request-Id")
 
 
-class ClientGone(Exception):
-    """The client closed the connection before its answer was complete."""
+def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_seconds: float = PING_SECONDS) -> FastAPI:
+    """The API of one service, which the caller starts and closes.
 
-
-def create_app(service: RagService) -> FastAPI:
-    """The API of one service, which the caller starts and closes."""
-    app = FastAPI(title="ragcache", description="RAG with a knowledge tree of KV", version="1")
-    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
-    errors.install(app)
+    Scripts of pages from `cors_origins` may ask it. While a stream has nothing to send, a comment follows each
+    `ping_seconds`.
+    """
+    app = _empty_app(cors_origins)
     metrics = Metrics(service)
     app.state.draining = False
 
@@ -53,21 +59,27 @@ def create_app(service: RagService) -> FastAPI:
         """Answers a question from the documents nearest to it."""
         if app.state.draining:
             return _unavailable("the server is shutting down")
-        events = _while_connected(request, service.ask(body.query()))
+        events = while_connected(request, service.ask(body.query()), ping_seconds)
         try:
-            # the documents come first: until then, an error can still set the status
-            retrieved = await anext(events)
-            assert isinstance(retrieved, Retrieved)
+            # until something is sent, an error can still set the status
+            first = await anext(events)
             if body.stream:
-                return StreamingResponse(_sse(retrieved, events, metrics), media_type="text/event-stream")
+                return EventStream(first, events, metrics)
             async with contextlib.aclosing(events):
                 async for event in events:
                     if isinstance(event, Answer):
                         metrics.observe(event)
+                        note(answer=event)
                         return Response(AnswerBody.of(event).model_dump_json(), media_type="application/json")
         except ClientGone:
+            note(error=CLIENT_GONE)
             return Response(status_code=499)  # as nginx has it in its log; no client reads it
         raise RuntimeError("the service ended without an answer")
+
+    @app.get("/")
+    async def root() -> RootBody:
+        """Says what this server is and what it answers."""
+        return RootBody(name="ragcache", version=_version(), docs="/docs", routes=_routes(app))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -105,6 +117,48 @@ def create_app(service: RagService) -> FastAPI:
     return app
 
 
+def _empty_app(cors_origins: Sequence[str]) -> FastAPI:
+    """An app without routes but that of its page /docs, and what holds for all of them."""
+    app = FastAPIOffline(
+        title="ragcache",
+        description="RAG with a knowledge tree of KV",
+        version="1",
+        redoc_url=None,
+        static_url="/docs/assets",  # of the page /docs, which needs no other server
+    )
+    app.router.route_class = BodyRoute
+    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
+    app.add_middleware(Methods, routes=app.routes)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=ORDER,
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    errors.install(app)
+    return app
+
+
+def _version() -> str:
+    """The installed release."""
+    try:
+        return metadata.version("ragcache")
+    except metadata.PackageNotFoundError:  # run from a folder of sources
+        return "unknown"
+
+
+def _routes(app: FastAPI) -> dict[str, str]:
+    """What each route does, in the first line of its docstring, by method and path."""
+    return {
+        f"{method} {route.path}": route.description.split("\n", 1)[0]
+        for route in app.routes
+        if isinstance(route, APIRoute) and route.include_in_schema
+        for method in sorted(route.methods)
+    }
+
+
 def _cache_body(service: RagService) -> CacheBody:
     report, stats = service.cache.report(), service.stats
     tiers = {
@@ -123,6 +177,7 @@ def _cache_body(service: RagService) -> CacheBody:
         moving=report.moving,
         unwritten=report.unwritten,
         integrity=IntegrityBody(audits=stats.audits + report.audits, failed=stats.failed_audits + report.failed_audits),
+        others=OthersBody(**asdict(report.others)),
     )
 
 
@@ -143,62 +198,3 @@ def _troubles(health: Health) -> dict[str, ComponentBody]:
 
 def _unavailable(message: str) -> Response:
     return errors.respond(503, ErrorBody(error=ErrorDetail(type="unavailable", message=message)))
-
-
-async def _sse(
-    retrieved: Retrieved, events: AsyncGenerator[ServiceEvent, None], metrics: Metrics
-) -> AsyncGenerator[bytes, None]:
-    """Server-sent events: `documents`, then `delta` for each piece of text, then `done` or `error`."""
-    try:
-        yield _event("documents", RetrievedBody.of(retrieved))
-        async for event in events:
-            if isinstance(event, Delta):
-                yield _event("delta", _DeltaBody(text=event.text))
-            elif isinstance(event, Answer):
-                metrics.observe(event)
-                yield _event("done", AnswerBody.of(event))
-    except ClientGone:
-        return
-    except Exception as error:  # the status is sent already, so the stream itself has to report it
-        yield _event("error", errors.describe(error)[1])
-    finally:
-        await events.aclose()
-
-
-class _DeltaBody(BaseModel):
-    text: str
-
-
-def _event(name: str, body: BaseModel) -> bytes:
-    return f"event: {name}\ndata: {body.model_dump_json(exclude_none=name == 'error')}\n\n".encode()
-
-
-async def _while_connected(
-    request: Request, events: AsyncGenerator[ServiceEvent, None]
-) -> AsyncGenerator[ServiceEvent, None]:
-    """Yields the events. Once the client is gone, closes them, which stops the work, and raises ClientGone."""
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        while True:
-            step = asyncio.ensure_future(anext(events, None))
-            try:
-                await asyncio.wait({step, gone}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not step.done():
-                    step.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, Exception):
-                        await step
-            if step.cancelled() or gone.done():
-                raise ClientGone
-            event = step.result()
-            if event is None:
-                return
-            yield event
-    finally:
-        gone.cancel()
-        await events.aclose()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded, QuestionTooLong, RagCacheError
 from retrieval.errors import RetrievalError
+from server.request_log import note
 from server.schemas import ErrorBody, ErrorDetail
 
 _STATUS: list[tuple[type[Exception], int, str]] = [
@@ -22,6 +23,16 @@ _STATUS: list[tuple[type[Exception], int, str]] = [
 RETRY_AFTER_SECONDS = 1
 
 
+class RefusedRequest(HTTPException):
+    """A request that is wrong before its fields are looked at, with the error that it is answered with."""
+
+    def __init__(
+        self, status: int, kind: str, message: str, *, limit: int | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.detail_body = ErrorDetail(type=kind, message=message, limit=limit)
+
+
 def describe(error: Exception) -> tuple[int, ErrorBody]:
     """Status and body for the error that a request ended with."""
     for kind, status, name in _STATUS:
@@ -33,6 +44,7 @@ def describe(error: Exception) -> tuple[int, ErrorBody]:
 
 
 def respond(status: int, body: ErrorBody) -> Response:
+    note(error=body.error.type)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else None
     return Response(body.json_bytes(), status, headers, "application/json")
 
@@ -49,10 +61,6 @@ def install(app: FastAPI) -> None:
             message = "send the body as JSON, with the header Content-Type: application/json"
             return respond(415, ErrorBody(error=ErrorDetail(type="wrong_content_type", message=message)))
         first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            reason = first.get("ctx", {}).get("error", "")
-            message = f"the body is not valid JSON: {reason} at character {first['loc'][-1]}"
-            return respond(400, ErrorBody(error=ErrorDetail(type="malformed_json", message=message)))
         field = ".".join(str(part) for part in first["loc"][1:]) or None
         message = f"{field or 'body'}: {first['msg']}"
         if first["type"] == "extra_forbidden":
@@ -61,7 +69,8 @@ def install(app: FastAPI) -> None:
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        detail = ErrorDetail(type="http_error", message=str(error.detail))
+        known_detail = error.detail_body if isinstance(error, RefusedRequest) else None
+        detail = known_detail or ErrorDetail(type="http_error", message=str(error.detail))
         response = respond(error.status_code, ErrorBody(error=detail))
         response.headers.update(error.headers or {})
         return response

@@ -57,6 +57,11 @@ class _ServiceCollector(Collector):
             tokens.add_metric([tier], stats.cached_tokens[tier])
         yield tokens
         yield CounterMetricFamily(
+            "ragcache_shared_in_flight_tokens",
+            "Cached prompt tokens that another request was computing at the request's turn",
+            value=stats.shared_tokens,
+        )
+        yield CounterMetricFamily(
             "ragcache_completion_tokens", "Tokens generated for answers", value=stats.completion_tokens
         )
         yield CounterMetricFamily(
@@ -75,6 +80,13 @@ class _ServiceCollector(Collector):
             "ragcache_speculation_wasted_tokens",
             "Tokens computed for speculations that were cancelled, and not kept",
             value=stats.wasted_tokens,
+        )
+        reloads = CounterMetricFamily("ragcache_index_reloads", "Indexes opened anew on SIGHUP", labels=["result"])
+        reloads.add_metric(["done"], stats.reloads)
+        reloads.add_metric(["failed"], stats.failed_reloads)
+        yield reloads
+        yield GaugeMetricFamily(
+            "ragcache_index_documents", "Documents that answers are drawn from", value=service.corpus_size
         )
         yield GaugeMetricFamily("ragcache_requests_running", "Requests in the engine", value=service.running)
         yield GaugeMetricFamily("ragcache_requests_waiting", "Requests before the engine", value=service.waiting)
@@ -118,6 +130,13 @@ class _ServiceCollector(Collector):
             yield moves
         yield GaugeMetricFamily("ragcache_cache_moving", "Moves under way", value=report.moving)
         yield GaugeMetricFamily("ragcache_cache_unwritten", "Segments to be written to disk", value=report.unwritten)
+        yield GaugeMetricFamily(
+            "ragcache_disk_other_records", "Segments on disk of other weights, dtypes or layouts", report.others.records
+        )
+        yield GaugeMetricFamily("ragcache_disk_other_bytes", "Bytes that they take", report.others.bytes)
+        yield CounterMetricFamily(
+            "ragcache_disk_other_removed", "Of them, those that have made room since the start", report.others.removed
+        )
         audits = CounterMetricFamily("ragcache_cache_audits", "Recounts of the books when idle", labels=["result"])
         audits.add_metric(["right"], stats.audits + report.audits)
         audits.add_metric(["wrong"], stats.failed_audits + report.failed_audits)
@@ -137,7 +156,11 @@ class _ServiceCollector(Collector):
 
     def _components(self) -> Iterator[Metric]:
         health = self._service.health
-        up = GaugeMetricFamily("ragcache_component_up", "1 if its last use succeeded, else 0", labels=["component"])
+        up = GaugeMetricFamily(
+            "ragcache_component_up",
+            "1 unless it failed within the last seconds, or when last used",
+            labels=["component"],
+        )
         failures = CounterMetricFamily(
             "ragcache_component_failures", "Uses of the component that failed", labels=["component"]
         )

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import contextlib
+import logging
 import socket
-from collections.abc import Awaitable, Callable
-from types import FrameType
+from collections.abc import Awaitable, Callable, Iterator, Set
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
 
 from ragcache.errors import ConfigError
+from server.connection import PATIENCE, Connection, Patience
+from server.crowd import Crowd, most_connections
+from server.farewell import Farewell
+from server.listener import Listener
+from server.request_log import RequestLog
+from server.signals import Hangups, on_stop_signals
+
+FAREWELL_SECONDS = 1.0  # for clients to take what they are told when the grace is over
+
+log = logging.getLogger(__name__)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -41,46 +51,81 @@ Finish = Callable[[float], Awaitable[None]]
 
 
 class HttpServer:
-    """Serves an app on a bound socket. On the main thread, SIGTERM and SIGINT stop it, and a second SIGINT at once."""
+    """Serves an app on a bound socket until it is stopped."""
 
-    def __init__(self, app: FastAPI, bound: socket.socket, *, grace_seconds: float) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        bound: socket.socket,
+        *,
+        grace_seconds: float,
+        patience: Patience = PATIENCE,
+        max_connections: int = 0,
+    ) -> None:
         """Listens from now on: clients wait until `serve` runs.
 
-        Raises ConfigError if another process, which had bound the address as well, listens already.
+        `grace_seconds` is how long running requests may take once it is stopped, `patience` how long it waits for
+        clients. `max_connections` may be open at a time (0: as many as the process can open files). Raises ConfigError
+        if another process, which had bound the address as well, listens already.
         """
         self._bound = bound
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
+        # `ws`: nothing here is a WebSocket; `loop`: the caller's
         config = uvicorn.Config(
-            _QuietEnd(app), log_level="warning", timeout_graceful_shutdown=max(1, round(grace_seconds))
+            RequestLog(Farewell(app)), log_config=None, log_level="warning", http="h11", ws="none", loop="none"
         )
-        self._server = _Server(config, app)
+        self._server = _Server(config, app, grace_seconds, patience, max_connections)
         try:
             bound.listen(config.backlog)
         except OSError as error:
             host, port = bound.getsockname()[:2]
             raise _cannot_listen(host, port, error) from error
 
+    @property
+    def started(self) -> bool:
+        """Whether it accepts connections, or has."""
+        return self._server.started
+
+    @property
+    def connections(self) -> Set[object]:
+        """The open ones."""
+        return self._server.server_state.connections
+
     async def serve(self) -> None:
-        """Serves until it is stopped, then lets running answers finish within the grace. Closes the socket."""
+        """Serves until it is stopped, then lets running requests finish within the grace. Closes the socket."""
         await self._server.serve(sockets=[self._bound])
 
     def stop(self) -> None:
-        """Ends `serve`: no new connections, and new questions are refused (503). Called on the loop that serves."""
+        """Ends `serve`: no new connections, and new questions are refused (503). Called on the thread that serves."""
         self._server.stop()
 
 
-def run(app: FastAPI, bound: socket.socket, *, grace_seconds: float, finish: Finish | None = None) -> None:
-    """Serves until SIGTERM or SIGINT, then lets running answers finish within `grace_seconds`. Returns normally.
+def run(
+    server: HttpServer,
+    *,
+    finish: Callable[[], Awaitable[None]],
+    reload: Callable[[], Awaitable[None]],
+    hangups: Hangups,
+) -> None:
+    """Serves until SIGTERM or SIGINT, then lets running requests finish. A second of these ends the process at once,
+    also after this returns. Call on the main thread.
 
-    After that, `finish` has the same time again for whatever else is under way. Raises ConfigError as HttpServer does.
+    `finish` ends whatever else is under way. SIGHUP, of which `hangups` knows, calls `reload`.
     """
-    server = HttpServer(app, bound, grace_seconds=grace_seconds)
 
     async def serve() -> None:
+        reloading = asyncio.create_task(hangups.serve(reload))
+        on_stop_signals(server.stop)
         await server.serve()
-        if finish is not None:
-            await finish(grace_seconds)
+        reloading.cancel()
+        await finish()
 
     asyncio.run(serve())
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what strangers send to an open port: they are told, and their lines would fill the log."""
+    return record.msg != "Invalid HTTP request received."
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
@@ -88,33 +133,57 @@ def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
     return ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port")
 
 
-class _QuietEnd:
-    """ASGI: requests that are cancelled when the grace is over end without a traceback in the log."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app(scope, receive, send)
-        except asyncio.CancelledError:
-            if not self._app.state.draining:
-                raise
-
-
 class _Server(uvicorn.Server):
-    """Ends normally on SIGTERM, where uvicorn's own server would raise the signal again when it is done."""
+    """uvicorn's server, with a listener, connections, signals and an end of its own."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: FastAPI, grace_seconds: float, patience: Patience, max_connections: int
+    ) -> None:
         super().__init__(config)
         self._app = app
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        del frame
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-        self.stop()
+        self._grace_seconds = grace_seconds
+        self._patience = patience
+        self._max_connections = max_connections
 
     def stop(self) -> None:
         self._app.state.draining = True
         self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # they are `run`'s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        most = most_connections()
+        members = cast("set[Connection]", self.server_state.connections)
+        crowd = Crowd(members, min(self._max_connections or most, most))
+
+        def connection() -> Connection:
+            return Connection(
+                self.config, self.server_state, self.lifespan.state, patience=self._patience, admits=crowd.admits
+            )
+
+        listeners = [Listener(bound, connection, crowd.starved) for bound in sockets or []]
+        self.servers = cast("list[asyncio.Server]", listeners)  # of which uvicorn uses what a Listener has
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        running = len(self.server_state.tasks)
+        log.info("stopping: no new connections; %d running requests have %g s", running, self._grace_seconds)
+        over = asyncio.get_running_loop().call_later(self._grace_seconds, self._end_grace)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            over.cancel()
+
+    def _end_grace(self) -> None:
+        """Cancels the requests that still run, each of which is told so, and lets go of clients that do not listen."""
+        if running := len(self.server_state.tasks):
+            log.warning("the grace of %g s is over: %d running requests are ended", self._grace_seconds, running)
+        for request in self.server_state.tasks:
+            request.cancel()
+        asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._abort)
+
+    def _abort(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()

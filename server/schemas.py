@@ -79,6 +79,12 @@ class RetrievedBody(BaseModel):
         return cls(id=retrieved.id, documents=list(retrieved.documents))
 
 
+class DeltaBody(BaseModel):
+    """Data of a stream's event `delta`: the next piece of the answer's text."""
+
+    text: str
+
+
 class ErrorDetail(BaseModel):
     """What was wrong; `field` and `limit` where a field broke a bound."""
 
@@ -138,6 +144,15 @@ class IntegrityBody(BaseModel):
     failed: int
 
 
+class OthersBody(BaseModel):
+    """What other weights, dtypes or layouts have left on the disk tier: its records and their bytes, which count as
+    free there, and how many were `removed` since the start because their room was needed."""
+
+    records: int
+    bytes: int
+    removed: int
+
+
 class CacheBody(BaseModel):
     """Answer of `GET /v1/cache`. `moving` counts moves under way, `unwritten` segments that are not on disk yet."""
 
@@ -147,13 +162,15 @@ class CacheBody(BaseModel):
     moving: int
     unwritten: int
     integrity: IntegrityBody
+    others: OthersBody
 
 
 class ComponentBody(BaseModel):
     """A part of the service that does not work: since how many `seconds`, after how many `failures`, and the `message`
     of the last.
 
-    "degraded" ends with the next success of what failed; "failed" needs a new server.
+    "degraded" ends once what failed has worked again and nothing has failed for some seconds; "failed" needs a new
+    server.
     """
 
     state: str
@@ -167,6 +184,16 @@ class ReadyBody(BaseModel):
 
     status: str
     components: dict[str, ComponentBody] | None = None
+
+
+class RootBody(BaseModel):
+    """Answer of `GET /`: the server's name and version, the path of the page about its API, and what each route does,
+    by method and path."""
+
+    name: str
+    version: str
+    docs: str
+    routes: dict[str, str]
 
 
 class ClearedBody(BaseModel):

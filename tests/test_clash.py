@@ -1,4 +1,4 @@
-"""A user's own `server.py` or `retrieval.py` is named when it hides a package of ours; an `eval.py` does no harm."""
+"""A user's own `server.py` or `retrieval.py` does a command no harm; a script that it hides a package from is told."""
 
 import os
 import subprocess
@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "from ragcache import RagClient\nprint('done')\n"
+START = "import sys; from ragcache.cli.main import main; sys.exit(main())"  # as the console script
 OPEN = "import ragcache\nragcache.open_service(index='i')\n"
 
 
-def ended(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # behind the folder, as site-packages are
+def ended(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | more  # behind the folder, as site-packages are
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -27,20 +28,26 @@ def written(folder: Path, name: str, text: str = "print('mine')\n") -> Path:
     return file
 
 
-@pytest.mark.parametrize(
-    "arguments", [["serve", "--index", "i", "--port", "0"], ["query", "why?"], ["index", "--help"]]
-)
-@pytest.mark.parametrize("name", ["server.py", "retrieval.py", "server/__init__.py"])
-def test_a_command_names_the_file_that_hides_a_package(tmp_path, name, arguments):
-    file = written(tmp_path, name)
-    done = ended(tmp_path, "-m", "ragcache", *arguments)
-    package = name.partition("/")[0].removesuffix(".py")
+@pytest.mark.parametrize("name", ["server.py", "retrieval.py", "server/__init__.py", "eval.py", "pimsim.py"])
+@pytest.mark.parametrize("how", ["-m", "PYTHONPATH", "safe path"])
+def test_a_command_runs_beside_a_file_of_the_users_own(tmp_path, name, how):
+    """Under `python -m` and in images that set PYTHONPATH to the current folder; the file is not run."""
+    written(tmp_path, name)
+    command = ["-m", "ragcache"] if how == "-m" else ["-P", "-c", START]
+    more = {"PYTHONPATH": os.pathsep.join([".", str(ROOT)])} if how != "-m" else {}
+    done = ended(tmp_path, *command, "query", "why?", "--url", "http://127.0.0.1:9", **more)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        f"ragcache {arguments[0]}: {file} hides the package {package!r} that ragcache is installed with: rename that "
-        f"{'folder' if '/' in name else 'file'}, or move it out of the folder that Python looks into first (that of "
-        "the script; with `python -m`, the current one)\n"
-    )
+    assert done.stderr.startswith("ragcache query: no answer from http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("arguments", [["index", "--help"], ["serve", "--index", "i", "--port", "0"], ["--version"]])
+def test_every_command_runs_beside_a_folder_and_files_of_the_users_own(tmp_path, arguments):
+    for name in ("server/__init__.py", "server/client.py", "retrieval.py", "pimsim.py"):
+        written(tmp_path, name)
+    done = ended(tmp_path, "-m", "ragcache", *arguments)
+    assert "mine" not in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "hides" not in done.stderr
 
 
 @pytest.mark.parametrize("code", [CONFIG, OPEN])

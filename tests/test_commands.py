@@ -22,7 +22,10 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def write_rows(path: Path, count: int) -> Path:
-    rows = ({"id": f"doc-{at}", "title": f"Title {at}", "text": f"Text number {at}. " * 60} for at in range(count))
+    rows = (
+        {"id": f"doc-{number}", "title": f"Title {number}", "text": f"Text number {number}. " * 60}
+        for number in range(count)
+    )
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     return path
 

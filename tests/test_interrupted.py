@@ -92,9 +92,9 @@ def on_terminal(tmp_path: Path) -> Iterator[Callable[..., OnTerminal]]:
 def simulation(folder: Path, requests: int, capacities: int) -> list[str]:
     """The arguments of a simulation over this number of requests, at this number of capacities."""
     trace = folder / "trace.jsonl"
-    rows = ({"path": [at * at % 997, at % 89], "sizes": [700, 300]} for at in range(requests))
+    rows = ({"path": [number * number % 997, number % 89], "sizes": [700, 300]} for number in range(requests))
     trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sizes = ",".join(str(50_000 + at) for at in range(capacities))
+    sizes = ",".join(str(50_000 + number) for number in range(capacities))
     options = ["--trace", str(trace), "--format", "paths", "--policy", "all", "--capacity", sizes]
     return ["simulate", *options, "--curve", str(folder / "curve.png")]
 

@@ -50,6 +50,7 @@ FLOORS = [
     "ragcache.cost",
     "ragcache.sizes",
     "ragcache.whole_file",
+    "ragcache.console",
     "ragcache.errors",
     "retrieval",
     "pimsim.__main__",

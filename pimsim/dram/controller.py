@@ -75,7 +75,7 @@ class Controller:
             if cycles > MOST_TIMING:
                 raise WorkloadError(f"{standard.name}: {name} must be {MOST_TIMING} cycles at most, not {cycles}")
         return state.Rules(
-            **dataclasses.asdict(timing),
+            timing=timing,
             ranks=organisation.ranks,
             bank_groups=organisation.bank_groups,
             banks=organisation.banks,
@@ -121,7 +121,7 @@ def simulate(
     organisation = standard.organisation
     trace.check(organisation)
     rules = controller.rules(standard)
-    obeyed = np.array([rules], state.RULES)
+    obeyed = rules.record
     banks = trace.flat_bank(organisation)
     entered = np.zeros(len(trace), np.int64)
     done = np.zeros(len(trace), np.int64)

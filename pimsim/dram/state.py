@@ -6,10 +6,13 @@ arrays in a struct or a tuple.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pimsim.standard import Timing
 
 FAR = 1 << 60  # a cycle that never comes
 NONE = -1  # no row, slot or request
@@ -34,29 +37,9 @@ FIRST_LOG = 1024  # commands for which a log has room at first
 
 
 class Rules(NamedTuple):
-    """Timings in cycles, as `Timing` names them, and what the controller does."""
+    """The standard's timings, and what the controller does."""
 
-    tRCD: int
-    tRP: int
-    tRAS: int
-    tRC: int
-    tCL: int
-    tCWL: int
-    tBL: int
-    tCCD_S: int
-    tCCD_L: int
-    tRRD_S: int
-    tRRD_L: int
-    tFAW: int
-    tRTP: int
-    tWR: int
-    tWTR_S: int
-    tWTR_L: int
-    tRTRS: int
-    tRFC: int
-    tREFI: int
-    tRFCpb: int
-    tREFIpb: int
+    timing: Timing
     ranks: int
     bank_groups: int  # a rank
     banks: int  # a bank group
@@ -68,8 +51,18 @@ class Rules(NamedTuple):
     refresh: int  # 0 none, 1 all banks of a rank, 2 one bank
     buses: int  # for commands: 1, or 2, of which one is for columns
 
+    @property
+    def record(self) -> NDArray[np.void]:
+        """As compiled code takes them: [1] of RULES."""
+        timing, *rest = self
+        return np.array([(*dataclasses.astuple(timing), *rest)], RULES)
 
-RULES = np.dtype([(name, np.int64) for name in Rules._fields])
+
+# fields of Rules, with those of its timings in their place
+RULES = np.dtype(
+    [(part.name, np.int64) for part in dataclasses.fields(Timing)]
+    + [(name, np.int64) for name in Rules._fields if name != "timing"]
+)
 
 BANK = np.dtype(
     [
@@ -165,7 +158,7 @@ class State(NamedTuple):
         ranks = np.zeros(rules.ranks, RANK)
         ranks["activations"] = -FAR
         controller = np.zeros(1, CONTROLLER)
-        ranks["due"] = controller["next_due"] = (FAR, rules.tREFI, rules.tREFIpb)[rules.refresh]
+        ranks["due"] = controller["next_due"] = (FAR, rules.timing.tREFI, rules.timing.tREFIpb)[rules.refresh]
         controller["stale"] = 1
         log = np.empty((FIRST_LOG if logged else 0, LOG_COLUMNS), np.int64)
         return cls(controller, banks, slots, ranks, np.zeros(4 * groups, np.int64), log)

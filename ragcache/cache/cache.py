@@ -13,6 +13,7 @@ from typing import Any
 from ragcache.cache import hits
 from ragcache.cache.contract import CachedPaths
 from ragcache.cache.hierarchy import Hierarchy
+from ragcache.cache.in_flight import InFlight
 from ragcache.cache.integrity import recount
 from ragcache.cache.interface import DiskTier, HostTier
 from ragcache.cache.lease import Lease
@@ -39,7 +40,8 @@ class KnowledgeCache:
     """KV of documents in context, on the device and, if given, on a host and a disk tier below it (see CacheContract).
 
     `capacity` bytes bound the device: what is kept and what running requests compute, `bytes_per_token` for a token.
-    With `keep=False` nothing is kept after a lease ends, as in a service without a knowledge cache. `cost` prices what
+    With `keep=False` nothing is kept after a lease ends, as in a service without a knowledge cache. With
+    `share_in_flight` a lease may count on KV that another one's request is computing (see InFlight). `cost` prices what
     a request had to compute, for policies that weigh it. `copies` moves KV between device and host, `writes` to disk,
     and `reads` from there, so that no load waits for a write; a mover that is not given moves at once.
 
@@ -58,6 +60,7 @@ class KnowledgeCache:
         policy: Policy,
         *,
         keep: bool = True,
+        share_in_flight: bool = False,
         cost: PrefillCost | None = None,
         admission: str = "always",
         working: int = 0,
@@ -75,6 +78,8 @@ class KnowledgeCache:
             raise ValueError(f"working memory of {working} bytes does not fit into a capacity of {capacity}")
         if not keep and (host is not None or disk is not None):
             raise ValueError("a cache that keeps nothing has no use for a host or a disk tier")
+        if not keep and share_in_flight:
+            raise ValueError("a cache that keeps nothing has nothing to share between requests")
         self.capacity = capacity
         self.bytes_per_token = bytes_per_token
         self._contested = admission == "competes"
@@ -102,11 +107,14 @@ class KnowledgeCache:
         self._tiers = self.hierarchy.tiers()
         self._policy = policy
         self._keep = keep
+        self.shares_in_flight = share_in_flight
         self._cost: PrefillCost = cost or ConstantCost()
         self._stay_limit = capacity - working if self._contested else capacity  # bytes of nodes between requests
         self._uses = 0
         self.activity = 0  # changes with whatever a caller changes
-        self._leases: set[Lease] = set()
+        self._leases: dict[Lease, None] = {}  # earliest first
+        self._turns = 0
+        self._in_flight = InFlight(self.hierarchy, self._enter, self._price)
 
     @property
     def counts(self) -> TierCounts:
@@ -218,15 +226,19 @@ class KnowledgeCache:
             hits.tell_misses(self.hierarchy, nodes[-1] if nodes else root, below, missing)
         by_tier, tokens_by_tier = hits.sources(on_device, tokens_on_device, below)
         lease = Lease(self, root, tuple(path), nodes, needed, by_tier, tokens_by_tier, missed_tokens)
-        self._leases.add(lease)
+        self._leases[lease] = None
         hits.count(self._tiers, lease)
         self.hierarchy.make_room(needed + fetched, below)
         if needed:
             device.reserve(needed)
         if below:
             self._fetch(lease, below)
-        if self._lower:
-            self._wait_for_moves(lease)
+        if self.shares_in_flight and not lease.broken:
+            self._turns += 1
+            lease.turn, lease.shared_tokens = self._turns, self._in_flight.tokens_of(nodes)
+            self._in_flight.begin(lease)
+        if self._lower or self.shares_in_flight:
+            self._wait_for_kv(lease, fills=needed > 0)
         return lease
 
     def drop_unheld(self) -> tuple[int, int]:
@@ -253,6 +265,7 @@ class KnowledgeCache:
         for lease in self._leases:
             for node in lease.nodes:
                 holders[node.id] = holders.get(node.id, 0) + 1
+        self._in_flight.check(self._leases)
         yield from recount(self.hierarchy, holders)
         reserved = sum(lease.reserved for lease in self._leases)
         balance = self.balance()
@@ -276,22 +289,27 @@ class KnowledgeCache:
 
     def commit(self, lease: Lease, kv: Sequence[Any]) -> None:
         """Takes in KV that a request has computed: called by `Lease.commit` alone, see there."""
-        if not kv:
+        if self.shares_in_flight:
+            self._in_flight.land(lease, kv)
             return
-        # PGDSF (3), learned by whatever this request missed: T(alpha, beta) / beta
-        price = self._cost(lease.cached_tokens, lease.missed_tokens) / lease.missed_tokens
+        if not kv or len(lease.nodes) < lease.cached + lease.committed:  # one of those before stayed the request's own
+            return
+        price = self._price(lease)
         parent = lease.nodes[-1] if lease.nodes else lease.root
-        for segment, memory in zip(lease.missing, kv, strict=False):  # of a prompt half computed, the first ones
+        missing = lease.missing[lease.committed :]
+        for segment, memory in zip(missing, kv, strict=False):  # of a prompt half computed, the first ones
             node = parent.children.get(segment.key)
             if node is None:
                 node = self.tree.insert(parent, segment)
                 self._enter(lease, node, memory, price)
+                lease.newcomers += 1
             elif node.tokens != segment.tokens:  # a digest collision: this KV stays the request's own
                 break
             else:
                 place = node.places[DEVICE]
                 if place is None:  # another request was faster, and its KV has left the device again
                     self._enter(lease, node, memory, price)
+                    lease.newcomers += 1
                     if self.hierarchy.host is not None:
                         self.hierarchy.host.mirrored(node)
                 elif place.copy is None:  # on its way for another request: this KV stays the request's own
@@ -306,7 +324,8 @@ class KnowledgeCache:
 
     def end(self, lease: Lease) -> None:
         """Lets go of what a lease holds and reserves: called by `Lease.release` alone."""
-        self._leases.remove(lease)
+        del self._leases[lease]
+        heirs = self._in_flight.end(lease, self._leases)
         if lease.reserved:
             self._device.unreserve(lease.reserved)
             lease.reserved = 0
@@ -317,17 +336,24 @@ class KnowledgeCache:
         if not self._keep:
             self.drop_unheld()
         elif self._contested:
-            self._settle(lease)
+            newcomers = lease.nodes[len(lease.nodes) - lease.newcomers :]
+            self.hierarchy.settle(set(newcomers), self._stay_limit)
         if self._write_behind is not None:
             self._write_behind.add(lease.nodes)
+        for heir in heirs:
+            heir.tell()
+
+    def _price(self, lease: Lease) -> float:
+        """What a token costs the request of a lease that lacks something."""
+        # PGDSF (3), learned by whatever this request missed: T(alpha, beta) / beta
+        return self._cost(lease.cached_tokens, lease.missed_tokens) / lease.missed_tokens
 
     def _enter(self, lease: Lease, node: Node, memory: Any, price: float) -> None:
-        """KV that the request computed becomes the cache's, and its memory with it."""
+        """Takes over KV that the request computes, and the memory it reserved for that; None while it is to come."""
         lease.reserved -= node.size * self.bytes_per_token
         self._raise_use(node)
         node.missed(price)
         self._device.enter(node, memory, reserved=True)
-        lease.newcomers += 1
 
     def _raise_use(self, node: Node) -> None:
         """Counts a use of the node and tells the tiers below that have it; the device is the caller's to tell."""
@@ -347,10 +373,10 @@ class KnowledgeCache:
                 return
             self._loads.fetch(node)
 
-    def _wait_for_moves(self, lease: Lease) -> None:
-        """Makes the lease wait until what it reads has come, and what it fills is free."""
-        arrivals: list[Arrival] = list(self.hierarchy.moves.swap_outs) if lease.reserved else []
-        for node in lease.nodes:
+    def _wait_for_kv(self, lease: Lease, *, fills: bool) -> None:
+        """Makes the lease wait until what it reads has come and, if it `fills` memory, that is free."""
+        arrivals: list[Arrival] = list(self.hierarchy.moves.swap_outs) if fills else []
+        for node in lease.nodes[: lease.cached]:
             place = node.places[DEVICE]
             if place is not None and place.arrival is not None:
                 arrivals.append(place.arrival)
@@ -359,25 +385,15 @@ class KnowledgeCache:
             arrival.callbacks.append(lease.arrived)
 
     def _break_leases(self, node: Node) -> None:
-        """A node cannot be loaded: the requests that counted on it have to ask anew."""
-        for lease in list(self._leases):
+        """Breaks the leases that hold a node which cannot be loaded: their requests have to lease anew, once the end of
+        its arrival tells them."""
+        lost: list[Node] = []
+        for lease in self._leases:
             if node in lease.nodes:
                 if not lease.broken:
                     hits.count(self._tiers, lease, revoked=True)
-                for lost in reversed(lease.cut(lease.nodes.index(node))):
-                    self._device.release(lost)
-                lease.tell()
-
-    def _settle(self, lease: Lease) -> None:
-        """Decides what stays now that the request has ended: its newcomers, or what they would displace."""
-        device = self._device
-        newcomers = set(lease.nodes[len(lease.nodes) - lease.newcomers :]) if lease.newcomers else set()
-        while (excess := device.cached + device.held_nodes - self._stay_limit) > 0:
-            victims, loser = device.contest(excess, newcomers)
-            if loser is not None:  # the others stay, and the clock with them
-                self.hierarchy.evict(loser, rejected=True)
-            elif victims:
-                for victim in victims:
-                    self.hierarchy.evict(victim)
-            else:  # the rest is held: its memory is that of running requests until they end
-                return
+                cut = lease.cut(lease.nodes.index(node))
+                for each in reversed(cut):
+                    self._device.release(each)
+                lost += cut
+        self._in_flight.lose(lost)

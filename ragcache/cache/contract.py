@@ -56,6 +56,10 @@ class CacheContract(Protocol):
         """Whether KV stays when its request has ended."""
 
     @property
+    def shares_in_flight(self) -> bool:
+        """Whether a lease may count on KV that another one's request computes; it waits until that is committed."""
+
+    @property
     def lower_names(self) -> Sequence[str]:
         """Names of the tiers below the device, fastest first."""
 

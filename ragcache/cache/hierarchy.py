@@ -7,7 +7,7 @@ goes takes its descendants along, for without it they are useless.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ragcache.cache.interface import DiskTier, HostTier
@@ -90,9 +90,9 @@ class Hierarchy:
             tier.release(node)
 
     def evict(self, node: Node, *, rejected: bool = False) -> None:
-        """A leaf of the device that is not held makes room, and goes to the host if there is one.
+        """Evicts a leaf of the device that is not held; its KV goes to the host if there is one.
 
-        `rejected`: it is a newcomer that lost against what is there, of which the policy learns nothing.
+        `rejected`: the node is a newcomer that lost against what is there; its policy does not learn of the eviction.
         """
         kv = (self.device.reject(node) if rejected else self.device.evict(node)).copy
         if self.host is not None:
@@ -106,6 +106,19 @@ class Hierarchy:
         if not any(node.places):
             self.device.lose()
             self.forget(node)
+
+    def settle(self, newcomers: Collection[Node], limit: int) -> None:
+        """Decides which nodes stay within `limit` bytes of the device: the newcomers, or what they would displace."""
+        device = self.device
+        while (excess := device.cached + device.held_nodes - limit) > 0:
+            victims, loser = device.contest(excess, newcomers)
+            if loser is not None:  # the others stay, and the clock with them
+                self.evict(loser, rejected=True)
+            elif victims:
+                for victim in victims:
+                    self.evict(victim)
+            else:  # the rest is held: its memory is that of running requests until they end
+                return
 
     def lose_device(self) -> int:
         """Takes all KV off the device that is not held; returns the number of nodes that have no copy left.
@@ -219,7 +232,7 @@ class Hierarchy:
         return place
 
     def evict_below(self, tier: Tier, node: Node) -> None:
-        """A leaf of a lower tier that is not held makes room there."""
+        """Evicts a leaf of a lower tier that is not held."""
         copy = tier.evict(node).copy
         if tier is self.disk:
             self.remove_records([copy])
@@ -228,7 +241,7 @@ class Hierarchy:
             self.forget(node)
 
     def discard(self, tier: Tier, node: Node) -> None:
-        """A copy on a lower tier that cannot be read is none."""
+        """Gives up a copy on a lower tier that cannot be read, and the node if that was its last."""
         copy = tier.leave(node).copy
         if tier is self.disk:
             self.remove_records([copy])
@@ -238,7 +251,7 @@ class Hierarchy:
     # -- nodes that leave the tree
 
     def forget(self, node: Node) -> None:
-        """A node that is on no tier leaves the tree, with everything below it."""
+        """Removes a node that is on no tier from the tree, with everything below it."""
         removed: list[bytes] = []
         stack, order = [node], []
         while stack:

@@ -1,4 +1,4 @@
-"""Lookup: what a request found of its path, tier by tier, for the tiers' books and their policies."""
+"""Hits: which nodes of its path a request found, tier by tier, for the tiers' books and their policies."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Lender(Protocol):
     """The cache behind a lease, as the lease calls it."""
 
     def commit(self, lease: Lease, kv: Sequence[Any]) -> None:
-        """Takes in KV of the lease's missing segments, the first ones or all."""
+        """Takes in KV of the next of the lease's missing segments, behind the `committed` ones."""
 
     def end(self, lease: Lease) -> None:
         """Lets go of what the lease holds and reserves."""
@@ -29,10 +29,12 @@ class Lender(Protocol):
 class Lease:
     """KV that one request may read, and memory that it may fill, until it is released.
 
-    A context manager; releasing twice is harmless. `nodes` are held in path order: those that were cached, and from
-    `commit` on those that were computed. Read them, and fill the memory, once the lease is `ready`: until then KV is
-    on its way to the device, or memory on its way to be free. A lease that is `broken` then could not get what it
-    counted on: release it and ask for another.
+    A context manager; releasing twice is harmless. `nodes` are held in path order: those that were cached, then those
+    that the request computes: from `commit` on or, where others may count on them before, from the beginning. Read
+    them, and fill the memory, once the lease is `ready`: until then KV is on its way to the device or being computed
+    by another request, or memory on its way to be free. If the other request gives up, this one computes what it
+    waited for: ask for `cached` and all that follows from it once the lease is ready. A lease that is `broken` then
+    could not get what it counted on: release it and ask for another.
     """
 
     lender: Lender
@@ -44,11 +46,13 @@ class Lease:
     cached_by_tier: Sources  # their tokens
     missed_tokens: int  # of the others
     newcomers: int = 0  # nodes at the path's end that this request computed
+    turn: int = 0  # its number among the leases of a cache that shares KV in flight; 0 elsewhere
+    shared_tokens: int = 0  # of the cached ones, those that another request was computing when the lease was given
+    committed: int = 0  # number of the missing segments whose KV was handed over
     broken: bool = False
     waiting: int = 0  # moves that have to end before it is ready
     cached: int = field(init=False)  # number of the path's segments that were cached
     _open: bool = True
-    _committed: bool = False
     _on_ready: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
@@ -87,18 +91,18 @@ class Lease:
             self._on_ready = callback
 
     def commit(self, kv: Sequence[Any]) -> None:
-        """Hands over the KV of the missing segments, complete and in order. Call at most once, while open and ready.
+        """Hands over the KV of the next of the missing segments, complete and in order, while open and ready.
 
-        Only KV that was computed behind exact KV may be handed over: see `reuse.plan.keepable`.
-        If the prompt was given up half computed, the KV of the first of them is as good. Where another request was
-        faster, its node serves and this KV stays with the caller until release.
+        Each call goes on where the one before ended; each segment is handed over once. Only KV that was computed behind
+        exact KV may be: see `reuse.plan.keepable`. Where another request was faster, its node serves and this KV stays
+        with the caller until release.
         """
         if not self.ready or self.broken:
             raise ValueError("a lease is committed when it is ready, and not if it is broken")
-        if not self._open or len(kv) > len(self.missing) or self._committed:
-            raise ValueError("a lease is committed once, while open, with the KV of its missing segments")
-        self._committed = True
+        if not self._open or self.committed + len(kv) > len(self.missing):
+            raise ValueError("a lease is committed while open, with the KV of each of its missing segments once")
         self.lender.commit(self, kv)
+        self.committed += len(kv)
 
     def release(self) -> None:
         """Gives everything back that the lease holds and reserves; harmless if it was released before."""
@@ -117,6 +121,18 @@ class Lease:
         lost = self.nodes[depth:]
         del self.nodes[depth:]
         return lost
+
+    def lack(self, depth: int) -> None:
+        """The nodes from this depth on do not come: the request computes them, and waits for them no more."""
+        nodes = self.nodes[depth : self.cached]
+        tokens = sum(node.size for node in nodes)
+        (on_device, *lower), (device_tokens, *lower_tokens) = self.cached_nodes, self.cached_by_tier
+        self.cached_nodes = (on_device - len(nodes), lower[0], lower[1])
+        self.cached_by_tier = (device_tokens - tokens, lower_tokens[0], lower_tokens[1])
+        self.cached = depth
+        self.missed_tokens += tokens
+        self.shared_tokens -= tokens
+        self.waiting -= len(nodes)
 
     def tell(self) -> None:
         """Calls back if the lease is ready and a callback is set."""

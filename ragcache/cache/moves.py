@@ -32,7 +32,7 @@ class Arrival:
     callbacks: list[Callable[[], None]] = field(default_factory=list)
 
     def finish(self) -> None:
-        """The move has ended, well or not: calls back those that wait for it."""
+        """Marks the move as ended, well or not, and calls those that wait for it."""
         self.finished = True
         callbacks, self.callbacks = self.callbacks, []
         for callback in callbacks:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from ragcache.cache.hierarchy import Hierarchy
 from ragcache.cache.moves import MoveCounts
 from ragcache.cache.tier import Balance, TierCounts
+from ragcache.storage.interface import OtherRecords
 
 T = TypeVar("T", Balance, TierCounts, MoveCounts)
 
@@ -30,6 +31,7 @@ class CacheReport:
 
     `moving` is the number of moves under way, `unwritten` that of nodes that wait to be written to disk. `audits`
     counts the recounts of its books that the cache did by itself, `failed_audits` those of them that found an error.
+    `others` is what other settings have left on the disk tier, where it counts as free.
     """
 
     nodes: int = 0
@@ -39,12 +41,15 @@ class CacheReport:
     unwritten: int = 0
     audits: int = 0
     failed_audits: int = 0
+    others: OtherRecords = OtherRecords()
 
     @classmethod
     def of(cls, hierarchy: Hierarchy, unwritten: int) -> CacheReport:
         """Reports on a cache in this process. The counts are the cache's own, and go on changing."""
         tiers = [TierReport(tier.name, tier.nodes, tier.balance(), tier.counts) for tier in hierarchy.tiers()]
-        return cls(len(hierarchy.tree), tiers, hierarchy.moves.counts, hierarchy.moves.pending, unwritten)
+        moves = hierarchy.moves
+        others = OtherRecords() if hierarchy.disk is None else hierarchy.records.others()
+        return cls(len(hierarchy.tree), tiers, moves.counts, moves.pending, unwritten, others=others)
 
     def joined(self, other: CacheReport) -> CacheReport:
         """One report on two caches that have the same tiers and share nothing: the sums of all figures."""
@@ -62,6 +67,7 @@ class CacheReport:
             self.unwritten + other.unwritten,
             self.audits + other.audits,
             self.failed_audits + other.failed_audits,
+            self.others.plus(other.others),
         )
 
 

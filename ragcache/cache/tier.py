@@ -157,7 +157,7 @@ class Tier:
         return place
 
     def evict(self, node: Node) -> Place:
-        """The victim that makes room leaves; returns the place it had."""
+        """Takes the place of a victim away to make room, and returns it."""
         mirror = node.id in self._mirrors
         place = self.leave(node, evicted=not mirror)
         if mirror:
@@ -167,17 +167,17 @@ class Tier:
         return place
 
     def reject(self, node: Node) -> Place:
-        """A newcomer leaves, for the policy prefers what was here; returns the place it had."""
+        """Takes the place of a newcomer away, since the policy prefers what was here, and returns it."""
         self.counts.rejections += 1
         return self.leave(node)
 
     def orphan(self, node: Node) -> Place:
-        """A node whose ancestor is lost leaves, being useless without it; returns the place it had."""
+        """Takes the place of a node away whose ancestor is lost, and returns it: its KV is useless without that."""
         self.counts.orphans += 1
         return self.leave(node)
 
     def clear(self, node: Node) -> Place:
-        """A node leaves by request; returns the place it had."""
+        """Takes the place of a node away by request, and returns it."""
         self.counts.cleared += 1
         return self.leave(node)
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from ragcache.console.log import FORMATS, LEVELS
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES, PolicyChoice, policy_factory
 from ragcache.service.settings import ServiceSettings
@@ -41,12 +43,20 @@ class ServeConfig:
     disk_cache: str = _option(
         "", "folder and size of a disk cache, which outlives the server, such as /var/cache/kv:100GiB", form="PATH:SIZE"
     )
+    disk_cache_replace: bool = _option(
+        False,
+        "remove at the start what other weights, dtypes or layouts have left in the disk cache; without it, that stays "
+        "until its room is needed",
+    )
     kv_store_dtype: str = _option(
         "device",
         "how host and disk store KV: device (the device's dtype, exact) or float16 (half the size of float32, rounded)",
         one_of=KV_STORE_DTYPES,
     )
     cache: bool = _option(True, "keep the KV of documents between requests")
+    share_in_flight: bool = _option(
+        True, "wait for the KV of documents that another request is computing, instead of computing it again"
+    )
     policy: PolicyChoice = _option(
         "pgdsf", f"which KV is evicted first: {', '.join(POLICIES)}, or module:Class for your own", form="NAME"
     )
@@ -65,7 +75,9 @@ class ServeConfig:
     )
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8000, "port to listen on (0: any free one)", least=0)
-    threads: int = _option(0, "torch threads of the engine (0: one for each core)", least=0)
+    threads: int = _option(
+        0, "threads that the engine computes with on a CPU (0: one for each core that it may use)", least=0
+    )
     profile: str = _option(
         "auto",
         "prefill times that the policy weighs by: a file of `ragcache profile`, or auto: what was measured on this "
@@ -84,7 +96,34 @@ class ServeConfig:
     reorder_window: int = _option(
         32, "a request may be overtaken by this many later ones that have more in the cache (0: order of arrival)"
     )
+    log_level: str = _option(
+        "info", f"least level of what is logged: {', '.join(LEVELS)}; info has a line for each request", one_of=LEVELS
+    )
+    log_format: str = _option("text", "lines of the log: text, or json: one object a line", one_of=FORMATS)
     grace_seconds: float = _option(30.0, "time for running answers to finish after SIGTERM", least=0)
+
+    header_seconds: float = _option(
+        15.0, "close a connection that has not sent a request's header within this time", above=0
+    )
+    body_seconds: float = _option(
+        30.0,
+        "refuse (408) a body that takes longer than this; also for clients that do not take their answers",
+        above=0,
+    )
+    keep_alive_seconds: float = _option(
+        5.0, "close a connection that sends no further request; behind a proxy, more than the proxy's own", above=0
+    )
+    max_connections: int = _option(
+        0,
+        "open connections; where a further one comes, that is closed which waits longest for its client (0: as many as "
+        "the process can open files)",
+        least=0,
+    )
+    cors_origin: tuple[str, ...] = _option(
+        (),
+        "let scripts of pages from this origin ask, such as http://localhost:5173, or * for all; may be repeated",
+        form="ORIGIN",
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -96,6 +135,9 @@ class ServeConfig:
                 raise ConfigError(f"{field.name} is one of {', '.join(one_of)}, not {value!r}")
             if least is not None and value < least:
                 raise ConfigError(f"{field.name} must be at least {least}, not {value}")
+            if "above" in field.metadata and value <= field.metadata["above"]:
+                raise ConfigError(f"{field.name} must be above {field.metadata['above']}, not {value}")
+        _check_origins(self.cors_origin)
         _ = self.service  # checks the others
         if self.vllm and self.engine != "vllm":
             raise ConfigError("vllm_options have no use without --engine vllm")
@@ -103,33 +145,28 @@ class ServeConfig:
             raise ConfigError("vLLM's KV moves in whole blocks: leave out --kv-store-dtype")
         if self.engine == "vllm" and not isinstance(self.policy, str):  # another process makes it
             raise ConfigError(f"with --engine vllm, name the policy as module:Class, not {self.policy!r}")
+        if self.disk_cache_replace and not self.disk_cache:
+            raise ConfigError("disk_cache_replace has no use without a disk cache: add --disk-cache PATH:SIZE")
         if self.port > 65535:
             raise ConfigError(f"port must be at most 65535, not {self.port}")
 
     @property
     def service(self) -> ServiceSettings:
         """The settings of the service, whichever engine computes."""
-        return ServiceSettings(
-            device_cache=self.device_cache,
-            host_cache=self.host_cache,
+        return ServiceSettings.of(
+            self,
             disk_cache=self.disk,
             policy=policy_factory(self.policy),
-            admission=self.admission,
             keeps=self.cache,
-            prefill_chunk=self.prefill_chunk,
-            top_k=self.top_k,
-            max_tokens=self.max_tokens,
-            max_batch=self.max_batch,
-            max_waiting=self.max_waiting,
-            reorder_window=self.reorder_window,
-            max_prefill_batch=self.max_prefill_batch,
             speculate=self.speculate == "dynamic",
         )
 
     @property
     def disk(self) -> DiskCache | None:
         """Folder and bytes of the disk cache, or None for no disk cache."""
-        return DiskCache.parse(self.disk_cache) if self.disk_cache else None
+        if not self.disk_cache:
+            return None
+        return dataclasses.replace(DiskCache.parse(self.disk_cache), replace=self.disk_cache_replace)
 
     @property
     def vllm(self) -> dict[str, Any]:
@@ -160,7 +197,15 @@ class ServeConfig:
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(ServeConfig)}
-_KINDS = {"Path": Path, "str": str, "PolicyChoice": str, "int": int, "bool": bool, "float": float}
+_KINDS = {
+    "Path": Path,
+    "str": str,
+    "PolicyChoice": str,
+    "int": int,
+    "bool": bool,
+    "float": float,
+    "tuple[str, ...]": tuple,
+}
 
 
 def option_kind(name: str) -> type:
@@ -178,10 +223,27 @@ def _coerce(name: str, value: Any, where: str) -> Any:
         return Path(value).expanduser()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is tuple and isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        return tuple(value)
+    if kind is tuple:
+        raise ConfigError(f"{name} must be a list of texts, not {value!r}{where}")
     if type(value) is not kind:
         wanted = "str" if kind is Path else kind.__name__
         raise ConfigError(f"{name} must be of type {wanted}, not {value!r}{where}")
     return value
+
+
+def _check_origins(origins: tuple[str, ...]) -> None:
+    """Raises ConfigError for a text that no browser sends as its Origin, and which would therefore allow nothing."""
+    for origin in origins:
+        parts = urlsplit(origin)
+        if origin not in ("*", "null") and (
+            not parts.netloc or origin.lower() != f"{parts.scheme}://{parts.netloc}".lower() or "@" in origin
+        ):
+            raise ConfigError(
+                f"cors_origin {origin!r} is not an origin: write *, or scheme://host:port without a path, such as "
+                "http://localhost:5173"
+            )
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

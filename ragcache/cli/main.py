@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ragcache.cli.clash import check_packages
+from ragcache.cli.clash import take_own_packages
+from ragcache.cli.termination import unwind_on_sigterm
+from ragcache.console.escapes import one_line
+from ragcache.console.log import safe_last_resort
+from ragcache.console.streams import ReaderGone, run
 from ragcache.errors import RagCacheError
 
 
@@ -47,16 +51,26 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status. An error that the user can mend is one line on stderr, status 1."""
+    """Runs one command and returns its exit status. An error that the user can mend is one line on stderr, status 1.
+
+    What it writes is safe for any terminal, and a reader that goes away, such as `head`, ends it without a word: see
+    ragcache.console.streams.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return run(functools.partial(_main, words), "ragcache")
+
+
+def _main(words: Sequence[str]) -> int:
     if not words or words[0] not in COMMANDS:
         _exit_with_list(words)
     name = words[0]
-    # SIGTERM unwinds the stack like Ctrl-C does, so that half-written files are removed
-    signal.signal(signal.SIGTERM, _terminate)
+    safe_last_resort()
+    unwind_on_sigterm()
     try:
-        check_packages()
+        take_own_packages()
         return _run(name, words[1:])
+    except ReaderGone:
+        raise
     except (RagCacheError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         return _fail(name, error)
     except KeyboardInterrupt:
@@ -84,7 +98,7 @@ def _run(name: str, words: Sequence[str]) -> int:
 
 
 def _fail(name: str, error: Exception) -> int:
-    print(f"ragcache {name}: {error}", file=sys.stderr)
+    print(one_line(f"ragcache {name}: {error}"), file=sys.stderr)
     return 1
 
 
@@ -103,10 +117,6 @@ def _exit_with_list(words: Sequence[str]) -> NoReturn:
         commands.add_parser(name, help=command.purpose)
     parser.parse_args(words)
     parser.error("the command comes first, then its options: ragcache COMMAND ...")
-
-
-def _terminate(signum: int, _frame: object) -> None:
-    raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ def run(options: argparse.Namespace) -> int:
     """Measures and writes the profile. Raises ConfigError or ModelError before it measures, if it cannot."""
     from tqdm import tqdm
 
-    from ragcache.cli.assembly.torch import available_cores
+    from ragcache.engine.cores import available_cores
     from ragcache.engine.torch.model import TorchModel
+    from ragcache.engine.torch.neighbour_watch import NeighbourWatch
     from ragcache.engine.torch.prefill_profiler import Plan, PrefillProfiler, doubts, parse_axis, table
     from ragcache.model.checkpoint import Checkpoint
     from ragcache.whole_file import check_writable
@@ -60,11 +61,12 @@ def run(options: argparse.Namespace) -> int:
         file = profiler.setting.file
         file.parent.mkdir(parents=True, exist_ok=True)
         check_writable(file)
-    seconds = profiler.warm_up()
-    points = len(profiler.grid.cached) * len(profiler.grid.new)
-    print(f"measuring {points} points {plan.runs} times: about {_duration(seconds)}", file=sys.stderr, flush=True)
-    with tqdm(total=profiler.tokens, unit="tokens", unit_scale=True, disable=None, leave=False) as bar:
-        profile = profiler.measure(bar.update)
+    with NeighbourWatch(plan.threads):  # as the engine that the profile is for
+        seconds = profiler.warm_up()
+        points = len(profiler.grid.cached) * len(profiler.grid.new)
+        print(f"measuring {points} points {plan.runs} times: about {_duration(seconds)}", file=sys.stderr, flush=True)
+        with tqdm(total=profiler.tokens, unit="tokens", unit_scale=True, disable=None, leave=False) as bar:
+            profile = profiler.measure(bar.update)
     profile.save(file)
     print(profile.as_json() if options.json else table(profile))
     if doubt := doubts(profile):

@@ -1,4 +1,4 @@
-"""`ragcache query`: a question to a running server; the answer on stdout as it is written, its figures on stderr."""
+"""`ragcache query`: a question to a running server; the answer on stdout as it is written, the rest on stderr."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from ragcache.console.escapes import one_line
 from server.client import DEFAULT_URL, RagClient
 
 
@@ -20,11 +21,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the answer piece by piece. Raises ServerError if the server cannot be reached or refuses the question."""
+    """Prints the sources as soon as they are known, the answer piece by piece, and its figures.
+
+    Raises ServerError if the server cannot be reached or refuses the question.
+    """
     asked = {"top_k": options.top_k, "max_tokens": options.max_tokens, "temperature": options.temperature}
     with RagClient(options.url) as client:
         for event, data in client.stream(options.question, **asked):
-            if event == "delta":
+            if event == "documents":
+                print(f"from:   {_titles(data)}\n", file=sys.stderr, flush=True)
+            elif event == "delta":
                 print(data["text"], end="", flush=True)
             elif event == "done":
                 print(flush=True)
@@ -33,16 +39,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _figures(answer: dict[str, Any]) -> str:
-    """The documents, tokens and times of an answer, in three lines."""
+    """The tokens and times of an answer, in two lines."""
     usage, timing = answer["usage"], answer["timing"]
     cached = sum(usage["cached_tokens"].values())
-    named = (
-        (document["title"] or document.get("source") or document["id"]) + (" (cut short)" * document["truncated"])
-        for document in answer["documents"]
-    )
-    titles = ", ".join(dict.fromkeys(named))  # several passages of one document are named once
     return (
-        f"\nfrom:   {titles}\n"
-        f"prompt: {usage['prompt_tokens']} tokens, {cached} from the cache, {usage['computed_tokens']} computed\n"
+        f"\nprompt: {usage['prompt_tokens']} tokens, {cached} from the cache, {usage['computed_tokens']} computed\n"
         f"time:   {timing['ttft_ms']:.0f} ms to the first token, {timing['total_ms']:.0f} ms in all"
     )
+
+
+def _titles(retrieved: dict[str, Any]) -> str:
+    """The documents that an answer is drawn from, by title or id, nearest first; passages of one are named once."""
+    named = (
+        one_line(document["title"] or document.get("source") or document["id"])
+        + (" (cut short)" if document["truncated"] else "")
+        for document in retrieved["documents"]
+    )
+    return ", ".join(dict.fromkeys(named))

@@ -114,6 +114,12 @@ def _add_service(parser: argparse.ArgumentParser) -> None:
     service.add_argument(
         "--admission", default="always", metavar="NAME", help="always or competes, as for `serve` (default: always)"
     )
+    service.add_argument(
+        "--share-in-flight",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="wait for the KV of documents that another request is computing, instead of computing it again (default)",
+    )
     for name, (default, text) in _NUMBERS.items():
         service.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
     service.add_argument(
@@ -180,6 +186,7 @@ def _settings(options: argparse.Namespace, *, hardware: str, model: str) -> Simu
         host_cache=parse_size(options.host_cache),
         policy=options.policy,
         admission=options.admission,
+        share_in_flight=options.share_in_flight,
         prefill_chunk=options.prefill_chunk,
         max_batch=options.max_batch,
         max_prefill_batch=options.max_prefill_batch,

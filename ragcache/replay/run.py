@@ -40,9 +40,9 @@ def replay(
     """Replays a workload, or the file of one, in virtual time on a described machine; what `ragcache replay` does.
 
     `settings` are fields of SimulatedSettings: `hardware`, `model`, `device_cache` and `host_cache` (bytes, or a text
-    such as "8GiB"), `policy` (a name, `module:Class` or a class), `admission`, `prefill_chunk`, `max_batch`,
-    `max_prefill_batch`, `max_waiting`, `reorder_window` and `speculate`. The other arguments are those of `simulate`.
-    Equal arguments give equal reports. The report's times are seconds.
+    such as "8GiB"), `policy` (a name, `module:Class` or a class), `admission`, `share_in_flight`, `prefill_chunk`,
+    `max_batch`, `max_prefill_batch`, `max_waiting`, `reorder_window` and `speculate`. The other arguments are those of
+    `simulate`. Equal arguments give equal reports. The report's times are seconds.
 
     Raises ConfigError for settings that cannot be used, TraceError for a workload that cannot.
     """
@@ -120,7 +120,9 @@ async def replay_service(
         await asyncio.sleep(0.01)
     service.cache.check_integrity()
     stats = service.stats
-    totals = {"retries": stats.retries, "preemptions": stats.preemptions}
+    totals = {
+        "shared_tokens": stats.shared_tokens, "retries": stats.retries, "preemptions": stats.preemptions
+    }  # fmt: skip
     return ReplayReport(outcomes, config, most_in_flight=replay.most_in_flight, totals=totals, cost=cost)
 
 

@@ -35,6 +35,7 @@ class SimulatedSettings:
     host_cache: int = 0
     policy: PolicyChoice = "pgdsf"
     admission: str = "always"
+    share_in_flight: bool = True
     prefill_chunk: int = 512
     max_batch: int = 4
     max_prefill_batch: int = 4
@@ -48,20 +49,13 @@ class SimulatedSettings:
     def service(self, *, device_cache: int, max_tokens: int = 1, top_k: int = 1) -> ServiceSettings:
         """The settings of the service, with `device_cache` bytes of KV, whose longest answer has `max_tokens`."""
         keeps = self.policy != NO_CACHE
-        return ServiceSettings(
+        return ServiceSettings.of(
+            self,
             device_cache=device_cache,
-            host_cache=self.host_cache,
             policy=policy_factory(self.policy if keeps else "lru", more=[NO_CACHE]),
-            admission=self.admission,
             keeps=keeps,
-            prefill_chunk=self.prefill_chunk,
             top_k=top_k,
             max_tokens=max_tokens,
-            max_batch=self.max_batch,
-            max_waiting=self.max_waiting,
-            reorder_window=self.reorder_window,
-            max_prefill_batch=self.max_prefill_batch,
-            speculate=self.speculate,
         )
 
     @property

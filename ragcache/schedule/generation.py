@@ -20,6 +20,7 @@ from ragcache.engine.protocol import (
     Job,
     Preempted,
     Prefilled,
+    Progressed,
     Sampling,
     Token,
 )
@@ -83,7 +84,11 @@ class _Run:
     cancel_job: Callable[[], None] | None = None  # once the engine has the job
 
     def on_event(self, time: float, event: EngineEvent) -> None:
-        """Takes in an event of the engine, which came at `time`, and puts it into the inbox."""
+        """Takes in an event of the engine, which came at `time`, and puts it into the inbox but for progress."""
+        if isinstance(event, Progressed):
+            if self.cache.shares_in_flight:
+                self._keep_complete(event.computed_tokens)
+            return
         if isinstance(event, Prefilled):
             self._keep_complete(event.computed_tokens)
             self.prefilled = True
@@ -111,7 +116,7 @@ class _Run:
     def _keep_complete(self, computed_tokens: int) -> None:
         """Hands complete and exact KV over to the cache: all that was computed, unless the prompt was given up."""
         complete = keepable(self.plan, computed_tokens)
-        self.lease.commit(self.targets[: len(complete)])
+        self.lease.commit(self.targets[self.lease.committed : len(complete)])
         self.kept_tokens = sum(map(len, complete)) if self.cache.keeps else 0
 
 
@@ -259,6 +264,7 @@ class Generation:
                 generated=task.generated,
                 guess=guess,
                 namespace=task.namespace,
+                turn=run.lease.turn,
             )
             run.cancel_job = self._engine.submit(job, deliver)
         except BaseException:

@@ -36,9 +36,10 @@ class Waiting:
 class Order:
     """Gives the turn to the request with the largest cached length / computation length, ties by arrival.
 
-    Fully cached requests come first. A request is overtaken by at most `window` later ones; with a window of 0 the
-    order is that of arrival. Cached lengths are updated as the tree changes, so that a turn costs the logarithm of the
-    number of waiting requests, and as much for each one whose cached length has changed since.
+    Fully cached requests come first. What another request is computing counts as cached where the `cached` paths have
+    it already: it need not be computed again. A request is overtaken by at most `window` later ones; with a window of 0
+    the order is that of arrival. Cached lengths are updated as the tree changes, so that a turn costs the logarithm of
+    the number of waiting requests, and as much for each one whose cached length has changed since.
 
     Pure but for following the `cached` paths: no clock, no I/O. A collision of path keys misleads the order and has no
     other effect.

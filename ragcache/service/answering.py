@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ragcache.cache.lease import Lease
-from ragcache.engine.protocol import EngineEvent, Failed, Finished, FinishReason, Preempted, Prefilled, Started, Token
+from ragcache.engine.protocol import (
+    EngineEvent,
+    Failed,
+    Finished,
+    FinishReason,
+    Preempted,
+    Prefilled,
+    Progressed,
+    Started,
+    Token,
+)
 from ragcache.errors import EngineError
 from ragcache.prompt.detokenizer import Detokenizer
 from ragcache.reuse.plan import lengths
@@ -127,6 +137,8 @@ class Answering:
         match event:
             case Started():
                 return self.started(time)
+            case Progressed():
+                return Next()
             case Prefilled():
                 return self.prefilled(time)
             case Token():
@@ -201,8 +213,18 @@ class Answering:
             margins=tuple(self._detokenizer.margins),
         )
 
+    @property
+    def shared_tokens(self) -> int:
+        """Prompt tokens that another request was computing when this one had its turn, and that it did not compute."""
+        return self._lease.shared_tokens
+
+    @property
+    def _lease(self) -> Lease:
+        """Where the prompt's KV came from."""
+        return self._sources or self.attempt.generation.lease
+
     def _usage(self) -> Usage:
-        sources = self._sources or self.attempt.generation.lease
+        sources = self._lease
         tokens = len(self.task.prompt)
         return Usage(
             prompt_tokens=tokens,

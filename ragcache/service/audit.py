@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextvars import Context
 
 from ragcache.cache.contract import CacheContract
 from ragcache.errors import IntegrityError
@@ -30,7 +31,7 @@ class IdleAudit:
     def wake(self) -> None:
         """Call when a request has ended: an audit follows once nothing has happened for a while."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tokenizers import Tokenizer
 
@@ -49,3 +49,14 @@ class Finder(Protocol):
 
     def close(self) -> None:
         """Ends the searches and closes the documents."""
+
+
+@runtime_checkable
+class ReopenableFinder(Finder, Protocol):
+    """A finder whose documents may be replaced on disk while it is used."""
+
+    def reopened(self) -> Finder:
+        """A finder over what is there now, checked and ready to search; this one goes on. Takes seconds, on any thread.
+
+        Raises errors of `retrieval`, and OSError, for what cannot be opened.
+        """

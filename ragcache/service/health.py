@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 ENGINE, SEARCH = "engine", "search"  # the tiers below the device are called by their names
+
+STEADY_SECONDS = 10.0  # without a failure, until what has failed counts as well again
 
 State = Literal["ok", "degraded", "failed"]
 
@@ -15,7 +17,7 @@ State = Literal["ok", "degraded", "failed"]
 class Condition:
     """State of a component.
 
-    "degraded": its last try at something failed, the next may succeed. "failed": it will not work again by itself.
+    "degraded": it failed a short time ago; the next try may succeed. "failed": it will not work again by itself.
     """
 
     state: State
@@ -30,6 +32,7 @@ OK = Condition("ok")
 @dataclass(slots=True)
 class _Component:
     troubles: set[str] = field(default_factory=set)  # activities that failed when last tried
+    last_failure: float = 0.0
     condition: Condition = OK
     failures: int = 0
     recoveries: int = 0
@@ -38,11 +41,14 @@ class _Component:
 class Health:
     """Keeps the state of each component, from reports of successes and failures by activity. It has no clock.
 
-    A component is degraded while one of its activities failed when last tried: reads that succeed say nothing of writes
-    that fail. It is failed from `lost` to `regained`. Methods raise KeyError for a component that is not known.
+    A component is degraded from its first failure until each activity has succeeded when last tried, and none has
+    failed for `steady_seconds`: one that fails and works in turns stays degraded all the while. Reads that succeed say
+    nothing of writes that fail. It is failed from `lost` to `regained`, and then degraded until it is steady. Methods
+    raise KeyError for a component that is not known.
     """
 
-    def __init__(self, components: Iterable[str]) -> None:
+    def __init__(self, components: Iterable[str], steady_seconds: float = STEADY_SECONDS) -> None:
+        self.steady_seconds = steady_seconds
         self._components = {name: _Component() for name in components}
 
     @property
@@ -67,19 +73,18 @@ class Health:
         """Reports that a try failed at `time`. Returns whether the component was "ok" before."""
         part = self._components[component]
         part.troubles.add(activity)
+        part.last_failure = time
         return self._worsen(part, "failed" if part.condition.state == "failed" else "degraded", message, time)
 
-    def worked(self, component: str, activity: str) -> bool:
-        """Reports that a try succeeded. Returns whether the component is "ok" again because of it."""
+    def worked(self, component: str, activity: str, time: float) -> bool:
+        """Reports that a try succeeded at `time`. Returns whether the component is "ok" again by now."""
         part = self._components[component]
-        if part.condition is OK:
-            return False
         part.troubles.discard(activity)
-        if part.troubles or part.condition.state == "failed":
-            return False
-        part.condition = OK
-        part.recoveries += 1
-        return True
+        return self._settle(part, time)
+
+    def refresh(self, time: float) -> list[str]:
+        """Ends troubles that are over by `time`. Returns the components that are "ok" again."""
+        return [name for name, part in self._components.items() if self._settle(part, time)]
 
     def lost(self, component: str, message: str, time: float) -> bool:
         """Reports that the component will not work again by itself. Returns whether it is news."""
@@ -89,12 +94,20 @@ class Health:
         self._worsen(part, "failed", message, time)
         return True
 
-    def regained(self, component: str) -> bool:
-        """Reports that the component is there. Returns whether it was lost before."""
+    def regained(self, component: str, time: float) -> bool:
+        """Reports that the component is there at `time`. Returns whether it was lost before."""
         part = self._components[component]
         if part.condition.state != "failed":
             return False
         part.troubles.clear()
+        part.last_failure = time
+        part.condition = replace(part.condition, state="degraded")
+        return True
+
+    def _settle(self, part: _Component, time: float) -> bool:
+        steady = not part.troubles and time - part.last_failure >= self.steady_seconds
+        if part.condition.state != "degraded" or not steady:
+            return False
         part.condition = OK
         part.recoveries += 1
         return True

@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from tokenizers import Tokenizer
 
@@ -37,6 +38,17 @@ class RetrieverFinder:
     def tokenizer(self) -> Tokenizer:
         return self._template.tokenizer
 
+    def reopened(self) -> RetrieverFinder:
+        """A finder over the index that lies where this one's did, after a first search. Raises as Retriever does."""
+        retriever = self._retriever.reopened()
+        try:
+            for _ in retriever.search_stages("Is it there?", 1, self._shares):
+                pass
+        except BaseException:
+            retriever.close()
+            raise
+        return RetrieverFinder(retriever, self._template, self._shares)
+
     def check(self, question: str) -> None:
         self._template.check_question(question)
 
@@ -55,7 +67,7 @@ class RetrieverFinder:
                         with contextlib.suppress(RuntimeError):  # the loop is closed: its requests have ended
                             loop.call_soon_threadsafe(stages.put_nowait, stage)
 
-        searching = loop.run_in_executor(self._thread, search)
+        searching = loop.run_in_executor(self._thread, copy_context().run, search)  # whose lines have the request's id
         searching.add_done_callback(lambda _: stages.put_nowait(None))
         try:
             while (stage := await stages.get()) is not None:

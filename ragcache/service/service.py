@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from ragcache.cache.contract import CacheContract
 from ragcache.engine.protocol import Engine, Failed, Preempted
-from ragcache.errors import BadQuery, DeadlineExceeded, Overloaded, RagCacheError, reason_of
+from ragcache.errors import BadQuery, ConfigError, DeadlineExceeded, Overloaded, RagCacheError, reason_of
 from ragcache.prompt.detokenizer import Detokenizer
 from ragcache.schedule.admission import AdmissionQueue
 from ragcache.schedule.generation import Generation, GenerationTask, within
@@ -18,7 +18,8 @@ from ragcache.schedule.speculation import Speculation
 from ragcache.service.answer import Answer, Delta, Query, ServiceEvent, Speculated, UsedDocument
 from ragcache.service.answering import Answering, Times
 from ragcache.service.audit import IdleAudit
-from ragcache.service.finder import Finder, Stage
+from ragcache.service.finder import Finder, ReopenableFinder, Stage
+from ragcache.service.finder_in_use import FinderInUse
 from ragcache.service.health import ENGINE, SEARCH, Health
 from ragcache.service.limits import Limits
 from ragcache.service.request import Request
@@ -54,7 +55,7 @@ class RagService:
         self.engine = engine
         self.limits = limits
         self.stats = ServiceStats()
-        self.finder = finder
+        self._finders = FinderInUse(finder, self._close_aside)
         order = Order(cache.cached_paths, limits.reorder_window)
         self._admission = AdmissionQueue(limits.max_batch, order, on_blocked=self._make_way)
         self._searches = 0
@@ -65,6 +66,11 @@ class RagService:
         cache.on_room(self._admission.advance)
         self._health = Health([ENGINE, SEARCH, *cache.lower_names])
         cache.on_moved(self._moved)
+
+    @property
+    def finder(self) -> Finder:
+        """What new requests search with. `reload` replaces it."""
+        return self._finders.current
 
     @property
     def corpus_size(self) -> int:
@@ -85,12 +91,14 @@ class RagService:
     def health(self) -> Health:
         """Which parts work, as of now. Its times are those of the running loop."""
         self.cache.refresh()
-        stats = self.engine.stats()
+        stats, time = self.engine.stats(), asyncio.get_running_loop().time()
         error = stats.error or "it was closed"
         if stats.alive:
-            self._health.regained(ENGINE)
-        elif self._health.lost(ENGINE, error, asyncio.get_running_loop().time()):
+            self._health.regained(ENGINE, time)
+        elif self._health.lost(ENGINE, error, time):
             log.critical("the engine takes no more jobs, restart the server: %s", error)
+        for component in self._health.refresh(time):
+            _log_recovery(component)
         return self._health
 
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
@@ -102,13 +110,13 @@ class RagService:
         """
         answered = False
         try:
-            events = self._answer(query)
-            async with contextlib.aclosing(events):
-                async for event in events:
-                    if isinstance(event, Answer):  # counted now: a caller that has the answer need not iterate on
-                        answered = True
-                        self.stats.outcomes["answered"] += 1
-                    yield event
+            with self._finders.using() as finder:
+                async with contextlib.aclosing(self._answer(query, finder)) as events:
+                    async for event in events:
+                        if isinstance(event, Answer):  # counted now: a caller that has the answer need not iterate on
+                            answered = True
+                            self.stats.outcomes["answered"] += 1
+                        yield event
         except BadQuery:
             self.stats.outcomes["rejected"] += 1
             raise
@@ -139,13 +147,40 @@ class RagService:
             nodes, size = nodes + more_nodes, size + more
         return nodes, size
 
+    async def reload(self) -> None:
+        """Opens the index anew beside the one in use, and lets it take that one's place between two requests.
+
+        Requests that run go on with the old one, which is closed after them. KV stays: it belongs to documents' tokens,
+        not to their index. Where the index cannot be opened the old one stays, one line of the log says why, and the
+        search counts as degraded until a reload succeeds.
+        """
+        begin = asyncio.get_running_loop().time()
+        try:
+            if not isinstance(self.finder, ReopenableFinder):
+                raise ConfigError(f"a {type(self.finder).__name__} has no index to open anew")
+            finder = await asyncio.to_thread(self.finder.reopened)
+        except Exception as error:
+            self.stats.failed_reloads += 1
+            message = f"the index was not reloaded, and the one before stays in use: {error}"
+            self._health.failed(SEARCH, "reload", message, asyncio.get_running_loop().time())
+            log.error(message)  # each time: somebody waits for it
+            return
+        self._finders.replace(finder)
+        self.stats.reloads += 1
+        self._worked(SEARCH, "reload")
+        seconds = asyncio.get_running_loop().time() - begin
+        log.info("the index was reloaded in %.1f s: %d documents", seconds, finder.corpus_size)
+
     async def finish_writing(self, seconds: float) -> None:
-        """Waits for all moves and writes to disk, at most this long. Call when no request runs any more."""
+        """Waits for cancelled requests to leave the engine, and for all moves and writes to disk, at most this long.
+
+        Call when every request has ended or been cancelled.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         if self.cache.unwritten:
             log.warning("writing the KV of %d segments to disk ...", self.cache.unwritten)
-        while (self.cache.unwritten or self.cache.moving) and loop.time() < end:
+        while (self.running or self.cache.unwritten or self.cache.moving) and loop.time() < end:
             await asyncio.sleep(0.02)
         if self.cache.unwritten:
             log.warning("the KV of %d segments is not on disk: the time for it is over", self.cache.unwritten)
@@ -156,21 +191,21 @@ class RagService:
         self.finder.close()
         self.cache.close()
 
-    async def _answer(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
+    async def _answer(self, query: Query, finder: Finder) -> AsyncGenerator[ServiceEvent, None]:
         loop = asyncio.get_running_loop()
         arrived = loop.time()
-        request = Request.of(query, self.limits, self.corpus_size)
-        self.finder.check(request.question)
+        request = Request.of(query, self.limits, finder.corpus_size)
+        finder.check(request.question)
         deadline = None if request.seconds is None else arrived + request.seconds
         if self.waiting >= self.limits.max_waiting + self._free_slots():
             raise Overloaded(f"{self.waiting} requests wait already, the limit is {self.limits.max_waiting}")
         speculation = Speculation(self._generation, lambda: self._admission.pool, self.limits.max_prefill_batch)
         answering: Answering | None = None
         try:
-            documents, task = await within(deadline, self._find(request, speculation))
+            documents, task = await within(deadline, self._find(request, finder, speculation))
             times = Times(arrived, retrieved=loop.time())
             self._refuse_what_never_fits(task)
-            detokenizer = Detokenizer(self.finder.tokenizer, request.stop)
+            detokenizer = Detokenizer(finder.tokenizer, request.stop)
             answering = Answering(task, documents, detokenizer, times, self._generation)
             await self._begin(answering, speculation, deadline)
             yield answering.retrieved
@@ -186,11 +221,11 @@ class RagService:
         if text := answering.finish():
             yield Delta(text)
         answer = answering.answer(Speculated(speculation.started, answering.attempt.guess, speculation.wasted_tokens))
-        self.stats.count(answer.usage)
+        self.stats.count(answer.usage, answering.shared_tokens)
         yield answer
 
     async def _find(
-        self, request: Request, speculation: Speculation
+        self, request: Request, finder: Finder, speculation: Speculation
     ) -> tuple[tuple[UsedDocument, ...], GenerationTask]:
         """The documents of a question, and what is to be generated from them.
 
@@ -200,7 +235,7 @@ class RagService:
         self._searches += 1
         try:
             async with contextlib.aclosing(
-                self._watched(self.finder.find(request.question, request.top_k, room, staged=staged))
+                self._watched(finder.find(request.question, request.top_k, room, staged=staged))
             ) as stages:
                 async for stage in stages:
                     # the last token generated is never read back, so it needs no KV
@@ -316,8 +351,16 @@ class RagService:
             log.error("trouble with the %s: %s", component, message)
 
     def _worked(self, component: str, activity: str) -> None:
-        if self._health.worked(component, activity):
-            log.warning("the %s works again", component)
+        if self._health.worked(component, activity, asyncio.get_running_loop().time()):
+            _log_recovery(component)
+
+    def _close_aside(self, finder: Finder) -> None:
+        """Closes a finder that was replaced on another thread, for a search of a cancelled request may go on in it."""
+        asyncio.get_running_loop().run_in_executor(None, finder.close)
 
     def _free_slots(self) -> int:
         return max(0, self.limits.max_batch - self._admission.running)
+
+
+def _log_recovery(component: str) -> None:
+    log.warning("the %s works again", component)

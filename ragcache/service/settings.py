@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from ragcache.cache.cache import ADMISSIONS
 from ragcache.errors import ConfigError
@@ -25,12 +26,13 @@ _LEAST = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceSettings:
-    """Checked here, and nowhere else: ConfigError names the setting that cannot be.
+class ServiceSettings(Limits):
+    """The limits, and how KV is kept. Checked here, and nowhere else: ConfigError names the setting that cannot be.
 
     `device_cache` and `host_cache` are bytes of memory for KV, `disk_cache` a folder and its bytes; a host or disk
     cache of 0 bytes or None is not there. `policy` makes the eviction policy of a tier for a capacity in tokens.
     `admission` is "always" or "competes", as KnowledgeCache says. Unless it `keeps`, KV is dropped with its request.
+    With `share_in_flight`, a request waits for KV that another one is computing, where KV is kept.
     `prefill_chunk` bounds the prompt tokens that the engine computes in a step. The others are those of Limits.
     """
 
@@ -40,14 +42,19 @@ class ServiceSettings:
     policy: Callable[[int], Policy] = POLICIES["pgdsf"]
     admission: str = "always"
     keeps: bool = True
+    share_in_flight: bool = True
     prefill_chunk: int = 512
     top_k: int = 2
     max_tokens: int = 128
-    max_batch: int = 8
-    max_waiting: int = 64
-    reorder_window: int = 0
-    max_prefill_batch: int = 4
-    speculate: bool = False
+
+    @classmethod
+    def of(cls, source: object, **others: Any) -> ServiceSettings:
+        """Settings from the attributes of `source` that have their names; `others` go before those.
+
+        A setting that neither gives has its default. Raises ConfigError, which names the setting that cannot be.
+        """
+        names = {field.name for field in fields(cls)} - others.keys()
+        return cls(**{name: getattr(source, name) for name in names if hasattr(source, name)}, **others)
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -64,12 +71,4 @@ class ServiceSettings:
     @property
     def limits(self) -> Limits:
         """What the service accepts, and what a question gets that does not say."""
-        return Limits(
-            top_k=self.top_k,
-            max_tokens=self.max_tokens,
-            max_batch=self.max_batch,
-            max_waiting=self.max_waiting,
-            reorder_window=self.reorder_window,
-            max_prefill_batch=self.max_prefill_batch,
-            speculate=self.speculate,
-        )
+        return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})

@@ -79,6 +79,7 @@ def _knowledge_cache(settings: ServiceSettings, kv: KvParts, model_name: str) ->
         token,
         make(capacity // token),
         keep=settings.keeps,
+        share_in_flight=settings.share_in_flight and settings.keeps,
         cost=kv.cost,
         admission=settings.admission,
         working=working,

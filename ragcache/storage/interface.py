@@ -27,6 +27,24 @@ class HostKV:
     content: Any
 
 
+@dataclass(frozen=True, slots=True)
+class OtherRecords:
+    """Records of other settings beside a store's own: how many there are, the bytes that they take of the same
+    capacity, and how many were `removed` since the start because their room was needed."""
+
+    records: int = 0
+    bytes: int = 0
+    removed: int = 0
+
+    def plus(self, other: OtherRecords) -> OtherRecords:
+        """The sums of both."""
+        return OtherRecords(self.records + other.records, self.bytes + other.bytes, self.removed + other.removed)
+
+    def minus(self, other: OtherRecords) -> OtherRecords:
+        """What has changed since `other`."""
+        return OtherRecords(self.records - other.records, self.bytes - other.bytes, self.removed - other.removed)
+
+
 class HostStore(Protocol):
     """Copies device KV to host memory. Called by one mover; a call that fails raises and has changed nothing."""
 
@@ -56,6 +74,9 @@ class RecordStore(Protocol):
 
     def records(self) -> list[Record]:
         """Lists what is there, parents before children."""
+
+    def others(self) -> OtherRecords:
+        """What other settings have left. It counts as free, for `write` takes its room where that is needed."""
 
     def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
         """Stores a record and its KV. `record.size` is 0: the store knows how many bytes it writes."""

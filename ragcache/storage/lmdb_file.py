@@ -16,7 +16,7 @@ import logging
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import lmdb
 
 from ragcache.errors import ConfigError, RecordError
 from ragcache.storage.lmdb_survey import PAGE_HEADER, Progress, Untrusted, survey
+from ragcache.storage.record import about_bytes
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ MARK, DATA, LOCK = "ragcache-disk.lock", "data.mdb", "lock.mdb"
 HEADERS, STATS, CHUNKS, TURNS = TABLES = (b"headers", b"stats", b"chunks", b"turns")
 RUNS = (256, 16, 1)  # pages a chunk takes
 REMOVED_PAGES = (8192, 128)  # a transaction removes until it has freed this many; the second if room is scattered
+_NAME, LONGEST_NAME = b"name ", 200  # of settings: keys in the table of turns, and bytes of a name
 BODY = 1 << 31  # index of the first chunk of KV; those of the description count from 0
 _DAMAGED = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError)
 _FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -46,11 +48,23 @@ def pages_for(size: int, page_size: int) -> int:
     return -(-size // (page_size - PAGE_HEADER))
 
 
+def footprint_of(size: int, tokens: int, page_size: int) -> int:
+    """Bytes to book for a record of `size` bytes and `tokens` tokens, in a file of pages of `page_size` bytes."""
+    pages = pages_for(size, page_size) + pages_for(about_bytes(tokens), page_size)
+    # 136 chunks fill a page of their table; header, stats and what two neighbours leave half empty are the rest
+    return (pages + pages // 128 + 4) * page_size
+
+
 def usable_pages(pages: int) -> int:
     """Pages for records in a file of `pages`, so that removing and writing always have free ones to work with."""
     # a list of all pages as free takes pages / 512, and a transaction holds up to three generations of it; the rest is
     # for the pages of tables that a transaction copies
     return pages - pages // 64 - 512
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of LMDB or of the system says that the file or the disk has no room."""
+    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or any(text in str(error) for text in _FULL)
 
 
 class DiskFile:
@@ -143,7 +157,7 @@ class DiskFile:
         try:
             yield
         except (lmdb.Error, OSError) as error:
-            if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or any(text in str(error) for text in _FULL):
+            if is_full(error):
                 reason, advice = "full", "remove records or give the disk more space"
             else:
                 reason, advice = "io", "check the disk, and restart the service if this goes on"
@@ -196,6 +210,31 @@ class DiskFile:
         self._turns += 1
         with self._writer() as txn:
             txn.put(b"turn", self._turns.to_bytes(8, "big"), db=self.tables[TURNS])
+
+    def names(self) -> dict[bytes, str]:
+        """What the settings are called whose records may be here, by their short fingerprints."""
+        with self.reader() as txn, txn.cursor(db=self.tables[TURNS]) as cursor:
+            start = len(_NAME)
+            return {
+                bytes(key[start:]): bytes(value).decode(errors="replace")
+                for key, value in cursor
+                if bytes(key[:start]) == _NAME
+            }
+
+    def rename(self, names: Mapping[bytes, str]) -> None:
+        """Writes down what settings are called, in place of all names before."""
+        before = self.names()
+        if before == names:
+            return
+
+        def put(txn: Any, _: int) -> int:
+            for settings in before.keys() - names.keys():
+                txn.delete(_NAME + settings, db=self.tables[TURNS])
+            for settings, name in names.items():
+                txn.put(_NAME + settings, name.encode(errors="replace")[:LONGEST_NAME], db=self.tables[TURNS])
+            return len(names)
+
+        self.commit(put)
 
     # -- chunks
 

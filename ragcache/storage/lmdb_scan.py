@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ragcache.errors import RecordError
-from ragcache.storage.lmdb_file import HEADERS, STATS, DiskFile
+from ragcache.storage.lmdb_file import HEADERS, STATS, DiskFile, footprint_of
 from ragcache.storage.lmdb_survey import Progress
-from ragcache.storage.record import Header, Record, root_key, short_fingerprint, unpack_stats
+from ragcache.storage.other_settings import OtherRecord
+from ragcache.storage.record import Header, Record, Stats, root_key, short_fingerprint, unpack_stats
+
+
+class Place(NamedTuple):
+    """Where a visible record's chunks are, and what is booked for them."""
+
+    number: int
+    footprint: int
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
     """What a file holds: `sound` records with the numbers of their chunks, and what is wrong with `bad` ones, by key.
 
-    `sizes` are the bytes of description and of KV that are there, by the number of their chunks, needed or not.
+    `others` are complete records of other fingerprints, with their footprints and last uses. `sizes` are the bytes of
+    description and of KV that are there, by the number of their chunks, needed or not.
     """
 
     sound: dict[bytes, tuple[Record, int]] = field(default_factory=dict)
     bad: dict[bytes, str] = field(default_factory=dict)
+    others: list[OtherRecord] = field(default_factory=list)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -35,10 +45,10 @@ def scan(file: DiskFile, fingerprint: bytes, progress: Progress | None) -> Scan:
             key = bytes(view)
             try:
                 header = Header.unpack(key, bytes(value))
-                if header.fingerprint != short:
-                    result.bad[key] = "fingerprint"
-                elif result.sizes.get(header.number) != (header.about_size, header.size):
+                if result.sizes.get(header.number) != (header.about_size, header.size):
                     result.bad[key] = "truncated"
+                elif header.fingerprint != short:
+                    result.others.append(_other_record(file, txn, header))
                 else:
                     result.sound[key] = read_record(file, txn, header), header.number
             except RecordError as error:
@@ -48,11 +58,21 @@ def scan(file: DiskFile, fingerprint: bytes, progress: Progress | None) -> Scan:
     return result
 
 
+def _other_record(file: DiskFile, txn: Any, header: Header) -> OtherRecord:
+    footprint = footprint_of(header.size, header.about_size // 4, file.page_size)
+    last_use = _stats(file, txn, header)[1]
+    return OtherRecord(header.key, header.parent, header.fingerprint, header.number, footprint, last_use)
+
+
+def _stats(file: DiskFile, txn: Any, header: Header) -> Stats:
+    value = txn.get(header.key, db=file.tables[STATS])
+    return unpack_stats(None if value is None else bytes(value))
+
+
 def read_record(file: DiskFile, txn: Any, header: Header) -> Record:
     """The record of a header, with its stats; RecordError if its description is damaged."""
     about = b"".join(file.chunks(txn, header.number, 0))
-    stats = txn.get(header.key, db=file.tables[STATS])
-    return Record.read(header, about, unpack_stats(None if stats is None else bytes(stats)))
+    return Record.read(header, about, _stats(file, txn, header))
 
 
 def in_order(records: Iterable[Record], fingerprint: bytes) -> list[Record]:

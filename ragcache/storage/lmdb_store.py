@@ -15,47 +15,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import lmdb
 import numpy as np
 import xxhash
 
 from ragcache.errors import ConfigError, RecordError
-from ragcache.storage.lmdb_file import BODY, HEADERS, STATS, DiskFile, pages_for
-from ragcache.storage.lmdb_scan import Scan, in_order, read_record, scan
+from ragcache.storage.interface import OtherRecords
+from ragcache.storage.lmdb_chunks import flat, read_kv, write_record
+from ragcache.storage.lmdb_file import HEADERS, STATS, DiskFile, footprint_of, is_full
+from ragcache.storage.lmdb_scan import Place, Scan, in_order, read_record, scan
 from ragcache.storage.lmdb_survey import Progress
-from ragcache.storage.record import (
-    Header,
-    Record,
-    Stats,
-    about_bytes,
-    pack_stats,
-    record_key,
-    root_key,
-    short_fingerprint,
-)
+from ragcache.storage.other_settings import OtherRecord, announcement, in_order_of_removal, total
+from ragcache.storage.record import Header, Record, Stats, pack_stats, record_key, root_key, short_fingerprint
 
 log = logging.getLogger(__name__)
 
 LEAST_CAPACITY = 16 << 20
-BATCH_CHUNKS = 32  # of the longest chunks, as many as one transaction writes or reads
-SLICE = 256 << 10  # bytes that are copied and then hashed while the core's own cache holds them
 REMOVED_AT_ONCE = 256  # headers a transaction takes away
-
-
-def footprint_of(size: int, tokens: int, page_size: int) -> int:
-    """Bytes to book for a record of `size` bytes and `tokens` tokens, in a file of pages of `page_size` bytes."""
-    pages = pages_for(size, page_size) + pages_for(about_bytes(tokens), page_size)
-    # 136 chunks fill a page of their table; header, stats and what two neighbours leave half empty are the rest
-    return (pages + pages // 128 + 4) * page_size
-
-
-class _Place(NamedTuple):
-    """Where a visible record's chunks are, and what is booked for them."""
-
-    number: int
-    footprint: int
 
 
 class DiskStore:
@@ -65,24 +43,40 @@ class DiskStore:
     fails raises RecordError and leaves the store as it was, but for what a removal had done already.
     """
 
-    def __init__(self, file: DiskFile, fingerprint: bytes, progress: Progress | None) -> None:
+    def __init__(
+        self, file: DiskFile, fingerprint: bytes, progress: Progress | None, name: str = "", *, replace: bool = False
+    ) -> None:
         self.swept: Counter[str] = Counter()
         self._file = file
         self._fingerprint = fingerprint
         self._writing = threading.RLock()
-        self._visible: dict[bytes, _Place] = {}
+        self._visible: dict[bytes, Place] = {}
+        self._others: dict[bytes, OtherRecord] = {}  # in the order in which they make room
         self._leftovers: dict[int, int] = {}  # footprints by number, of chunks that no header needs or not yet
         self._next = 1
         self._load(progress)
+        self._settle_others(name, replace=replace)
 
     @classmethod
-    def open(cls, folder: Path, capacity: int, fingerprint: bytes, *, progress: Progress | None = None) -> Self:
+    def open(
+        cls,
+        folder: Path,
+        capacity: int,
+        fingerprint: bytes,
+        *,
+        name: str = "",
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> Self:
         """Opens the store in `folder`, or makes one. Its data file takes at most `capacity` bytes.
 
-        Records that are "unfinished", "truncated", damaged ("checksum"), of another "format" or "fingerprint", or
-        whose "parent" is gone are removed and counted in `swept`. A file that cannot be trusted as a whole, or that
-        outgrew a lower `capacity`, is discarded with a warning that says why (`discarded`). `progress` hears
-        (done, of how many) in two rounds: pages of the file, then records.
+        Records of another fingerprint stay, invisible, until `write` needs their room, or with `replace` are removed at
+        once; a warning says what there is. `name` is what people call this fingerprint's settings, for such warnings.
+
+        Records that are "unfinished", "truncated", damaged ("checksum"), of another "format", or whose "parent" is
+        gone are removed and counted in `swept`, as are those of another "fingerprint" that were replaced. A file that
+        cannot be trusted as a whole, or that outgrew a lower `capacity`, is discarded with a warning that says why
+        (`discarded`). `progress` hears (done, of how many) in two rounds: pages of the file, then records.
 
         ConfigError: `capacity` is below 16 MiB, the folder cannot be written or holds other things, or another process
         has it open.
@@ -91,10 +85,13 @@ class DiskStore:
             raise ConfigError(f"a disk tier of {capacity} bytes is too small; give it 16 MiB or more")
         file = DiskFile(folder, capacity, progress)
         try:
-            return cls(file, fingerprint, progress)
+            store = cls(file, fingerprint, progress, name, replace=replace)
         except BaseException:
             file.close()
             raise
+        if gone := {reason: count for reason, count in store.swept.items() if reason != "fingerprint"}:
+            log.warning("%s: records that are of no use were removed: %s", folder, gone)
+        return store
 
     @property
     def folder(self) -> Path:
@@ -118,9 +115,15 @@ class DiskStore:
 
     @property
     def used(self) -> int:
-        """Bytes that are taken, in footprints: by what is visible, and by what waits for its removal."""
+        """Bytes that are taken, in footprints: by what is visible, by other settings, by what waits for its removal."""
         places = list(self._visible.values())  # at once: another thread may write
-        return sum(place.footprint for place in places) + sum(list(self._leftovers.values()))
+        return sum(place.footprint for place in places) + self.others.bytes + sum(list(self._leftovers.values()))
+
+    @property
+    def others(self) -> OtherRecords:
+        """What is left of other settings, and how much of it has made room."""
+        left = list(self._others.values())
+        return total(left, removed=self._others_at_start - len(left))
 
     def footprint(self, size: int, tokens: int) -> int:
         """Bytes to book for a record of `size` bytes of KV and `tokens` tokens of its own.
@@ -152,10 +155,11 @@ class DiskStore:
     def write(self, record: Record, payload: memoryview) -> None:
         """Stores a record, in place of the one under its key if there is one. It is visible once this returns.
 
+        Records of other settings make room for it, where there is not enough in the books or on the disk.
         `payload` must not change meanwhile. RecordError: "full" if the books or the disk have no room, "missing" if
         the record before it on its path is not there, "io". ValueError if key, size and payload contradict each other.
         """
-        view = _flat(payload)
+        view = flat(payload)
         if view.nbytes != record.size or not record.size:
             raise ValueError(f"record {record.label!r} of {record.size} bytes has a payload of {view.nbytes}")
         if record.key != record_key(record.parent, record.tokens):
@@ -163,59 +167,65 @@ class DiskStore:
         about = record.about()
         with self._writing, self._file.reported(f"writing {record.label!r}", record.key):
             self.remove([record.key])
-            self._require_place(record)
-            number, self._next = self._next, self._next + 1
-            header = Header(
-                record.key,
-                number,
-                len(about),
-                record.size,
-                record.parent,
-                short_fingerprint(self._fingerprint),
-                xxhash.xxh3_64_digest(about),
-                xxhash.xxh3_128_digest(view),
-            )
-            self._leftovers[number] = self.footprint(record.size, len(record.tokens))
-            try:
-                self._write_chunks(header, record, memoryview(about), view)
-            except BaseException:
-                self._clear_leftovers()
-                raise
-            self._visible[record.key] = _Place(number, self._leftovers.pop(number))
+            footprint = self.footprint(record.size, len(record.tokens))
+            self._require_place(record, footprint)
+            while True:
+                try:
+                    self._write_as_next(record, memoryview(about), view)
+                    return
+                except (lmdb.Error, OSError) as error:  # books with room, on a disk that others fill
+                    if not is_full(error) or not self._take_from_others(2 * footprint):
+                        raise
 
-    def _require_place(self, record: Record) -> None:
-        """RecordError unless the record's parent is there and the books have room."""
+    def _write_as_next(self, record: Record, about: memoryview, payload: memoryview) -> None:
+        """Writes a record under a number of its own; what could not be completed is removed."""
+        number, self._next = self._next, self._next + 1
+        header = Header(
+            record.key,
+            number,
+            len(about),
+            record.size,
+            record.parent,
+            short_fingerprint(self._fingerprint),
+            xxhash.xxh3_64_digest(about),
+            xxhash.xxh3_128_digest(payload),
+        )
+        self._leftovers[number] = self.footprint(record.size, len(record.tokens))
+        try:
+            write_record(self._file, header, record.stats, about, payload)
+        except BaseException:
+            self._clear_leftovers()
+            raise
+        self._visible[record.key] = Place(number, self._leftovers.pop(number))
+
+    def _take_from_others(self, size: int) -> int:
+        """Removes records of other settings until `size` bytes are free of them; returns their number."""
+        keys, left = [], size
+        for key, record in self._others.items():
+            if left > 0:
+                keys.append(key)
+                left -= record.footprint
+        for start in range(0, len(keys), REMOVED_AT_ONCE):
+            self._hide(keys[start : start + REMOVED_AT_ONCE])
+        self._clear_leftovers()
+        return len(keys)
+
+    def _require_place(self, record: Record, footprint: int) -> None:
+        """RecordError unless the record's parent is there and the books have room, or other settings make it."""
         if record.parent not in self._visible and record.parent != root_key(self._fingerprint, record.namespace):
             raise RecordError(
                 f"{self.folder}: the record before {record.label!r} on its path is not there; write that one first",
                 reason="missing",
                 key=record.key,
             )
-        footprint, used = self.footprint(record.size, len(record.tokens)), self.used
-        if used + footprint > self.usable:
+        self._take_from_others(self.used + footprint - self.usable)
+        if (used := self.used) + footprint > self.usable:
             raise RecordError(
                 f"{self.folder}: {record.label!r} takes {footprint} bytes, and {used} of {self.usable} are taken; "
                 "remove other records first",
                 reason="full",
                 key=record.key,
             )
-
-    def _write_chunks(self, header: Header, record: Record, about: memoryview, payload: memoryview) -> None:
-        file = self._file
-        step = BATCH_CHUNKS * file.longest_chunk()
-        index = BODY
-        for start in range(0, len(payload), step):
-
-            def put(txn: Any, longest: int, *, start: int = start, index: int = index) -> int:
-                if start == 0:
-                    file.append(txn, header.number, 0, about, longest)
-                end = file.append(txn, header.number, index, payload[start : start + step], longest)
-                if start + step >= len(payload):
-                    txn.put(header.key, header.pack(), db=file.tables[HEADERS])
-                    txn.put(header.key, pack_stats(record.stats), db=file.tables[STATS])
-                return end
-
-            index = file.commit(put)
 
     def update(self, stats: Mapping[bytes, Stats]) -> None:
         """Writes down what the policies learned, all or nothing; keys that are not there are ignored."""
@@ -254,9 +264,9 @@ class DiskStore:
 
         self._file.commit(put)
         for key in keys:
-            place = self._visible.pop(key, None)
-            if place is not None:
-                self._leftovers[place.number] = place.footprint
+            for places in (self._visible, self._others):
+                if (place := places.pop(key, None)) is not None:
+                    self._leftovers[place.number] = place.footprint
 
     def _clear_leftovers(self) -> None:
         """Deletes chunks that no header needs. Where that fails they stay booked and are tried again next time."""
@@ -276,7 +286,7 @@ class DiskStore:
         The checksum is that of what landed in `buffer`. RecordError: "missing", "truncated", "checksum", "io"; `buffer`
         then holds anything.
         """
-        view = _flat(buffer)
+        view = flat(buffer)
         if view.readonly:
             raise ValueError("the buffer to read into is read-only")
         target = np.frombuffer(view, dtype=np.uint8)
@@ -318,40 +328,21 @@ class DiskStore:
 
     def _check(self, header: Header, take: Callable[[int, np.ndarray], np.ndarray]) -> None:
         """Hands a record's KV to `take`, a slice at a time; RecordError if what it returns fails the checksum."""
-        digest = xxhash.xxh3_128()
-        batch = BATCH_CHUNKS * self._file.longest_chunk()
-        index, done = BODY, 0
-        while done < header.size:
-            first, stop = index, done + batch
-            with self._file.reader() as txn:
-                for value in self._file.chunks(txn, header.number, index):
-                    chunk = np.frombuffer(value, dtype=np.uint8)
-                    index, done = index + 1, done + len(chunk)
-                    if done > header.size:
-                        break
-                    for start in range(0, len(chunk), SLICE):
-                        digest.update(take(done - len(chunk) + start, chunk[start : start + SLICE]).data)
-                    if done >= stop:
-                        break
-            if done > header.size or index == first:
-                raise self._incomplete(header)
-        if digest.digest() != header.digest:
-            raise RecordError(
-                f"{self.folder}: the KV of record {header.key.hex()[:16]} is damaged (wrong checksum); remove it",
-                reason="checksum",
-                key=header.key,
-            )
-
-    def _incomplete(self, header: Header) -> RecordError:
-        name = f"{self.folder}: record {header.key.hex()[:16]}"
-        if header.key not in self._visible:
-            return RecordError(f"{name} was removed while it was read", reason="missing", key=header.key)
-        return RecordError(f"{name} lacks some of its KV; remove it", reason="truncated", key=header.key)
+        damage = read_kv(self._file, header, take)
+        if damage is None:
+            return
+        reason, what = damage, "is damaged (wrong checksum); remove it"
+        if damage == "truncated" and header.key not in self._visible:
+            reason, what = "missing", "was removed while it was read"
+        elif damage == "truncated":
+            what = "is not complete; remove it"
+        name = f"{self.folder}: the KV of record {header.key.hex()[:16]}"
+        raise RecordError(f"{name} {what}", reason=reason, key=header.key)
 
     # -- opening and closing
 
     def _load(self, progress: Progress | None) -> None:
-        """Makes the sound records visible and removes everything else."""
+        """Makes the sound records visible, keeps those of other settings, and removes everything else."""
         try:
             scanned = scan(self._file, self._fingerprint, progress)
         except lmdb.Error as error:
@@ -360,10 +351,12 @@ class DiskStore:
         sound, bad, sizes = scanned.sound, scanned.bad, scanned.sizes
         for record in in_order((record for record, _ in sound.values()), self._fingerprint):
             number = sound[record.key][1]
-            self._visible[record.key] = _Place(number, self.footprint(record.size, len(record.tokens)))
+            self._visible[record.key] = Place(number, self.footprint(record.size, len(record.tokens)))
         bad |= dict.fromkeys(sound.keys() - self._visible.keys(), "parent")
+        self._others = {record.key: record for record in in_order_of_removal(scanned.others)}
+        self._others_at_start = len(self._others)
         self.swept.update(bad.values())
-        kept = {place.number for place in self._visible.values()}
+        kept = {place.number for place in self._visible.values()} | {each.number for each in self._others.values()}
         self._next = max(sizes, default=0) + 1
         for number in sizes.keys() - kept:
             about, body = sizes[number]
@@ -379,6 +372,22 @@ class DiskStore:
             # they are invisible all the same, and the next opening removes them
             log.warning("%s: %d swept records still take space: %s", self.folder, len(bad), error)
 
+    def _settle_others(self, name: str, *, replace: bool) -> None:
+        """Says what other settings have left, and removes it if it is to `replace` that. Writes down our own name."""
+        others, own = list(self._others.values()), short_fingerprint(self._fingerprint)
+        try:
+            names = self._file.names()
+            if others:
+                log.warning("%s: %s", self.folder, announcement(others, names, replaced=replace))
+            if others and replace:
+                self.swept["fingerprint"] = len(others)
+                self._take_from_others(sum(record.footprint for record in others))
+            left = {own, *(record.settings for record in self._others.values())}
+            known = names | ({own: name} if name else {})
+            self._file.rename({settings: known[settings] for settings in left & known.keys()})
+        except (lmdb.Error, OSError) as error:
+            log.warning("%s: what other settings have left is not removed or named: %s", self.folder, error)
+
     def close(self) -> None:
         """Lets go of the folder; calling it twice is harmless, everything else is then RecordError "closed"."""
         with self._writing:
@@ -389,11 +398,3 @@ class DiskStore:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
-
-
-def _flat(buffer: memoryview) -> memoryview:
-    """The same bytes in one dimension; ValueError if they are not contiguous."""
-    view = memoryview(buffer)
-    if not view.c_contiguous:
-        raise ValueError("the payload's bytes do not lie together")
-    return view.cast("B")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ragcache.storage.interface import DeviceKV, HostKV
+from ragcache.storage.interface import DeviceKV, HostKV, OtherRecords
 from ragcache.storage.lmdb_store import DiskStore
 from ragcache.storage.record import Record, Stats, root_key
 
@@ -74,6 +74,9 @@ class DiskRecords:
 
     def records(self) -> list[Record]:
         return self._disk.records()
+
+    def others(self) -> OtherRecords:
+        return self._disk.others
 
     def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
         bytes_of = self._transfer.payload if isinstance(kv, DeviceKV) else self._transfer.payload_of_host

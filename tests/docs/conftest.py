@@ -130,7 +130,17 @@ def make_desk(folder: Path, index: Path, model: Path, corpus: Path, url: str | N
     write_lines(folder / "trace.jsonl", [{"t": n, "path": path, "sizes": [400, 300]} for n, path in enumerate(paths)])
     (folder / "ragpulse").mkdir()
     write_lines(folder / "ragpulse" / "passages.jsonl", [{"passage_id": n, "token_length": 300 + n} for n in range(40)])
-    rows = [{"hash_ids": {"passages_ids": [n * n % 40, 3 * n % 7]}} for n in range(200)]
+    for name in ("history", "web_search", "user_input"):
+        write_lines(folder / "ragpulse" / f"{name}.jsonl", [{f"{name}_id": 0, "token_length": 9}])
+    behind = {"history": [0], "web_search": [], "user_input": [0]}
+    rows = [
+        {
+            "timestamp": f"{9 * n}",
+            "output_length": 5,
+            "hash_ids": {"passages_ids": [n * n % 40, 3 * n % 7], **behind},
+        }
+        for n in range(200)
+    ]
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     (folder / "ragpulse" / "trace.jsonl.gz").write_bytes(gzip.compress(data))
     (folder / "server.toml").write_text('index = "my-index/faiss.idx"\n', encoding="utf-8")

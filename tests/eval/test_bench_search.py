@@ -18,10 +18,10 @@ def report(capsys: pytest.CaptureFixture[str], *options: str) -> dict:
 
 
 def test_reports_both_indexes(capsys: pytest.CaptureFixture[str]) -> None:
-    found = report(capsys, "--vectors", "900", "--dim", "24", "--stages", "3")
-    assert (found["vectors"], found["dim"], found["queries"]) == (900, 24, 12)
-    assert [row["index"] for row in found["rows"]] == ["ivf", "hnsw"]
-    for row in found["rows"]:
+    bench = report(capsys, "--vectors", "900", "--dim", "24", "--stages", "3")
+    assert (bench["vectors"], bench["dim"], bench["queries"]) == (900, 24, 12)
+    assert [row["index"] for row in bench["rows"]] == ["ivf", "hnsw"]
+    for row in bench["rows"]:
         assert row["ratio"] > 0
         assert (row["limit"], row["ok"]) == (None, True), "the limits are for 20,000 vectors or more"
         assert 0 < row["recall"] <= 1
@@ -29,7 +29,7 @@ def test_reports_both_indexes(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(shares) == 3
         assert shares == sorted(shares)
         assert shares[-1] == 1
-    ivf = found["rows"][0]
+    ivf = bench["rows"][0]
     assert ivf["same_as_plain"] == 1
     assert ivf["recall"] == ivf["plain_recall"]
 
@@ -40,8 +40,8 @@ def test_takes_vectors_and_queries_from_files(capsys: pytest.CaptureFixture[str]
     np.save(tmp_path / "queries.npy", queries)
     files = ["--embeddings", str(tmp_path / "vectors.npy"), "--only", "hnsw"]
     assert report(capsys, *files)["rows"][0]["index"] == "hnsw"
-    found = report(capsys, *files, "--queries", str(tmp_path / "queries.npy"))
-    assert (found["vectors"], found["queries"]) == (300, 12)
+    bench = report(capsys, *files, "--queries", str(tmp_path / "queries.npy"))
+    assert (bench["vectors"], bench["queries"]) == (300, 12)
 
 
 def test_a_figure_over_its_limit_is_a_failure(

@@ -42,7 +42,7 @@ def test_answers_are_the_same_wherever_the_kv_comes_from(tiny_index: Path, tiny_
 @pytest.mark.timeout(1500)
 def test_fifty_answers_are_the_same_wherever_the_kv_comes_from(demo_index: Path) -> None:
     texts = [question.text for question in read_questions(QUESTIONS)]
-    questions = [texts[at * len(texts) // 50] for at in range(50)]
+    questions = [texts[number * len(texts) // 50] for number in range(50)]
     # one thread, because the other worker of the tier has the other core
     config = ServeConfig(index=demo_index, max_doc_tokens=200, max_tokens=12, threads=1)
 

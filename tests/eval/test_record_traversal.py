@@ -74,9 +74,9 @@ def test_ranks_tell_the_results_and_when_each_was_met():
         assert sorted(ranks[ranks >= 0].tolist()) == list(range(64))
         by_rank = vertices[ranks >= 0][np.argsort(ranks[ranks >= 0])]
         agree += by_rank[:10].tolist() == results[query].tolist()
-        at = first + int(np.flatnonzero(ranks == 3)[0])
+        position = first + int(np.flatnonzero(ranks == 3)[0])
         hops = path.first_hop[query + 1] - path.first_hop[query]
-        hop = np.searchsorted(path.first_vector, at, side="right") - path.first_hop[query]
+        hop = np.searchsorted(path.first_vector, position, side="right") - path.first_hop[query]
         assert met[query, 3] == hop / hops
     assert agree >= 38
     assert met.max() <= 1
@@ -105,7 +105,7 @@ def test_documents_and_questions_become_a_traversal(tmp_path, capsys):
     words = ["heart", "lung", "liver", "bone", "skin", "eye", "ear", "blood", "nerve", "tooth", "kidney", "muscle"]
     write_corpus(
         folder / "docs.jsonl.gz",
-        (Document(str(at), f"{one} {two}", f"What ails the {one} and the {two}.") for at, (one, two) in enumerate(
+        (Document(str(i), f"{one} {two}", f"What ails the {one} and the {two}.") for i, (one, two) in enumerate(
             (one, two) for one in words for two in words)),
     )  # fmt: skip
     questions = tmp_path / "questions.jsonl"

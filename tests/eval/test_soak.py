@@ -109,28 +109,31 @@ def judged(own: list[float]) -> list[str]:
 
 
 def test_memory_that_fills_at_first_has_not_grown_and_a_leak_has():
-    filling = [500 + min(at, 40) * 10 for at in range(150)]
+    filling = [500 + min(sample, 40) * 10 for sample in range(150)]
     assert judged(filling) == []
-    noisy = [1000 + 50 * (at % 10 == 0) + 5 * (at % 3) for at in range(150)]
+    noisy = [1000 + 50 * (sample % 10 == 0) + 5 * (sample % 3) for sample in range(150)]
     assert judged(noisy) == []
-    leaking = [1000 + at * 0.8 for at in range(150)]
+    leaking = [1000 + sample * 0.8 for sample in range(150)]
     assert judged(leaking) == ["memory grew by 40.0 MiB, 21.2 MiB may be chance"]
     assert judged([1000, 1100] * 4) == []  # too few to say
     assert "too short to judge" in soak.Report(1, 1, 1, 0, rss=[MIB] * 8, own=[MIB] * 8).in_words()
 
 
 def test_a_cache_that_fills_for_the_whole_soak_is_no_growth_and_a_leak_beside_it_is():
-    def own(at: int, leaked: int) -> float:
-        size = {"total": 900 * MIB, "free": (900 - 4 * at) * MIB, "cached": 3 * at * MIB, "held": at * MIB}
+    def own(sample: int, leaked: int) -> float:
+        size = {"total": 900 * MIB, "free": (900 - 4 * sample) * MIB, "cached": 3 * sample * MIB, "held": sample * MIB}
         cache = {"tiers": {name: {"bytes": size} for name in ("device", "host", "disk")}}
         in_memory = 1 if torch.cuda.is_available() else 2
         return (
-            soak.own_bytes(Memory((1300 + in_memory * 4 * at + at + leaked * at) * MIB, (300 + at) * MIB), cache) / MIB
+            soak.own_bytes(
+                Memory((1300 + in_memory * 4 * sample + sample + leaked * sample) * MIB, (300 + sample) * MIB), cache
+            )
+            / MIB
         )
 
-    assert {own(at, 0) for at in range(150)} == {1000}
-    assert judged([own(at, 0) for at in range(150)]) == []
-    assert len(judged([own(at, 1) for at in range(150)])) == 1
+    assert {own(sample, 0) for sample in range(150)} == {1000}
+    assert judged([own(sample, 0) for sample in range(150)]) == []
+    assert len(judged([own(sample, 1) for sample in range(150)])) == 1
 
 
 def test_what_must_not_be_is_a_problem():
@@ -148,7 +151,7 @@ def test_what_must_not_be_is_a_problem():
 
 def test_the_load_is_mixed_skewed_and_the_same_for_a_seed():
     def load(seed: int) -> list[Request]:
-        return list(itertools.islice(soak.mixed_requests([f"q{at}" for at in range(500)], 4.0, 24, seed), 4000))
+        return list(itertools.islice(soak.mixed_requests([f"q{number}" for number in range(500)], 4.0, 24, seed), 4000))
 
     requests = load(1)
     assert requests == load(1) != load(2)

@@ -8,7 +8,7 @@ import resource
 import sys
 from pathlib import Path
 
-import ragcache.storage.lmdb_store
+import ragcache.storage.lmdb_chunks
 from ragcache.errors import RecordError
 from tests.props.disk_records import bytes_of, no_orphans, opened, put, read, record
 
@@ -18,7 +18,7 @@ LIMIT = 8 << 20
 
 def write(folder: Path) -> None:
     """Writes and removes for ever, in transactions as short as they get."""
-    ragcache.storage.lmdb_store.BATCH_CHUNKS = 1
+    ragcache.storage.lmdb_chunks.BATCH_CHUNKS = 1
     rng = random.Random()
     with opened(folder, 32 << 20) as store:
         print("ready", flush=True)

@@ -141,6 +141,7 @@ class PagedEngine:
         local = len(hit) * BLOCK
         self.cache.make_room(len(prompt) - local)
         tokens, waits = self.cache.match(ticket, local, limit)
+        assert tokens is not None, "no other request is there"
         assert tokens % BLOCK == 0
         assert local + tokens <= limit
         self.pool.touch(hit)
@@ -193,20 +194,22 @@ class PagedEngine:
     def _forward(self, prompt: Sequence[int], blocks: Sequence[FakeBlock], start: int, namespace: str) -> None:
         if not any(block.block_id in self._bad for block in blocks):
             self._check(prompt, blocks, start, namespace)
-        for at in range(start, len(prompt)):
+        for position in range(start, len(prompt)):
             for layer in range(LAYERS):
-                before = self._kv(blocks, at - 1, layer) if at else _start(namespace)
-                self.kv[f"layer {layer}"][blocks[at // BLOCK].block_id, at % BLOCK] = _next(before, prompt[at])
+                before = self._kv(blocks, position - 1, layer) if position else _start(namespace)
+                self.kv[f"layer {layer}"][blocks[position // BLOCK].block_id, position % BLOCK] = _next(
+                    before, prompt[position]
+                )
 
-    def _kv(self, blocks: Sequence[FakeBlock], at: int, layer: int) -> int:
-        return int(self.kv[f"layer {layer}"][blocks[at // BLOCK].block_id, at % BLOCK, 0])
+    def _kv(self, blocks: Sequence[FakeBlock], position: int, layer: int) -> int:
+        return int(self.kv[f"layer {layer}"][blocks[position // BLOCK].block_id, position % BLOCK, 0])
 
     def _check(self, prompt: Sequence[int], blocks: Sequence[FakeBlock], end: int, namespace: str) -> None:
         right = _start(namespace)
-        for at in range(end):
-            right = _next(right, prompt[at])
+        for position in range(end):
+            right = _next(right, prompt[position])
             for layer in range(LAYERS):
-                assert self._kv(blocks, at, layer) == right, f"wrong KV of token {at}"
+                assert self._kv(blocks, position, layer) == right, f"wrong KV of token {position}"
 
     def forget_device(self) -> None:
         self.pool.evict_blocks(set(range(self.pool.num_gpu_blocks)))

@@ -9,12 +9,11 @@ import threading
 import time
 
 import httpx
-import uvicorn
 
 from ragcache.cli.assembly.torch import assemble
 from ragcache.cli.config import ServeConfig
 from server.app import create_app
-from server.run import bind
+from server.run import HttpServer, bind
 
 PATIENCE = 60
 
@@ -29,12 +28,12 @@ class Reopened:
         self.service = assemble(ServeConfig.load(None, settings), announce=self._warnings.lines.append)
         bound = bind("127.0.0.1", 0)
         self.url = "http://{}:{}".format(*bound.getsockname())
-        self._server = uvicorn.Server(
-            uvicorn.Config(create_app(self.service), log_level="critical", timeout_graceful_shutdown=1)
-        )
+        self._server = HttpServer(create_app(self.service), bound, grace_seconds=1)
+        self._ended = False
 
         async def serve() -> None:
-            await self._server.serve(sockets=[bound])
+            self._loop = asyncio.get_running_loop()
+            await self._server.serve()
             await self.service.finish_writing(PATIENCE)
 
         self._thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
@@ -53,11 +52,16 @@ class Reopened:
             time.sleep(0.005)
         return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
+    def reload(self) -> None:
+        """As after SIGHUP."""
+        asyncio.run_coroutine_threadsafe(self.service.reload(), self._loop).result(PATIENCE)
+
     def end(self) -> None:
         """Ends as after SIGTERM, with all memory back and the books in order. A second time, nothing."""
-        if self._server.should_exit:
+        if self._ended:
             return
-        self._server.should_exit = True
+        self._ended = True
+        self._server.stop()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         self.service.close()

@@ -12,7 +12,7 @@ from ragcache.cache.cache import KnowledgeCache, Lease
 from ragcache.cache.interface import DiskTier, HostTier
 from ragcache.cache.mover import Moved, timed
 from ragcache.policy import POLICIES
-from ragcache.storage.interface import DeviceKV, HostKV
+from ragcache.storage.interface import DeviceKV, HostKV, OtherRecords
 from ragcache.storage.record import Record
 from ragcache.tree.segment import Segment
 
@@ -90,6 +90,9 @@ class Box(Store):
 
     def footprint(self, tokens: int) -> int:
         return -(-tokens // PAGE) * PAGE
+
+    def others(self) -> OtherRecords:
+        return OtherRecords()
 
     def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
         self._maybe_fail()
@@ -183,7 +186,7 @@ class Tiered:
             if lease.broken:
                 lease.release()
                 return self.use(path, extra)
-            for depth, node in enumerate(lease.nodes):
+            for depth, node in enumerate(lease.nodes[: lease.cached]):
                 assert node.kv.content == spelled(path[: depth + 1])
             lease.commit(computed(lease, self.alive))
         self.settle()
@@ -208,3 +211,12 @@ class Tiered:
 
 def snapshot(cache: KnowledgeCache) -> list[tuple[int, int, int, int]]:
     return sorted((node.id, node.holders, node.frequency, node.last_use) for node in cache.tree.nodes())
+
+
+def use(cache: KnowledgeCache, path: Sequence[Segment], extra: int = 0) -> int:
+    """One request from lease to release; returns how many segments were cached."""
+    lease = cache.lease(path, extra)
+    assert lease is not None
+    with lease:
+        lease.commit(computed(lease))
+        return lease.cached

@@ -33,8 +33,8 @@ def test_analytic_counts_what_its_docstring_says():
 
 @pytest.mark.parametrize(("cached", "new"), [(c, n) for c in PROFILE.cached for n in PROFILE.new])
 def test_a_profile_gives_back_what_was_measured(cached, new):
-    at = PROFILE.cached.index(cached), PROFILE.new.index(new)
-    assert PROFILE(cached, new) == pytest.approx(PROFILE.seconds[at[0]][at[1]])
+    row, column = PROFILE.cached.index(cached), PROFILE.new.index(new)
+    assert PROFILE(cached, new) == pytest.approx(PROFILE.seconds[row][column])
 
 
 def test_a_profile_is_bilinear_between_four_points():
@@ -101,9 +101,9 @@ def test_a_file_that_is_not_even_an_object(tmp_path, text, message):
 def test_a_lacking_field_is_named(tmp_path):
     file = tmp_path / "profile.json"
     PROFILE.save(file)
-    found = json.loads(file.read_text())
-    del found["dtype"]
-    file.write_text(json.dumps(found))
+    values = json.loads(file.read_text())
+    del values["dtype"]
+    file.write_text(json.dumps(values))
     with pytest.raises(ConfigError, match="lacks 'dtype'"):
         PrefillProfile.load(file)
 

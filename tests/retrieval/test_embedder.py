@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from retrieval import embedder as embedder_module
+from retrieval import hub as hub_module
 from retrieval import model_folder
 from retrieval.corpus import Document
 from retrieval.embedder import Embedder, _batches
@@ -268,12 +269,13 @@ def test_a_hub_model_is_fetched_with_safetensors_or_else_with_pickles(
     (hub[False] / "model.safetensors").unlink()
     requested: list[list[str]] = []
 
-    def snapshot(name: str, allow_patterns: list[str]) -> str:
-        assert name == "someone/some-model"
+    def snapshot(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert (name, local_files_only) == ("someone/some-model", False)
         requested.append(allow_patterns)
         return str(hub["pytorch_model*.bin" in allow_patterns])
 
-    monkeypatch.setattr(model_folder, "snapshot_download", snapshot)
+    monkeypatch.setattr(hub_module, "snapshot_download", snapshot)
+    monkeypatch.setattr(hub_module, "_refusal", lambda _: None)
     embedder = Embedder.load("someone/some-model")
     assert (embedder.name, embedder.fingerprint) == ("someone/some-model", tiny.fingerprint)
     assert [patterns[-1] for patterns in requested] == ["model*.safetensors", "pytorch_model*.bin"]
@@ -300,7 +302,8 @@ def test_what_cannot_be_loaded_is_refused(
     def offline(*_: object, **__: object) -> str:
         raise OSError("no network here")
 
-    monkeypatch.setattr(model_folder, "snapshot_download", offline)
+    monkeypatch.setattr(hub_module, "snapshot_download", offline)
+    monkeypatch.setattr(hub_module, "_refusal", lambda _: None)
     refused("someone/some-model", "neither a local folder nor on the Hugging Face hub .no network here")
     with pytest.raises(EmbedderError, match="1 or more"):
         Embedder.load(str(embedder_folder), threads=0)

@@ -1,5 +1,6 @@
 """The API on a real port, in a thread of the test's process or in one of its own, over services of the tiny model."""
 
+import asyncio
 import dataclasses
 import json
 import socket
@@ -11,14 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from eval.props.uncached import Uncached, answer_uncached
 from ragcache.cli.config import ServeConfig
 from ragcache.service.service import RagService
 from server.app import create_app
-from server.run import bind
+from server.run import HttpServer, bind
 from tests.props.reopened import Reopened
 from tests.server.questions import LENGTHS, QUESTIONS
 from tests.server.serving import Serving
@@ -38,6 +38,7 @@ class Site:
     app: FastAPI
     http: httpx.Client
     address: tuple[str, int]
+    server: HttpServer
 
     def ask(self, question: Any = "Why do otters hold hands?", **body: Any) -> httpx.Response:
         return self.http.post("/v1/query", json={"question": question, **body})
@@ -45,15 +46,19 @@ class Site:
     def post(self, content: bytes, content_type: str = "application/json") -> httpx.Response:
         return self.http.post("/v1/query", content=content, headers={"Content-Type": content_type})
 
+    def raw(self, sent: bytes = b"") -> socket.socket:
+        """A bare connection that has sent this."""
+        raw = socket.create_connection(self.address, timeout=PATIENCE)
+        raw.sendall(sent)
+        return raw
+
     def connect(self, body: dict[str, Any]) -> socket.socket:
         """A bare connection that has sent a query."""
         content = json.dumps(body).encode()
-        raw = socket.create_connection(self.address, timeout=PATIENCE)
-        raw.sendall(
+        return self.raw(
             b"POST /v1/query HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
         )
-        return raw
 
     def settled(self) -> None:
         """Waits until nothing runs and nothing is held."""
@@ -69,26 +74,43 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def open_site(make_service) -> Iterator[Callable[..., Site]]:
-    """Serves on a free port. When the test is over the server stops first, then its service is checked."""
-    running: list[tuple[uvicorn.Server, threading.Thread, httpx.Client]] = []
+    """Serves on a free port; `http` are options of HttpServer, `ping` and `steady` (its health's) seconds, others those
+    of `make_service`.
 
-    def start(**options: Any) -> Site:
+    When the test is over the server stops first, then its service is checked.
+    """
+    running: list[tuple[HttpServer, threading.Thread, httpx.Client]] = []
+
+    def start(
+        *,
+        http: dict[str, Any] | None = None,
+        cors_origins: tuple[str, ...] = (),
+        ping: float = 10.0,
+        steady: float = 0.0,
+        **options: Any,
+    ) -> Site:
         service = make_service(**options)
-        app = create_app(service)
+        service._health.steady_seconds = steady
+        app = create_app(service, cors_origins=cors_origins, ping_seconds=ping)
         bound = bind("127.0.0.1", 0)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+        host, port = bound.getsockname()
+        server = HttpServer(app, bound, **{"grace_seconds": 1, **(http or {})})
+
+        async def serve() -> None:
+            await server.serve()
+            await service.finish_writing(PATIENCE)
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         thread.start()
         until(lambda: server.started)
-        host, port = bound.getsockname()
         client = httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False)
         running.append((server, thread, client))
-        return Site(service, app, client, (host, port))
+        return Site(service, app, client, (host, port), server)
 
     yield start
     for server, thread, client in running:
         client.close()
-        server.should_exit = True
+        server.stop()
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
@@ -103,9 +125,11 @@ def serve(tiny_index: Path, tiny_folder: Path) -> Iterator[Callable[..., Serving
     """Starts `ragcache serve` processes, by default of the tiny model and index; they end with the test."""
     started: list[Serving] = []
 
-    def start(*options: str, model: Path | str = tiny_folder, index: Path = tiny_index) -> Serving:
+    def start(
+        *options: str, model: Path | str = tiny_folder, index: Path = tiny_index, files: int | None = None
+    ) -> Serving:
         arguments = ["--index", str(index / "faiss.idx"), "--model", str(model), "--port", "0"]
-        started.append(Serving(*arguments, "--threads", "1", *options))
+        started.append(Serving(*arguments, "--threads", "1", *options, files=files))
         return started[-1]
 
     yield start

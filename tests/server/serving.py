@@ -17,9 +17,11 @@ PATIENCE = 60
 class Serving:
     """A `ragcache serve` process."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, files: int | None = None) -> None:
+        """`files` is how many it may have open, if that is to be fewer than otherwise."""
+        limited = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ragcache", "serve", *arguments], stderr=subprocess.PIPE, text=True
+            [*limited, sys.executable, "-m", "ragcache", "serve", *arguments], stderr=subprocess.PIPE, text=True
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)

@@ -144,6 +144,24 @@ def test_a_search_that_fails_is_one_clear_error_each(open_site, make_parts, answ
     balanced(site)
 
 
+def test_a_search_that_fails_and_works_in_turns_stays_degraded(open_site, make_parts, caplog):
+    parts = make_parts()
+    site = open_site(parts=parts, steady=60.0)
+    for turn in range(6):
+        parts.index.broken["search"] = RuntimeError(f"bad {turn}")
+        assert site.ask(QUESTIONS[0]).status_code == 500
+        assert "bad" in ready(site)["components"]["search"]["message"]
+        parts.index.broken.clear()
+        assert site.ask(QUESTIONS[0]).status_code == 200
+        body = ready(site)
+        assert body["status"] == "degraded"
+        assert f"bad {turn}" in body["components"]["search"]["message"]
+    assert counted(site, "search") == (0, 6, 0)
+    assert len([line for line in caplog.messages if "trouble with the search" in line]) == 1
+    assert not [line for line in caplog.messages if "works again" in line]
+    balanced(site)
+
+
 def test_a_question_that_is_refused_is_no_failure_of_the_search(open_site, make_parts):
     site = open_site(parts=make_parts())
     assert site.ask(QUESTIONS[0], top_k=17).status_code == 422

@@ -1,5 +1,6 @@
 """`ragcache serve` and `ragcache query` as a user runs them: processes, ports, signals, exit codes."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -18,8 +19,10 @@ import pytest
 from ragcache.cli.main import main
 from ragcache.errors import ConfigError
 from server.app import create_app
-from server.run import bind, run
+from server.run import HttpServer, bind
+from tests.server.conftest import until
 from tests.server.serving import PATIENCE
+from tests.server.tiered_site import metrics_of
 
 
 @pytest.fixture
@@ -109,8 +112,7 @@ def test_after_a_grace_too_short_it_still_ends_well_and_soon(serve):
         status, seconds = serving.end()
         assert status == 0
         assert seconds < 6, serving.errors
-        with pytest.raises(httpx.RemoteProtocolError):  # the client sees that it has not got all
-            list(lines)
+        assert list(lines)[-3] == "event: error"  # the client is told that it has not got all
     assert "Traceback" not in serving.errors
 
 
@@ -141,7 +143,7 @@ def test_two_that_load_at_once_for_one_port(make_service):
         with bind("127.0.0.1", port) as second:
             first.listen()
             with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
-                run(create_app(make_service()), second, grace_seconds=1)
+                HttpServer(create_app(make_service()), second, grace_seconds=1)
 
 
 def edited(index: Path, into: Path, **changes: Any) -> str:
@@ -247,3 +249,101 @@ def test_sigterm_while_it_loads_removes_what_is_half_written(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
     assert list(tmp_path.iterdir()) == []
+
+
+def stream_until_delta(client: httpx.Client, stack: contextlib.ExitStack, max_tokens: int) -> Iterator[str]:
+    lines: Iterator[str] = stack.enter_context(slow_stream(client, max_tokens)).iter_lines()
+    while next(lines) != "event: delta":
+        pass
+    return lines
+
+
+def test_sighup_reloads_and_a_second_sigterm_ends_at_once(serve, tiny_index, tmp_path):
+    """A terminal that closes, `systemctl reload`, and an operator in a hurry."""
+    shutil.copytree(tiny_index, tmp_path / "index")
+    serving = serve("--max-tokens", "8000", index=tmp_path / "index")
+    while "loading" not in serving.errors:
+        time.sleep(0.01)
+    serving.process.send_signal(signal.SIGHUP)  # while it loads
+    with serving.ready() as client, contextlib.ExitStack() as stack:
+        until(lambda: reloads_of(client) == 1)
+        lines = stream_until_delta(client, stack, 300)
+        serving.process.send_signal(signal.SIGHUP)
+        assert "event: done" in list(lines)
+        until(lambda: reloads_of(client) == 2)
+        assert client.get("/readyz").json() == {"status": "ready"}
+        stream_until_delta(client, stack, 7000)
+        serving.process.terminate()
+        until(lambda: client_is_refused(client))
+        assert serving.process.poll() is None  # the answer runs
+        status, seconds = serving.end()
+    assert status == 128 + signal.SIGTERM
+    assert seconds < 2
+    assert serving.errors.rstrip().endswith("a second signal (SIGTERM): the server ends at once")
+    assert "Traceback" not in serving.errors
+
+
+def reloads_of(client: httpx.Client) -> float:
+    return metrics_of(client)["ragcache_index_reloads_total", "done"]
+
+
+def client_is_refused(client: httpx.Client) -> bool:
+    try:
+        httpx.get(client.base_url.join("/healthz"), trust_env=False)
+    except httpx.TransportError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_a_callback_of_c_swallows_comes_again(tmp_path, number, status):
+    """As a compiler's into Python do: what is raised there is reported, and the compiler goes on."""
+    code = f"""
+import ctypes, os, sys, tempfile, time
+from ragcache.cli import main as cli
+COMPARE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+def compare(a, b):
+    os.kill(os.getpid(), {int(number)})
+    return 0
+def add_options(parser): parser.add_argument("question")
+def run(options):
+    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):
+        ctypes.CDLL(None).qsort((ctypes.c_int * 2)(2, 1), 2, 4, COMPARE(compare))
+        print("went on", flush=True)
+        time.sleep(60)
+cli.COMMANDS["query"] = cli.Command("__main__", "be interrupted")
+sys.exit(cli.main(["query", "x"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (status, "went on\n")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.full(proof="test_at_the_limit_those_that_wait_longest_make_room")
+def test_a_server_with_few_files_answers_among_idle_connections(serve):
+    """A port scan, or a client's broken pool: more connections than the process may have files."""
+    serving = serve(files=200)
+    with serving.ready() as client:
+        address = (client.base_url.host, client.base_url.port)
+        held = [socket.create_connection(address, timeout=PATIENCE) for _ in range(300)]
+        for _ in range(3):
+            assert httpx.get(client.base_url.join("/healthz"), trust_env=False, timeout=5).status_code == 200
+        for each in held:
+            each.close()
+        assert client.get("/healthz").status_code == 200
+    assert serving.end()[0] == 0
+    said = [line for line in serving.lines if "are open" in line]
+    assert len(said) == 1
+    assert len(serving.lines) < 10
+    assert "Traceback" not in serving.errors
+
+
+def test_the_soft_limit_of_files_is_raised_to_the_hard_one():
+    code = (
+        "import resource as r; from server.crowd import most_connections, raise_file_limit\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (100, 300)); before = most_connections(); raise_file_limit()\n"
+        "print(r.getrlimit(r.RLIMIT_NOFILE), 0 < before < 100, 200 < most_connections() < 240)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout == "(300, 300) True True\n"

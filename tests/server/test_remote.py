@@ -22,7 +22,7 @@ def requests_of(*requests: tuple[float, int, int | str, int]) -> Workload:
     """By time, number of documents, question and output."""
     return Workload(
         tuple(
-            TimedRequest(time, tuple((f"d{at}", 100) for at in range(documents)), question, output)
+            TimedRequest(time, tuple((f"d{number}", 100) for number in range(documents)), question, output)
             for time, documents, question, output in requests
         )
     )

@@ -107,7 +107,7 @@ def other_model(folder: Path, llama, tokenizer) -> Path:
 
 @pytest.mark.usefixtures("written")
 @pytest.mark.parametrize("what", ["model", "dtype"])
-def test_kv_of_another_model_or_dtype_is_removed_and_never_served(
+def test_kv_of_another_model_or_dtype_is_kept_and_never_served(
     reopen_kv, answers, uncached, llama, tiny_tokenizer, tiny_folder, tmp_path, what
 ):
     model = other_model(tmp_path / "other", llama, tiny_tokenizer) if what == "model" else tiny_folder
@@ -117,11 +117,22 @@ def test_kv_of_another_model_or_dtype_is_removed_and_never_served(
     with serving.ready() as client:
         disk = tier_of(client, "disk")
         assert (disk["nodes"], disk["bytes"]["cached"]) == (0, 0)
+        others = client.get("/v1/cache").json()["others"]
+        assert (others["records"], others["removed"]) == (3, 0)
+        assert others["bytes"] > 0
+        assert "3 segments" in serving.errors
         usage = ask(client, OTTERS, expected)
         assert usage["computed_tokens"] == usage["prompt_tokens"]
     serving.end()
-    with reopen_kv().ready() as client:  # nor is there anything left for the first one
-        assert ask(client, OTTERS, uncached)["cached_tokens"]["disk"] == 0
+    serving = reopen_kv()
+    with serving.ready() as client:  # the first one finds all that it had
+        assert ask(client, OTTERS, uncached)["cached_tokens"]["disk"] > 0
+    serving.end()
+    serving = reopen_kv("--disk-cache-replace", *options, model=model)
+    with serving.ready() as client:
+        assert client.get("/v1/cache").json()["others"]["records"] == 0
+        assert "are removed, as --disk-cache-replace says" in serving.errors
+    serving.end()
     if what == "model":
         assert expected[OTTERS] != uncached[OTTERS]
 

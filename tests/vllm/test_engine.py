@@ -1,5 +1,6 @@
 """VllmEngine keeps the engine protocol: events in order, cancellation, sources, and last events when it is closed."""
 
+import os
 import queue
 import time
 
@@ -7,6 +8,7 @@ import pytest
 
 from ragcache.cli.assembly.vllm_arguments import engine_arguments
 from ragcache.cli.config import ServeConfig
+from ragcache.engine.cores import available_cores
 from ragcache.engine.protocol import Failed, Finished, Job, Prefilled, Sampling, Started, Token
 from ragcache.engine.vllm.front.engine import VllmEngine
 from ragcache.errors import ConfigError
@@ -129,6 +131,27 @@ def test_options_that_vllm_does_not_have_are_named():
         engine_arguments(ServeConfig(engine="vllm", vllm_options='{"model": "x"}'))
     arguments = engine_arguments(ServeConfig(engine="vllm", vllm_options='{"tensor_parallel_size": 2}'))
     assert arguments.tensor_parallel_size == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "settings", "bound", "threads"),
+    [
+        ({}, {}, "nobind", str(available_cores())),
+        ({}, {"threads": 3}, "nobind", "3"),
+        ({"OMP_NUM_THREADS": "5"}, {"threads": 3}, "nobind", "5"),
+        ({"VLLM_CPU_OMP_THREADS_BIND": "0-1"}, {"threads": 3}, "0-1", None),
+        ({}, {"vllm_options": '{"tensor_parallel_size": 2}'}, None, None),
+    ],
+)
+def test_a_single_workers_threads_are_bound_to_no_core(monkeypatch, before, settings, bound, threads):
+    for name in ("VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # so that what is set meanwhile is taken back
+        monkeypatch.delenv(name)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    engine_arguments(ServeConfig(engine="vllm", **settings))
+    assert os.environ.get("VLLM_CPU_OMP_THREADS_BIND") == bound
+    assert os.environ.get("OMP_NUM_THREADS") == threads
 
 
 def test_closing_ends_what_runs(engine):

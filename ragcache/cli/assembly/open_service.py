@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Any
 
 from ragcache.cli.assembly.engines import assembly_of
+from ragcache.cli.assembly.http import http_server
 from ragcache.cli.config import ServeConfig
 from ragcache.errors import ConfigError, RagCacheError
 from ragcache.service.answer import Answer, Query, ServiceEvent
 from ragcache.service.service import RagService
 from retrieval.errors import RetrievalError
-from server.app import create_app
 from server.run import HttpServer, bind, url_of
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class OpenService:
             opened.callback(self.service.close)
             server = None
             if bound is not None:
-                server = HttpServer(create_app(self.service), bound, grace_seconds=config.grace_seconds)
+                server = http_server(self.service, config, bound)
                 self._url = url_of(bound)
             self._running = _ServiceThread(self.service, server, config.grace_seconds)
             opened.pop_all()

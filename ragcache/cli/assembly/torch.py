@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ragcache.cache.mover import ThreadMover
 from ragcache.cli.assembly.engines import EMBEDDER_THREADS
 from ragcache.cli.config import ServeConfig
 from ragcache.cost import PrefillCost, PrefillProfile
+from ragcache.engine.cores import available_cores
 from ragcache.engine.torch.engine import TorchEngine, leave_cores_to_engine
 from ragcache.engine.torch.model import TorchModel
 from ragcache.engine.torch.prefill_profiler import Setting, estimate, find_profile
@@ -157,7 +157,14 @@ def _kv_parts(settings: ServiceSettings, model: TorchModel, store_dtype: str, op
         return kv
     folder, fingerprint = settings.disk_cache.folder, kv_fingerprint(model, transfer)
     with tqdm(desc=f"reading {folder}", disable=None, leave=False, delay=2, unit="") as bar:
-        store = DiskStore.open(folder, settings.disk_cache.size, fingerprint, progress=functools.partial(_advance, bar))
+        store = DiskStore.open(
+            folder,
+            settings.disk_cache.size,
+            fingerprint,
+            name=f"{model.name} with KV in {transfer.dtype_name}",
+            replace=settings.disk_cache.replace,
+            progress=functools.partial(_advance, bar),
+        )
     opened.callback(store.close)
     return replace(kv, disk=DiskRecords(store, transfer, fingerprint), disk_capacity=store.usable)
 
@@ -193,8 +200,3 @@ def _warn_of_overflow(config: ServeConfig, system_tokens: int, context_length: i
             longest,
             context_length,
         )
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,11 +9,13 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 
 from ragcache.cli.config import ServeConfig
+from ragcache.engine.cores import available_cores
 from ragcache.engine.vllm.worker.draws import DRAWS
 from ragcache.errors import ConfigError
 from ragcache.model.checkpoint import Checkpoint
 
 CPU_BLOCK = 32  # tokens: the fewest that vLLM's attention takes there; a document's last block is shared
+WORKERS = {"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"}  # options for more than one
 OURS = ("model", "kv_transfer_config", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens")
 
 
@@ -46,6 +48,8 @@ def engine_arguments(config: ServeConfig) -> AsyncEngineArgs:
         "disable_log_stats": True,
     }
     if on_cpu:
+        if not WORKERS & set(options):
+            _leave_cores_to_the_kernel(config.threads or available_cores())
         if options.get("speculative_config"):
             raise ConfigError("vllm_options: speculative_config is for GPUs: vLLM does not join it with draws on a CPU")
         settings |= {"dtype": "float32", "block_size": CPU_BLOCK}
@@ -56,11 +60,23 @@ def engine_arguments(config: ServeConfig) -> AsyncEngineArgs:
         raise ConfigError(f"vllm_options: {error}") from error
 
 
+def _leave_cores_to_the_kernel(threads: int) -> None:
+    """Has vLLM's one worker, which inherits this environment, compute with this many threads and bind none to a core.
+
+    A bound thread waits for its core while another core is free, and with it all threads of the step. vLLM binds those
+    of several workers, one to each NUMA node, which stays as it is. What the operator has set counts.
+    """
+    if "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
 def transfer_config(config: ServeConfig) -> dict[str, Any]:
     """The settings of the connector, in the form of `vllm serve --kv-transfer-config`."""
     extra: dict[str, Any] = {
         "host_cache": config.host_cache,
         "disk_cache": config.disk_cache,
+        "disk_cache_replace": config.disk_cache_replace,
         "device_policy": config.cache,
         "reports": True,
         "policy": config.policy,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right, insort
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 from ragcache.engine.protocol import (
     EngineEvent,
@@ -14,6 +16,7 @@ from ragcache.engine.protocol import (
     FinishReason,
     Job,
     Prefilled,
+    Progressed,
     Started,
     Token,
 )
@@ -50,6 +53,8 @@ class _Running:
     max_tokens: int
     position: int  # of the next token to compute
     prompt_tokens: int  # to be computed: those of the plan, and the question
+    piece_ends: list[int]  # numbers of computed tokens at which pieces of the plan are whole, ascending
+    turn: int
     started: bool = False
     cancelled: bool = False
     generated: int = 0
@@ -58,6 +63,10 @@ class _Running:
     @property
     def computed_tokens(self) -> int:
         return self.prompt_tokens - self.pending
+
+    @property
+    def whole_pieces(self) -> int:
+        return bisect_right(self.piece_ends, self.computed_tokens)
 
     def fill(self, tokens: int) -> None:
         """Enters the KV of this many more tokens into the spans."""
@@ -74,9 +83,9 @@ class _Running:
 class SimulatedEngine:
     """Composes its steps as the embedded engine does, and lets each pass in the time that `cost` says.
 
-    Each step has a token of every decoding job, and of the prompts, in order of arrival, as much as `prefill_chunk`
+    Each step has a token of every decoding job, and of the prompts, in order of their turns, as much as `prefill_chunk`
     allows. A step begins when the one before ends, with all that was submitted until then, or at once when the engine
-    is idle. Started is delivered when it begins, all other events when it ends, in order of the jobs' arrival, by
+    is idle. Started is delivered when it begins, all other events when it ends, in order of the jobs' turns, by
     callbacks of the loop that ran at the first submission: `submit` delivers nothing. An exception that `deliver`
     raises goes to the loop.
 
@@ -151,8 +160,10 @@ class SimulatedEngine:
             max_tokens=job.max_tokens,
             position=sum(map(len, exact)),
             prompt_tokens=prompt_tokens,
+            piece_ends=list(accumulate(map(len, computed))),
+            turn=job.turn,
         )
-        self._running.append(running)
+        insort(self._running, running, key=lambda each: each.turn)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_soon(self._begin_step)
 
@@ -221,8 +232,11 @@ class SimulatedEngine:
                 return
             running.fill(tokens or 1)
             if tokens:
+                whole_pieces = running.whole_pieces
                 running.pending -= tokens
                 if running.pending:
+                    if running.whole_pieces > whole_pieces:
+                        running.deliver(Progressed(running.computed_tokens))
                     continue
                 running.deliver(Prefilled(running.computed_tokens))
             self._advance(running)

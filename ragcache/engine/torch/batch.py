@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from ragcache.engine.protocol import (
     LastEvent,
     Preempted,
     Prefilled,
+    Progressed,
     Started,
     Token,
 )
@@ -43,6 +46,8 @@ class RunningJob:
     prompt_tokens: int  # how many were pending at first
     spans: list[KVSpan]  # all of the sequence's KV in order: read from the cache, computed, own
     first_writable: int  # spans before this one are shared, and only read
+    piece_ends: list[int]  # numbers of computed tokens at which pieces of the plan are whole, ascending
+    turn: int
     position: int  # of the next token to compute
     generated: int  # tokens of the answer, those of earlier jobs included
     last_token: int  # `generated` of the last
@@ -70,6 +75,8 @@ class RunningJob:
             prompt_tokens=len(pending),
             spans=[*read, *job.targets, own],
             first_writable=len(read),
+            piece_ends=list(accumulate(map(len, computed))),
+            turn=job.turn,
             position=sum(span.length for span in read),
             generated=job.generated,
             last_token=job.generated + job.max_tokens,
@@ -85,6 +92,11 @@ class RunningJob:
     def computed_tokens(self) -> int:
         """Prompt tokens whose KV this job has computed."""
         return self.prompt_tokens - len(self.pending)
+
+    @property
+    def whole_pieces(self) -> int:
+        """How many of the plan's computed pieces this job has computed."""
+        return bisect_right(self.piece_ends, self.computed_tokens)
 
     def step(self, budget: int) -> StepInput:
         """The next prompt tokens, `budget` at most, or the token generated last."""
@@ -104,7 +116,7 @@ Step = Sequence[tuple[RunningJob, StepInput]]
 class Batch:
     """Steps over the jobs that run; used by one thread at a time, but for `stats`.
 
-    Each step is one forward over a token of every decoding job and, of the prompts in order of arrival, at most
+    Each step is one forward over a token of every decoding job and, of the prompts in order of their turns, at most
     `prefill_chunk` tokens. A forward that raises fails the jobs in it, one that lacks memory preempts the youngest of
     them and is composed anew. A listener (`deliver`) that raises an Exception loses its job, which ends with Failed;
     other jobs do not notice. Any other BaseException leaves `running` as it is.
@@ -112,7 +124,7 @@ class Batch:
 
     def __init__(self, model: TorchModel, prefill_chunk: int) -> None:
         self.model = model
-        self.running: list[RunningJob] = []  # oldest first
+        self.running: list[RunningJob] = []  # in order of turns
         self._prefill_chunk = prefill_chunk
         self._lock = threading.Lock()
         self._stats = EngineStats(0, 0, 0.0, 0, 0)
@@ -121,6 +133,10 @@ class Batch:
         """A snapshot; callable from any thread."""
         with self._lock:
             return self._stats
+
+    def add(self, running: RunningJob) -> None:
+        """Takes in a submitted job, behind those whose turn was before its own or is the same."""
+        insort(self.running, running, key=lambda each: each.turn)
 
     def drop_cancelled(self) -> None:
         """Ends the jobs that were cancelled since the last step."""
@@ -158,7 +174,7 @@ class Batch:
                 log.exception("a listener failed")
 
     def _choose(self) -> Step:
-        """Composes the next step: all decodes, and prompt tokens in order of arrival up to the chunk."""
+        """Composes the next step: all decodes, and prompt tokens in order of turns up to the chunk."""
         chosen = [(running, running.step(1)) for running in self.running if running.decoding]
         budget = self._prefill_chunk
         for running in self.running:
@@ -200,10 +216,12 @@ class Batch:
         rows = iter(logits)
         for running, step in chosen:
             row = next(rows) if step.wants_logits else None
-            prefilling = not running.decoding
+            prefilling, whole_pieces = not running.decoding, running.whole_pieces
             running.computed(step)
             if prefilling and running.decoding:
                 self._tell(running, Prefilled(running.computed_tokens))
+            elif prefilling and running.whole_pieces > whole_pieces:
+                self._tell(running, Progressed(running.computed_tokens))
             if row is not None and not running.ended:
                 self._advance(running, row)
 

@@ -16,6 +16,7 @@ from ragcache.engine.protocol import EngineStats, Job
 from ragcache.engine.torch.batch import Batch, Deliver, RunningJob
 from ragcache.engine.torch.kv import KVSpan
 from ragcache.engine.torch.model import TorchModel
+from ragcache.engine.torch.neighbour_watch import NeighbourWatch
 from ragcache.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,9 @@ class TorchEngine:
     """Steps a batch: each runs one forward over a token of every decoding job and a chunk of the oldest prefills.
 
     `prefill_chunk` bounds the prompt tokens of a step, and so how long a decode or a cancellation waits.
-    `threads` is the number of torch threads of the stepping thread (None: torch's default). While it has no job,
-    that thread runs the model's preparation.
+    `threads` is the number of torch threads of the stepping thread (None: torch's default). On a CPU they wait for one
+    another spinning on a quiet machine, and asleep beside other processes. While it has no job, the stepping thread
+    runs the model's preparation.
 
     If the stepping thread dies, every job that ran or waited ends with Failed and another thread takes over, until the
     fifth death within a minute: from then on jobs are refused with EngineError.
@@ -62,6 +64,8 @@ class TorchEngine:
         self._dead = False
         self._error: str | None = None
         self._restarts = 0
+        on_cpu = model.device.type == "cpu"
+        self._watch = NeighbourWatch((threads or torch.get_num_threads()) if on_cpu else 1)
         self._thread = self._start_thread()
 
     @property
@@ -103,6 +107,7 @@ class TorchEngine:
             thread = self._thread
         self._inbox.put(None)
         thread.join()
+        self._watch.close()
 
     def _start_thread(self) -> threading.Thread:
         thread = threading.Thread(target=self._run, name="torch-engine", daemon=True)
@@ -123,12 +128,15 @@ class TorchEngine:
             self._empty_inbox()
             self._batch.fail_all(SHUT_DOWN)
             return
+        self._watch.pause()
         self._hand_over(died)
 
     def _receive(self) -> bool:
         """Takes in submitted jobs, waiting for one when idle and prepared. Returns False when the engine is to end."""
         while True:
             idle = not self._batch.running
+            if idle and self._prepared:
+                self._watch.pause()
             try:
                 running = self._inbox.get(block=idle and self._prepared)
             except queue.Empty:
@@ -136,14 +144,16 @@ class TorchEngine:
                     return True
                 self._prepared = next(self._preparation, self) is self
                 continue
+            finally:
+                self._watch.resume()
             if running is None:
                 return False
-            self._batch.running.append(running)
+            self._batch.add(running)
 
     def _empty_inbox(self) -> None:
         while not self._inbox.empty():
             if (running := self._inbox.get()) is not None:
-                self._batch.running.append(running)
+                self._batch.add(running)
 
     def _hand_over(self, died: str) -> None:
         """Last act of a dying thread: ends the jobs, and starts the thread that takes over."""

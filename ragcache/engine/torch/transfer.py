@@ -93,6 +93,11 @@ class KVTransfer:
     def stored_bytes_per_token(self) -> int:
         return self.layout.bytes_per_token // self.layout.dtype.itemsize * self.stored.itemsize
 
+    @property
+    def dtype_name(self) -> str:
+        """The stored dtype as people write it, such as float16."""
+        return _name(self.stored)
+
     def describe(self) -> str:
         """All that makes stored bytes interchangeable, whatever the model: version, order, shape, dtype, byte order."""
         layout = self.layout

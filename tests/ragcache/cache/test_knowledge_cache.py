@@ -1,27 +1,17 @@
-"""The cache keeps its books, keeps what is held, gives up what was used longest ago, and says no without a trace."""
+"""The cache keeps its books, keeps what is held, and says no without a trace."""
 
-import random
 from array import array
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from ragcache.cache.cache import Balance, IntegrityError, KnowledgeCache, Lease
-from ragcache.policy import LRU, POLICIES
+from ragcache.cost import PolynomialCost
+from ragcache.policy import LRU
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import DEVICE, Node, Place
-from tests.props.tiers import DOCUMENTS, SYSTEM, computed, snapshot, spelled
-
-
-def use(cache: KnowledgeCache, path: Sequence[Segment], extra: int = 0) -> int:
-    """One request from lease to release; returns how many segments were cached."""
-    lease = cache.lease(path, extra)
-    assert lease is not None
-    with lease:
-        lease.commit(computed(lease))
-        return lease.cached
+from tests.props.tiers import DOCUMENTS, SYSTEM, computed, snapshot, spelled, use
 
 
 @pytest.fixture
@@ -198,20 +188,20 @@ def test_drop_unheld_keeps_what_is_in_use(caches):
     assert use(cache, [SYSTEM, DOCUMENTS[0]]) == 2
 
 
-def test_a_lease_is_committed_once_while_open_and_with_no_more_than_is_missing(caches):
+def test_a_lease_is_committed_while_open_and_with_no_more_than_is_missing(caches):
     cache = caches(100)
     lease = cache.lease([SYSTEM, DOCUMENTS[0]], 0)
     kv = computed(lease)
-    with pytest.raises(ValueError, match="committed once"):
+    with pytest.raises(ValueError, match="segments once"):
         lease.commit([*kv, kv[0]])
     lease.commit(kv)
-    with pytest.raises(ValueError, match="committed once"):
+    with pytest.raises(ValueError, match="segments once"):
         lease.commit(kv)
     lease.release()
     late = cache.lease([SYSTEM, DOCUMENTS[1]], 0)
     kv = computed(late)
     late.release()
-    with pytest.raises(ValueError, match="committed once"):
+    with pytest.raises(ValueError, match="segments once"):
         late.commit(kv)
     assert len(cache.tree) == 2
 
@@ -221,13 +211,37 @@ def test_of_a_prompt_given_up_the_complete_beginning_stays(caches):
     lease = cache.lease([SYSTEM, DOCUMENTS[0]], 0)
     kv = computed(lease)
     lease.commit(kv[:1])
-    with pytest.raises(ValueError, match="committed once"):
-        lease.commit(kv[1:])
     lease.release()
+    with pytest.raises(ValueError, match="segments once"):
+        lease.commit(kv[1:])
     cache.check_integrity()
     assert [node.label for node in cache.tree.nodes()] == [SYSTEM.label]
     assert cache.balance().held == 0
     assert use(cache, [SYSTEM, DOCUMENTS[0]]) == 1, "only the system prompt is found"
+
+
+def test_pieces_committed_one_by_one_cost_what_they_cost_together():
+    prices = []
+    for pieces in (1, 3):
+        cache = KnowledgeCache(100, 1, LRU(), cost=PolynomialCost(3, 0.5))
+        with cache.lease([SYSTEM, *DOCUMENTS[:2]], 2) as lease:
+            kv = computed(lease)
+            for begin in range(0, 3, pieces):
+                lease.commit(kv[begin : begin + pieces])
+        cache.check_integrity()
+        prices.append([(n.label, n.frequency, n.last_use, n.misses, n.seconds_per_token) for n in cache.tree.nodes()])
+    assert prices[0] == prices[1]
+
+
+def test_behind_a_piece_that_stays_the_requests_own_none_is_taken(caches):
+    cache = caches(100)
+    other = Segment("other", array("i", [99]), DOCUMENTS[0].key)
+    use(cache, [SYSTEM, DOCUMENTS[0]])
+    with cache.lease([SYSTEM, other, DOCUMENTS[2]], 0) as lease:
+        for kv in computed(lease):
+            lease.commit([kv])
+    cache.check_integrity()
+    assert {node.label for node in cache.tree.nodes()} == {SYSTEM.label, DOCUMENTS[0].label}
 
 
 def test_releasing_twice_is_harmless(caches):
@@ -309,131 +323,3 @@ def test_a_hot_leaf_leaves_no_heap_of_stale_candidates(caches):
         cache.lease([SYSTEM, DOCUMENTS[0]], 0).release()
         longest = max(longest, len(cache._policy._heap))
     assert longest <= 2 * len(cache.tree) + 64 + 1
-
-
-def test_lru_hits_as_a_naive_lru_does():
-    """Paths of one document: what is cached is what an ordered dictionary of the last uses would hold."""
-    for capacity in (4, 7, 11, 16, 23):
-        chance = random.Random(capacity)
-        cache = KnowledgeCache(capacity, 1, LRU())
-        reference: OrderedDict[str, int] = OrderedDict()
-        for step in range(600):
-            document = DOCUMENTS[min(chance.randrange(7), chance.randrange(7))]
-            hit = document.label in reference
-            if hit:
-                reference.move_to_end(document.label)
-            else:
-                while sum(reference.values()) + len(document) > capacity:
-                    reference.popitem(last=False)
-                reference[document.label] = len(document)
-            assert use(cache, [document]) == hit, f"capacity {capacity}, step {step}"
-        assert {node.label for node in cache.tree.nodes()} == reference.keys()
-        cache.check_integrity()
-
-
-class NaiveTree:
-    """LRU over a prefix tree the slow way: a dictionary of paths, searched in full at each eviction."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.last_use: dict[tuple[str, ...], int] = {}
-        self.size: dict[tuple[str, ...], int] = {}
-        self.clock = 0
-        self.evicted: list[tuple[str, ...]] = []
-
-    def use(self, path: Sequence[Segment], extra: int) -> int:
-        prefixes = [tuple(s.label for s in path[: n + 1]) for n in range(len(path))]
-        hits = sum(prefix in self.size for prefix in prefixes)
-        self._touch(prefixes[:hits])
-        missing = dict(zip(prefixes[hits:], map(len, path[hits:]), strict=True))
-        while sum(self.size.values()) + sum(missing.values()) + extra > self.capacity:
-            leaves = [p for p in self.size if not any(q[:-1] == p for q in self.size) and p not in prefixes]
-            victim = min(leaves, key=self.last_use.__getitem__)
-            del self.size[victim]
-            self.evicted.append(victim)
-        self.size |= missing
-        self._touch(prefixes[hits:])
-        return hits
-
-    def _touch(self, prefixes: Sequence[tuple[str, ...]]) -> None:
-        for prefix in prefixes:
-            self.clock += 1
-            self.last_use[prefix] = self.clock
-
-
-def labels_in(cache: KnowledgeCache) -> set[tuple[str, ...]]:
-    paths = set()
-    for node in cache.tree.nodes():
-        path: list[str] = []
-        ancestor: Node | None = node
-        while ancestor is not None and not ancestor.is_root:
-            path.insert(0, ancestor.label)
-            ancestor = ancestor.parent
-        paths.add(tuple(path))
-    return paths
-
-
-@pytest.mark.parametrize("capacity", [12, 16, 24, 40])
-def test_lru_over_trees_is_that_of_a_naive_implementation(capacity):
-    chance = random.Random(capacity)
-    cache, naive = KnowledgeCache(capacity, 1, LRU()), NaiveTree(capacity)
-    for step in range(400):
-        path = [SYSTEM, *chance.sample(DOCUMENTS, chance.randrange(3))]
-        extra = chance.randrange(2)
-        assert use(cache, path, extra) == naive.use(path, extra), f"step {step}"
-        assert labels_in(cache) == naive.size.keys(), f"step {step}"
-    assert cache.counts.evictions == len(naive.evicted) > 0
-    cache.check_integrity()
-
-
-def test_a_price_is_learned_from_misses_alone():
-    """PGDSF (3): the mean over the requests that missed a node of T(alpha, beta) / beta, whichever inserted it."""
-    cache = KnowledgeCache(100, 1, POLICIES["pgdsf"](100), cost=lambda cached, new: 1.0 * cached + 10.0 * new)
-    use(cache, [SYSTEM])
-    path = [SYSTEM, DOCUMENTS[1], DOCUMENTS[2]]  # behind 3 cached tokens, 2 + 3 to compute
-    use(cache, path)
-    nodes = cache.tree.match(cache.tree.root("default"), path)
-    assert [node.seconds_per_token for node in nodes] == pytest.approx([10.0, 53 / 5, 53 / 5])
-    for _ in range(3):
-        use(cache, path)
-    assert [(node.frequency, node.misses) for node in nodes] == [(5, 1), (4, 1), (4, 1)]
-    assert [node.seconds_per_token for node in nodes] == pytest.approx([10.0, 53 / 5, 53 / 5])
-    two = [cache.lease([SYSTEM, DOCUMENTS[3]], 0), cache.lease([SYSTEM, DOCUMENTS[3], DOCUMENTS[0]], 0)]
-    for lease in two:  # both missed the same node, at two prices
-        lease.commit(computed(lease))
-    assert two[0].nodes[1].seconds_per_token == pytest.approx((43 / 4 + 53 / 5) / 2)
-    for lease in two:
-        lease.release()
-    cache.check_integrity()
-
-
-def test_a_newcomer_that_competes_may_lose_and_displaces_nothing():
-    cache = KnowledgeCache(10, 1, POLICIES["lfu"](10), admission="competes", working=4)
-    for _ in range(3):
-        use(cache, [SYSTEM])
-        use(cache, [DOCUMENTS[2]])  # the six that idle nodes may have are taken, and asked for often
-    for document in (DOCUMENTS[0], DOCUMENTS[3]):
-        use(cache, [document])
-    assert labels_in(cache) == {("system",), ("d2",)}
-    assert (cache.counts.rejections, cache.counts.evictions) == (2, 0)
-    lease = cache.lease([DOCUMENTS[1], DOCUMENTS[0], DOCUMENTS[3]], 0)  # more than is kept free: it must run
-    assert lease is not None
-    lease.release()
-    assert cache.counts.evictions == 1
-    cache.check_integrity()
-
-
-def test_a_newcomer_that_wins_displaces_as_many_as_it_needs():
-    cache = KnowledgeCache(10, 1, LRU(), admission="competes", working=4)
-    use(cache, [DOCUMENTS[1]])
-    use(cache, [DOCUMENTS[5]])
-    use(cache, [DOCUMENTS[3]])
-    assert labels_in(cache) == {("d5",), ("d3",)}
-    cache.check_integrity()
-
-
-def test_admission_is_checked():
-    with pytest.raises(ValueError, match="one of always, competes, not 'never'"):
-        KnowledgeCache(10, 1, LRU(), admission="never")
-    with pytest.raises(ValueError, match="does not fit"):
-        KnowledgeCache(10, 1, LRU(), admission="competes", working=10)

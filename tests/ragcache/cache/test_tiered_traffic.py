@@ -28,7 +28,6 @@ class Running:
         self.extra = extra
         self.memory: list[list[Kv]] = []
         self.own: list[Kv] = []
-        self.committed = False
 
 
 class TieredTraffic(RuleBasedStateMachine):
@@ -41,9 +40,12 @@ class TieredTraffic(RuleBasedStateMachine):
         policy=st.sampled_from(sorted(POLICIES)),
         admission=st.sampled_from(ADMISSIONS),
         working=st.integers(0, 10),
+        share=st.booleans(),
     )
-    def build(self, device: int, host: int, disk: int, policy: str, admission: str, working: int) -> None:
+    def build(self, device: int, host: int, disk: int, policy: str, admission: str, working: int, share: bool) -> None:
         options: dict[str, Any] = {"admission": admission, "working": min(working, device - 1)}
+        options["share_in_flight"] = self.share = share
+        self.shared = self.inherited = 0  # requests that waited for another one's KV, and that computed it themselves
         self.pair = [Tiered(device, host, disk, policy, by_hand=True, **options) for _ in range(2)]
         self.open: list[Running] = []
 
@@ -65,6 +67,7 @@ class TieredTraffic(RuleBasedStateMachine):
             return None
         assert leases[0].cached_by_tier == leases[1].cached_by_tier
         assert leases[0].cached_tokens + leases[0].missed_tokens == sum(map(len, path))
+        self.shared += leases[0].shared_tokens > 0
         self.open.append(Running((leases[0], leases[1]), extra))
         return self.open[-1]
 
@@ -79,7 +82,7 @@ class TieredTraffic(RuleBasedStateMachine):
             self.move("writes", "both")
             self.move("reads", "both")
         self.begin(request)
-        self.commit(request)
+        self.commit(request, len(documents) + 1)
         self.release(request)
         if then_settle:
             self.settle()
@@ -93,20 +96,21 @@ class TieredTraffic(RuleBasedStateMachine):
                 if request.extra:
                     request.own.append(Kv(((0,) * request.extra,), tiered.alive))
 
-    @rule(request=requests)
-    def commit(self, request: Running | None) -> None:
-        if request in self.open and request.memory and not request.committed:
-            request.committed = True
+    @rule(request=requests, pieces=st.integers(0, 4))
+    def commit(self, request: Running | None, pieces: int) -> None:
+        if request in self.open and request.memory:
             for lease, memory in zip(request.leases, request.memory, strict=True):
-                lease.commit(memory)
+                lease.commit(memory[lease.committed :][:pieces])
 
     @rule(request=consumes(requests))
     def release(self, request: Running | None) -> None:
         if request in self.open:
             self.open.remove(request)
             request.memory, request.own = [], []
+            before = [each.leases[0].cached for each in self.open]
             for lease in request.leases:
                 lease.release()
+            self.inherited += before != [each.leases[0].cached for each in self.open]
 
     @rule(which=st.sampled_from(["copies", "writes", "reads"]), step=st.sampled_from(["work", "tell", "both", "both"]))
     def move(self, which: str, step: str) -> None:
@@ -119,8 +123,12 @@ class TieredTraffic(RuleBasedStateMachine):
     def settle(self) -> None:
         for tiered in self.pair:
             tiered.settle()
-        for request in self.open:
-            assert request.leases[0].ready, "nothing moves, and a lease still waits"
+        for number, request in enumerate(self.open):
+            lease = request.leases[0]
+            awaited = [node for node in lease.nodes[: lease.cached] if node.kv is None]
+            assert lease.ready == (lease.broken or not awaited), "nothing moves, and a lease still waits"
+            for node in [] if lease.broken else awaited:
+                assert any(node in earlier.leases[0].nodes for earlier in self.open[:number]), "none computes it"
 
     @rule(store=st.sampled_from(["shelf", "box"]), reason=st.sampled_from(["checksum", "io", "full", "memory"]))
     def fail_next(self, store: str, reason: str) -> None:
@@ -159,8 +167,21 @@ class TieredTraffic(RuleBasedStateMachine):
             for lease in request.leases:
                 for depth, node in enumerate(lease.nodes):
                     assert node.places[DEVICE] is not None
-                    if lease.ready and not lease.broken:
+                    if depth >= lease.cached + lease.committed:
+                        assert self.share
+                        assert node.kv is None
+                    elif lease.ready and not lease.broken:
                         assert node.kv.content == spelled(lease.path[: depth + 1])
+
+    @invariant()
+    def none_computes_what_another_one_computes(self) -> None:
+        if getattr(self, "share", False):
+            computing = [
+                (lease.root.label, spelled(lease.path[: depth + 1]))
+                for lease in (request.leases[0] for request in self.open if request.memory)
+                for depth in range(lease.cached + lease.committed, len(lease.path))
+            ]
+            assert len(computing) == len(set(computing))
 
     @invariant()
     def what_is_on_disk_can_be_used_from_the_disk_alone(self) -> None:
@@ -234,6 +255,7 @@ def test_long_and_random(seed: int) -> None:
         policy=sorted(POLICIES)[seed % len(POLICIES)],
         admission=ADMISSIONS[seed // 2 % 2],
         working=chance.randint(0, 6),
+        share=seed % 2 == 1,
     )
     requests: list[Running] = []
     seen: Counter[str] = Counter()
@@ -254,7 +276,8 @@ def test_long_and_random(seed: int) -> None:
             requests += [request] if request else []
         elif step in ("begin", "commit", "release"):
             if requests:
-                getattr(traffic, step)(chance.choice(requests))
+                more = [chance.randint(1, 4)] if step == "commit" else []
+                getattr(traffic, step)(chance.choice(requests), *more)
         elif step == "move":
             traffic.move(chance.choice(["copies", "writes", "reads"]), chance.choice(["work", "tell", "both"]))
         elif step == "fail_next":
@@ -264,6 +287,7 @@ def test_long_and_random(seed: int) -> None:
         traffic.books_balance()
         traffic.memory_of_the_device_is_never_more_than_there_is()
         traffic.what_a_ready_lease_holds_is_on_the_device_and_right()
+        traffic.none_computes_what_another_one_computes()
         traffic.what_is_on_disk_can_be_used_from_the_disk_alone()
         traffic.equal_calls_give_equal_caches()
     cache = traffic.pair[0].cache
@@ -272,5 +296,7 @@ def test_long_and_random(seed: int) -> None:
             seen[f"{tier.name} {name}"] = getattr(tier.counts, name)
     seen |= {name: counts.moves for name, counts in cache.hierarchy.moves.counts.items()}
     seen |= {"failures": sum(sum(tier.counts.failures.values()) for tier in cache.hierarchy.lower)}
+    if traffic.share:
+        seen |= {"shared": traffic.shared, "inherited": traffic.inherited}
     assert min(seen.values()) > 0, seen
     traffic.teardown()

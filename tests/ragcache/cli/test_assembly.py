@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ragcache.cli.assembly.torch import assemble, available_cores
+from ragcache.cli.assembly.torch import assemble
 from ragcache.cli.config import ServeConfig
 from ragcache.errors import ConfigError, ModelError
 from retrieval.errors import RetrievalError
@@ -48,7 +48,3 @@ def test_settings_that_do_not_fit_are_refused_and_nothing_stays_open(tiny_index,
 
 def _paths(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: Path(value) if name == "index" else value for name, value in settings.items()}
-
-
-def test_cores_are_counted():
-    assert available_cores() >= 1

@@ -40,6 +40,11 @@ speculate = "dynamic"
 max_waiting = 0
 reorder_window = 5
 grace_seconds = 5
+header_seconds = 6
+body_seconds = 7
+keep_alive_seconds = 65
+max_connections = 100
+cors_origin = ["http://localhost:5173"]
 """
 AS_READ = ServeConfig(
     index=Path("/data/faiss.idx"),
@@ -66,6 +71,11 @@ AS_READ = ServeConfig(
     max_waiting=0,
     reorder_window=5,
     grace_seconds=5.0,
+    header_seconds=6.0,
+    body_seconds=7.0,
+    keep_alive_seconds=65.0,
+    max_connections=100,
+    cors_origin=("http://localhost:5173",),
 )
 
 
@@ -89,7 +99,7 @@ def test_options_can_set_everything():
     for line in EVERY_SETTING.splitlines():
         name, value = line.split(" = ")
         flag = "--" + name.replace("_", "-")
-        arguments += ["--cache"] if name == "cache" else [flag, value.strip('"')]
+        arguments += ["--cache"] if name == "cache" else [flag, value.strip('["]')]
     assert from_options(*arguments) == AS_READ
 
 
@@ -242,7 +252,7 @@ def test_what_is_no_size(text):
 
 
 def test_each_setting_has_a_kind():
-    assert {option_kind(name) for name in NAMES} == {Path, str, int, bool, float}
+    assert {option_kind(name) for name in NAMES} == {Path, str, int, bool, float, tuple}
 
 
 def test_a_disk_cache_is_a_folder_and_a_size(tmp_path):

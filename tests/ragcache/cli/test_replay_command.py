@@ -36,7 +36,12 @@ def traffic(requests: int, *, per_second: float, documents: int = 200, seed: int
         pair = chance.sample([int(documents * chance.random() ** 3) for _ in range(9)] + [0, 1], 2)
         pair = pair if pair[0] != pair[1] else [pair[0], documents]
         arriving.append(
-            TimedRequest(time, tuple((f"d{at}", 200 + at * 7 % 600) for at in pair), 20, 1 + chance.randrange(12))
+            TimedRequest(
+                time,
+                tuple((f"d{document}", 200 + document * 7 % 600) for document in pair),
+                20,
+                1 + chance.randrange(12),
+            )
         )
     return Workload(tuple(arriving))
 
@@ -294,7 +299,8 @@ class TestTorch:
     def test_it_computes_and_finds_what_it_has_computed(self, tmp_path, tiny_folder, capsys):
         requests = Workload(
             tuple(
-                TimedRequest(at * 0.7, (("a", 60), ("b", 40)), question, 5) for at, question in enumerate([9, "Why?"])
+                TimedRequest(number * 0.7, (("a", 60), ("b", 40)), question, 5)
+                for number, question in enumerate([9, "Why?"])
             )
         )
         requests.write(tmp_path / "w.jsonl")

@@ -13,8 +13,8 @@ from ragcache.engine.torch.engine import TorchEngine
 def engines(tiny_model) -> Iterator[Callable[..., TorchEngine]]:
     made: list[TorchEngine] = []
 
-    def make(model: Any = tiny_model, **options: Any) -> TorchEngine:
-        made.append(TorchEngine(model, threads=1, **options))
+    def make(model: Any = tiny_model, threads: int = 1, **options: Any) -> TorchEngine:
+        made.append(TorchEngine(model, threads=threads, **options))
         return made[-1]
 
     yield make

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from ragcache.engine.protocol import Failed, Finished, Job, LastEvent, Prefilled, Sampling, Started, Token
+from ragcache.engine.protocol import (
+    Failed,
+    Finished,
+    Job,
+    LastEvent,
+    Prefilled,
+    Progressed,
+    Sampling,
+    Started,
+    Token,
+)
 from ragcache.reuse.plan import Computed, Exact, Moved
 from tests.props.driven_engines import Driven, DrivenSimulation, DrivenTorch, job
 
@@ -31,10 +41,53 @@ def test_events_come_in_the_documented_order(drive):
     driven = drive(prefill_chunk=8)
     run = driven.submit(job(driven.engine, 5, 4, missing=[30]))
     driven.finish(run)
-    assert run.kinds == [Started, Prefilled, Token, Token, Token, Token, Finished]
-    assert run.events[1] == Prefilled(computed_tokens=35)
+    assert run.kinds == [Started, Progressed, Prefilled, Token, Token, Token, Token, Finished]
+    assert run.events[1:3] == [Progressed(computed_tokens=32), Prefilled(computed_tokens=35)]
     assert run.events[-1] == Finished("length", computed_tokens=35)
     assert all(event.margin >= 0 for event in run.events if isinstance(event, Token))
+
+
+def test_progress_is_told_when_pieces_are_whole_and_once_for_a_step(drive):
+    driven = drive(prefill_chunk=8)
+    run = driven.submit(job(driven.engine, 5, 1, missing=[3, 4, 13, 12, 7]))
+    driven.finish(run)
+    # steps end at 8, 16, 24, 32, 40 and 44 tokens; pieces at 3, 7, 20, 32 and 39
+    assert [event.computed_tokens for event in run.events if isinstance(event, Progressed)] == [8, 24, 32, 40]
+    assert run.kinds == [Started, *[Progressed] * 4, Prefilled, Token, Finished]
+
+
+def test_what_progress_told_of_stays_when_the_job_is_cancelled(drive):
+    driven = drive(prefill_chunk=8)
+    first = job(driven.engine, 5, 1, missing=[6, 30])
+    run = driven.submit(first)
+    driven.begin()
+    driven.end()
+    driven.begin()
+    assert run.events[-1] == Progressed(8)
+    run.cancel()
+    driven.finish(run)
+    assert run.events[-1].reason == "cancelled"
+    assert first.targets[0].length == 6
+    again = driven.submit(job(driven.engine, 5, 1, cached=first.targets[:1]))
+    driven.finish(again)
+    assert again.events[1] == Prefilled(5)
+
+
+def test_prompts_are_computed_in_order_of_their_turns_and_then_of_submission(drive):
+    driven = drive(prefill_chunk=10)
+    runs = [driven.submit(replace(job(driven.engine, 25, 2), turn=5))]
+    assert driven.begin() == [10]
+    runs += [
+        driven.submit(replace(job(driven.engine, tokens, 1), turn=turn)) for turn, tokens in [(7, 3), (2, 4), (5, 6)]
+    ]
+    driven.end()
+    # four of turn 2, and six more of the first that was submitted of turn 5
+    assert driven.begin() == [4, 6]
+    driven.end()
+    assert driven.begin() == [9, 1]
+    driven.end()
+    assert driven.begin() == [1, 5, 3]
+    driven.finish(*runs)
 
 
 def test_started_is_told_when_the_step_begins_and_the_rest_when_it_ends(drive):
@@ -56,7 +109,7 @@ def test_kv_is_filled_and_what_was_cached_stays_as_it_was(drive):
     again = job(driven.engine, 8, 3, missing=[9], cached=spans)
     run = driven.submit(again)
     driven.finish(run)
-    assert run.events[1] == Prefilled(computed_tokens=9 + 8)
+    assert run.events[2] == Prefilled(computed_tokens=9 + 8)
     assert [kv.length for kv in spans] == [20, 30]
     assert again.targets[0].length == 9
 

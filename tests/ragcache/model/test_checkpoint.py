@@ -40,8 +40,9 @@ def test_the_current_folder_has_a_name(tiny_folder, monkeypatch):
     assert Checkpoint.resolve(".").name == "tiny-llama"
 
 
-def test_an_id_is_left_to_the_hub():
-    assert Checkpoint.resolve("HuggingFaceTB/SmolLM2-135M").location == "HuggingFaceTB/SmolLM2-135M"
+def test_an_id_is_the_folder_that_the_hub_has_for_it(tiny_folder, monkeypatch):
+    monkeypatch.setattr("ragcache.model.checkpoint.downloaded", {"someone/tiny": tiny_folder}.__getitem__)
+    assert Checkpoint.resolve("someone/tiny") == Checkpoint("someone/tiny", str(tiny_folder))
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./none", "~/none", "a/b/c", "none.gguf", "sub/none.GGUF"])
@@ -117,6 +118,31 @@ def test_the_cache_folder_follows_its_variable(monkeypatch):
     monkeypatch.delenv("RAGCACHE_HOME")
     monkeypatch.setenv("HOME", "/home/ada")
     assert cache_home() == Path("/home/ada/.cache/ragcache")
+    monkeypatch.setenv("RAGCACHE_HOME", "~/models")
+    assert cache_home() == Path("/home/ada/models")
+
+
+def test_a_user_without_a_home_folder_is_told_the_variable(monkeypatch):
+    monkeypatch.delenv("RAGCACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where neither HOME nor the user is known
+    with pytest.raises(ModelError, match="set RAGCACHE_HOME"):
+        cache_home()
+
+
+@pytest.mark.parametrize("what", ["a file", "a folder of others"])
+def test_a_cache_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, what):
+    home = tmp_path / "home"
+    if what == "a file":
+        home.write_text("")
+    else:
+        home = Path("/proc/ragcache")  # which root cannot write either
+    monkeypatch.setenv("RAGCACHE_HOME", str(home))
+    gguf = tmp_path / "m.gguf"
+    gguf.write_bytes(b"GGUF")
+    with pytest.raises(ModelError) as caught:
+        Checkpoint.resolve(str(gguf))
+    assert str(caught.value).startswith(f"{home / 'models'}: the converted model cannot be kept there (")
+    assert "set RAGCACHE_HOME" in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, 5_000, 1_000_000])

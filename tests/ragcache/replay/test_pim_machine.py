@@ -65,7 +65,7 @@ def test_a_lone_request_takes_its_search_its_prefill_and_its_steps(name):
     assert only.search == near(looked)
     assert only.prefill == near(filled)
     assert only.ttft == near(looked + filled)
-    steps = sum(own.step(1, tokens + at).seconds for at in range(39))
+    steps = sum(own.step(1, tokens + step).seconds for step in range(39))
     assert only.total == near(looked + filled + steps)
 
 
@@ -74,7 +74,7 @@ def test_a_lone_request_is_answered_as_fast_as_pimsim_runs_it(name):
     changes = {"workload.requests": 1, "workload.warm_requests": 0, "workload.output_tokens": 50}
     config = SystemConfig.load(name, changes | ONE_QUERY)
     theirs = run_system(config)
-    documents = tuple((f"d{at}", config.workload.document_tokens) for at in range(config.workload.documents))
+    documents = tuple((f"d{number}", config.workload.document_tokens) for number in range(config.workload.documents))
     asked = Workload((TimedRequest(0.0, documents, config.workload.question_tokens, 50),))
     (ours,) = served(replayed(asked, PimMachine(config), prefill_chunk=2048))
     # theirs computes logits behind each document, too
@@ -121,7 +121,7 @@ def test_memory_and_links_are_the_systems():
     small, large = machine("cpu-gpu-v100"), machine("cpu-gpu-v100", gpu__memory_gb=64.0)
     assert large.kv_capacity() - small.kv_capacity() == 32e9
     # 18 GB hold the KV of 35 thousand tokens of LLaMA2-7B: 48 of 1,000 do not fit, and come back cold
-    requests = workload(*[(float(at), chr(97 + at % 48)) for at in range(96)], size=1000)
+    requests = workload(*[(float(number), chr(97 + number % 48)) for number in range(96)], size=1000)
     results = [replayed(requests, on).as_dict() for on in (small, large)]
     assert [each["config"]["device_cache"] for each in results] == [small.kv_capacity(), large.kv_capacity()]
     assert [each["hits"]["document_ratio"] < 0.5 for each in results] == [True, False]
@@ -142,7 +142,7 @@ def test_what_is_loaded_from_the_host_comes_over_the_systems_link():
 
 def test_heterrag_answers_sooner_than_a_v100_does():
     requests = workload(
-        *[(at * 0.05, pair) for at in range(5) for pair in ("ab", "cd", "ea", "fb")], size=400, output=30
+        *[(number * 0.05, pair) for number in range(5) for pair in ("ab", "cd", "ea", "fb")], size=400, output=30
     )
     ours, theirs = (replayed(requests, machine(name), max_batch=8).as_dict() for name in ("heterrag", "cpu-gpu-v100"))
     for measure in ("ttft", "total", "search", "time_per_output_token"):
@@ -161,7 +161,7 @@ class TestPipelining:
             assert list(last.positions) == list(range(6))
             times = [shown.seconds for shown in (*looks, last)]
             assert times == sorted(set(times))
-            results_shown = [[at for at in shown.positions if at >= 0] for shown in looks]
+            results_shown = [[position for position in shown.positions if position >= 0] for shown in looks]
             for shown, ours in zip(looks, results_shown, strict=True):
                 others = len(ours) - 6
                 assert list(shown.positions) == ours + list(range(-1, others - 1, -1))
@@ -190,7 +190,7 @@ class TestPipelining:
 
     def test_what_is_shown_is_speculated_on(self):
         on = PimMachine(SystemConfig.load("heterrag"))
-        requests = workload(*[(float(at), "ab") for at in range(4)], size=50)
+        requests = workload(*[(float(number), "ab") for number in range(4)], size=50)
         results = replayed(requests, on, speculate=True, policy="none").as_dict()
         assert 0 < results["speculation"]["used"] < results["speculation"]["started"]  # some of it on others' documents
         assert results["search"]["not_overlapped"]["mean"] < results["search"]["mean"]
@@ -198,7 +198,7 @@ class TestPipelining:
 
 def test_without_pipelining_a_batch_ends_with_its_slowest():
     on = PimMachine(SystemConfig.load("cpu-gpu-v100"))
-    shown = on.search([SearchRequest(at, 2, 300) for at in range(20)], 0)
+    shown = on.search([SearchRequest(number, 2, 300) for number in range(20)], 0)
     assert [len(each) for each in shown] == [1] * 20
     assert len({each[-1].seconds for each in shown}) == 1
     assert shown[0][-1].seconds > 1.5 * on.search([SearchRequest(0, 2, 300)], 0)[0][-1].seconds

@@ -69,8 +69,13 @@ def test_who_comes_during_a_long_prefill_waits_for_its_end():
     ]
     assert report.as_dict()["queueing"]["most_in_flight"] == 2
     # beside each other: of the second step's 512 tokens the long one takes 488, and the short one the other 24
-    beside = served(replayed(requests, max_batch=2))
+    beside = served(replayed(requests, max_batch=2, share_in_flight=False))
     assert [each.queue for each in beside] == [0, near(0.512 - 0.4)]
+    assert beside[1].ttft == near(1.1 - 0.4)
+    # the system prompt is being computed: there by the end of the first step, when the second has begun, of 488 tokens
+    sharing = served(replayed(requests, max_batch=2))
+    assert [each.queue for each in sharing] == [0, near(1.0 - 0.4)]
+    assert sharing[1].ttft == near(1.09 - 0.4)
     assert beside[0].ttft == near(0.512 + 0.512)
 
 
@@ -165,7 +170,7 @@ def test_a_wrong_guess_costs_no_more_than_its_step():
 
 def test_lists_and_times_of_the_searches_come_by_turns():
     profile = searches(STAGES, SAME, OTHER_ORDER)
-    requests = workload(*[(at * 10.0, pair) for at, pair in enumerate(("ab", "cd", "ef", "gh"))])
+    requests = workload(*[(number * 10.0, pair) for number, pair in enumerate(("ab", "cd", "ef", "gh"))])
     report = replayed(requests, profile=profile, speculate=True)
     # with 230 tokens the wrong guess has ended, at 0.33 s, before the search has
     assert [each.speculations for each in served(report)] == [1, 2, 1, 2]
@@ -208,7 +213,7 @@ def test_a_replay_of_which_nothing_is_answered_has_a_report():
 
 
 def test_equal_arguments_give_equal_reports_and_other_seeds_others():
-    rows = [(0.0, "".join(sorted({chr(97 + at * at % 23), chr(97 + at % 11)}))) for at in range(300)]
+    rows = [(0.0, "".join(sorted({chr(97 + number * number % 23), chr(97 + number % 11)}))) for number in range(300)]
     requests = workload(*rows, output=4)
     profile = searches(STAGES, SAME, ((-1, 0), (1, 0), (0, 1)), ((-1, -2), (0, -1), (0, 1)))
     options = {"profile": profile, "speculate": True, "max_batch": 4, "reorder_window": 32, "device_cache": 1200}

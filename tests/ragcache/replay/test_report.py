@@ -117,7 +117,7 @@ def test_without_an_answer_there_are_no_times(outcomes):
 def test_the_table_shows_milliseconds_shares_and_what_went_wrong():
     report = report_of(
         answered(0, ttft=1.2345),
-        *(refused(at, "failed", f"trouble {at}") for at in range(1, 6)),
+        *(refused(number, "failed", f"trouble {number}") for number in range(1, 6)),
         refused(6, "overloaded", "full"),
         cost=PolynomialCost(1000, 0),
     )
@@ -130,7 +130,7 @@ def test_the_table_shows_milliseconds_shares_and_what_went_wrong():
     assert "prompts      100 tokens: 30.0 % from device, 20.0 % from host, 10.0 % from disk, 40.0 % computed" in lines
     assert "documents    50.0 % found in the cache" in lines
     # three of those that went wrong, by their place in the file; who was refused is only counted
-    assert lines[-3:] == [f"request {at + 1} failed: trouble {at}" for at in (1, 2, 3)]
+    assert lines[-3:] == [f"request {number + 1} failed: trouble {number}" for number in (1, 2, 3)]
 
 
 def test_the_json_is_the_dictionary():

@@ -49,7 +49,7 @@ def test_the_recorded_documents_come_back(stages):
 @given(stages=searched(), wanted=st.integers(0, 9))
 def test_a_request_ends_with_its_documents_however_many(stages, wanted):
     profile = searches((0.5,) * len(stages), positions(stages))
-    documents = [f"mine {at}" for at in range(wanted)]
+    documents = [f"mine {number}" for number in range(wanted)]
     shown_lists = [shown for _, shown in profile.search(0, documents, lambda j: f"outsider {j}")]
     assert shown_lists[-1] == documents
     for shown in shown_lists:
@@ -173,7 +173,11 @@ def ivf(tmp_path_factory, tiny_corpus):
     """An index with lists enough to be probed stage by stage."""
     folder = tmp_path_factory.mktemp("profiled")
     rows = [json.loads(line) for line in tiny_corpus.read_text(encoding="utf-8").splitlines()]
-    more = [{**row, "id": f"{row['id']}-{at}", "text": f"{row['text']} Part {at}."} for row in rows for at in range(40)]
+    more = [
+        {**row, "id": f"{row['id']}-{part}", "text": f"{row['text']} Part {part}."}
+        for row in rows
+        for part in range(40)
+    ]
     (folder / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more), encoding="utf-8")
     build_index(folder / "docs.jsonl", folder / "ivf", "ivf", Embedder.load(threads=1), progress=False)
     return folder / "ivf"

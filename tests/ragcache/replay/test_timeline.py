@@ -123,7 +123,9 @@ def test_any_outcomes_make_a_trace(tmp_path_factory, requests):
 @pytest.mark.parametrize("speculate", [False, True])
 def test_the_trace_of_a_replay(tmp_path, speculate):
     profile = searches((0.013, 0.027), ((0, 1), (0, 1)), ((1, 0), (0, 1)))
-    requests = workload(*[(at * 0.0317, pair) for at, pair in enumerate(["ab", "cd", "ba", "ae", "cf"] * 20)], output=3)
+    requests = workload(
+        *[(number * 0.0317, pair) for number, pair in enumerate(["ab", "cd", "ba", "ae", "cf"] * 20)], output=3
+    )
     report = replayed(requests, profile=profile, speculate=speculate, max_batch=3, device_cache=900, max_waiting=40)
     assert len(report.as_dict()["outcomes"]) == 2  # some are answered, some refused
     write_timeline(tmp_path / "t.json", report.outcomes)

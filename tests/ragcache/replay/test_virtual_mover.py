@@ -98,8 +98,8 @@ def test_pending_counts_what_is_not_done():
     pending: list[int] = []
 
     def act(record: Record) -> None:
-        for at in range(3):
-            record.submit(str(at), 1.0, then=lambda: pending.append(record.mover.pending))
+        for number in range(3):
+            record.submit(str(number), 1.0, then=lambda: pending.append(record.mover.pending))
 
     ran(act)
     assert pending == [2, 1, 0]

@@ -15,7 +15,7 @@ from ragcache.tree.segment import Segment
 from ragcache.tree.tree import KnowledgeTree
 from tests.props.budget import examples
 
-DOCUMENTS = [Segment.of(f"d{at}", [at + 1] * (2 + at % 5)) for at in range(8)]
+DOCUMENTS = [Segment.of(f"d{number}", [number + 1] * (2 + number % 5)) for number in range(8)]
 A, B = (Segment.of(name, [token] * 10) for name, token in (("a", 101), ("b", 102)))
 
 
@@ -133,7 +133,7 @@ def test_under_adversarial_arrivals_the_one_that_shares_nothing_waits_no_longer_
 
 def seconds_a_turn(count: int) -> float:
     chance = random.Random(count)
-    documents = [Segment.of(f"n{at}", [at + 1] * 20) for at in range(300)]
+    documents = [Segment.of(f"n{number}", [number + 1] * 20) for number in range(300)]
     cache = KnowledgeCache(20 * 400, 1, LRU())
     order = Order(cache.tree, 32)
 

@@ -277,13 +277,13 @@ def test_any_traffic_of_guesses_answers_all_and_conserves_memory(scripts, cache_
     rng = random.Random(seed)
 
     async def traffic(speculate: bool) -> Sequence[Any]:
-        searches = {str(at): [*script, (0.02, last)] for at, (script, last, _) in enumerate(scripts)}
+        searches = {str(number): [*script, (0.02, last)] for number, (script, last, _) in enumerate(scripts)}
         service = service_of(
             ScriptedFinder(searches), cache_tokens=cache_tokens, speculate=speculate, max_batch=3, reorder_window=4
         )
         tasks = []
-        for at, (_, _, leaves) in enumerate(scripts):
-            tasks.append(asyncio.create_task(answer_of(service, str(at), max_tokens=rng.randint(1, 4))))
+        for number, (_, _, leaves) in enumerate(scripts):
+            tasks.append(asyncio.create_task(answer_of(service, str(number), max_tokens=rng.randint(1, 4))))
             await asyncio.sleep(rng.choice([0.0, 0.03]))
             if leaves:
                 tasks[-1].cancel()
@@ -308,7 +308,11 @@ def test_real_searches_and_a_real_engine_answer_the_same_with_guesses(
     """An IVF index whose few lists are probed one stage each, so that provisional lists do change."""
     corpus = tmp_path / "docs.jsonl"
     rows = [json.loads(line) for line in tiny_corpus.read_text(encoding="utf-8").splitlines()]
-    more = [{**row, "id": f"{row['id']}-{at}", "text": f"{row['text']} Part {at}."} for row in rows for at in range(40)]
+    more = [
+        {**row, "id": f"{row['id']}-{part}", "text": f"{row['text']} Part {part}."}
+        for row in rows
+        for part in range(40)
+    ]
     corpus.write_text("".join(json.dumps(row) + "\n" for row in more), encoding="utf-8")
     build_index(corpus, tmp_path / "ivf", "ivf", Embedder.load(threads=1), progress=False)
     size = tiny_model.layout.bytes_per_token
@@ -347,8 +351,10 @@ def test_a_real_engine_answers_the_same_whatever_is_guessed_before(tiny_model):
     lists = ["AB", "BA", "AC", "ABC", "CA", "B"]
     rng = random.Random(5)
     scripts = {
-        str(at): [(rng.choice([0, 0.004, 0.02]), rng.choice(lists[: 1 + at % 6])) for _ in range(rng.randint(2, 4))]
-        for at in range(24)
+        str(number): [
+            (rng.choice([0, 0.004, 0.02]), rng.choice(lists[: 1 + number % 6])) for _ in range(rng.randint(2, 4))
+        ]
+        for number in range(24)
     }
 
     async def answered(speculate: bool) -> tuple[list[Answer], RagService]:

@@ -1,5 +1,7 @@
 """Services are wired in one way: settings are checked once, and a tier is there only where it is asked for."""
 
+import dataclasses
+
 import pytest
 
 from ragcache.cache.cache import KnowledgeCache
@@ -7,6 +9,7 @@ from ragcache.engine.torch.engine import TorchEngine
 from ragcache.errors import ConfigError
 from ragcache.policy import LRU, PGDSF, POLICIES
 from ragcache.prompt.template import PromptTemplate
+from ragcache.service.limits import Limits
 from ragcache.service.retriever_finder import RetrieverFinder
 from ragcache.service.settings import ServiceSettings
 from ragcache.service.wire import KvParts, Parts, wire
@@ -115,3 +118,30 @@ def test_a_setting_that_cannot_be_is_named(settings, message):
 
 def test_the_default_policy_is_pgdsf():
     assert ServiceSettings(device_cache=1).policy is POLICIES["pgdsf"]
+
+
+def test_settings_of_another_object_are_those_of_the_same_name():
+    """Each setting that the source has arrives; what is given beside it goes before, and the rest keeps its default."""
+    first = ServiceSettings(device_cache=3, top_k=4, max_batch=5, max_waiting=6, reorder_window=7, speculate=True)
+    assert ServiceSettings.of(first) == first
+    assert ServiceSettings.of(first.limits, device_cache=3) == first
+    assert ServiceSettings.of(first, top_k=1) == dataclasses.replace(first, top_k=1)
+    assert ServiceSettings.of(object(), device_cache=3) == ServiceSettings(device_cache=3)
+    with pytest.raises(ConfigError, match="max_batch must be at least 1"):
+        ServiceSettings.of(first, max_batch=0)
+
+
+def test_limits_are_the_settings_of_their_names():
+    settings = ServiceSettings(
+        device_cache=1,
+        top_k=3,
+        max_tokens=4,
+        max_batch=5,
+        max_waiting=6,
+        reorder_window=7,
+        max_prefill_batch=9,
+        speculate=True,
+    )
+    assert settings.limits == Limits(
+        top_k=3, max_tokens=4, max_batch=5, max_waiting=6, reorder_window=7, max_prefill_batch=9, speculate=True
+    )

@@ -77,7 +77,9 @@ def test_of_a_path_too_long_the_beginning_that_fits_is_cached(tmp_path):
 
 def test_ragpulse(tmp_path, capsys):
     written(
-        tmp_path, "passages.jsonl.gz", "".join(f'{{"passage_id":{at},"token_length":{at + 1}}}\n' for at in range(9))
+        tmp_path,
+        "passages.jsonl.gz",
+        "".join(f'{{"passage_id":{number},"token_length":{number + 1}}}\n' for number in range(9)),
     )
     rows = [[1, 2, 3], [], [1, 2, 4], [1, 2, 3], [5, 5]]
     text = "".join(json.dumps({"timestamp": "0", "hash_ids": {"passages_ids": row}}) + "\n" for row in rows)
@@ -181,7 +183,7 @@ def skewed(seed: int = 3) -> Trace:
     trace = Trace()
     for _ in range(6000):
         path = [int(400 * chance.random() ** 3) for _ in range(2)]
-        trace.add([(str(at), sizes[at]) for at in path])
+        trace.add([(str(name), sizes[name]) for name in path])
     return trace
 
 
@@ -290,11 +292,11 @@ class NaiveTwoTiers:
 def test_two_tiers_of_lru_hit_as_a_naive_replay_does(device, host):
     chance = random.Random(device)
     sizes = [chance.choice((100, 300, 1000, 2500)) for _ in range(100)]
-    names = [int(100 * chance.random() ** 2) for _ in range(4000)]
+    documents = [int(100 * chance.random() ** 2) for _ in range(4000)]
     trace, naive = Trace(), NaiveTwoTiers(device, host)
-    for at in names:
-        trace.add([(str(at), sizes[at])])
-    expected = [naive.use(str(at), sizes[at]) for at in names]
+    for document in documents:
+        trace.add([(str(document), sizes[document])])
+    expected = [naive.use(str(document), sizes[document]) for document in documents]
     bits: list[int] = []
     outcome = Simulation(trace, ConstantCost(), host_capacity=host).run("lru", device, on_request=bits.append)
     assert bits == [on_device or on_host for on_device, on_host in expected]

@@ -76,7 +76,7 @@ def test_kill_9_at_any_moment_leaves_whole_records_only(tmp_path):
 
 @pytest.mark.parametrize("kind", [lmdb.DiskError, lmdb.MapFullError, OSError, KeyboardInterrupt])
 def test_a_write_that_fails_midway_leaves_nothing(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("ragcache.storage.lmdb_store.BATCH_CHUNKS", 1)
+    monkeypatch.setattr("ragcache.storage.lmdb_chunks.BATCH_CHUNKS", 1)
     with opened(tmp_path) as store:
         commit, calls = store._file.commit, [0]
 

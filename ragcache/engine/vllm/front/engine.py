@@ -57,8 +57,8 @@ NULL_BLOCKS = 1  # blocks of the pool that vLLM takes for itself
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A job in the loop. `sources` are its prompt's tokens that were found, by tier; `end` is the connector's word of
-    how its request ended."""
+    """A job in the loop. `sources` are its prompt's cached tokens by tier; `end` resolves to the connector's report
+    of how its request ended."""
 
     job: Job
     deliver: Deliver

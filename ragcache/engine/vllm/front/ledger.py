@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -46,10 +47,12 @@ class VllmLedger:
 
     What stays cached is decided by the connector, in another process. Reports repeat its last bulletin, which is that
     of the last step that ended. A lease finds nothing at first: `cached_by_tier` is set when it is committed, to the
-    prompt tokens that vLLM and the connector had.
+    prompt tokens that vLLM and the connector had, and `shared_tokens` to those of them that another request was
+    computing: not known to be cached when the lease was given, but part of a prompt that was not computed yet.
     """
 
     keeps = True
+    shares_in_flight = False  # vLLM looks up what is cached when it comes to a prompt, and not before
 
     def __init__(self, board: Board, lower_names: Sequence[str] = ()) -> None:
         """`lower_names`: the connector's tiers below the device, fastest first."""
@@ -57,7 +60,7 @@ class VllmLedger:
         self.activity = 0
         self.lower_names = tuple(lower_names)
         self._board = board
-        self._leases: set[Lease] = set()
+        self._leases: dict[Lease, int] = {}  # and how many tokens of each were known to be cached when it was given
         self._reserved = 0  # bytes, of all open leases
         self._refusals = 0
         self._mirror = PathMirror()
@@ -89,7 +92,7 @@ class VllmLedger:
             return None
         none = (0, 0, 0)
         lease = Lease(self, self._mirror.root(namespace), tuple(path), [], size, none, none, sum(map(len, path)))
-        self._leases.add(lease)
+        self._note_in_flight(lease)
         self._reserved += size
         return lease
 
@@ -97,10 +100,11 @@ class VllmLedger:
         """For Lease.commit: `kv` are VllmKV, which by now say where the prompt's KV came from. vLLM keeps it."""
         if kv and kv[0].sources is not None:
             lease.cached_by_tier = kv[0].sources
+            lease.shared_tokens = max(0, min(lease.shared_tokens, lease.cached_tokens - self._leases[lease]))
 
     def end(self, lease: Lease) -> None:
         """Gives back the memory that a lease reserves; Lease.release calls it once."""
-        self._leases.remove(lease)
+        del self._leases[lease]
         self._reserved -= lease.reserved
         lease.reserved = 0
         self.refresh()  # what is cached now decides whose turn is next
@@ -183,6 +187,19 @@ class VllmLedger:
 
     def close(self) -> None:
         """Nothing is left to do: the connector closes its tiers with the engine."""
+
+    def _note_in_flight(self, lease: Lease) -> None:
+        """Opens a lease, with the tokens that it may share with prompts that are being computed."""
+        known = common = 0
+        for other in self._leases:
+            if other.root is lease.root and not other.committed:
+                pairs = zip(lease.path, other.path, strict=False)
+                same = itertools.takewhile(lambda pair: pair[0].key == pair[1].key, pairs)
+                common = max(common, sum(len(segment) for segment, _ in same))
+        if common:
+            known = sum(path.size for path in self._mirror.match(lease.root, self.cached_as(lease.path)))
+        lease.shared_tokens = max(0, common - known)
+        self._leases[lease] = known
 
     def _bytes_in_blocks(self, path: Sequence[Segment], extra_tokens: int) -> int:
         """Bytes of the blocks that a request fills, the last one whole."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from ragcache.engine.vllm.wire.orders import NOT_TRIED, Load, Outcome, Piece
 from ragcache.errors import RecordError
 from ragcache.tree.tree import Node, Place
 
-NOWHERE = -1  # number of no host copy: a load from there fails
+NOWHERE = -1  # stands for the number of a host copy that is gone: a load from there fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class BlockLoads:
         self._hierarchy = hierarchy
         self._dispatch = dispatch
         self._block = block_tokens
+        self._awaited: Counter[Node] = Counter()  # how many requests wait for a load of the node
 
     def nearest(self, node: Node) -> Tier | None:
         """The fastest tier below the device that has the node complete."""
@@ -70,6 +72,10 @@ class BlockLoads:
         """Whether a request has to wait for a load from these: some lie on disk."""
         return any(source.tier is self._hierarchy.disk for source in sources)
 
+    def awaited(self, sources: Sequence[Source]) -> bool:
+        """Whether another request waits for a load of some of these: its blocks will be there for all."""
+        return any(source.node in self._awaited for source in sources)
+
     def give(self, ticket: Ticket, sources: Sequence[Source], blocks: Sequence[int], tokens: int) -> None:
         """Orders `tokens` tokens behind the ticket's `local` ones to be loaded into the request's blocks.
 
@@ -79,6 +85,7 @@ class BlockLoads:
         first, last = ticket.local, ticket.local + tokens
         pieces: list[tuple[int, Piece]] = []
         on_outcome: dict[int, Callable[[Outcome], None]] = {}
+        waits = self.waits(sources)
         for source in sources:
             end = min(source.end, last)
             copy, name = source.place.copy, source.tier.name
@@ -89,7 +96,8 @@ class BlockLoads:
             ticket.loaded_by_tier[name] = ticket.loaded_by_tier.get(name, 0) + end - first
             source.tier.hold(source.node)
             hit_of = None if ticket.counted else ticket
-            on_outcome[number] = functools.partial(self._ended, source, copy, hit_of, end - first)
+            on_outcome[number] = functools.partial(self._ended, source, copy, hit_of, end - first, waits)
+            self._awaited.update([source.node] * waits)
             first = end
         if first < last:  # lost since it was promised: a load that fails, so that vLLM computes it
             number = self._dispatch.number()
@@ -97,14 +105,18 @@ class BlockLoads:
             pieces.append((number, Piece(NOWHERE, last - first, 0, ids)))
             on_outcome[number] = _ignore
         if pieces:
-            self._dispatch.give(Load(ticket.request, tuple(pieces), self.waits(sources)), on_outcome)
+            self._dispatch.give(Load(ticket.request, tuple(pieces), waits), on_outcome)
 
-    def _ended(self, source: Source, copy: Any, hit_of: Ticket | None, tokens: int, outcome: Outcome) -> None:
-        """The load of a piece of `tokens` tokens has ended.
+    def _ended(
+        self, source: Source, copy: Any, hit_of: Ticket | None, tokens: int, awaited: bool, outcome: Outcome
+    ) -> None:
+        """The load of a piece of `tokens` tokens has ended, which the request waited for if it was `awaited`.
 
         `copy` was referred to until now, so that it was there. `hit_of` is the request that counted it as a hit.
         """
         del copy
+        if awaited:
+            self._awaited -= Counter([source.node])
         tier, node, moves = source.tier, source.node, self._hierarchy.moves
         direction = "from_disk" if tier is self._hierarchy.disk else "host_to_device"
         error = None if outcome.reason is None else RecordError("KV was not loaded", reason=outcome.reason)

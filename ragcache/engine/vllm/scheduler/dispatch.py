@@ -8,6 +8,7 @@ from typing import Any
 from ragcache.cache.mover import Moved
 from ragcache.engine.vllm.wire.orders import Copy, Drop, Order, Orders, Outcome, Remove, Reports, Write
 from ragcache.errors import RecordError
+from ragcache.storage.interface import OtherRecords
 
 Work = Callable[[], Any]
 Done = Callable[[Moved], None]
@@ -29,6 +30,7 @@ class Dispatch:
         self._on_outcome: dict[int, OnOutcome] = {}  # by the order's number
         self._reports = Reports()
         self.era = 0
+        self.others_change = OtherRecords()  # at all workers, since they started
 
     @property
     def busy(self) -> bool:
@@ -75,6 +77,7 @@ class Dispatch:
     def hear(self, reports: Reports) -> None:
         """Takes in workers' reports. Outcomes are passed on in the order in which their orders were numbered."""
         self._reports.join(reports)
+        self.others_change = self._reports.others_change
         for number in sorted(self._reports.outcomes):
             if self._reports.outcomes[number].workers >= self._workers:
                 outcome = self._reports.outcomes.pop(number)

@@ -85,8 +85,11 @@ class SchedulerHooks:
         """Whether orders or bulletins wait for another step, though no request may be there."""
         return self.cache.busy or (self._reporter is not None and self._reporter.pending)
 
-    def matched(self, request: Request, computed_tokens: int) -> tuple[int, bool]:
-        """Tokens that can be loaded behind the `computed_tokens` that vLLM has, and whether the request has to wait."""
+    def matched(self, request: Request, computed_tokens: int) -> tuple[int | None, bool]:
+        """Tokens that can be loaded behind the `computed_tokens` that vLLM has, and whether the request has to wait.
+
+        None if they are on their way for another request: vLLM asks again in its next step.
+        """
         ticket = self._ticket(request)
         self.cache.make_room(request.num_tokens - computed_tokens)
         if ticket is None:

@@ -129,16 +129,19 @@ class OuterCache:
         ticket = self._tickets[request] = Ticket(request, list(path), namespace)
         return ticket
 
-    def match(self, ticket: Ticket, local: int, limit: int) -> tuple[int, bool]:
+    def match(self, ticket: Ticket, local: int, limit: int) -> tuple[int | None, bool]:
         """Tokens that can be loaded behind the `local` ones that vLLM has, of at most `limit` in all, and whether the
         request has to wait for them.
 
-        All are whole blocks. Changes nothing but `ticket.local`.
+        All are whole blocks. None if another request waits for some of them: ask again in the next step, for once they
+        have come vLLM has them, and what that request computes behind them. Changes nothing but `ticket.local`.
         """
         ticket.local = local
         sources = self._loads.sources(self._nodes_of(ticket), local, limit)
         if not sources:
             return 0, False
+        if self._loads.awaited(sources):
+            return None, False
         return min(limit, sources[-1].end) - local, self._loads.waits(sources)
 
     def make_room(self, tokens: int) -> None:
@@ -146,7 +149,7 @@ class OuterCache:
         self._device.make_room(tokens)
 
     def begin(self, ticket: Ticket, blocks: Sequence[int], tokens: int) -> None:
-        """The request has its blocks; `tokens` behind those that vLLM had at the last match are to be loaded."""
+        """Starts a request that has its blocks: loads `tokens` tokens behind those that vLLM had at the last match."""
         self.hierarchy.release(ticket.held)
         ticket.held, ticket.nodes, ticket.committed = [], [], 0
         nodes = self._nodes_of(ticket)
@@ -163,7 +166,7 @@ class OuterCache:
             tally(ticket, self.hierarchy, nodes, self._loads.nearest)
 
     def computed(self, ticket: Ticket, tokens: int, blocks: Sequence[Block]) -> None:
-        """After this step the first `tokens` tokens of the prompt are in the request's `blocks`."""
+        """Keeps the segments that this step completes: the prompt's first `tokens` tokens will be in `blocks`."""
         parent = ticket.nodes[-1] if ticket.nodes else self.tree.root(ticket.namespace)
         start = sum(len(segment) for segment in ticket.path[: ticket.committed])
         while ticket.committed < len(ticket.path):
@@ -181,7 +184,7 @@ class OuterCache:
             parent, start = node, end
 
     def finish(self, ticket: Ticket) -> None:
-        """The request has ended, however; vLLM frees its blocks next."""
+        """Ends a request, whether it was answered or not. Call before vLLM frees its blocks."""
         del self._tickets[ticket.request]
         self.hierarchy.release(ticket.held)
         ticket.held = []
@@ -192,7 +195,7 @@ class OuterCache:
                 self._writes.learn()
 
     def lost(self, blocks: set[int], tables: Iterable[Sequence[int]]) -> None:
-        """Loads into these blocks have failed. `tables` are the blocks of all requests that run, in order."""
+        """Has vLLM forget `blocks`, whose loads failed. `tables`: the blocks of each running request, in order."""
         if blocks:
             self.dispatch.era += 1
             self._device.spoiled(blocks, tables)
@@ -233,7 +236,7 @@ class OuterCache:
         return True
 
     def _raise_use(self, node: Node, price: float | None) -> None:
-        """The node is used once more; `price` is what a token of it cost if it was a miss, in seconds."""
+        """Counts a use of the node; `price` is the seconds that a token of it cost if it was a miss, else None."""
         self._uses += 1
         node.frequency += 1
         node.last_use = self._uses

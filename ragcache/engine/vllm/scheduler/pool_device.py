@@ -60,10 +60,10 @@ class PoolDevice:
             self._order.changed()
 
     def spoiled(self, blocks: set[int], tables: Iterable[Sequence[int]]) -> None:
-        """Loads into these blocks have failed. `tables` are the blocks of all requests that run, in order.
+        """Has vLLM forget `blocks`, whose loads failed. `tables`: the blocks of each running request, in order.
 
-        No request is to find the blocks, nor what a forward has made of them behind, before they are computed again:
-        and that may never be, if their request is given up first.
+        No request is to find these blocks, nor those computed from them, before they are computed again; that may never
+        happen, if their request is given up first.
         """
         wrong = set(blocks)
         for table in tables:

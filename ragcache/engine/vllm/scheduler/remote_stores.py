@@ -5,6 +5,7 @@ Both only keep: KV goes back to the blocks of the request that reads it, by a Lo
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,8 +14,8 @@ from ragcache.engine.vllm.scheduler.dispatch import Dispatch
 from ragcache.engine.vllm.wire.inventory import Inventory
 from ragcache.engine.vllm.wire.orders import Copy, Learn, Remove, Write
 from ragcache.errors import RagCacheError
-from ragcache.storage.interface import DeviceKV, HostKV
-from ragcache.storage.lmdb_store import footprint_of
+from ragcache.storage.interface import DeviceKV, HostKV, OtherRecords
+from ragcache.storage.lmdb_file import footprint_of
 from ragcache.storage.record import Record, Stats, root_key
 
 
@@ -54,6 +55,7 @@ class RemoteRecords:
         self._bytes_per_token = max(inventory.bytes_per_token for inventory in inventories)
         common = set.intersection(*({record.key for record in inventory.records} for inventory in inventories))
         self._records = [record for record in first.records if record.key in common]
+        self._others = functools.reduce(OtherRecords.plus, (inventory.others for inventory in inventories))
 
     def root_key(self, namespace: str) -> bytes:
         return root_key(self._fingerprint, namespace)
@@ -65,6 +67,10 @@ class RemoteRecords:
         """Lists the records that all workers had when they started; a second time, none."""
         records, self._records = self._records, []
         return records
+
+    def others(self) -> OtherRecords:
+        """What the workers have of other settings, all together, by their latest reports."""
+        return self._others.plus(self._dispatch.others_change)
 
     def write(self, record: Record, kv: DeviceKV | HostKV) -> None:
         """Has each worker write its share. RecordError "missing" if the blocks to write hold other KV by now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ragcache.storage.interface import OtherRecords
 from ragcache.storage.record import Record, Stats
 
 # reasons of failures that are no fault of the copy or record itself
@@ -111,12 +112,14 @@ class Outcome:
 
 @dataclass(slots=True)
 class Reports:
-    """Outcomes of orders, by their numbers."""
+    """Outcomes of orders, by their numbers, and by how much the records of other settings on disk have changed."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    others_change: OtherRecords = OtherRecords()
 
     def join(self, other: Reports) -> None:
         """Takes in the reports of other workers, or of later steps."""
         for number, outcome in other.outcomes.items():
             mine = self.outcomes.get(number)
             self.outcomes[number] = outcome if mine is None else mine.joined(outcome)
+        self.others_change = self.others_change.plus(other.others_change)

@@ -25,6 +25,7 @@ class ConnectorSettings:
 
     host_cache: int = DEFAULT_HOST_CACHE  # bytes of host memory for KV
     disk_cache: str = ""  # PATH:SIZE; no disk tier if empty
+    disk_cache_replace: bool = False  # remove at the start what other settings have left there
     policy: str = "pgdsf"  # a name of POLICIES, or module:Class
     admission: str = "always"
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS  # segments of a prompt that does not say where its documents end
@@ -50,7 +51,9 @@ class ConnectorSettings:
     @property
     def disk(self) -> DiskCache | None:
         """The folder and size of `disk_cache`; None without a disk tier."""
-        return DiskCache.parse(self.disk_cache) if self.disk_cache else None
+        if not self.disk_cache:
+            return None
+        return dataclasses.replace(DiskCache.parse(self.disk_cache), replace=self.disk_cache_replace)
 
     @classmethod
     def of(cls, extra: Mapping[str, Any]) -> ConnectorSettings:

@@ -249,11 +249,16 @@ class BlockStore:
         """Does work on the disk and reports how it ended. Runs in the writer's thread."""
         begin = time.perf_counter()
         reason = None
+        assert self._disk is not None
+        others = self._disk.others
         try:
-            assert self._disk is not None
             work(self._disk)
         except Exception as error:  # a disk may fail in any way; the engine goes on
             reason = _reason(error)
+        change = self._disk.others.minus(others)
+        with self._lock:
+            reports = self._results.reports
+            reports.others_change = reports.others_change.plus(change)
         self._report(number, reason, time.perf_counter() - begin)
 
     # -- reports

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ragcache.engine.torch.neighbour_watch import NeighbourWatch
 from ragcache.engine.vllm.wire.identity import blocks_fingerprint
 from ragcache.engine.vllm.wire.inventory import Inventory
 from ragcache.engine.vllm.wire.orders import Orders, Reports
@@ -21,7 +23,7 @@ class WorkerHooks:
     """A worker's blocks, host copies and disk cache, and the results of orders until vLLM asks for them.
 
     For each step vLLM calls `before`, `wait_for_layer` for each layer of a forward, then `after`, then what takes
-    results.
+    results. On a CPU, that is when other processes are watched.
     """
 
     def __init__(
@@ -37,13 +39,22 @@ class WorkerHooks:
             fingerprint = blocks_fingerprint(vllm_config, block_tokens, self._paged.describe())
             rank = f"worker-{parallel.data_parallel_rank}-{parallel.rank}-of-{parallel.world_size}"
             folder = Path(settings.disk.folder) / rank
-            disk = DiskStore.open(folder, settings.disk.size // parallel.world_size, fingerprint)
-            self.inventory = Inventory(token, fingerprint, disk.usable, disk.page_size, disk.records())
+            disk = DiskStore.open(
+                folder,
+                settings.disk.size // parallel.world_size,
+                fingerprint,
+                name=f"{vllm_config.model_config.model} in vLLM",
+                replace=settings.disk.replace,
+            )
+            self.inventory = Inventory(token, fingerprint, disk.usable, disk.page_size, disk.records(), disk.others)
         self.store = BlockStore(self._paged, block_tokens, disk)
         self._results = Results()
+        on_cpu = all(tensor.device.type == "cpu" for tensor in layers.values())
+        self._watch = NeighbourWatch(torch.get_num_threads() if on_cpu else 1)
 
     def before(self, orders: Orders) -> None:
         """A step begins: starts its loads."""
+        self._watch.resume()
         self.store.before(orders)
 
     def wait_for_layer(self, name: str) -> None:
@@ -54,6 +65,7 @@ class WorkerHooks:
         """The forward is queued: starts copies and writes. `idle`: nothing was computed in the step."""
         self.store.after(orders, idle=idle)
         self._results = self.store.take()
+        self._watch.pause()
 
     def take_arrived(self) -> set[str]:
         """Requests whose loads have ended, if they waited for them."""
@@ -72,4 +84,5 @@ class WorkerHooks:
 
     def close(self) -> None:
         """Finishes the work under way and lets go of the disk."""
+        self._watch.close()
         self.store.close()

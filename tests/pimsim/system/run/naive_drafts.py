@@ -70,15 +70,15 @@ class NaiveDraft:
         if last:
             self.wasted += sum(self.computed.pop(vertex, 0) for vertex in self.strangers)
         self.behind = self.order
-        found = tree.find(self.sequence) if tree is not None else [NEITHER] * len(self.order)
+        cached = tree.find(self.sequence) if tree is not None else [NEITHER] * len(self.order)
         pieces, loaded = [], 0
         for i, vertex in enumerate(self.order):
             if vertex in self.there or (vertex in self.computed and vertex not in self.dense):
                 continue
             needed = tokens
-            if found[i] == BOTH:
+            if cached[i] == BOTH:
                 needed = 0
-            elif found[i] == DENSE or (tree is not None and vertex in self.dense):
+            elif cached[i] == DENSE or (tree is not None and vertex in self.dense):
                 needed = important
             if needed < tokens:
                 loaded += tokens

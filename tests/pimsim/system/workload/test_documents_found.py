@@ -12,7 +12,7 @@ from pimsim.system.workload.requests import Documents, requests
 from tests.pimsim.props.systems import config
 
 
-def found(**changes):
+def retrievals_of(**changes):
     described = config(**changes)
     asking = requests(described)
     return Draws(described.workload, Documents(described.workload), asking).of(asking)
@@ -32,7 +32,7 @@ def of_request(retrievals, number):
 
 
 def test_documents_stay_as_long_as_stated_and_others_come_as_popular_as_they_are():
-    retrievals = found(workload__requests=60, workload__output_tokens=1600, workload__retrieve_every=16)
+    retrievals = retrievals_of(workload__requests=60, workload__output_tokens=1600, workload__retrieve_every=16)
     stayed, came = [], []
     for number in range(60):
         rows = of_request(retrievals, number)
@@ -50,10 +50,10 @@ def test_documents_stay_as_long_as_stated_and_others_come_as_popular_as_they_are
 
 
 def test_a_request_finds_the_same_whoever_else_asks():
-    few, many = (found(workload__requests=count, workload__retrieve_every=16) for count in (3, 40))
+    few, many = (retrievals_of(workload__requests=count, workload__retrieve_every=16) for count in (3, 40))
     for number in range(3):
         assert of_request(few, number) == of_request(many, number)
-    assert of_request(few, 0) != of_request(found(workload__retrieve_every=16, workload__seed=2), 0)
+    assert of_request(few, 0) != of_request(retrievals_of(workload__retrieve_every=16, workload__seed=2), 0)
 
 
 def test_requests_may_be_drawn_in_any_order():
@@ -67,7 +67,7 @@ def test_requests_may_be_drawn_in_any_order():
 
 def test_all_behind_the_first_that_changed_are_recomputed_where_that_is_asked():
     changed, everything = (
-        found(workload__retrieve_every=16, workload__context=context) for context in ("changed", "all")
+        retrievals_of(workload__retrieve_every=16, workload__context=context) for context in ("changed", "all")
     )
     assert (changed.documents == everything.documents).all()
     assert changed.changed == everything.changed
@@ -80,7 +80,7 @@ def test_all_behind_the_first_that_changed_are_recomputed_where_that_is_asked():
 def test_requests_of_any_number_of_documents_take_others_of_the_trace(tmp_path):
     path = tmp_path / "documents.jsonl"
     path.write_text("".join(json.dumps([10**18 + i * i % 97 for i in range(n, 2 * n)]) + "\n" for n in (1, 9, 4)))
-    retrievals = found(workload__documents_file=str(path), workload__retrieve_every=16)
+    retrievals = retrievals_of(workload__documents_file=str(path), workload__retrieve_every=16)
     assert retrievals.documents.max() < 14
     assert [len(of_request(retrievals, number)[0][0]) for number in range(6)] == [1, 9, 4, 1, 9, 4]
     assert not retrievals.there[:, 1:][retrievals.counts == 1].any()
@@ -88,7 +88,7 @@ def test_requests_of_any_number_of_documents_take_others_of_the_trace(tmp_path):
 
 
 def test_documents_that_do_not_stay_are_others(tmp_path):
-    retrievals = found(workload__requests=40, workload__retrieve_every=16)
+    retrievals = retrievals_of(workload__requests=40, workload__retrieve_every=16)
     rng = np.random.default_rng(1)
     rows = np.repeat(np.arange(len(retrievals.documents)), rng.integers(1, 9, len(retrievals.documents)))
     strangers = retrievals.strangers(rows, np.random.default_rng(2))
@@ -98,5 +98,5 @@ def test_documents_that_do_not_stay_are_others(tmp_path):
     assert (retrievals.strangers(rows, np.random.default_rng(2)) == strangers).all()
     path = tmp_path / "three.jsonl"
     path.write_text("[5, 6, 7]\n")  # there are no others
-    three = found(workload__documents_file=str(path), workload__retrieve_every=16)
+    three = retrievals_of(workload__documents_file=str(path), workload__retrieve_every=16)
     assert set(three.strangers(np.zeros(50, np.int64), rng).tolist()) == {0, 1, 2}

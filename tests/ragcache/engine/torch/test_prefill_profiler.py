@@ -87,7 +87,7 @@ def test_each_run_visits_every_point_in_an_order_of_its_own_and_equal_plans_in_e
         assert sum(done) == 4 * 3 * 15
         seen.append([(past, tokens) for past, tokens, _ in model.steps])
     assert seen[0] == seen[1]
-    runs = [seen[0][at : at + 6] for at in range(0, 24, 6)]
+    runs = [seen[0][first : first + 6] for first in range(0, 24, 6)]
     assert all(sorted(run) == sorted(runs[0]) for run in runs)
     assert len({tuple(run) for run in runs}) > 1
 

@@ -52,6 +52,7 @@ class Scheduled:
     def begin(self, request: FakeRequest) -> int:
         """vLLM looks a request up and allocates its blocks; returns the tokens to be loaded."""
         tokens, waits = self.side.matched(request, 0)
+        assert tokens is not None
         assert not waits
         self.blocks = self.pool.take(-(-request.num_tokens // BLOCK))
         for number, block in enumerate(self.blocks):

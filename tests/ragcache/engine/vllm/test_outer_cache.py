@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from ragcache.engine.vllm.wire.passages import passages
 from ragcache.errors import RecordError
 from tests.props.paged_engine import BLOCK, PagedEngine
 
@@ -56,6 +57,43 @@ def test_namespaces_share_nothing(engines):
     engine = engines(64)
     serve(engine, [0, 1], namespace="mine")
     assert serve(engine, [0, 1], namespace="yours").sources == {"device": 0}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_comes_from_disk_for_another_request_is_waited_for_and_not_loaded_again(
+    engines, tmp_path, damaged, monkeypatch
+):
+    first = engines(64, tmp_path)
+    serve(first, [0, 1])
+    first.close()
+    engine = engines(64, tmp_path)
+    cache, step, asked = engine.cache, engine._step, []
+    prompt = [*SYSTEM, *DOCUMENTS[0], *DOCUMENTS[1], 9007, 9107]
+    path = passages(prompt, [len(SYSTEM), len(DOCUMENTS[0]), len(DOCUMENTS[1])], BLOCK, 8)
+
+    def asks(namespace):
+        ticket = cache.open("another", path, namespace)
+        answer = cache.match(ticket, 0, whole([0, 1]))
+        cache.finish(ticket)
+        return answer
+
+    def watched(forward):
+        before = asks("default"), asks("yours")
+        results = step(forward)
+        asked.append((before, bool(results.arrived)))
+        return results
+
+    engine._step = watched
+    if damaged:
+        monkeypatch.setattr(engine.store._disk, "read_into", lambda *_: _maybe(random, 2))
+    served = serve(engine, [0, 1])
+    assert served.failed == damaged
+    arrived = next(number for number, (_, arrived) in enumerate(asked) if arrived)
+    # from the first step, which has the order, to the one that says that it is done
+    assert [before for before, _ in asked[: arrived + 1]] == [((None, False), (0, False))] * (arrived + 1)
+    # then there is something to be had of the disk or the host again, or nothing where it cannot be read
+    assert all(tokens is not None for (((tokens, _), _), _) in asked[arrived + 1 :])
+    assert asks("default")[0] is not None
 
 
 def test_a_disk_survives_and_fills_the_host(engines, tmp_path):

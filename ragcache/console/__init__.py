@@ -1,0 +1,1 @@
+"""What do people read of it? Streams that are safe for terminals and pipes, and the log."""

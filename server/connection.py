@@ -1,0 +1,216 @@
+"""Connection: one client's HTTP connection, which is closed if the client does not go on with its request."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Any
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from server.schemas import ErrorBody, ErrorDetail
+
+CAN_PROBE = hasattr(socket, "TCP_INFO")  # on Linux
+TCP_CLOSE = 7  # of include/net/tcp_states.h: the connection is reset
+FIRST_PROBE_SECONDS, LAST_PROBE_SECONDS = 0.02, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that a server waits for a client: for a request's `header` from the connection's beginning or the
+    request's first byte, for the `body` behind it (and for the client to take what is sent), and, `idle`, for another
+    request."""
+
+    header: float = 15.0
+    body: float = 30.0
+    idle: float = 5.0
+
+
+PATIENCE = Patience()
+
+
+class Phase(Enum):
+    """What a connection waits for."""
+
+    IDLE = auto()  # another request
+    HEADER = auto()  # the rest of a request's header
+    BODY = auto()  # the rest of a request's body
+    ANSWER = auto()  # the application
+
+
+class Connection(H11Protocol):
+    """uvicorn's protocol, with an end to waiting for the client.
+
+    A client that is too slow is told so (408) where part of a request is there, and closed without a word where none
+    is. A client that closes its writing half behind a whole request gets its answer; one that closes the connection is
+    told from it as `eof_received` says, and its request is cancelled.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        *,
+        patience: Patience,
+        admits: Callable[[Connection], bool],
+    ) -> None:
+        """`admits` says whether there is room for it, when it begins."""
+        super().__init__(config, server_state, app_state)
+        self._admits = admits
+        self.waiting_since: float | None = None  # the loop's time since which it waits for the client, if it does
+        self._patience = patience
+        self._phase = Phase.ANSWER
+        self._clocked: object = None  # the request that the phase belongs to
+        self._half_closed = False
+        self._served = False
+        self._impatience: asyncio.TimerHandle | None = None  # ends the wait for the client's next bytes
+        self._stalled: asyncio.TimerHandle | None = None  # ends the wait for the client to take what is sent
+        self._probing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._enter(self._current_phase())
+        if not self._admits(self):
+            self._refuse(503, "unavailable", "too many connections are open; come back later", retry_after=True)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._enter(self._current_phase())
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._served = True
+        self._unset_keepalive_if_required()  # `_impatience` is the only clock
+        self._enter(self._current_phase())
+        if self._half_closed and self._phase is not Phase.ANSWER:
+            self.transport.close()
+        if self.transport.is_closing():
+            self._expect_to_be_read()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_to_be_read()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._trust_to_read()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always closes
+        """Whether the connection stays open for the answer: the client has sent a whole request, then FIN.
+
+        FIN comes from a client that closed its writing half, and from one that has gone. An urgent byte tells them
+        apart: it stands outside the stream, so that the former does not see it, and the latter's system answers it
+        with a reset, at once or when the client closes.
+        """
+        if self._phase is not Phase.ANSWER or not CAN_PROBE:
+            return False
+        try:
+            with self.transport.get_extra_info("socket").dup() as client:
+                client.send(b"\0", socket.MSG_OOB)
+        except BlockingIOError:
+            pass  # what is on its way to the client does as well
+        except OSError:
+            return False
+        self._half_closed = True
+        self._probe(FIRST_PROBE_SECONDS)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._enter(Phase.ANSWER)
+        self._trust_to_read()
+        if self._probing is not None:
+            self._probing.cancel()
+        super().connection_lost(exc)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Says nothing: clients offer HTTP/2 with every request, and go on without it."""
+
+    def send_400_response(self, msg: str) -> None:
+        del msg
+        self._refuse(400, "malformed_request", "this is not a request of HTTP/1.1")
+
+    def shed(self) -> None:
+        """Ends it at once: another connection needs its place."""
+        self.waiting_since = None  # it is on its way
+        self.transport.abort()
+
+    def _current_phase(self) -> Phase:
+        if self.conn.their_state is h11.SEND_BODY:
+            return Phase.BODY
+        if self.conn.their_state is not h11.IDLE:
+            return Phase.ANSWER
+        return Phase.IDLE if self._served and not self.conn.trailing_data[0] else Phase.HEADER
+
+    def _enter(self, phase: Phase) -> None:
+        """Starts the clock of a phase, unless it runs already for this request."""
+        if phase is self._phase and self.cycle is self._clocked:
+            return
+        self._phase, self._clocked = phase, self.cycle
+        if self._impatience is not None:
+            self._impatience.cancel()
+        if phase is Phase.ANSWER:
+            self.waiting_since = None
+            return
+        seconds = {
+            Phase.IDLE: self._patience.idle,
+            Phase.HEADER: self._patience.header,
+            Phase.BODY: self._patience.body,
+        }
+        self.waiting_since = self.loop.time()
+        self._impatience = self.loop.call_later(seconds[phase], self._give_up, seconds[phase])
+
+    def _give_up(self, seconds: float) -> None:
+        """The client was too slow."""
+        if self._phase is Phase.BODY:
+            self._refuse(408, "request_timeout", f"the body did not come within {seconds:g} s")
+        elif self.conn.trailing_data[0]:
+            self._refuse(408, "request_timeout", f"the header did not come within {seconds:g} s")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, kind: str, message: str, *, retry_after: bool = False) -> None:
+        """Answers with an error, unless an answer has begun, and closes the connection."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # the application's own answer comes too late
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
+            body = ErrorBody(error=ErrorDetail(type=kind, message=message)).json_bytes()
+            headers = [
+                *self.server_state.default_headers,
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+                *([(b"retry-after", b"1")] if retry_after else []),
+            ]
+            answer = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode())
+            for part in (answer, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(part) or b"")
+        self.transport.close()
+        self._expect_to_be_read()
+
+    def _expect_to_be_read(self) -> None:
+        """Gives the connection up unless the client takes what is written to it, in time."""
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self._patience.body, self.transport.abort)
+
+    def _trust_to_read(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _probe(self, seconds: float) -> None:
+        """Ends the connection once the client's system has reset it, which nothing else would notice."""
+        state = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state == TCP_CLOSE:
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self._probing = self.loop.call_later(seconds, self._probe, min(2 * seconds, LAST_PROBE_SECONDS))

@@ -1,0 +1,120 @@
+"""Cores that a process may use, by its CPUs and its control groups, and what other processes take of them."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ragcache.engine import cores
+from ragcache.engine.cores import OtherUse, available_cores, granted_cores
+
+
+def cgroups(tmp_path: Path, own: str, files: dict[str, str]) -> float | None:
+    """What is granted to a process whose /proc/self/cgroup is `own`, where these files are mounted."""
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        file = tmp_path / "mounted" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return granted_cores(tmp_path / "own", tmp_path / "mounted")
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "granted"),
+    [
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 2.5),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+        ("0::/\n", {}, None),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "100000 50000", "cpu.max": "400000 100000"}, 2.0),
+        ("0::/not/seen/from/inside\n", {"cpu.max": "50000 100000"}, 0.5),
+        ("4:memory:/x\n1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ("1:cpu,cpuacct:/x\n", {"cpu/x/cpu.cfs_quota_us": "300000", "cpu/x/cpu.cfs_period_us": "100000"}, 3.0),
+        ("2:cpuset:/x\n", {"cpuset/x/cpu.max": "100000 100000"}, None),
+        ("0::/\n", {"unified/cpu.max": "100000 100000"}, 1.0),
+        ("0::/\n", {"cpu.max": "nonsense\n"}, None),
+    ],
+)
+def test_the_smallest_quota_of_any_group_counts(tmp_path, own, files, granted):
+    assert cgroups(tmp_path, own, files) == granted
+
+
+def test_no_control_groups_grant_nothing(tmp_path):
+    assert granted_cores(tmp_path / "none", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("cpus", "granted", "count"), [(8, None, 8), (8, 2.0, 2), (8, 1.5, 2), (8, 0.2, 1), (2, 64.0, 2)]
+)
+def test_cores_are_the_cpus_or_the_quota_rounded_up(monkeypatch, cpus, granted, count):
+    monkeypatch.setattr(cores, "allowed_cpus", lambda: set(range(cpus)))
+    monkeypatch.setattr(cores, "granted_cores", lambda: granted)
+    assert available_cores() == count
+
+
+def test_others_take_what_the_cpus_ran_without_this_process(tmp_path):
+    stat, now, own = tmp_path / "stat", [10.0], [1.0]
+
+    def write(*busy: int) -> None:
+        """Ticks of user, nice, system, irq, softirq, steal for CPU 0, and of user for CPU 1; idle and iowait vary."""
+        user, nice, system, irq, softirq, steal, second = busy
+        lines = [
+            "cpu  0 0 0 0 0 0 0 0 0 0",
+            f"cpu0 {user} {nice} {system} {now[0]:.0f} 77 {irq} {softirq} {steal} {user} 0",
+            f"cpu1 {second} 0 0 5 5 0 0 0 0 0",
+            "intr 12 99",
+        ]
+        stat.write_text("\n".join(lines))
+
+    write(0, 0, 0, 0, 0, 0, 0)
+    tick = os.sysconf("SC_CLK_TCK")
+    use = OtherUse(stat, cpus={0}, now=lambda: now[0], own_seconds=lambda: own[0])
+    both = OtherUse(stat, cpus={0, 1}, now=lambda: now[0], own_seconds=lambda: own[0])
+    now[0], own[0] = 12.0, 1.5
+    write(tick, tick // 10, tick // 10, tick // 10, tick // 10, tick // 10, tick)
+    assert use.since_last() == (2.0, pytest.approx(0.5))
+    assert both.since_last() == (2.0, pytest.approx(1.0))
+    assert use.since_last() == (0.0, 0.0)
+    now[0], own[0] = 13.0, 2.5  # what the ticks missed of our own time
+    assert use.since_last() == (1.0, 0.0)
+
+
+def test_cpus_of_threads_that_are_bound_count_together():
+    before, ended = os.sched_getaffinity(0), threading.Event()
+
+    def run() -> None:
+        os.sched_setaffinity(0, {min(before)})
+        ended.wait()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert cores.allowed_cpus() == before
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_system_that_does_not_count_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="stat"):
+        OtherUse(tmp_path / "stat")
+
+
+def test_a_busy_process_is_seen_and_this_one_is_not():
+    use = OtherUse()
+    with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as neighbour:
+        try:
+            time.sleep(1.0)
+            _, others = use.since_last()
+        finally:
+            neighbour.kill()
+    assert others > 0.2  # at least its share beside what else runs here
+    begin = time.process_time()
+    use.since_last()
+    while time.process_time() < begin + 0.5:
+        pass
+    seconds, others = use.since_last()
+    assert others <= len(cores.allowed_cpus()) - 0.5 / seconds + 0.1  # our own half second is not in it

@@ -1,0 +1,132 @@
+"""The watch looks only while its process computes, follows what others take, and survives what it cannot read."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ragcache.engine.torch import neighbour_watch
+from ragcache.engine.torch.neighbour_watch import NeighbourWatch
+from tests.props.torch_runs import PATIENCE, Run, job, prompt
+
+
+class ScriptedUse:
+    """Others take what a test says; an OSError is raised."""
+
+    def __init__(self) -> None:
+        self.others: float | OSError = 0.0
+        self.looks = 0
+
+    def since_last(self) -> tuple[float, float]:
+        self.looks += 1
+        if isinstance(self.others, OSError):
+            raise self.others
+        return 0.2, self.others
+
+
+@pytest.fixture
+def use(monkeypatch) -> ScriptedUse:
+    scripted = ScriptedUse()
+    monkeypatch.setattr(neighbour_watch, "OtherUse", lambda: scripted)
+    monkeypatch.setattr(neighbour_watch, "PERIOD", 0.002)
+    return scripted
+
+
+@pytest.fixture
+def watches() -> Iterator[Callable[[int], NeighbourWatch]]:
+    made: list[NeighbourWatch] = []
+
+    def make(threads: int) -> NeighbourWatch:
+        made.append(NeighbourWatch(threads))
+        return made[-1]
+
+    yield make
+    for watch in made:
+        watch.close()
+        assert watch.spinning
+    assert not [thread for thread in threading.enumerate() if thread.name in ("neighbour-watch", "openmp-idle")]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_threads_sleep_beside_others_and_spin_again_when_these_have_gone(use, watches):
+    watch = watches(2)
+    watch.resume()
+    until(lambda: use.looks > 5)
+    assert watch.spinning
+    use.others = 1.0
+    until(lambda: not watch.spinning)
+    use.others = 0.0
+    until(lambda: watch.spinning)
+
+
+def test_a_block_is_watched_from_beginning_to_end(use):
+    use.others = 1.0
+    with NeighbourWatch(2) as watch:
+        until(lambda: not watch.spinning)
+    assert watch.spinning
+    looks = use.looks
+    time.sleep(0.05)
+    assert use.looks == looks
+
+
+def test_nothing_is_looked_at_while_nothing_is_computed(use, watches):
+    watch = watches(2)
+    watch.resume()
+    until(lambda: use.looks > 5)
+    watch.pause()
+    time.sleep(0.05)
+    looks, use.others = use.looks, 1.0
+    time.sleep(0.1)
+    assert use.looks == looks
+    watch.resume()
+    until(lambda: not watch.spinning)
+    watch.pause()
+    use.others = 0.0
+    time.sleep(0.05)
+    assert not watch.spinning  # as it was, until it is computed again
+
+
+def test_one_thread_has_none_to_wait_for(use, watches):
+    watch = watches(1)
+    watch.resume()
+    time.sleep(0.05)
+    assert use.looks == 0
+
+
+def test_what_cannot_be_read_any_more_leaves_the_default(use, watches, caplog):
+    watch = watches(2)
+    use.others = 1.0
+    watch.resume()
+    until(lambda: not watch.spinning)
+    use.others = OSError("/proc is gone")
+    until(lambda: watch.spinning)
+    assert "watched no more: /proc is gone" in caplog.text
+
+
+def test_a_system_that_does_not_say_what_others_take_is_not_watched(monkeypatch, watches):
+    def refuse() -> ScriptedUse:
+        raise OSError("no /proc/stat")
+
+    monkeypatch.setattr(neighbour_watch, "OtherUse", refuse)
+    watches(2).resume()
+
+
+def test_the_engine_computes_the_same_beside_others_and_looks_only_while_it_computes(use, engines, generate):
+    engine = engines(threads=2)
+    use.others = 1.0
+    assert Run(engine, job(engine, prompt(30, 1), 12)).wait().tokens == generate(prompt(30, 1), 12)
+    until(lambda: not engine._watch.spinning)
+    until(lambda: not engine._watch._computing.is_set())
+    time.sleep(0.05)
+    looks = use.looks
+    time.sleep(0.1)
+    assert use.looks == looks
+    assert Run(engine, job(engine, prompt(30, 1), 12)).wait().tokens == generate(prompt(30, 1), 12)
+    assert use.looks > looks
