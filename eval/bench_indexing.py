@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -14,19 +15,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from eval.props.index_options import QUESTIONS
+from eval.props.question_set import read_questions
 from retrieval.corpus import Document, write_corpus
 from retrieval.embedder import DEFAULT_NAME
 from retrieval.index import Manifest
 
-WORDS = 4_000  # in the vocabulary
 SEED = 1
 
 
 def made_up(count: int, characters: int) -> Iterator[Document]:
-    """Documents of exactly this many characters: sentences and paragraphs of made-up words, drawn with a seed."""
+    """Documents of exactly this many characters: sentences and paragraphs of English words, drawn with a seed."""
     rng = random.Random(SEED)
-    syllables = [first + vowel for first in "bdfgklmnprstvw" for vowel in "aeiou"]
-    words = ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(WORDS)]
+    questions = " ".join(question.text for question in read_questions(QUESTIONS))
+    words = sorted(set(re.findall("[a-z]+", questions.lower())))
     for number in range(count):
         text = ""
         while len(text) < characters:
