@@ -1,18 +1,26 @@
 """Corpus: documents as JSON lines, plain or gzipped, read and written one at a time."""
 
+import codecs
+import collections
 import gzip
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from retrieval.errors import CorpusError
+from retrieval.long_json import parse_pieces
 
+PIECE = 1 << 18  # characters of a text, or bytes of a line, that are handled at once
 FIELDS = ("id", "title", "text")  # the keys retrieval uses; every other key of a row is kept in `extra`
+
+
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,15 @@ class Fields:
     text: str = "text"
 
 
+def text_pieces(text: str) -> Iterator[str]:
+    """A text in pieces of at most PIECE characters, so that no second copy of a long one is made; at least one."""
+    return (text[start : start + PIECE] for start in range(0, max(1, len(text)), PIECE))
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 class CorpusFingerprint:
     """SHA-256 over id, title and text of documents, in order.
 
@@ -69,8 +86,10 @@ class CorpusFingerprint:
     def add(self, document: Document) -> None:
         """Take in the next document."""
         # a JSON list marks where each field ends, so no two different rows share bytes
-        row = json.dumps([document.id, document.title, document.text], ensure_ascii=False, separators=(",", ":"))
-        self._hash.update(row.encode() + b"\n")
+        self._hash.update(_json([document.id, document.title])[:-1] + b',"')
+        for piece in text_pieces(document.text):
+            self._hash.update(_json(piece)[1:-1])
+        self._hash.update(b'"]\n')
 
     def hexdigest(self) -> str:
         """The fingerprint of the documents so far, 64 hex digits."""
@@ -127,11 +146,11 @@ def _read_rows(path: Path, progress: Callable[[int], None] | None, fields: Field
     try:
         with path.open("rb") as file, unpacked(path, file) as lines:
             reported = 0  # bytes that `progress` knows of
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(lines_in(lines), start=1):
                 if progress is not None and file.tell() > reported:
                     progress(file.tell() - reported)
                     reported = file.tell()
-                if not line.strip():
+                if line == b"":
                     continue
                 document = document_of(parsed(line, path, number), f"{path}:{number}", fields)
                 first = line_of.setdefault(document.id, number)
@@ -156,14 +175,53 @@ def unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
     return gzip.GzipFile(fileobj=file, mode="rb") if path.suffix == ".gz" else file  # type: ignore[return-value]
 
 
-def parsed(line: bytes, path: Path, number: int) -> Any:
+class ReadsLines(Protocol):
+    """Bytes that can be read by lines, or by less."""
+
+    def readline(self, size: int = -1, /) -> bytes:
+        """The rest of the line, with its end, but about `size` bytes at most."""
+
+
+def lines_in(file: ReadsLines) -> Iterator[bytes | Iterator[bytes]]:
+    """The lines of a file, without the white space around them; a long one as its pieces, to be read at once."""
+    while line := file.readline(PIECE):
+        if len(line) < PIECE or line.endswith(b"\n"):
+            yield line.strip()
+            continue
+        rest = _pieces(line, file)
+        yield rest
+        collections.deque(rest, maxlen=0)  # what was left unread, where the line turned out to be wrong
+
+
+def _pieces(piece: bytes, file: ReadsLines) -> Iterator[bytes]:
+    while piece:
+        yield piece
+        piece = b"" if piece.endswith(b"\n") else file.readline(PIECE)
+
+
+def parsed(line: bytes | Iterator[bytes], path: Path, number: int) -> Any:
     """The JSON value of line `number` of a file; CorpusError, naming the line, if it is not JSON in UTF-8."""
+    # editors on Windows start a file with a byte order mark
+    encoding = "utf-8-sig" if number == 1 else "utf-8"
+    position = 0  # bytes of the line before the piece that is decoded
     try:
-        # editors on Windows start a file with a byte order mark
-        return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        if isinstance(line, bytes):
+            return json.loads(line.decode(encoding))
+        decoder = codecs.getincrementaldecoder(encoding)()
+
+        def texts(pieces: Iterator[bytes]) -> Iterator[str]:
+            nonlocal position
+            for piece in pieces:
+                held = len(decoder.getstate()[0])
+                position -= held
+                yield decoder.decode(piece)
+                position += held + len(piece)
+            yield decoder.decode(b"", final=True)
+
+        return parse_pieces(texts(line))
     except UnicodeDecodeError as error:
         raise CorpusError(
-            f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line); save the corpus as UTF-8"
+            f"{path}:{number}: not UTF-8 (byte {position + error.start + 1} of the line); save the corpus as UTF-8"
         ) from error
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{path}:{number}: not JSON ({error}); each line must be one JSON object") from error
@@ -200,15 +258,14 @@ def _check(document: Document, where: str, fields: Fields) -> None:
             )
         if not isinstance(value, str):
             raise CorpusError(f"{where}: {key!r} is a JSON {_json_type(value)}; write it as a string")
-        if not value.strip() and name != "title":
+        if (not value or value.isspace()) and name != "title":
             raise CorpusError(f"{where}: {key!r} is blank; fill it in or leave the row out")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
+        half = None if value.isascii() else HALF_PAIR.search(value)
+        if half is not None:
             raise CorpusError(
-                f"{where}: {key!r} holds half of a surrogate pair at character {error.start + 1}, "
+                f"{where}: {key!r} holds half of a surrogate pair at character {half.start() + 1}, "
                 "which is not text; replace it with the intended character"
-            ) from error
+            )
 
 
 def _json_type(value: object) -> str:

@@ -27,6 +27,10 @@ DEFAULT_NAME = "default"
 # padded tokens in one forward. Larger batches gain nothing on a CPU: their matrices leave its caches, and memory of
 # their size comes fresh from the system each time
 BATCH_TOKENS = 1024
+# more than any tokenizer packs into a token on average: a text is cut there before it is tokenised, so that a text of
+# gigabytes costs no more than one of the longest kind
+MAX_CHARACTERS_PER_TOKEN = 32
+TOKENISED_CHARACTERS = 2 << 20  # at once: a tokenizer takes up to 115 bytes for each
 
 
 class Embedder:
@@ -97,7 +101,8 @@ class Embedder:
     def encode(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Vectors of texts in their order, float32 [len(texts), dim], each of length 1.
 
-        A text is cut after `max_tokens` tokens. `progress` is called after each batch with its number of texts.
+        A text is cut after `longest_text` characters and `max_tokens` tokens. `progress` is called after each batch
+        with its number of texts.
         """
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         if not texts:
@@ -117,9 +122,20 @@ class Embedder:
             return []
         return [len(ids) for ids in self._tokenized(texts)["input_ids"]]
 
-    def _tokenized(self, texts: Sequence[str]) -> Any:
-        with self._tokenizing:
-            return self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens)
+    @property
+    def longest_text(self) -> int:
+        """Characters of a text after which nothing is embedded any more."""
+        return self.max_tokens * MAX_CHARACTERS_PER_TOKEN
+
+    def _tokenized(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+        """What the model takes for each text, by the names of its inputs."""
+        tokens: dict[str, list[list[int]]] = {}
+        for part in _parts([text[: self.longest_text] for text in texts]):
+            with self._tokenizing:
+                encoded = self._tokenizer(part, truncation=True, max_length=self.max_tokens)
+            for name, values in encoded.items():
+                tokens.setdefault(name, []).extend(values)
+        return tokens
 
     def _computed(self, tokens: Any, batches: Sequence[list[int]]) -> Generator[np.ndarray]:
         """The vectors of each batch, in order.
@@ -157,6 +173,20 @@ class Embedder:
         for line, values in zip(padded, rows, strict=True):
             line[: len(values)] = torch.tensor(values)
         return padded
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in parts of at most TOKENISED_CHARACTERS, unless one text alone is longer."""
+    part: list[str] = []
+    characters = 0
+    for text in texts:
+        if part and characters + len(text) > TOKENISED_CHARACTERS:
+            yield part
+            part, characters = [], 0
+        part.append(text)
+        characters += len(text)
+    if part:
+        yield part
 
 
 def _pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:

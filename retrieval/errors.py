@@ -13,6 +13,10 @@ class IndexFolderError(RetrievalError):
     """An index folder is missing, half built, damaged, or does not fit the embedder or the documents."""
 
 
+class IndexDamaged(IndexFolderError):
+    """A file of an index is not what was written when it was built."""
+
+
 class EmbedderError(RetrievalError):
     """An embedding model is not installed, cannot be loaded, or is of a kind that is not supported."""
 

@@ -3,9 +3,7 @@
 import contextlib
 import json
 import math
-import os
-import shutil
-import tempfile
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -19,15 +17,21 @@ import lmdb
 import numpy as np
 from tqdm import tqdm
 
+from retrieval.build_folder import built_beside, require_replaceable
 from retrieval.corpus import Document
 from retrieval.embedder import Embedder
 from retrieval.errors import EmbedderError, IndexFolderError, RetrievalError, RetrievalWarning
+from retrieval.index_files import FileDigest, digest_of
 from retrieval.source import JsonLines, Source
-from retrieval.store import DocumentStore, DocumentWriter
+from retrieval.store import DATA_FILE, DocumentStore, DocumentWriter
+from retrieval.vector_file import GivenVectors, VectorFile, write_vectors
 
-FORMAT_VERSION = 1
-FAISS_FILE, DOCUMENTS_FOLDER, MANIFEST_FILE = "faiss.idx", "documents.lmdb", "manifest.json"
+FORMAT_VERSION = 2
+UNCHECKED_VERSION = 1  # has no digests of the index's files: still read
+FAISS_FILE, DOCUMENTS_FOLDER, MANIFEST_FILE = PARTS = "faiss.idx", "documents.lmdb", "manifest.json"
+CHECKED_FILES = (FAISS_FILE, f"{DOCUMENTS_FOLDER}/{DATA_FILE}")  # those that the manifest has digests of
 BLOCK = 1_024  # documents embedded, or vectors moved, at once: bounds memory for any size of corpus
+BLOCK_CHARACTERS = 2 << 20  # of the texts embedded at once: a tokenizer takes up to 115 bytes for each
 
 IVF_VECTORS_PER_LIST = 39  # fewer, and k-means cannot train a list well (FAISS warns below this)
 IVF_TRAINING_PER_LIST = 256  # more does not move the centroids (FAISS samples down to this)
@@ -60,7 +64,8 @@ class Manifest:
     `embedder` is the name to load the model by, `embedder_max_tokens` the tokens after which it cuts a text, `dim` the
     length of a vector, `parameters` the index type's own (see PARAMETERS), `versions` those of the packages that built
     it. `embeddings` says whether the vectors were "computed" by the embedder or "given" as a file. All vectors have
-    length 1, so the inner product is the cosine.
+    length 1, so the inner product is the cosine. `files` has the digests of CHECKED_FILES; it is empty where the index
+    was built before there were any.
     """
 
     embedder: str
@@ -73,6 +78,7 @@ class Manifest:
     documents: int
     embeddings: str
     versions: dict[str, str]
+    files: dict[str, FileDigest]
     kind: str = "ragcache-index"
     format_version: int = FORMAT_VERSION
     metric: str = "inner_product"
@@ -88,7 +94,7 @@ class Manifest:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise IndexFolderError(f"{path}: the index has no manifest, it was not finished; build it again") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise IndexFolderError(f"{path}: the manifest is unreadable ({error}); build the index again") from error
         return cls._validated(values, path)
 
@@ -105,7 +111,9 @@ class Manifest:
                 f"{path}: index format {format_version} is newer than this version reads ({FORMAT_VERSION}); "
                 "update ragcache or build the index again"
             )
-        if format_version != FORMAT_VERSION:
+        if format_version == UNCHECKED_VERSION and type(format_version) is int:
+            values = {"files": {}, **values}
+        elif format_version != FORMAT_VERSION or type(format_version) is not int:
             raise refusal(f"index format {format_version!r}, this version reads {FORMAT_VERSION}")
         names = {field.name for field in fields(cls)}
         if values.keys() != names:
@@ -125,7 +133,23 @@ class Manifest:
             raise refusal(f"unknown metric {values['metric']!r} or embeddings {values['embeddings']!r}")
         if values["documents"] < 1 or values["dim"] < 1:
             raise refusal(f"{values['documents']} documents of {values['dim']} dimensions")
-        return cls(**{**values, "index_type": index_type})
+        files = _digests(values["files"])
+        if files is None or files.keys() != (set() if format_version == UNCHECKED_VERSION else set(CHECKED_FILES)):
+            raise refusal(f"'files' has not the digests of {' and '.join(CHECKED_FILES)}")
+        return cls(**{**values, "index_type": index_type, "files": files})
+
+
+def _digests(files: dict[str, Any]) -> dict[str, FileDigest] | None:
+    """The digests that stand in a manifest; None if one of them is not one."""
+    digests = {}
+    for name, value in files.items():
+        if not isinstance(value, dict) or value.keys() != {"size", "sha256"}:
+            return None
+        size, sha256 = value["size"], value["sha256"]
+        if type(size) is not int or size < 0 or not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+            return None
+        digests[name] = FileDigest(size, sha256)
+    return digests
 
 
 def build_index(
@@ -154,21 +178,20 @@ def build_index(
     if kind not in set(IndexType):
         raise RetrievalError(f"unknown index type {kind!r}; choose one of {', '.join(IndexType)}")
     index_type = IndexType(kind)
-    _require_replaceable(out)
+    require_replaceable(out, PARTS)
     source = JsonLines(corpus) if isinstance(corpus, Path) else corpus
     size = source.size  # refuses a missing file before a model is loaded
     embedder = embedder or Embedder.load()
-    given = None if embeddings is None else _given_vectors(embeddings, embedder)
-    with _built_beside(out) as folder:
+    with contextlib.ExitStack() as opened:
+        given = None if embeddings is None else opened.enter_context(_given_vectors(embeddings, embedder))
+        folder = opened.enter_context(built_beside(out, PARTS))
         with _bar(progress, "reading", size, "B", BAR_DELAY) as advance:
             count = _write_documents(source, cut, folder / DOCUMENTS_FOLDER, advance)
-        vectors = np.lib.format.open_memmap(
-            folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, embedder.dim)
-        )
+        vectors = opened.enter_context(VectorFile(folder / "vectors", count, embedder.dim))
         with DocumentStore.open(folder / DOCUMENTS_FOLDER) as store:
             if given is None:
                 with _bar(progress, "embedding", count, "doc") as advance:
-                    _embed(store, embedder, passage or embedder.passage, vectors, advance)
+                    _embed(store, embedder, passage, vectors, advance)
             else:
                 if embeddings is not None and len(given) != count:
                     raise EmbedderError(
@@ -181,9 +204,8 @@ def build_index(
             corpus_fingerprint = store.corpus_fingerprint
         with _bar(progress, "indexing", count, "doc", BAR_DELAY) as advance:
             index, parameters = index_vectors(vectors, index_type, advance)
-        faiss.write_index(index, str(folder / FAISS_FILE))
-        del vectors
-        (folder / "vectors.npy").unlink()
+        (folder / "vectors").unlink()  # before the index is written, which has them all again
+        write_vectors(index, folder / FAISS_FILE)
         manifest = Manifest(
             embedder=embedder.name,
             embedder_fingerprint=embedder.fingerprint,
@@ -199,45 +221,10 @@ def build_index(
                 "lmdb": lmdb.__version__,
                 **{name: version(name) for name in ("numpy", "torch", "transformers")},
             },
+            files={name: digest_of(folder / name) for name in CHECKED_FILES},
         )
         manifest.save(folder / MANIFEST_FILE)
     return manifest
-
-
-def _require_replaceable(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise IndexFolderError(f"{out}: is a file; name a folder for the index")
-    if out.is_dir() and not (out / MANIFEST_FILE).is_file() and any(out.iterdir()):
-        raise IndexFolderError(f"{out}: the folder holds other files and is not an index; name a new or empty folder")
-
-
-@contextlib.contextmanager
-def _built_beside(out: Path) -> Iterator[Path]:
-    """A folder to build in. It becomes `out` if the block ends without an exception, and is removed otherwise."""
-    out = Path(os.path.abspath(out))  # noqa: PTH100  # not resolved: a symlink to an index must stay where it is
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
-    except OSError as error:
-        raise IndexFolderError(f"{out}: cannot build there ({error}); choose a folder you may write to") from error
-    try:
-        folder = workplace / "new"
-        folder.mkdir()
-        yield folder
-        _require_replaceable(out)  # it may have been filled meanwhile
-        if out.is_symlink():
-            out = out.resolve()
-        replaced = workplace / "old"
-        if out.exists():
-            out.rename(replaced)
-        try:
-            folder.rename(out)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(out)
-            raise
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -279,34 +266,53 @@ def _blocks(count: int) -> Iterator[slice]:
 def _embed(
     store: DocumentStore,
     embedder: Embedder,
-    passage: Callable[[Document], str],
-    vectors: np.ndarray,
+    passage: Callable[[Document], str] | None,
+    vectors: VectorFile,
     advance: Callable[[int], None],
 ) -> None:
-    for block in _blocks(len(store)):
-        texts = [passage(store.get(row)) for row in range(block.start, block.stop)]
+    for block, texts in _blocks_of_texts(store, embedder, passage):
         vectors[block] = embedder.encode(texts, advance)
 
 
-def _given_vectors(path: Path, embedder: Embedder) -> np.ndarray:
-    try:
-        given = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise EmbedderError(f"{path}: the embeddings file does not exist; check the path") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise EmbedderError(f"{path}: not a .npy file of numbers ({error}); save it with numpy.save") from error
-    if not isinstance(given, np.ndarray) or given.ndim != 2 or given.dtype not in (np.float16, np.float32, np.float64):
-        shape = f"{given.dtype} {list(given.shape)}" if isinstance(given, np.ndarray) else "an .npz archive"
-        raise EmbedderError(f"{path}: holds {shape}; embeddings are float16, float32 or float64 [documents, dim]")
-    if given.shape[1] != embedder.dim:
-        raise EmbedderError(
-            f"{path}: vectors of {given.shape[1]} dimensions, but embedder {embedder.name!r} makes {embedder.dim}; "
-            "questions are embedded with it, so both must come from the same model"
-        )
-    return given
+def _blocks_of_texts(
+    store: DocumentStore, embedder: Embedder, passage: Callable[[Document], str] | None
+) -> Iterator[tuple[slice, list[str]]]:
+    """What is embedded of the documents, in blocks of bounded number and length."""
+    longest = embedder.longest_text
+    texts: list[str] = []
+    characters = first = 0
+    for row in range(len(store)):
+        # a passage of the caller's own may be anywhere in the text
+        text = _head(store, row, embedder) if passage is None else passage(store.get(row))[:longest]
+        if texts and (len(texts) == BLOCK or characters + len(text) > BLOCK_CHARACTERS):
+            yield slice(first, row), texts
+            texts, characters, first = [], 0, row
+        texts.append(text)
+        characters += len(text)
+    yield slice(first, len(store)), texts
 
 
-def _copy_normalised(given: np.ndarray, vectors: np.ndarray, source: str, advance: Callable[[int], None]) -> None:
+def _head(store: DocumentStore, row: int, embedder: Embedder) -> str:
+    """The beginning of a document's passage, as long as any text that is embedded."""
+    document = store.get(row, 2 * embedder.longest_text)  # a title that the text repeats is left out
+    if document.text.isspace():
+        document = store.get(row)
+    return embedder.passage(document)[: embedder.longest_text]
+
+
+@contextlib.contextmanager
+def _given_vectors(path: Path, embedder: Embedder) -> Iterator[GivenVectors]:
+    """The vectors in a file; EmbedderError if they are not for this embedder."""
+    with contextlib.closing(GivenVectors(path)) as given:
+        if given.shape[1] != embedder.dim:
+            raise EmbedderError(
+                f"{path}: vectors of {given.shape[1]} dimensions, but embedder {embedder.name!r} makes "
+                f"{embedder.dim}; questions are embedded with it, so both must come from the same model"
+            )
+        yield given
+
+
+def _copy_normalised(given: GivenVectors, vectors: VectorFile, source: str, advance: Callable[[int], None]) -> None:
     """Copy the given vectors at length 1; EmbedderError names the first row that has no direction."""
     for block in _blocks(len(given)):
         part = given[block].astype(np.float64)  # squares of large float32 overflow
@@ -321,10 +327,10 @@ def _copy_normalised(given: np.ndarray, vectors: np.ndarray, source: str, advanc
         advance(len(part))
 
 
-def _compare(store: DocumentStore, embedder: Embedder, vectors: np.ndarray, source: str) -> None:
+def _compare(store: DocumentStore, embedder: Embedder, vectors: VectorFile, source: str) -> None:
     """Warn if given vectors differ from the embedder's own, over a sample of the documents."""
     rows = np.unique(np.linspace(0, len(store) - 1, COMPARED_DOCUMENTS).astype(int))
-    own = embedder.encode([embedder.passage(store.get(int(row))) for row in rows])
+    own = embedder.encode([_head(store, int(row), embedder) for row in rows])
     cosine = float((own * vectors[rows]).sum(axis=1).mean())
     if cosine < LEAST_COSINE:
         warnings.warn(
@@ -343,7 +349,7 @@ def ivf_parameters(count: int) -> dict[str, int]:
 
 
 def index_vectors(
-    vectors: np.ndarray, index_type: IndexType, advance: Callable[[int], None] = lambda _: None
+    vectors: np.ndarray | VectorFile, index_type: IndexType, advance: Callable[[int], None] = lambda _: None
 ) -> tuple[faiss.Index, dict[str, int]]:
     """A FAISS index of vectors of length 1, float32 [count, dim], by inner product, and the parameters chosen for it.
 

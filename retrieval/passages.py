@@ -10,7 +10,7 @@ from functools import cache
 from semantic_text_splitter import MarkdownSplitter
 
 from retrieval.corpus import Document, Passage
-from retrieval.embedder import Embedder
+from retrieval.embedder import MAX_CHARACTERS_PER_TOKEN, Embedder
 from retrieval.errors import RetrievalError
 
 DEFAULT_TOKENS, DEFAULT_OVERLAP = 256, 32
@@ -19,8 +19,6 @@ LEAST_TOKENS = 16
 # the splitter holds the structure of all it is given in memory
 WINDOW_CHARACTERS = 1 << 16
 BREAKS = ("\n\n", "\n", ". ", " ")
-# more than any tokenizer packs into a token on average; a tokenizer takes a word of any length for one unknown token
-MAX_CHARACTERS_PER_TOKEN = 32
 USUAL_CHARACTERS_PER_TOKEN = 6
 TITLE_SHARE = 4  # a title has at most a quarter of a passage
 SPLITTERS = 16  # are made at most: room for titles grows by this part of a passage, for a splitter has a fixed capacity

@@ -1,28 +1,28 @@
 """Retriever: the documents nearest to a question, from an index folder and the embedder that made it."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import faiss
 import numpy as np
 
-from retrieval.corpus import Document
+from retrieval.corpus import CorpusFingerprint, Document
 from retrieval.embedder import Embedder
-from retrieval.errors import IndexFolderError, RetrievalError, SearchError, SearchFailed
+from retrieval.errors import IndexDamaged, IndexFolderError, RetrievalError, SearchError, SearchFailed
 from retrieval.hnsw_stages import HNSWStages
-from retrieval.index import DOCUMENTS_FOLDER, FAISS_FILE, MANIFEST_FILE, IndexType, Manifest
+from retrieval.index import CHECKED_FILES, DOCUMENTS_FOLDER, FAISS_FILE, MANIFEST_FILE, IndexType, Manifest
+from retrieval.index_files import IndexCheck, OpenFile
 from retrieval.ivf_stages import IVFStages
 from retrieval.staged_search import FlatStages, Stage, StagedSearch, cuts
 from retrieval.store import DocumentStore
+from retrieval.vector_index import read_vectors
 
-FAISS_CLASS: dict[IndexType, Any] = {
-    IndexType.FLAT: faiss.IndexFlat,
-    IndexType.IVF: faiss.IndexIVFFlat,
-    IndexType.HNSW: faiss.IndexHNSWFlat,
-}
+log = logging.getLogger(__name__)
+
 STAGES: dict[IndexType, Callable[[Any], StagedSearch]] = {
     IndexType.FLAT: FlatStages,
     IndexType.IVF: IVFStages,
@@ -56,15 +56,26 @@ class Retriever:
     A search raises SearchError if its arguments are wrong, and SearchFailed, naming the part that failed and why, if
     it cannot be carried out. Neither affects the next search.
 
+    Once a file of the index is known to be damaged, because a document cannot be read or the check in the background
+    has come so far, every search raises IndexDamaged.
+
     `index` (FAISS), `store` and `embedder` are public for callers that search in their own way; the retriever owns
-    them and closes them.
+    them, and the `check` of the files, and closes them.
     """
 
-    def __init__(self, index: Any, store: DocumentStore, embedder: Embedder, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        index: Any,
+        store: DocumentStore,
+        embedder: Embedder,
+        manifest: Manifest,
+        check: IndexCheck | None = None,
+    ) -> None:
         self.index = index
         self.store = store
         self.embedder = embedder
         self.manifest = manifest
+        self.check = check or IndexCheck({}, {})
         self._staged = STAGES[manifest.index_type](index)
 
     @classmethod
@@ -73,28 +84,47 @@ class Retriever:
     ) -> "Retriever":
         """Open an index folder, or the faiss.idx in it, with the embedder that its manifest names or with `embedder`.
 
-        `threads` is as for `Embedder.load`; `loaded` spares the loading if it is that model.
-        Raises IndexFolderError if a part is missing or does not fit the others.
+        `threads` is as for `Embedder.load`; `loaded` spares the loading if it is that model. Raises IndexFolderError if
+        a part is missing, damaged, or does not fit the others; nothing is left open then. An index that another one
+        replaces meanwhile is opened again, so what is returned is one of the two, whole. Large files are still checked
+        when this returns: see `check`.
         """
         folder = index.parent if index.name == FAISS_FILE else index
         if not folder.is_dir():
             raise IndexFolderError(f"{folder}: there is no index folder; build one, or check the path")
+        while True:
+            identity = _identity(folder)
+            try:
+                opened = cls._open(folder, embedder, threads, loaded)
+            except IndexFolderError:
+                if _identity(folder) == identity:
+                    raise
+                continue
+            if _identity(folder) == identity:
+                opened.check.start()
+                return opened
+            opened.close()
+
+    @classmethod
+    def _open(cls, folder: Path, embedder: str | None, threads: int | None, loaded: Embedder | None) -> "Retriever":
+        """The index that lies in the folder now, or parts of two if it is being replaced."""
         manifest = Manifest.load(folder / MANIFEST_FILE)
-        vectors = _read_vectors(folder / FAISS_FILE, manifest)
-        store = DocumentStore.open(folder / DOCUMENTS_FOLDER)
-        try:
+        with ExitStack() as opened:
+            check = opened.enter_context(closing(_check(folder, manifest)))
+            vectors = read_vectors(folder / FAISS_FILE, manifest)
+            store = opened.enter_context(DocumentStore.open(folder / DOCUMENTS_FOLDER))
             if store.corpus_fingerprint != manifest.corpus_fingerprint or len(store) != manifest.documents:
                 raise IndexFolderError(
                     f"{store.folder}: the documents are not those the manifest names; build the index again"
                 )
+            if not manifest.files:
+                check.add(check.file(CHECKED_FILES[1]), partial(_require_documents, store))
             model = loaded
             if model is None or model.fingerprint != manifest.embedder_fingerprint:
                 model = Embedder.load(embedder or manifest.embedder, threads)
             _require_same_model(model, manifest, folder)
-        except BaseException:
-            store.close()
-            raise
-        return cls(vectors, store, model, manifest)
+            opened.pop_all()
+        return cls(vectors, store, model, manifest, check)
 
     def reopened(self) -> "Retriever":
         """The index that lies now where this one was opened, beside it. Raises as `open` does."""
@@ -120,39 +150,44 @@ class Retriever:
         *_, last = self._stages(query, k, AT_ONCE)
         return self._hits(last, {})
 
-    def search_stages(self, question: str, k: int, shares: Sequence[float] | None = None) -> Iterator[SearchStage]:
+    def search_stages(
+        self, question: str, k: int, shares: Sequence[float] | None = None, characters: int | None = None
+    ) -> Iterator[SearchStage]:
         """As `search`, with the hits after each share of the search's effort; the last stage is what `search` returns.
 
         `shares` are cumulative, rising, and end in 1; without them there are up to four stages of equal effort, fewer
         for small searches. A search too small for the shares has fewer stages, and a flat index has one. A stage is
         computed when the iterator is advanced, on the calling thread and without the GIL; dropping the iterator ends
-        the search. Raises SearchError at once if an argument is wrong.
+        the search. Raises SearchError at once if an argument is wrong. Texts of more than `characters` are cut to them
+        before they are read.
         """
         self._require_k(k)
         if not question.strip():
             raise SearchError("the question is empty; ask something")
-        return self.search_vector_stages(self._embed(question), k, shares)
+        return self.search_vector_stages(self._embed(question), k, shares, characters)
 
     def search_vector_stages(
-        self, vector: np.ndarray, k: int, shares: Sequence[float] | None = None
+        self, vector: np.ndarray, k: int, shares: Sequence[float] | None = None, characters: int | None = None
     ) -> Iterator[SearchStage]:
         """As `search_stages`, for a question already embedded as float32 [dim] of length 1."""
         self._require_k(k)
         query = self._query(vector)
         if shares is not None:
             cuts(1, tuple(shares))
-        return self._stages_of_hits(query, k, shares)
+        return self._stages_of_hits(query, k, shares, characters)
 
-    def _stages_of_hits(self, query: np.ndarray, k: int, shares: Sequence[float] | None) -> Iterator[SearchStage]:
+    def _stages_of_hits(
+        self, query: np.ndarray, k: int, shares: Sequence[float] | None, characters: int | None
+    ) -> Iterator[SearchStage]:
         documents: dict[int, Document] = {}  # read by this search: most stages have the same ones
         for stage in self._stages(query, k, shares):
-            yield SearchStage(self._hits(stage, documents), stage.done, stage.effort)
+            yield SearchStage(self._hits(stage, documents, characters), stage.done, stage.effort)
 
     def _embed(self, question: str) -> np.ndarray:
         with _failing("embedding the question"):
             return np.asarray(self.embedder.encode([question])[0])
 
-    def _hits(self, stage: Stage, documents: dict[int, Document]) -> list[Hit]:
+    def _hits(self, stage: Stage, documents: dict[int, Document], characters: int | None = None) -> list[Hit]:
         hits = []
         for place in np.lexsort((stage.ids, -stage.scores)):
             row = int(stage.ids[place])
@@ -160,15 +195,24 @@ class Retriever:
                 continue
             if row not in documents:
                 with _failing(f"reading document {row} of the store"):
-                    documents[row] = self.store.get(row)
+                    documents[row] = self._document(row, characters)
             hits.append(Hit(documents[row], float(stage.scores[place]), row))
         return hits
 
+    def _document(self, row: int, characters: int | None) -> Document:
+        try:
+            return self.store.get(row, characters)
+        except IndexDamaged as damage:
+            self.check.report(damage)
+            raise
+
     def close(self) -> None:
-        """Close the document store; closing twice is harmless."""
+        """Close the files of the index; closing twice is harmless."""
+        self.check.close()
         self.store.close()
 
     def _require_k(self, k: int) -> None:
+        self.check.require_sound()
         if not 1 <= k <= len(self):
             raise SearchError(f"k is {k}, but it must be from 1 to {len(self)}, the documents in the index")
 
@@ -249,32 +293,40 @@ def _doubling(first: int, last: int) -> list[int]:
     return efforts
 
 
-def _read_vectors(path: Path, manifest: Manifest) -> Any:
-    if not path.is_file():
-        raise IndexFolderError(f"{path}: the FAISS index is missing; build the index again")
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells the folder of one index from that of another which has its name; None if there is none."""
     try:
-        index: Any = faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise IndexFolderError(f"{path}: FAISS cannot read the index; it is damaged, build it again") from error
-    if not isinstance(index, FAISS_CLASS[manifest.index_type]) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise IndexFolderError(
-            f"{path}: a {type(index).__name__}, where the manifest says {manifest.index_type}; build the index again"
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _check(folder: Path, manifest: Manifest) -> IndexCheck:
+    """The check of the files of an index, begun."""
+    if not manifest.files:
+        log.warning(
+            "%s: built before manifests had digests, so changed numbers in %s are not noticed; build the index again "
+            "to have it checked",
+            folder,
+            FAISS_FILE,
         )
-    if index.d != manifest.dim or index.ntotal != manifest.documents:
-        raise IndexFolderError(
-            f"{path}: {index.ntotal} vectors of {index.d} dimensions, where the manifest says {manifest.documents} "
-            f"of {manifest.dim}; build the index again"
-        )
-    if manifest.index_type is IndexType.HNSW:
-        index.hnsw.efSearch = manifest.parameters["ef_search"]
-    elif manifest.index_type is IndexType.IVF:
-        if index.nlist != manifest.parameters["nlist"]:
-            raise IndexFolderError(
-                f"{path}: {index.nlist} lists, where the manifest says {manifest.parameters['nlist']}; "
-                "build the index again"
-            )
-        index.nprobe = manifest.parameters["nprobe"]
-    return index
+    with ExitStack() as opened:
+        files = {name: opened.enter_context(closing(OpenFile(folder / name))) for name in CHECKED_FILES}
+        opened.pop_all()
+    return IndexCheck(files, manifest.files)
+
+
+def _require_documents(store: DocumentStore, go_on: Callable[[int], bool]) -> None:
+    """IndexDamaged if the documents are not those of the store's fingerprint, by which an old manifest knows them."""
+    fingerprint = CorpusFingerprint()
+    for row in range(len(store)):
+        document = store.get(row)
+        fingerprint.add(document)
+        if not go_on(len(document.text)):
+            return
+    if fingerprint.hexdigest() != store.corpus_fingerprint:
+        raise IndexDamaged(f"{store.folder}: the document store is damaged (a text has changed); build the index again")
 
 
 def _require_same_model(model: Embedder, manifest: Manifest, folder: Path) -> None:

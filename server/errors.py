@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded, QuestionTooLong, RagCacheError
-from retrieval.errors import RetrievalError
+from retrieval.errors import IndexDamaged, RetrievalError
 from server.request_log import note
 from server.schemas import ErrorBody, ErrorDetail
 
@@ -17,6 +17,7 @@ _STATUS: list[tuple[type[Exception], int, str]] = [
     (Overloaded, 429, "overloaded"),
     (DeadlineExceeded, 504, "timeout"),
     (EngineError, 500, "engine_failed"),
+    (IndexDamaged, 503, "index_damaged"),
     (RetrievalError, 500, "retrieval_failed"),
     (RagCacheError, 500, "internal_error"),
 ]

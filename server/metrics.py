@@ -168,7 +168,7 @@ class _ServiceCollector(Collector):
             "ragcache_component_recoveries", "Times that it worked again after failures", labels=["component"]
         )
         for name, condition in health.conditions().items():
-            up.add_metric([name], condition.state == "ok")
+            up.add_metric([name], not condition.failures)
             failures.add_metric([name], health.failures(name))
             recoveries.add_metric([name], health.recoveries(name))
         yield from (up, failures, recoveries)

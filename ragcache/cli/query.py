@@ -49,10 +49,9 @@ def _figures(answer: dict[str, Any]) -> str:
 
 
 def _titles(retrieved: dict[str, Any]) -> str:
-    """The documents that an answer is drawn from, by title or id, nearest first; passages of one are named once."""
+    """The documents that an answer is drawn from, by title, source or id, nearest first."""
     named = (
-        one_line(document["title"] or document.get("source") or document["id"])
-        + (" (cut short)" if document["truncated"] else "")
+        one_line(document["title"] or document.get("source") or document["id"]) + " (cut short)" * document["truncated"]
         for document in retrieved["documents"]
     )
-    return ", ".join(dict.fromkeys(named))
+    return ", ".join(dict.fromkeys(named))  # several passages of one document are named once

@@ -14,15 +14,13 @@ from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.prompt import Prompt
 from ragcache.tree.segment import Segment
 from retrieval.corpus import Document
+from retrieval.embedder import MAX_CHARACTERS_PER_TOKEN
 from retrieval.joined import continuation, follows, reading_order
 
 SYSTEM_PROMPT = (
     "You are a helpful assistant. Use the documents to answer the question in one short sentence. "
     "If they do not hold the answer, say so."
 )
-# more than any tokenizer packs into a token on average: a text is cut there before it is tokenised, so that a document
-# of gigabytes costs no more than one of the longest kind
-MAX_CHARACTERS_PER_TOKEN = 32
 SEGMENTS_KEPT = 1024
 
 
@@ -84,9 +82,14 @@ class PromptTemplate:
                 limit=limit,
             )
 
+    @property
+    def longest_document(self) -> int:
+        """Characters of a document's text that a prompt can tell from a longer one, which it cuts."""
+        return self.max_doc_tokens * MAX_CHARACTERS_PER_TOKEN + 1
+
     def document(self, document: Document) -> Segment:
         """The segment of a document, cut to `max_doc_tokens`."""
-        longest = self.max_doc_tokens * MAX_CHARACTERS_PER_TOKEN + 1  # so that what is cut is not remembered
+        longest = self.longest_document  # so that what is cut is not remembered
         return self._document(document.id, document.title[:longest], document.text[:longest])
 
     def _tokenised(self, label: str, title: str, text: str) -> Segment:

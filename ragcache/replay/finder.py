@@ -18,6 +18,7 @@ from ragcache.replay.searches import Documents, Outsider, Searches, SearchesInTu
 from ragcache.replay.workload import TimedRequest, Workload
 from ragcache.service.answer import UsedDocument
 from ragcache.service.finder import Stage
+from ragcache.service.health import State
 from ragcache.tree.segment import Segment
 
 TOKENS_PER_WORD = 4 / 3  # in a question that is text: about what English takes with most tokenizers
@@ -75,6 +76,10 @@ class SimulatedFinder:
     @property
     def corpus_size(self) -> int:
         return self._most
+
+    @property
+    def index_state(self) -> tuple[State, str]:
+        return "ok", ""
 
     @property
     def tokenizer(self) -> Tokenizer:

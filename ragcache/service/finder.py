@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from ragcache.prompt.prompt import Prompt
 from ragcache.service.answer import UsedDocument
+from ragcache.service.health import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,13 @@ class Finder(Protocol):
     @property
     def corpus_size(self) -> int:
         """Number of documents, which is the largest `top_k`."""
+
+    @property
+    def index_state(self) -> tuple[State, str]:
+        """Whether the documents' index is what was built, and what there is to say of it.
+
+        "degraded" while that is being checked. "failed" once it is not: `find` raises IndexDamaged then.
+        """
 
     @property
     def tokenizer(self) -> Tokenizer:

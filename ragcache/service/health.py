@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-ENGINE, SEARCH = "engine", "search"  # the tiers below the device are called by their names
+ENGINE, SEARCH, INDEX = "engine", "search", "index"  # the tiers below the device are called by their names
 
 STEADY_SECONDS = 10.0  # without a failure, until what has failed counts as well again
 
@@ -17,7 +17,8 @@ State = Literal["ok", "degraded", "failed"]
 class Condition:
     """State of a component.
 
-    "degraded": it failed a short time ago; the next try may succeed. "failed": it will not work again by itself.
+    "degraded": it failed a short time ago, and the next try may succeed; or, with no failures, it is not known to be
+    well yet. "failed": it will not work again by itself.
     """
 
     state: State
@@ -86,6 +87,16 @@ class Health:
         """Ends troubles that are over by `time`. Returns the components that are "ok" again."""
         return [name for name, part in self._components.items() if self._settle(part, time)]
 
+    def unsure(self, component: str, activity: str, message: str, time: float) -> None:
+        """Reports that the component works, and that `activity` will show whether it is well: degraded until then."""
+        part = self._components[component]
+        if part.condition.state == "failed":
+            return
+        part.troubles.add(activity)
+        if not part.condition.failures:
+            since = time if part.condition.since is None else part.condition.since
+            part.condition = Condition("degraded", since, 0, message)
+
     def lost(self, component: str, message: str, time: float) -> bool:
         """Reports that the component will not work again by itself. Returns whether it is news."""
         part = self._components[component]
@@ -105,12 +116,13 @@ class Health:
         return True
 
     def _settle(self, part: _Component, time: float) -> bool:
-        steady = not part.troubles and time - part.last_failure >= self.steady_seconds
+        failed = part.condition.failures > 0  # and not only unsure
+        steady = not part.troubles and (not failed or time - part.last_failure >= self.steady_seconds)
         if part.condition.state != "degraded" or not steady:
             return False
         part.condition = OK
-        part.recoveries += 1
-        return True
+        part.recoveries += failed
+        return failed
 
     def _worsen(self, part: _Component, state: State, message: str, time: float) -> bool:
         part.failures += 1

@@ -15,6 +15,7 @@ from ragcache.errors import BadQuery
 from ragcache.prompt.template import PromptTemplate
 from ragcache.service.answer import UsedDocument
 from ragcache.service.finder import Stage
+from ragcache.service.health import State
 from retrieval.retriever import Hit, Retriever, SearchStage
 
 AT_ONCE = (1.0,)
@@ -33,6 +34,14 @@ class RetrieverFinder:
     @property
     def corpus_size(self) -> int:
         return len(self._retriever)
+
+    @property
+    def index_state(self) -> tuple[State, str]:
+        check = self._retriever.check
+        if check.damage is not None:
+            return "failed", str(check.damage)
+        pending = check.pending
+        return ("degraded", f"still being checked: {pending}") if pending else ("ok", "")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -58,7 +67,8 @@ class RetrieverFinder:
         unwanted = threading.Event()
 
         def search() -> None:
-            for result in self._retriever.search_stages(question, top_k, self._shares if staged else AT_ONCE):
+            shares = self._shares if staged else AT_ONCE
+            for result in self._retriever.search_stages(question, top_k, shares, self._template.longest_document):
                 if unwanted.is_set():
                     return
                 if result.done or len(result.hits) == top_k:

@@ -20,10 +20,11 @@ from ragcache.service.answering import Answering, Times
 from ragcache.service.audit import IdleAudit
 from ragcache.service.finder import Finder, ReopenableFinder, Stage
 from ragcache.service.finder_in_use import FinderInUse
-from ragcache.service.health import ENGINE, SEARCH, Health
+from ragcache.service.health import ENGINE, INDEX, SEARCH, Health
 from ragcache.service.limits import Limits
 from ragcache.service.request import Request
 from ragcache.service.stats import ServiceStats
+from retrieval.errors import IndexDamaged
 
 CLEARING_SECONDS = 2.0  # for moves that are under way
 
@@ -64,7 +65,7 @@ class RagService:
         self._unsettled: list[Speculation] = []  # cancelled but not stopped yet, though their requests have ended
         self._audit = IdleAudit(cache, self.stats)
         cache.on_room(self._admission.advance)
-        self._health = Health([ENGINE, SEARCH, *cache.lower_names])
+        self._health = Health([ENGINE, SEARCH, INDEX, *cache.lower_names])
         cache.on_moved(self._moved)
 
     @property
@@ -92,6 +93,7 @@ class RagService:
         """Which parts work, as of now. Its times are those of the running loop."""
         self.cache.refresh()
         stats, time = self.engine.stats(), asyncio.get_running_loop().time()
+        self._take_index_state(time)
         error = stats.error or "it was closed"
         if stats.alive:
             self._health.regained(ENGINE, time)
@@ -100,6 +102,17 @@ class RagService:
         for component in self._health.refresh(time):
             _log_recovery(component)
         return self._health
+
+    def _take_index_state(self, time: float) -> None:
+        state, why = self.finder.index_state
+        if state == "failed":
+            self._health.lost(INDEX, why, time)
+            return
+        self._health.regained(INDEX, time)  # another index has taken its place
+        if state == "degraded":
+            self._health.unsure(INDEX, "check", why, time)
+        else:
+            self._health.worked(INDEX, "check", time)
 
     async def ask(self, query: Query) -> AsyncGenerator[ServiceEvent, None]:
         """Yields Retrieved, then Delta…, then Answer.
@@ -335,6 +348,8 @@ class RagService:
                     yield stage
         except RagCacheError:  # the query is wrong, not the search
             self._worked(SEARCH, "search")
+            raise
+        except IndexDamaged:  # the index reports it, and says so until there is another
             raise
         except Exception as error:
             self._failed(SEARCH, "search", str(error))

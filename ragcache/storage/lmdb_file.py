@@ -23,8 +23,9 @@ from typing import Any
 import lmdb
 
 from ragcache.errors import ConfigError, RecordError
-from ragcache.storage.lmdb_survey import PAGE_HEADER, Progress, Untrusted, survey
+from ragcache.storage.lmdb_survey import Progress, Untrusted, survey
 from ragcache.storage.record import about_bytes
+from retrieval.lmdb_pages import PAGE_HEADER
 
 log = logging.getLogger(__name__)
 

@@ -18,18 +18,27 @@ from pathlib import Path
 
 import numpy as np
 
-PAGE_HEADER = 16  # bytes before what a page, or a run of pages that holds one long value, contains
-_BRANCH, _LEAF, _OVERFLOW, _META = 1, 2, 4, 8  # kinds of page
-_LONG, _TABLE = 1, 2  # kinds of node: the value is a run of pages; it is the root of a table
-_MAGIC, _VERSION = 0xBEEFC0DE, 1
+from retrieval.lmdb_pages import (
+    BRANCH,
+    DEEPEST,
+    EMPTY,
+    HEADER,
+    LEAF,
+    LONG,
+    MAGIC,
+    META,
+    META_FIELDS,
+    NODE,
+    OVERFLOW,
+    PAGE_HEADER,
+    PAGE_SIZES,
+    ROOT,
+    RUN_HEADER,
+    TABLE,
+    VERSION,
+)
+
 _INTEGER_KEYS = 8
-_EMPTY = 2**64 - 1  # the root of a table without entries
-_DEPTH = 32  # LMDB's cursors go no deeper
-_META_FIELDS = struct.Struct("<IIQQ48s48sQQ")
-_ROOT = struct.Struct("<IHHQQQQQ")
-_NODE = struct.Struct("<HHHH")
-_HEADER = struct.Struct("<QHHHH")
-_RUN_HEADER = struct.Struct("<QHHI")
 FREE, MAIN = "free pages", "tables"  # the two tables whose roots stand in the meta pages
 _LATEST = 2**62  # transactions are counted; a larger number was damaged
 
@@ -67,7 +76,7 @@ class _Table:
     @classmethod
     def unpack(cls, name: str, raw: bytes) -> _Table:
         """The root that is stored as `raw`; Untrusted if it is not one of a table like ours."""
-        pad, flags, depth, *stored, root = _ROOT.unpack(raw)
+        pad, flags, depth, *stored, root = ROOT.unpack(raw)
         # of the free list, a field that others have no use for is the size of all pages
         if flags != (_INTEGER_KEYS if name == FREE else 0) or (pad and name != FREE):
             raise Untrusted(f"the root of table {name!r} has flags {flags:#x} and pad {pad:#x}")
@@ -107,7 +116,7 @@ class _Surveyor:
         surveyed: list[_Table] = []
 
         def table(node: _Node, page: bytes) -> None:
-            if node.key not in self._tables or node.flags != _TABLE or node.size != _ROOT.size:
+            if node.key not in self._tables or node.flags != TABLE or node.size != ROOT.size:
                 raise Untrusted(f"{node.key[:40]!r} is not a table of this store")
             surveyed.append(_Table.unpack(node.key.decode(), page[node.data : node.data + node.size]))
 
@@ -127,17 +136,17 @@ class _Surveyor:
         """The roots of the free list and of all tables in the newer of the two meta pages, and its transaction."""
         metas = []
         for number in (0, 1):
-            raw = os.pread(self._fd, PAGE_HEADER + _META_FIELDS.size, number * self._page_size)
-            if len(raw) < PAGE_HEADER + _META_FIELDS.size:
+            raw = os.pread(self._fd, PAGE_HEADER + META_FIELDS.size, number * self._page_size)
+            if len(raw) < PAGE_HEADER + META_FIELDS.size:
                 raise Untrusted(f"{self._bytes} bytes are too few for an LMDB file")
-            page, _, kind, _, _ = _HEADER.unpack_from(raw)
-            magic, version, address, _, free, main, last, transaction = _META_FIELDS.unpack_from(raw, PAGE_HEADER)
-            page_size, *_ = _ROOT.unpack(free)
-            if magic != _MAGIC or kind != _META or page != number:
+            page, _, kind, _, _ = HEADER.unpack_from(raw)
+            magic, version, address, _, free, main, last, transaction = META_FIELDS.unpack_from(raw, PAGE_HEADER)
+            page_size, *_ = ROOT.unpack(free)
+            if magic != MAGIC or kind != META or page != number:
                 raise Untrusted(f"page {number} is not a meta page of LMDB")
-            if version != _VERSION:
-                raise Untrusted(f"written by another LMDB: data version {version}, expected {_VERSION}")
-            if page_size not in {2**bits for bits in range(8, 17)} or page_size != (self._page_size or page_size):
+            if version != VERSION:
+                raise Untrusted(f"written by another LMDB: data version {version}, expected {VERSION}")
+            if page_size not in PAGE_SIZES or page_size != (self._page_size or page_size):
                 raise Untrusted(f"meta page {number} says pages have {page_size} bytes")
             if address or (transaction and transaction % 2 != number) or transaction > _LATEST:
                 raise Untrusted(f"meta page {number} says transaction {transaction} at address {address:#x}")
@@ -188,28 +197,28 @@ class _Surveyor:
 
     def _walk(self, table: _Table, each: Callable[[_Node, bytes], None] | None) -> None:
         """Checks every page of a B-tree, in the order of its keys, and hands its entries to `each`."""
-        if table.root == _EMPTY:
+        if table.root == EMPTY:
             if table.depth or any(table.stored):
                 raise Untrusted(f"table {table.name!r} is empty and is not")
             return
-        if not 0 < table.depth <= _DEPTH:
+        if not 0 < table.depth <= DEEPEST:
             raise Untrusted(f"table {table.name!r} is {table.depth} pages deep")
         # (page, depth, keys in it are at least, keys in it are below); None is unbounded
         stack: list[tuple[int, int, bytes | None, bytes | None]] = [(table.root, 1, None, None)]
         while stack:
             number, depth, least, below = stack.pop()
             page, kind = self._page(number, table.name)
-            if (kind == _LEAF) != (depth == table.depth):
+            if (kind == LEAF) != (depth == table.depth):
                 raise Untrusted(f"page {number} of table {table.name!r} is of kind {kind} at depth {depth}")
-            nodes = self._nodes(number, page, table, leaf=kind == _LEAF)
+            nodes = self._nodes(number, page, table, leaf=kind == LEAF)
             keys = [_ordered(node.key, table) for node in nodes]
-            if kind == _BRANCH:
+            if kind == BRANCH:
                 keys[0] = least or b""  # LMDB does not look at the first key of a branch
             if any(first >= second for first, second in pairwise(keys)) or (
                 (least is not None and keys[0] < least) or (below is not None and keys[-1] >= below)
             ):
                 raise Untrusted(f"the keys of page {number} of table {table.name!r} are out of order")
-            if kind == _BRANCH:
+            if kind == BRANCH:
                 table.branches += 1
                 bounds: list[bytes | None] = [least, *keys[1:], below]
                 children = [(node.data, depth + 1, *span) for node, span in zip(nodes, pairwise(bounds), strict=True)]
@@ -218,7 +227,7 @@ class _Surveyor:
             table.leaves += 1
             table.entries += len(nodes)
             for node in nodes:
-                if node.flags == _LONG:
+                if node.flags == LONG:
                     table.long_pages += self._claim_run(node, page, table.name)
                 if each is not None:
                     each(node, page)
@@ -228,14 +237,14 @@ class _Surveyor:
     def _page(self, number: int, owner: str) -> tuple[bytes, int]:
         self._claim(number, 1, f"table {owner!r}")
         page = os.pread(self._fd, self._page_size, number * self._page_size)
-        own_number, _, kind, _, _ = _HEADER.unpack_from(page)
-        if own_number != number or kind not in (_BRANCH, _LEAF):
+        own_number, _, kind, _, _ = HEADER.unpack_from(page)
+        if own_number != number or kind not in (BRANCH, LEAF):
             raise Untrusted(f"page {number} of table {owner!r} is page {own_number} of kind {kind:#x}")
         return page, kind
 
     def _nodes(self, number: int, page: bytes, table: _Table, *, leaf: bool) -> list[_Node]:
         """The nodes of a page by key. They fill it from `upper` to its end without a gap, in any order."""
-        _, _, _, lower, upper = _HEADER.unpack_from(page)
+        _, _, _, lower, upper = HEADER.unpack_from(page)
         count = (lower - PAGE_HEADER) // 2
         # a branch of one child is met only in the free list, where LMDB allows for it
         least = 1 if leaf or table.flags == _INTEGER_KEYS else 2
@@ -243,16 +252,16 @@ class _Surveyor:
             raise Untrusted(f"page {number} of table {table.name!r} is filled to {lower} and from {upper}")
         nodes, extents = [], []
         for place in struct.unpack_from(f"<{count}H", page, PAGE_HEADER):
-            key = place + _NODE.size
+            key = place + NODE.size
             if place < upper or key > self._page_size:
                 raise Untrusted(f"page {number} of table {table.name!r} has a node at {place}")
-            low, high, flags, key_size = _NODE.unpack_from(page, place)
+            low, high, flags, key_size = NODE.unpack_from(page, place)
             data = key + key_size
             size = low | high << 16
             if leaf:
-                end = data + (8 if flags == _LONG else size)
-                sound = 0 < key_size < 512 and flags in (0, _LONG, _TABLE)
-                sound = sound and (flags != _TABLE or table.name == MAIN)
+                end = data + (8 if flags == LONG else size)
+                sound = 0 < key_size < 512 and flags in (0, LONG, TABLE)
+                sound = sound and (flags != TABLE or table.name == MAIN)
             else:
                 end = data
                 sound = key_size < 512
@@ -272,13 +281,13 @@ class _Surveyor:
         count = (PAGE_HEADER - 1 + node.size) // self._page_size + 1
         self._claim(first, count, f"a long value of table {owner!r}")
         header = os.pread(self._fd, PAGE_HEADER, first * self._page_size)
-        own_number, _, kind, pages = _RUN_HEADER.unpack(header)
-        if (own_number, kind, pages) != (first, _OVERFLOW, count):
+        own_number, _, kind, pages = RUN_HEADER.unpack(header)
+        if (own_number, kind, pages) != (first, OVERFLOW, count):
             raise Untrusted(f"pages {first} to {first + count - 1} of table {owner!r} are not the long value there")
         return count
 
     def _value(self, node: _Node, page: bytes) -> bytes:
-        if node.flags != _LONG:
+        if node.flags != LONG:
             return page[node.data : node.data + node.size]
         first = int.from_bytes(page[node.data : node.data + 8], "little")
         return os.pread(self._fd, node.size, first * self._page_size + PAGE_HEADER)

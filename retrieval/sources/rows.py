@@ -7,7 +7,7 @@ import csv
 import io
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -15,7 +15,7 @@ import ijson
 import pyarrow
 from pyarrow import parquet
 
-from retrieval.corpus import Document, Fields, document_of, parsed, unpacked
+from retrieval.corpus import Document, Fields, ReadsLines, document_of, lines_in, parsed, unpacked
 from retrieval.errors import CorpusError
 from retrieval.sources.encoding import HEAD, encoding_of, marked_encoding
 from retrieval.sources.unreadable import Unreadable
@@ -89,13 +89,13 @@ def documents_of_rows(
 def _json_lines(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
     with path.open("rb") as file:
         if path.suffix.lower() == ".gz":
-            lines: Iterable[bytes] = unpacked(path, file)
+            lines: ReadsLines = unpacked(path, file)
         elif fallback is None and marked_encoding(path) is None:
             lines = file  # so that a line that is not UTF-8 is named, and the others are kept
         else:
             lines = _utf8(path, file, fallback)
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
+        for number, line in enumerate(lines_in(lines), start=1):
+            if line != b"":
                 try:
                     yield Row(str(number), parsed(line, path, number), file.tell())
                 except CorpusError as error:
@@ -127,8 +127,8 @@ class _Recoded:
     def read(self, size: int = -1) -> bytes:
         return self._text.read(size).encode()
 
-    def __iter__(self) -> Iterator[bytes]:
-        return (line.encode() for line in self._text)
+    def readline(self, size: int = -1, /) -> bytes:
+        return self._text.readline(size).encode()
 
 
 def _utf8(path: Path, file: IO[bytes], fallback: str | None) -> IO[bytes] | _Recoded:

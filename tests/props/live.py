@@ -28,6 +28,7 @@ from ragcache.service.settings import ServiceSettings
 from ragcache.service.wire import KvParts, Parts, wire
 from retrieval.embedder import Embedder
 from retrieval.index import build_index
+from retrieval.index_files import IndexCheck
 from retrieval.retriever import Retriever, SearchStage
 
 TOPICS = {
@@ -177,8 +178,14 @@ class _BorrowedRetriever:
     def __len__(self) -> int:
         return len(self._retriever)
 
-    def search_stages(self, question: str, k: int, shares: Sequence[float] | None = None) -> Iterator[SearchStage]:
-        return self._retriever.search_stages(question, k, shares)
+    @property
+    def check(self) -> IndexCheck:
+        return self._retriever.check
+
+    def search_stages(
+        self, question: str, k: int, shares: Sequence[float] | None = None, characters: int | None = None
+    ) -> Iterator[SearchStage]:
+        return self._retriever.search_stages(question, k, shares, characters)
 
     def close(self) -> None:
         pass

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models
 from ragcache.prompt.prompt import Prompt
 from ragcache.service.answer import UsedDocument
 from ragcache.service.finder import Stage
+from ragcache.service.health import State
 from ragcache.tree.segment import Segment
 
 Script = Sequence[
@@ -33,6 +34,7 @@ class ScriptedFinder:
         self.errors = errors or {}
         self.searching = 0
         self.corpus_size = 26
+        self.index_state: tuple[State, str] = ("ok", "")
         self.tokenizer = Tokenizer(models.WordLevel({str(token): token for token in range(500)}, unk_token="0"))
 
     def check(self, question: str) -> None:

@@ -254,7 +254,7 @@ def test_embeddings_files_that_are_none(tmp_path: Path, corpus: Path, out: Path,
     [
         ({"kind": "recipe"}, "not the manifest of a ragcache index"),
         ({"format_version": 99}, "format 99 is newer.*update ragcache"),
-        ({"format_version": 0}, "index format 0, this version reads 1"),
+        ({"format_version": 0}, "index format 0, this version reads 2"),
         ({"documents": "many"}, "'documents' has the wrong type: 'many'"),
         ({"dim": True}, "'dim' has the wrong type"),
         ({"documents": 0}, "0 documents"),

@@ -100,7 +100,7 @@ def test_a_search_left_alone_reads_no_more(built: Path, monkeypatch: pytest.Monk
     with Retriever.open(built / "hnsw") as retriever:
         read: list[int] = []
         get = retriever.store.get
-        monkeypatch.setattr(retriever.store, "get", lambda row: (read.append(row), get(row))[1])
+        monkeypatch.setattr(retriever.store, "get", lambda row, *_: (read.append(row), get(row))[1])
         stages = retriever.search_stages(QUESTION, 3)
         assert read == []
         first = next(stages)
@@ -181,13 +181,21 @@ def refused(folder: Path, words: str, **options: str) -> None:
     assert str(folder) in str(caught.value)
 
 
+def without_digests(folder: Path) -> None:
+    """Makes the manifest one of the time before it had digests of the files."""
+    path = folder / "manifest.json"
+    values = json.loads(path.read_text())
+    del values["files"]
+    path.write_text(json.dumps({**values, "format_version": 1}))
+
+
 def test_missing_parts_are_refused(folder: Path, tmp_path: Path) -> None:
     refused(tmp_path / "none", "no index folder")
     (folder / "faiss.idx").rename(tmp_path / "faiss.idx")
-    refused(folder, "FAISS index is missing")
+    refused(folder, r"faiss\.idx: this file of the index is missing")
     (tmp_path / "faiss.idx").rename(folder / "faiss.idx")
     shutil.move(folder / "documents.lmdb", tmp_path / "documents.lmdb")
-    refused(folder, "no document store")
+    refused(folder, r"data\.mdb: this file of the index is missing")
     shutil.move(tmp_path / "documents.lmdb", folder / "documents.lmdb")
     (folder / "manifest.json").unlink()
     refused(folder, "no manifest")
@@ -201,6 +209,7 @@ def test_a_damaged_faiss_file_is_refused(folder: Path) -> None:
 
 
 def test_a_faiss_file_of_another_index_is_refused(folder: Path, built: Path, tmp_path: Path, tiny: Embedder) -> None:
+    without_digests(folder)
     shutil.copy(built / "ivf" / "faiss.idx", folder / "faiss.idx")
     refused(folder, "IndexIVFFlat, where the manifest says flat")
     write_corpus(tmp_path / "fewer.jsonl", documents(30))
@@ -210,6 +219,7 @@ def test_a_faiss_file_of_another_index_is_refused(folder: Path, built: Path, tmp
 
 
 def test_documents_of_another_corpus_are_refused(folder: Path, tmp_path: Path, tiny: Embedder) -> None:
+    without_digests(folder)
     changed = [*documents(399), Document("doc-399", "", "was edited")]
     write_corpus(tmp_path / "changed.jsonl", changed)
     build_index(tmp_path / "changed.jsonl", tmp_path / "other", "flat", tiny, progress=False)
@@ -230,7 +240,7 @@ def test_another_embedder_is_refused(folder: Path, embedder_folder: Path, tmp_pa
 
 def test_a_newer_manifest_is_refused(folder: Path) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 3}))
     refused(folder, "newer")
 
 

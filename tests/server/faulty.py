@@ -54,7 +54,7 @@ class Parts:
     def __init__(self, index: Path, checkpoint: Any, model: Any, disk: Path | None = None) -> None:
         opened = Retriever.open(index, threads=1)
         self.index, self.store, self.embedder = (Faulty(part) for part in (opened.index, opened.store, opened.embedder))
-        retriever = Retriever(self.index, self.store, self.embedder, opened.manifest)  # type: ignore[arg-type]
+        retriever = Retriever(self.index, self.store, self.embedder, opened.manifest, opened.check)  # type: ignore[arg-type]
         self.model = Faulty(model)
         self.engine = Faulty(TorchEngine(self.model, threads=1))  # type: ignore[arg-type]
         template = PromptTemplate.load(checkpoint, max_doc_tokens=64, max_question_tokens=64)

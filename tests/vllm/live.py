@@ -54,6 +54,7 @@ class StagedFinder:
     """A finder that returns the documents of a question's script, stage by stage."""
 
     corpus_size = 26
+    index_state = ("ok", "")
 
     def __init__(self) -> None:
         self.scripts: dict[str, Script] = {}

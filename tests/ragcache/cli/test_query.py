@@ -63,8 +63,6 @@ def desk() -> Iterator[Desk]:
         documents = [
             {"id": "e", "title": TITLE, "score": 1.0, "truncated": True},
             {"id": "i\x1b[2J", "title": "", "score": 1.0, "truncated": False},
-            {"id": "book.pdf#4", "title": "", "score": 0.9, "truncated": False, "source": "book.pdf"},
-            {"id": "book.pdf#5", "title": "", "score": 0.8, "truncated": False, "source": "book.pdf"},
         ]
         usage = {"prompt_tokens": 9, "computed_tokens": 2, "cached_tokens": {"device": 7, "host": 0, "disk": 0}}
         done = {"documents": documents, "usage": usage, "timing": {"ttft_ms": 1.0, "total_ms": 2.0}}
@@ -84,7 +82,7 @@ def command(desk: Desk) -> list[str]:
     return [sys.executable, "-m", "ragcache", "query", "toner?", "--url", url]
 
 
-SOURCES = r"from:   Manual\x1b]0;OWNED\x07\x1b[2J\nfrom:   Forged\u202e (cut short), i\x1b[2J, book.pdf"
+SOURCES = r"from:   Manual\x1b]0;OWNED\x07\x1b[2J\nfrom:   Forged\u202e (cut short), i\x1b[2J"
 
 
 def test_a_terminal_shows_what_documents_and_models_wrote_and_obeys_none_of_it(desk: Desk) -> None:
@@ -137,3 +135,11 @@ def test_what_a_server_says_is_wrong_is_one_line(desk: Desk) -> None:
     assert done.returncode == 1
     assert done.stdout == b""
     assert done.stderr == b"ragcache query: no document \\x1b[2J\\nragcache query: all is well (HTTP 422)\n"
+
+
+def test_passages_of_one_document_are_named_once(desk: Desk) -> None:
+    passage = {"title": "", "source": "book.pdf", "score": 1.0, "truncated": False}
+    bees = {"id": "d1", "title": "Bees", "source": "d1", "score": 1.0, "truncated": False}
+    desk.events[0] = ("documents", {"documents": [passage | {"id": "#4"}, bees, passage | {"id": "#5"}]})
+    done = subprocess.run(command(desk), capture_output=True, timeout=PATIENCE, cwd=ROOT)
+    assert done.stderr.startswith(b"from:   book.pdf, Bees\n")

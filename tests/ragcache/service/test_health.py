@@ -91,3 +91,21 @@ def test_what_is_lost_fails_until_it_is_regained_and_is_degraded_until_it_is_ste
     assert health.refresh(70.0) == ["engine"]
     assert health.state == "ok"
     assert (health.failures("engine"), health.recoveries("engine")) == (3, 1)
+
+
+def test_what_is_not_known_to_be_well_yet_is_degraded_without_a_failure():
+    health = Health(["index"])
+    health.unsure("index", "check", "2 GB left", 1.0)
+    health.unsure("index", "check", "1 GB left", 2.0)
+    assert health.conditions()["index"] == Condition("degraded", 1.0, 0, "1 GB left")
+    assert health.worked("index", "check", 2.5) is False
+    assert health.conditions()["index"] is OK
+    health.unsure("index", "check", "1 GB left", 3.0)
+    assert health.lost("index", "damaged", 4.0) is True
+    health.unsure("index", "check", "0 GB left", 5.0)
+    assert health.conditions()["index"] == Condition("failed", 3.0, 1, "damaged")
+    assert health.regained("index", 6.0) is True
+    health.unsure("index", "check", "3 GB left", 7.0)
+    assert health.refresh(60.0) == [], "another check goes on"
+    assert health.worked("index", "check", 61.0) is True
+    assert (health.failures("index"), health.recoveries("index")) == (1, 1)
