@@ -24,6 +24,11 @@ SETTLE_SECONDS = 1.0  # processes start or have ended, and the engine notices
 LIMITS = {"one": 2.0, "one a core": 3.0, "three a core": 5.0}
 
 
+def busy_processes(cores: int) -> dict[str, int]:
+    """How many busy processes each load has."""
+    return {"one": 1, "one a core": cores, "three a core": 3 * cores}
+
+
 class BusyBench:
     """Times the same work on the quiet machine and beside processes that compute, which it starts and ends."""
 
@@ -54,12 +59,11 @@ class BusyBench:
 
     def _measure(self, works: Mapping[str, Callable[[], float]]) -> dict[str, Any]:
         """Medians of each work, in ms. The quiet machine is measured before each load, so that a drift shows."""
-        counts = {"one": 1, "one a core": self._threads, "three a core": 3 * self._threads}
         quiet: dict[str, list[float]] = {name: [] for name in works}
         busy: dict[str, dict[str, float]] = {name: {} for name in works}
         for work in works.values():
             work()  # what the first call sets up is not measured
-        for load, count in counts.items():
+        for load, count in busy_processes(self._threads).items():
             time.sleep(SETTLE_SECONDS)
             for name, work in works.items():
                 quiet[name] += [work() for _ in range(self._runs)]
@@ -71,7 +75,7 @@ class BusyBench:
         for name in works:
             normal = statistics.median(quiet[name])
             rows = {
-                load: {"ms": round(1000 * seconds, 1), "ratio": seconds / normal}
+                load: {"ms": round(1000 * seconds, 1), "ratio": round(seconds / normal, 3)}
                 for load, seconds in busy[name].items()
             }
             report[name] = {"quiet_ms": round(1000 * normal, 1), **rows}

@@ -1,7 +1,8 @@
 """In-flight sharing in figures: what requests compute, and how long they wait, with and without it.
 
-Without --ragpulse, the default model answers a live stream here, half of which are questions that were first asked up
-to ten seconds before. With it, RAGPulse's requests are replayed in virtual time on a described A10G.
+The default model answers a live stream here, half of which are questions that were first asked up to ten seconds
+before. With --described it is replayed in virtual time on a CPU that is only described; with --ragpulse, RAGPulse's
+requests are, on an A10G.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import platform
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ def virtual(workload: Workload, *, share: bool) -> ReplayReport:
     return simulate(workload, settings, system_tokens=SYSTEM_TOKENS)
 
 
+def described(workload: Workload, *, share: bool) -> ReplayReport:
+    """The report of a replay on a CPU as it is described, with the default model, in virtual time."""
+    settings = SimulatedSettings(hardware="this-cpu", model="smollm2-135m", max_batch=8, share_in_flight=share)
+    return simulate(workload, settings, system_tokens=SYSTEM_TOKENS)
+
+
 def row(load: str, without: ReplayReport, sharing: ReplayReport) -> dict[str, Any]:
     """What two replays of one load differ in; times are seconds."""
     figures: dict[str, Any] = {"load": load, "requests": len(sharing.outcomes)}
@@ -74,6 +81,22 @@ def row(load: str, without: ReplayReport, sharing: ReplayReport) -> dict[str, An
             "ttft_p95": report["ttft"]["p95"],
         }
     return figures
+
+
+def _rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    if arguments.ragpulse is not None:
+        for speed in arguments.speed:
+            workload = ragpulse_workload(arguments.ragpulse, speed)
+            yield row(f"RAGPulse, {speed:g} x", virtual(workload, share=False), virtual(workload, share=True))
+        return
+    workload = stream(arguments.requests, arguments.rate, arguments.tokens, arguments.seed, arguments.within)
+    load = f"{arguments.rate:g} requests/s"
+    if arguments.described:
+        yield row(load, described(workload, share=False), described(workload, share=True))
+        return
+    model, threads = arguments.model, arguments.threads
+    live(stream(2, 100.0, 8, 0, 0.1), model, threads, share=False)  # what is done once only
+    yield row(f"{load}, live", live(workload, model, threads, share=False), live(workload, model, threads, share=True))
 
 
 def _in_words(report: dict[str, Any]) -> str:
@@ -101,6 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="X",
         help="with --ragpulse, times its own (%(default)s)",
     )
+    parser.add_argument(
+        "--described", action="store_true", help="replay the stream in virtual time on a CPU that is only described"
+    )
     parser.add_argument("--requests", type=int, default=200, metavar="N", help="of the stream (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="requests a second (default: %(default)s)")
     parser.add_argument(
@@ -115,18 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the stream (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    rows = []
     try:
-        if arguments.ragpulse is not None:
-            for speed in arguments.speed:
-                workload = ragpulse_workload(arguments.ragpulse, speed)
-                pair = virtual(workload, share=False), virtual(workload, share=True)
-                rows.append(row(f"RAGPulse, {speed:g} x", *pair))
-        else:
-            workload = stream(arguments.requests, arguments.rate, arguments.tokens, arguments.seed, arguments.within)
-            live(stream(2, 100.0, 8, 0, 0.1), arguments.model, arguments.threads, share=False)  # what is done once only
-            both = [live(workload, arguments.model, arguments.threads, share=share) for share in (False, True)]
-            rows.append(row(f"{arguments.rate:g} requests/s, live", *both))
+        rows = list(_rows(arguments))
     except RagCacheError as error:
         print(error, file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -15,9 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.bench_busy import LIMITS, SETTLE_SECONDS, busy_processes
+from eval.props.neighbours import neighbours
 from eval.props.rag_stream import RagStream, StreamPrompt, unlimited_hits
 from eval.props.vllm_child import BLOCK, Asked, VllmChild
 from ragcache.console import streams
+from ragcache.engine.cores import available_cores
 from ragcache.errors import RagCacheError
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.template import PromptTemplate
@@ -26,7 +30,8 @@ TTFT_LIMIT = 0.25  # TTFT from the host, as a share of a cold prefill's
 STREAM_LIMIT = 0.75  # mean TTFT on the skewed stream, as a share of plain vLLM's
 OVERHEAD_LIMIT = 0.03  # most that the connector adds to TTFT with nothing cached, as a share
 DEVICE_SHARE = 10  # the device holds a tenth of the tokens that the stream touches
-PARTS = ("host", "exact", "stream", "overhead")
+PARTS = ("host", "exact", "stream", "overhead", "busy")
+ANSWER = 9  # tokens of an answer whose decoding is timed
 
 
 class Bench:
@@ -129,6 +134,40 @@ class Bench:
             "limit": 1 + OVERHEAD_LIMIT,
             "met": ratio <= 1 + OVERHEAD_LIMIT,
         }
+
+    def busy(self) -> dict[str, Any]:
+        """Prefills and decoded tokens beside busy processes, which it starts, as ratios to the quiet machine."""
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # as `ragcache serve` starts vLLM
+        prompts = [self._stream.prompt([n]) for n in range(self._options.runs)]
+        blocks = self._blocks_for(prompts, ANSWER)
+        seconds: dict[str, tuple[float, float]] = {}
+        loads = busy_processes(available_cores())
+        with VllmChild(self._model, blocks, (blocks - 1) * BLOCK, self._host, eager=self._options.eager) as ours:
+            self._prefill_and_decode(ours, prompts[:1])
+            for load, count in {"quiet": 0, **loads}.items():
+                with neighbours(count):
+                    time.sleep(SETTLE_SECONDS)
+                    seconds[load] = self._prefill_and_decode(ours, prompts)
+        prefill, decode = seconds["quiet"]
+        ratios = {load: (seconds[load][0] / prefill, seconds[load][1] / decode) for load in loads}
+        return {
+            "prompt_tokens": statistics.mean(len(prompt.tokens) for prompt in prompts),
+            "prefill_seconds": prefill,
+            "token_seconds": decode,
+            "ratios": ratios,
+            "limits": LIMITS,
+            "met": all(max(ratios[load]) <= LIMITS[load] for load in loads),
+        }
+
+    def _prefill_and_decode(self, child: VllmChild, prompts: Sequence[StreamPrompt]) -> tuple[float, float]:
+        """Median seconds of a prefill with nothing cached, and of a token after it."""
+        prefills, tokens = [], []
+        for prompt in prompts:
+            child.forget_all()
+            prefills.append(child.ask(prompt.tokens, prompt.segments).seconds)
+            first, all_tokens = (child.ask(prompt.tokens, prompt.segments, count).seconds for count in (1, ANSWER))
+            tokens.append((all_tokens - first) / (ANSWER - 1))
+        return statistics.median(prefills), statistics.median(tokens)
 
     def _template(self, checkpoint: Checkpoint, tokens: int) -> PromptTemplate:
         return PromptTemplate.load(checkpoint, max_doc_tokens=tokens, max_question_tokens=512)

@@ -99,11 +99,12 @@ def _encoding(name: str) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Builds the index. Raises RetrievalError, which names the file or line, for what cannot be indexed."""
+    from ragcache.engine.cores import available_cores
     from retrieval.embedder import Embedder
     from retrieval.index import build_index
 
     source, mixed = _source(options)
-    embedder = Embedder.load(options.embedder)
+    embedder = Embedder.load(options.embedder, available_cores())
     cut = _cut(options, embedder)
     manifest = build_index(
         source, options.out, options.type, embedder, options.embeddings, progress=not options.quiet, cut=cut

@@ -79,7 +79,7 @@ def _quota_v1(folder: Path) -> float:
 class OtherUse:
     """How many of the cores that this process may run on other processes, the kernel and other guests of the host take.
 
-    The kernel counts by its ticks: over a tenth of a second, a value is good to about 0.1 core.
+    The kernel tells times in ticks, rounded down for each CPU: over `window` seconds a mean is good to about 0.1 core.
     """
 
     def __init__(
@@ -92,9 +92,13 @@ class OtherUse:
     ) -> None:
         """Raises OSError where the system has no /proc/stat."""
         self._stat = stat
-        self._cpus = allowed_cpus() if cpus is None else cpus
         self._now, self._own_seconds = now, own_seconds
         self._tick = 1 / os.sysconf("SC_CLK_TCK")
+        self.cpus = allowed_cpus() if cpus is None else cpus
+        ours = {f"cpu{cpu}" for cpu in self.cpus}
+        whole = {name for name, _ in self._lines()} <= ours | {"cpu"}
+        self._names = {"cpu"} if whole else ours  # their sum is rounded down once
+        self.window = 10 * self._tick * (1.0 if whole else math.sqrt(len(ours)))
         self._last = self._read()
 
     def since_last(self) -> tuple[float, float]:
@@ -107,12 +111,13 @@ class OtherUse:
 
     def _read(self) -> tuple[float, float, float]:
         """Now, seconds used of our cores by everything, and by this process."""
-        used = 0
+        used = sum(int(fields[field]) for name, fields in self._lines() if name in self._names for field in _USED)
+        return self._now(), used * self._tick, self._own_seconds()
+
+    def _lines(self) -> Iterator[tuple[str, list[str]]]:
+        """The lines of all CPUs together, "cpu", and of each, "cpu0" and so on. They come first in the file."""
         for line in self._stat.read_text().splitlines():
             fields = line.split()
-            name = fields[0]
-            if not name.startswith("cpu"):
-                break  # the CPUs come first
-            if name != "cpu" and int(name[3:]) in self._cpus:
-                used += sum(int(fields[field]) for field in _USED)
-        return self._now(), used * self._tick, self._own_seconds()
+            if not fields[0].startswith("cpu"):
+                return
+            yield fields[0], fields

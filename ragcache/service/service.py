@@ -94,6 +94,8 @@ class RagService:
         self.cache.refresh()
         stats, time = self.engine.stats(), asyncio.get_running_loop().time()
         self._take_index_state(time)
+        if stats.alive and self._health.state == "ok":
+            return self._health
         error = stats.error or "it was closed"
         if stats.alive:
             self._health.regained(ENGINE, time)

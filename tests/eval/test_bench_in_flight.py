@@ -34,6 +34,11 @@ def test_sharing_computes_less_of_a_crowded_stream_and_answers_all():
     assert figures["sharing"]["shared_tokens"] > figures["without"]["shared_tokens"] == 0
 
 
+def test_a_stream_is_replayed_on_a_described_cpu(capsys):
+    assert bench_in_flight.main(["--described", "--requests", "20", "--rate", "4"]) == 0
+    assert "4 requests/s" in capsys.readouterr().out
+
+
 def test_a_live_stream_is_computed_here(tiny_folder, capsys):
     command = ["--requests", "6", "--rate", "200", "--tokens", "20", "--threads", "1", "--within", "0.1"]
     command += ["--model", str(tiny_folder), "--json"]

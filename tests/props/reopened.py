@@ -80,7 +80,7 @@ class _Warnings(logging.Handler):
 
 
 def settings_of(options: tuple[str, ...]) -> dict[str, str | int]:
-    """`--like-this 1` as `like_this=1`."""
+    """`--like-this 1` as `like_this=1`, and "true" as True."""
     names = [name.removeprefix("--").replace("-", "_") for name in options[::2]]
-    values = [int(value) if value.isdecimal() else value for value in options[1::2]]
+    values = [value == "true" or (int(value) if value.isdecimal() else value) for value in options[1::2]]
     return dict(zip(names, values, strict=True))

@@ -102,7 +102,7 @@ def test_many_clients_at_once_get_what_each_gets_alone(open_site):
 
 def test_the_api_describes_itself(site):
     description = site.http.get("/openapi.json").json()
-    assert set(description["paths"]) == {"/v1/query", "/healthz", "/readyz", "/metrics", "/v1/cache"}
+    assert set(description["paths"]) == {"/", "/v1/query", "/healthz", "/readyz", "/metrics", "/v1/cache"}
     assert {"200", "400", "413", "415", "422", "429", "500", "503"} <= set(
         description["paths"]["/v1/query"]["post"]["responses"]
     )

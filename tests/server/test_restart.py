@@ -128,7 +128,7 @@ def test_kv_of_another_model_or_dtype_is_kept_and_never_served(
     with serving.ready() as client:  # the first one finds all that it had
         assert ask(client, OTTERS, uncached)["cached_tokens"]["disk"] > 0
     serving.end()
-    serving = reopen_kv("--disk-cache-replace", *options, model=model)
+    serving = reopen_kv("--disk-cache-replace", "true", *options, model=model)
     with serving.ready() as client:
         assert client.get("/v1/cache").json()["others"]["records"] == 0
         assert "are removed, as --disk-cache-replace says" in serving.errors

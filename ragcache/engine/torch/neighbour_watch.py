@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from types import TracebackType
 
 from ragcache.engine.cores import OtherUse
@@ -12,21 +13,20 @@ from ragcache.engine.torch.wait_switch import WaitSwitch
 
 log = logging.getLogger(__name__)
 
-PERIOD = 0.1  # seconds: a long prefill step is one of many of them, and looking takes a thousandth of it
-
 
 class NeighbourWatch:
     """A thread that applies a WaitPolicy to torch's threads, from `resume` to `pause`; otherwise it sleeps.
 
     It does so beside the thread that computes, and not between its steps: a step that began on a quiet machine may be
-    held up for a minute by a neighbour. `threads` is the number of threads that compute. Where the system does not say
-    what others take, nothing is watched, and threads wait as they do by default. As a context manager it watches from
-    beginning to end.
+    held up for a minute by a neighbour. `threads` is the number of threads that compute: others may take the cores that
+    are left over. Where the system does not say what others take, nothing is watched, and threads wait as they do by
+    default. As a context manager it watches from beginning to end.
     """
 
     def __init__(self, threads: int) -> None:
         self._policy = WaitPolicy()
         self._switch = WaitSwitch(threads)
+        self._threads = threads
         self._computing = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -69,20 +69,24 @@ class NeighbourWatch:
         self.close()
 
     def _run(self, use: OtherUse) -> None:
+        spare = max(0, len(use.cpus) - self._threads)
         try:
             while not self._closed.is_set():
                 if not self._computing.is_set():
+                    paused = time.monotonic()
                     self._computing.wait()
-                    self._look(use)  # what others took meanwhile is what to begin with
-                self._closed.wait(PERIOD)
-                self._look(use)
+                    if time.monotonic() - paused >= use.window:
+                        self._look(use, spare)  # what others took meanwhile is what to begin with
+                self._closed.wait(use.window)
+                self._look(use, spare)
         except OSError as error:
             log.warning("other processes are watched no more: %s", error)
         finally:
             self._switch.spin()
 
-    def _look(self, use: OtherUse) -> None:
-        if self._policy.observe(*use.since_last()):
+    def _look(self, use: OtherUse, spare: int) -> None:
+        seconds, others = use.since_last()
+        if self._policy.observe(seconds, others - spare):
             self._switch.spin()
         else:
             self._switch.sleep()

@@ -23,6 +23,7 @@ max_tokens = 7
 device_cache = "1.5GiB"
 host_cache = "2GiB"
 disk_cache = "/var/cache/kv:1GiB"
+disk_cache_replace = true
 kv_store_dtype = "float16"
 cache = true
 policy = "sieve"
@@ -39,6 +40,8 @@ max_prefill_batch = 3
 speculate = "dynamic"
 max_waiting = 0
 reorder_window = 5
+log_level = "warning"
+log_format = "json"
 grace_seconds = 5
 header_seconds = 6
 body_seconds = 7
@@ -56,6 +59,7 @@ AS_READ = ServeConfig(
     device_cache=3 << 29,
     host_cache=2 << 30,
     disk_cache="/var/cache/kv:1GiB",
+    disk_cache_replace=True,
     kv_store_dtype="float16",
     cache=True,
     policy="sieve",
@@ -70,6 +74,8 @@ AS_READ = ServeConfig(
     speculate="dynamic",
     max_waiting=0,
     reorder_window=5,
+    log_level="warning",
+    log_format="json",
     grace_seconds=5.0,
     header_seconds=6.0,
     body_seconds=7.0,
@@ -99,7 +105,7 @@ def test_options_can_set_everything():
     for line in EVERY_SETTING.splitlines():
         name, value = line.split(" = ")
         flag = "--" + name.replace("_", "-")
-        arguments += ["--cache"] if name == "cache" else [flag, value.strip('["]')]
+        arguments += [flag] if value == "true" else [flag, value.strip('["]')]
     assert from_options(*arguments) == AS_READ
 
 
@@ -258,6 +264,11 @@ def test_each_setting_has_a_kind():
 def test_a_disk_cache_is_a_folder_and_a_size(tmp_path):
     disk = from_options("--index", "i", "--disk-cache", "/a:b/kv:1.5GiB").disk
     assert disk == DiskCache(Path("/a:b/kv"), 3 << 29)
+    assert from_options("--index", "i", "--disk-cache", "kv:1GiB", "--disk-cache-replace").disk == DiskCache(
+        Path("kv"), 1 << 30, replace=True
+    )
+    with pytest.raises(ConfigError, match="disk_cache_replace has no use without a disk cache"):
+        from_options("--index", "i", "--disk-cache-replace")
     assert ServeConfig(index=Path("i")).disk is None
     beside = load(tmp_path, 'index = "i"\ndisk_cache = "kv:20MiB"\n').disk
     assert beside == DiskCache(tmp_path / "kv", 20 << 20)

@@ -62,7 +62,7 @@ def test_others_take_what_the_cpus_ran_without_this_process(tmp_path):
         """Ticks of user, nice, system, irq, softirq, steal for CPU 0, and of user for CPU 1; idle and iowait vary."""
         user, nice, system, irq, softirq, steal, second = busy
         lines = [
-            "cpu  0 0 0 0 0 0 0 0 0 0",
+            f"cpu  {user + second} {nice} {system} 9 99 {irq} {softirq} {steal} {user} 0",
             f"cpu0 {user} {nice} {system} {now[0]:.0f} 77 {irq} {softirq} {steal} {user} 0",
             f"cpu1 {second} 0 0 5 5 0 0 0 0 0",
             "intr 12 99",
@@ -75,6 +75,8 @@ def test_others_take_what_the_cpus_ran_without_this_process(tmp_path):
     both = OtherUse(stat, cpus={0, 1}, now=lambda: now[0], own_seconds=lambda: own[0])
     now[0], own[0] = 12.0, 1.5
     write(tick, tick // 10, tick // 10, tick // 10, tick // 10, tick // 10, tick)
+    assert both.window == pytest.approx(0.1)  # 10 ticks; what is rounded down for each CPU needs more of them
+    assert use.window == both.window
     assert use.since_last() == (2.0, pytest.approx(0.5))
     assert both.since_last() == (2.0, pytest.approx(1.0))
     assert use.since_last() == (0.0, 0.0)
@@ -96,6 +98,13 @@ def test_cpus_of_threads_that_are_bound_count_together():
     finally:
         ended.set()
         thread.join()
+
+
+def test_a_part_of_the_cpus_is_looked_at_for_longer(tmp_path):
+    lines = [f"cpu{name} 1 1 1 1 1 1 1 1 0 0" for name in ("", *range(64))]
+    (tmp_path / "stat").write_text("\n".join(lines))
+    assert OtherUse(tmp_path / "stat", cpus=set(range(64))).window == pytest.approx(0.1)
+    assert OtherUse(tmp_path / "stat", cpus=set(range(16))).window == pytest.approx(0.4)
 
 
 def test_a_system_that_does_not_count_is_an_os_error(tmp_path):

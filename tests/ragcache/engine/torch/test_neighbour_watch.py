@@ -17,6 +17,8 @@ class ScriptedUse:
     def __init__(self) -> None:
         self.others: float | OSError = 0.0
         self.looks = 0
+        self.cpus = {0, 1}
+        self.window = 0.002
 
     def since_last(self) -> tuple[float, float]:
         self.looks += 1
@@ -29,7 +31,6 @@ class ScriptedUse:
 def use(monkeypatch) -> ScriptedUse:
     scripted = ScriptedUse()
     monkeypatch.setattr(neighbour_watch, "OtherUse", lambda: scripted)
-    monkeypatch.setattr(neighbour_watch, "PERIOD", 0.002)
     return scripted
 
 
@@ -91,6 +92,27 @@ def test_nothing_is_looked_at_while_nothing_is_computed(use, watches):
     use.others = 0.0
     time.sleep(0.05)
     assert not watch.spinning  # as it was, until it is computed again
+
+
+def test_others_may_have_the_cores_that_are_left_over(use, watches):
+    use.cpus, use.others = set(range(8)), 4.1
+    watch = watches(4)
+    watch.resume()
+    until(lambda: use.looks > 20)
+    assert watch.spinning
+    use.others = 4.5
+    until(lambda: not watch.spinning)
+
+
+def test_a_short_pause_is_too_short_to_look_at_what_others_took(use, watches):
+    use.window = 0.5
+    watch = watches(2)
+    for _ in range(20):
+        watch.resume()
+        time.sleep(0.005)
+        watch.pause()
+        time.sleep(0.005)
+    assert use.looks <= 1
 
 
 def test_one_thread_has_none_to_wait_for(use, watches):
