@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -14,19 +15,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from eval.props.index_options import QUESTIONS
+from eval.props.question_set import read_questions
 from retrieval.corpus import Document, write_corpus
 from retrieval.embedder import DEFAULT_NAME
 from retrieval.index import Manifest
 
-WORDS = 4_000  # in the vocabulary
 SEED = 1
 
 
 def made_up(count: int, characters: int) -> Iterator[Document]:
-    """Documents of exactly this many characters: sentences and paragraphs of made-up words, drawn with a seed."""
+    """Documents of exactly this many characters: sentences and paragraphs of English words, drawn with a seed."""
     rng = random.Random(SEED)
-    syllables = [first + vowel for first in "bdfgklmnprstvw" for vowel in "aeiou"]
-    words = ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(WORDS)]
+    questions = " ".join(question.text for question in read_questions(QUESTIONS))
+    words = sorted(set(re.findall("[a-z]+", questions.lower())))
     for number in range(count):
         text = ""
         while len(text) < characters:
@@ -41,11 +43,12 @@ def measure(count: int, characters: int, options: Sequence[str]) -> dict[str, An
         corpus, index = Path(folder) / "docs.jsonl", Path(folder) / "index"
         write_corpus(corpus, made_up(count, characters))
         command = [sys.executable, "-m", "ragcache", "index", "--corpus", str(corpus), "--out", str(index), "--quiet"]
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - begin
         indexed = Manifest.load(index / "manifest.json").documents
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB, of the largest child
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # the peak is in KiB, and that of the largest child
+    processor = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
     return {
         "documents": count,
         "characters": characters,
@@ -53,7 +56,8 @@ def measure(count: int, characters: int, options: Sequence[str]) -> dict[str, An
         "seconds": round(seconds, 1),
         "documents_per_second": round(count / seconds, 2),
         "passages_per_second": round(indexed / seconds, 2),
-        "peak_mib": peak >> 10,
+        "processor_seconds": round(processor, 1),  # which tell more than seconds on a busy machine
+        "peak_mib": used.ru_maxrss >> 10,
     }
 
 

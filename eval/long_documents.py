@@ -1,8 +1,9 @@
-"""Long documents: how often a fact is retrieved that stands at the start, in the middle or at the end of one.
+"""Long documents: how often a fact is retrieved that stands near the start, in the middle or near the end of one.
 
-Each document is some pages of prose about offices with three facts about a project of its own. All else is drawn from
-the same sentences, so a fact is found only if the text around it was embedded. Which kind of fact stands where changes
-from document to document, so that no place has the easier questions.
+Each document is some pages of prose about offices with three facts about other things. All prose is drawn from the same
+sentences, so a fact is found only if the text around it was embedded. An embedder weighs the beginning of what it reads
+more than the rest: at each place, facts stand among the sentences of a passage's length at random, so that what is
+compared is the place in the document. Each kind of fact stands at each place equally often.
 """
 
 from __future__ import annotations
@@ -27,12 +28,35 @@ from retrieval.retriever import Retriever
 PLACES = ("start", "middle", "end")
 LEAST_RATIO = 0.9  # of the recall at the start
 SEED = 1
+CHARACTERS_PER_SENTENCE = 80  # about
+NEAR = 12  # sentences, as many as a passage has
 FIRST = ["Copper", "Silver", "Amber", "Crimson", "Velvet", "Granite", "Winter", "Golden", "Hollow", "Northern"]
 SECOND = ["Lantern", "Falcon", "Harbour", "Meadow", "Compass", "Orchard", "Glacier", "Violin", "Bridge", "Comet"]
 FACTS = [
-    ("What is the budget of project {name}?", "The budget of project {name} is {number} thousand euros."),
-    ("Who leads project {name}?", "Project {name} is led by Doctor {person}, who has been there for {number} weeks."),
-    ("In which city is the workshop of project {name}?", "The workshop of project {name} is in {city}, room {number}."),
+    (
+        "Where does the spare key of the {name} cottage hang?",
+        "The spare key of the {name} cottage hangs behind the boiler.",
+    ),
+    ("Who designed the {name} bridge?", "The {name} bridge was designed by {person}, an engineer from {city}."),
+    (
+        "What do the gardeners of {name} park grow in winter?",
+        "The gardeners of {name} park grow kale and leeks in winter.",
+    ),
+    (
+        "Why is the {name} ferry out of service?",
+        "The {name} ferry is out of service since its hull had {number} leaks.",
+    ),
+    ("What are the {name} horses fed?", "The {name} horses are fed oats and {number} carrots in the evening."),
+    ("Which telescope has the {name} observatory?", "The {name} observatory has a mirror telescope from {city}."),
+    ("What is brewed in the {name} cellar?", "A dark beer with juniper is brewed in the {name} cellar."),
+    (
+        "Who founded the {name} orchestra?",
+        "The {name} orchestra was founded by {person} with {number} borrowed violins.",
+    ),
+    ("Which colours has the {name} lighthouse?", "The {name} lighthouse is painted in red and white rings."),
+    ("Which illness is treated in the {name} clinic?", "In the {name} clinic, {person} treats malaria."),
+    ("What does the {name} mine produce?", "The {name} mine produces zinc, {number} tonnes a month."),
+    ("Which language is taught at the {name} school?", "At the {name} school, {person} teaches Icelandic."),
 ]
 PEOPLE = ["Weber", "Okafor", "Lindqvist", "Moreau", "Tanaka", "Costa", "Novak", "Haddad"]
 CITIES = ["Lisbon", "Bergen", "Krakow", "Utrecht", "Porto", "Graz", "Turku", "Leeds"]
@@ -65,29 +89,31 @@ def long_documents(count: int, characters: int) -> tuple[list[Document], list[Fa
     documents, facts = [], []
     for number, name in enumerate(names[:count]):
         own = []
-        for place, turn in zip(PLACES, range(3), strict=True):
-            question, sentence = FACTS[(number + turn) % 3]
+        for turn, place in enumerate(PLACES):
+            question, sentence = FACTS[(number + len(FACTS) // len(PLACES) * turn) % len(FACTS)]
             words = {"name": name, "number": rng.randint(20, 999)}
             words |= {"person": rng.choice(PEOPLE), "city": rng.choice(CITIES)}
             own.append(Fact(question.format(**words), sentence.format(**words), place))
-        half = [_prose(rng, characters // 2) for _ in range(2)]
-        text = "\n\n".join([own[0].sentence, half[0], own[1].sentence, half[1], own[2].sentence])
-        documents.append(Document(f"handbook-{number}", "Office handbook", text))
+        documents.append(Document(f"handbook-{number}", "Office handbook", _text(rng, characters, own)))
         facts += own
     return documents, facts
 
 
-def _prose(rng: random.Random, characters: int) -> str:
-    paragraphs: list[str] = []
-    while sum(map(len, paragraphs)) < characters:
-        sentences = [
-            f"{rng.choice(SUBJECTS)} {rng.choice(VERBS)} {rng.choice(TIMES)}, {rng.choice(REASONS)}."
-            for _ in range(rng.randint(2, 6))
-        ]
-        if rng.random() < 0.25:
-            paragraphs.append(f"## Section {len(paragraphs) + 1}")
-        paragraphs.append(" ".join(sentences))
-    return "\n\n".join(paragraphs)
+def _text(rng: random.Random, characters: int, facts: Sequence[Fact]) -> str:
+    """Paragraphs of sentences, with the three facts among the first, the middle and the last NEAR sentences."""
+    sentences = [_sentence(rng) for _ in range(characters // CHARACTERS_PER_SENTENCE)]
+    starts = (0, (len(sentences) - NEAR) // 2, len(sentences) - NEAR)
+    for start, fact in zip(reversed(starts), reversed(facts), strict=True):
+        sentences.insert(max(0, start) + rng.randint(0, NEAR), fact.sentence)
+    text = ""
+    for number, sentence in enumerate(sentences):
+        heading = f"## Section {number}\n\n" if rng.random() < 0.05 else ""
+        text += rng.choice([" ", " ", " ", "\n\n"]) + sentence if not heading else f"\n\n{heading}{sentence}"
+    return text.strip()
+
+
+def _sentence(rng: random.Random) -> str:
+    return f"{rng.choice(SUBJECTS)} {rng.choice(VERBS)} {rng.choice(TIMES)}, {rng.choice(REASONS)}."
 
 
 def recall(retriever: Retriever, facts: Sequence[Fact], top_k: int, read: int) -> dict[str, float]:

@@ -119,15 +119,18 @@ def run(options: argparse.Namespace) -> int:
 
 def _source(options: argparse.Namespace) -> tuple[Source, MixedFiles | None]:
     """What to read, and the same again if it counts what is skipped."""
+    from retrieval.corpus import Fields
     from retrieval.source import JsonLines
-    from retrieval.sources.mixed_files import MixedFiles
-    from retrieval.sources.rows import Columns
 
-    columns = Columns(options.id_field, options.title_field, options.text_field)
     first: Path = options.corpus[0]
     alone = len(options.corpus) == 1 and options.encoding is None and not first.is_dir()
     if alone and first.name.endswith(JSON_LINES):
-        return JsonLines(first, columns.fields), None
+        names = {"id": options.id_field, "title": options.title_field, "text": options.text_field}
+        return JsonLines(first, Fields(**{field: name for field, name in names.items() if name is not None})), None
+    from retrieval.sources.mixed_files import MixedFiles  # and with it the parsers of all formats
+    from retrieval.sources.rows import Columns
+
+    columns = Columns(options.id_field, options.title_field, options.text_field)
     mixed = MixedFiles(
         options.corpus, columns=columns, fallback=options.encoding, strict=options.strict, skip=_teller("skipped ")
     )

@@ -1,6 +1,7 @@
 """Facts anywhere in a long document are found when it is cut into passages, and only then."""
 
 import json
+import re
 
 import pytest
 
@@ -14,19 +15,18 @@ def embedder() -> Embedder:
 
 
 def test_the_facts_stand_where_they_should() -> None:
-    documents, facts = long_documents(12, 3000)
-    assert (documents, facts) == long_documents(12, 3000)
+    documents, facts = long_documents(12, 12_000)
+    assert (documents, facts) == long_documents(12, 12_000)
     assert len({fact.question for fact in facts}) == len(facts) == 3 * len(documents)
     for number, document in enumerate(documents):
         own = facts[3 * number : 3 * number + 3]
         assert [fact.place for fact in own] == list(PLACES)
         first, middle, last = (document.text.index(fact.sentence) / len(document.text) for fact in own)
-        assert first == 0
+        assert first < 0.1
         assert 0.4 < middle < 0.6
-        assert document.text.endswith(own[2].sentence)
         assert last > 0.9
-    kinds = {(fact.place, fact.question.split()[0]) for fact in facts}
-    assert len(kinds) == 9  # each kind of question stands in each place
+    kinds = [[re.sub("[A-Z][a-z]+ [A-Z][a-z]+", "", fact.question) for fact in facts[place::3]] for place in range(3)]
+    assert sorted(kinds[0]) == sorted(kinds[1]) == sorted(kinds[2])  # each place has each kind of fact
 
 
 def test_passages_find_what_whole_documents_hide(embedder: Embedder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,4 +47,4 @@ def test_facts_in_fifty_long_documents(capsys: pytest.CaptureFixture[str]) -> No
     report = json.loads(capsys.readouterr().out)
     assert report["documents"] == 50
     assert report["least_ratio_to_start"] >= LEAST_RATIO
-    assert report["recall_start"] >= 0.8
+    assert report["recall_start"] >= 0.5
