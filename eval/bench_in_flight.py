@@ -20,6 +20,7 @@ from typing import Any
 
 from eval.props.ragpulse import ragpulse_workload
 from ragcache.cli.assembly.torch import assemble_replay
+from ragcache.console import streams
 from ragcache.errors import RagCacheError
 from ragcache.replay.report import ReplayReport
 from ragcache.replay.run import replay_service, simulate
@@ -152,4 +153,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench_in_flight"))

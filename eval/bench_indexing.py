@@ -17,6 +17,7 @@ from typing import Any
 
 from eval.props.index_options import QUESTIONS
 from eval.props.question_set import read_questions
+from ragcache.console import streams
 from retrieval.corpus import Document, write_corpus
 from retrieval.embedder import DEFAULT_NAME
 from retrieval.index import Manifest
@@ -86,4 +87,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.bench_indexing"))

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ragcache.console import streams
 from retrieval.corpus import Document, write_corpus
 from retrieval.embedder import DEFAULT_NAME, Embedder
 from retrieval.errors import RetrievalError
@@ -174,4 +175,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main, "eval.long_documents"))

@@ -193,6 +193,11 @@ class DocumentStore:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: every read is an IndexFolderError then."""
+        return self._pages.closed
+
     def fileno(self) -> int:
         """The descriptor of the data file, which shows the same file when another has taken its place."""
         return self._pages.fileno()

@@ -94,7 +94,7 @@ def test_the_documents_are_the_newer_ones_and_kv_of_the_others_stays(
         assert {document["id"] for document in ask(client, "Is snow white?", top_k=17)["documents"]} >= {"snow", "tea"}
         refused = client.post("/v1/query", json={"question": "Why?", "top_k": 18})
         assert refused.json()["error"]["message"] == "top_k is 18; the corpus has 17 documents"
-        until(lambda: old._retriever.store._env is None)  # type: ignore[attr-defined]
+        until(lambda: old._retriever.store.closed)  # type: ignore[attr-defined]
         assert served.service.finder._retriever.embedder is old._retriever.embedder  # type: ignore[attr-defined]
     assert [line for line in caplog.messages if "reloaded" in line and "17 documents" in line]
 
@@ -121,13 +121,13 @@ def test_a_request_that_runs_ends_on_the_index_that_it_began_with(
             replace_index(tmp_path, newer_index)
             served.reload()
             assert served.service.finder is not old
-            assert old._retriever.store._env is not None  # type: ignore[attr-defined]
+            assert not old._retriever.store.closed  # type: ignore[attr-defined]
             pause.set()
             rest = list(lines)
         answer = json.loads(rest[-2].removeprefix("data: "))
         assert answer["answer"] == expected["answer"]
         assert answer["documents"] == expected["documents"]
-        until(lambda: old._retriever.store._env is None)  # type: ignore[attr-defined]
+        until(lambda: old._retriever.store.closed)  # type: ignore[attr-defined]
 
 
 def damage(folder: Path, how: str) -> None:

@@ -5,7 +5,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.server.test_http_api import metrics_of, until
+from tests.server.conftest import until
+from tests.server.tiered_site import metrics_of
 
 CLIENTS = 6
 QUESTION = "Why do otters hold hands?"
@@ -32,16 +33,15 @@ def test_one_client_of_many_computes_the_documents_and_the_metrics_say_what_was_
     rest = others[0]["computed_tokens"]
     assert [usage["computed_tokens"] for usage in others] == [rest] * (CLIENTS - 1)
     assert rest < first["prompt_tokens"] / 2
-    values = metrics_of(site)
+    values = metrics_of(site.http)
     # some may come when the first segments are there
     assert 0 < values["ragcache_shared_in_flight_tokens_total",] <= (CLIENTS - 1) * (first["prompt_tokens"] - rest)
     assert values["ragcache_prompt_tokens_total", "computed"] == first["prompt_tokens"] + (CLIENTS - 1) * rest
     assert values["ragcache_engine_tokens_total", "prefill"] == first["prompt_tokens"] + (CLIENTS - 1) * rest
     # what comes later finds it cached, which is not sharing in flight
     assert [usage["computed_tokens"] for usage in usages(site, 2)] == [rest] * 2
-    assert (
-        metrics_of(site)["ragcache_shared_in_flight_tokens_total",] == values["ragcache_shared_in_flight_tokens_total",]
-    )
+    shared = "ragcache_shared_in_flight_tokens_total"
+    assert metrics_of(site.http)[shared,] == values[shared,]
 
 
 def test_a_client_that_hangs_up_leaves_its_work_to_those_that_wait(open_site):
