@@ -52,7 +52,8 @@ def _refusal(name: str) -> str | None:
 
     def ask() -> None:
         try:
-            HfApi().model_info(name, timeout=PATIENCE_SECONDS)
+            # longer than it is waited for, so that what is said of a hub that does not answer is said below
+            HfApi().model_info(name, timeout=2 * PATIENCE_SECONDS)
             answers.append(None)
         except Exception as error:  # of the network, in any library below
             answers.append(_first_line(error))

@@ -40,7 +40,13 @@ def test_a_command_runs_beside_a_file_of_the_users_own(tmp_path, name, how):
     assert done.stderr.startswith("ragcache query: no answer from http://127.0.0.1:9")
 
 
-@pytest.mark.parametrize("arguments", [["index", "--help"], ["serve", "--index", "i", "--port", "0"], ["--version"]])
+SLOW = pytest.mark.full(proof="test_every_command_runs_beside_a_folder_and_files_of_the_users_own")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["index", "--help"], ["--version"], pytest.param(["serve", "--index", "i", "--port", "0"], marks=SLOW)],
+)
 def test_every_command_runs_beside_a_folder_and_files_of_the_users_own(tmp_path, arguments):
     for name in ("server/__init__.py", "server/client.py", "retrieval.py", "pimsim.py"):
         written(tmp_path, name)

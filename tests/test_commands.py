@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from retrieval.store import DocumentStore
 
@@ -69,6 +70,7 @@ def test_a_wrong_row_is_one_line_on_stderr(tmp_path: Path) -> None:
 HANDBOOK = "The leave policy grants sixteen weeks. " + "Words go on and on. " * 8000 + "The secret code is 4711."
 
 
+@pytest.mark.full(proof="test_whole_documents_are_counted")
 def test_a_long_document_is_cut_or_said_to_be_long(tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
@@ -88,6 +90,7 @@ def test_a_long_document_is_cut_or_said_to_be_long(tmp_path: Path) -> None:
     assert not (tmp_path / "strict").exists()
 
 
+@pytest.mark.full(proof="test_the_encoding_can_be_given")
 def test_columns_encodings_and_sizes_are_options(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("key;body\n1;" + "caf\u00e9 in the morning. " * 30, encoding="latin-1")
     options = ["--text-field", "body", "--id-field", "key", "--encoding", "latin-1", "--quiet"]

@@ -23,6 +23,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.full(proof="test_what_the_disk_refuses_is_said_with_what_to_do")
 def test_disks_that_are_full_read_only_or_mounted_there(folder: Path) -> None:
     if subprocess.run([*IN_OWN_MOUNTS, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs to mount disks")
@@ -55,7 +56,7 @@ def test_disks_that_are_full_read_only_or_mounted_there(folder: Path) -> None:
     assert whole == ["index"]
 
 
-@pytest.mark.full(proof="test_disks_that_are_full_read_only_or_mounted_there")
+@pytest.mark.full(proof="test_what_the_disk_refuses_is_said_with_what_to_do")
 @pytest.mark.parametrize("limit", [50_000, 200_000, 2_000_000])
 def test_files_that_may_not_grow(folder: Path, limit: int) -> None:
     """As a quota says it: for the documents, for the vectors."""

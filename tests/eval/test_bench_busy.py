@@ -37,6 +37,7 @@ def tiny_bench(tiny_folder: Path) -> BusyBench:
     return BusyBench(Checkpoint.resolve(str(tiny_folder)), runs=1, threads=2)
 
 
+@pytest.mark.full(proof="test_neighbours_are_busy_until_the_block_ends")
 def test_each_work_is_reported_quiet_and_beside_each_load(tiny_bench, monkeypatch):
     monkeypatch.setattr("eval.bench_busy.SETTLE_SECONDS", 0.05)
     monkeypatch.setattr("eval.bench_busy.PROMPT", 100)

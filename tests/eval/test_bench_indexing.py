@@ -14,6 +14,7 @@ def test_documents_are_as_long_as_they_should_be() -> None:
     assert list(made_up(5, 900)) == documents
 
 
+@pytest.mark.full(proof="test_documents_are_as_long_as_they_should_be")
 @pytest.mark.parametrize("whole", [False, True])
 def test_it_reports_on_a_run(whole: bool, capfd: pytest.CaptureFixture[str]) -> None:
     options = ["--whole"] if whole else []

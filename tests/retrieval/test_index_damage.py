@@ -146,7 +146,7 @@ def test_an_index_behind_links_opens(index: Path, texts: dict[str, str], tmp_pat
     assert used(tmp_path / "link", texts) == "well"
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *(pytest.param(f"{kind}, long", marks=pytest.mark.full(
+@pytest.mark.parametrize("kind", ["hnsw", *(pytest.param(f"{kind}, long", marks=pytest.mark.full(
     proof="test_bytes_flipped_anywhere_end_no_process")) for kind in KINDS)])  # fmt: skip
 def test_bytes_flipped_anywhere_end_no_process(built: Path, tmp_path: Path, kind: str) -> None:
     """Where nothing but form can be checked, because the manifest has no digests."""

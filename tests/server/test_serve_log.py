@@ -10,7 +10,10 @@ HEAD = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (info|warning|error|critical) +\[\S
 QUESTION = {"question": "Why do otters hold hands?", "max_tokens": 3}
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    "form",
+    ["json", pytest.param("text", marks=pytest.mark.full(proof="test_a_server_s_log_from_its_start_to_its_end"))],
+)
 def test_a_server_s_log_from_its_start_to_its_end(serve, form):
     serving = serve("--log-format", form)
     with serving.ready() as client:
@@ -44,6 +47,7 @@ def test_a_server_s_log_from_its_start_to_its_end(serve, form):
     assert order[-1] == len(lines) - 1, messages
 
 
+@pytest.mark.full(proof="test_an_error_that_ends_the_process_is_an_object_too")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_what_cannot_be_served_is_a_line_of_its_form(serve, form):
     serving = serve("--log-format", form, model="/no/such/model")

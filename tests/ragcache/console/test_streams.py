@@ -137,6 +137,7 @@ def test_every_evaluation_writes_as_safely(path):
     assert path.read_text("utf-8").rstrip().endswith(f'sys.exit(streams.run(main, "eval.{path.stem}"))')
 
 
+@pytest.mark.full(proof="test_a_closed_pipe_ends_a_command_without_a_word")
 def test_an_evaluation_ends_without_a_word_when_its_reader_goes():
     reading, writing = os.pipe()
     os.close(reading)
@@ -238,6 +239,7 @@ def test_a_carriage_return_of_an_answer_is_spelled():
     assert raw.getvalue() == "\\rfrom:   another\n"
 
 
+@pytest.mark.full(proof="test_a_bar_in_a_log_is_a_line_from_time_to_time")
 def test_progress_of_index_in_a_log_is_lines(tmp_path):
     corpus = tmp_path / "c.jsonl"
     corpus.write_text("".join(json.dumps({"id": f"d{n}", "text": f"Text {n}."}) + "\n" for n in range(3)))
