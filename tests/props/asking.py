@@ -44,3 +44,9 @@ async def until(condition: Callable[[], bool]) -> None:
 def adds_up(usage: Usage) -> bool:
     tiers = dataclasses.astuple(usage.cached_tokens)
     return usage.computed_tokens + sum(tiers) == usage.prompt_tokens
+
+
+def computed(answers: list[Answer]) -> list[int]:
+    """Prompt tokens that each answer had computed; AssertionError where its usage does not add up."""
+    assert all(adds_up(answer.usage) for answer in answers)
+    return [answer.usage.computed_tokens for answer in answers]
