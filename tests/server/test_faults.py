@@ -23,6 +23,7 @@ BAD_DISK = OSError(errno.EIO, "Input/output error")
 # as another error in the same place
 OTHER_SEARCH = pytest.mark.full(proof="test_a_search_that_fails_is_one_clear_error_each")
 OTHER_HOST = pytest.mark.full(proof="test_a_host_tier_that_fails_costs_time_alone")
+OTHER_DISK = pytest.mark.full(proof="test_a_disk_tier_that_fails_costs_time_alone")
 
 
 @pytest.fixture
@@ -106,9 +107,21 @@ def balanced(site: Site) -> None:
             RuntimeError("Error in faiss: bad"),
             "comparing vectors: RuntimeError: Error in faiss: bad",
         ),
-        ("store", "get", lmdb.CorruptedError("page is damaged"), "CorruptedError: page is damaged"),
+        pytest.param(
+            "store",
+            "get",
+            lmdb.CorruptedError("page is damaged"),
+            "CorruptedError: page is damaged",
+            marks=OTHER_SEARCH,
+        ),
         pytest.param("store", "get", BAD_DISK, "OSError: [Errno 5] Input/output error", marks=OTHER_SEARCH),
-        ("embedder", "encode", NO_MEMORY, "embedding the question: MemoryError: cannot allocate 16 MiB"),
+        pytest.param(
+            "embedder",
+            "encode",
+            NO_MEMORY,
+            "embedding the question: MemoryError: cannot allocate 16 MiB",
+            marks=OTHER_SEARCH,
+        ),
     ],
 )
 def test_a_search_that_fails_is_one_clear_error_each(open_site, make_parts, answers, part, method, error, reason):
@@ -171,7 +184,11 @@ def test_a_question_that_is_refused_is_no_failure_of_the_search(open_site, make_
 
 @pytest.mark.parametrize(
     ("method", "error"),
-    [("put", NO_MEMORY), pytest.param("put", BAD_DISK, marks=OTHER_HOST), ("load", NO_MEMORY)],
+    [
+        ("put", NO_MEMORY),
+        pytest.param("put", BAD_DISK, marks=OTHER_HOST),
+        pytest.param("load", NO_MEMORY, marks=OTHER_HOST),
+    ],
 )
 def test_a_host_tier_that_fails_costs_time_alone(open_site, make_parts, answers, method, error):
     parts = make_parts()
@@ -199,7 +216,14 @@ def test_a_host_tier_that_fails_costs_time_alone(open_site, make_parts, answers,
     balanced(site)
 
 
-@pytest.mark.parametrize(("method", "direction"), [("write", "to_disk"), ("read", "from_disk"), ("land", "land")])
+@pytest.mark.parametrize(
+    ("method", "direction"),
+    [
+        pytest.param("write", "to_disk", marks=OTHER_DISK),
+        ("read", "from_disk"),
+        pytest.param("land", "land", marks=OTHER_DISK),
+    ],
+)
 def test_a_disk_tier_that_fails_costs_time_alone(open_site, make_parts, answers, tmp_path, method, direction):
     parts = make_parts(tmp_path / "kv")
     site = open_site(parts=parts)

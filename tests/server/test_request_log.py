@@ -185,4 +185,4 @@ def test_what_fails_in_a_request_is_logged_with_its_id(site, lines, monkeypatch)
     monkeypatch.setattr(site.service.finder, "find", fail)
     response = site.http.post("/v1/query", json=QUESTION, headers={HEADER: "r9"})
     assert response.status_code == 500
-    assert "r9" in {its_id for its_id, record in lines.lines if record.levelno >= logging.ERROR}
+    until(lambda: "r9" in {its_id for its_id, record in lines.lines if record.levelno >= logging.ERROR})

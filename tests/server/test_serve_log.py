@@ -10,10 +10,8 @@ HEAD = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (info|warning|error|critical) +\[\S
 QUESTION = {"question": "Why do otters hold hands?", "max_tokens": 3}
 
 
-@pytest.mark.parametrize(
-    "form",
-    ["json", pytest.param("text", marks=pytest.mark.full(proof="test_a_server_s_log_from_its_start_to_its_end"))],
-)
+@pytest.mark.full(proof="test_in_json_every_line_of_stderr_is_an_object")
+@pytest.mark.parametrize("form", ["json", "text"])
 def test_a_server_s_log_from_its_start_to_its_end(serve, form):
     serving = serve("--log-format", form)
     with serving.ready() as client:

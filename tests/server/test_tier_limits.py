@@ -92,7 +92,10 @@ def test_a_device_without_space_left_for_the_disk_cache(serve, wide_folder, wide
     assert "Traceback" not in serving.errors
 
 
-@pytest.mark.parametrize("size", ["1KiB", "48KiB"])
+@pytest.mark.parametrize(
+    "size",
+    ["1KiB", pytest.param("48KiB", marks=pytest.mark.full(proof="test_a_host_that_is_full_serves_on_and_says_so"))],
+)
 def test_a_host_that_is_full_serves_on_and_says_so(reopen, uncached, size):
     """One smaller than any document, and one that has room for one or two."""
     serving = reopen(*OPTIONS, "--device-cache", "150KiB", "--host-cache", size)
