@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from server.errors import RefusedRequest, shortened
+from server.request_log import CLIENT_GONE
 
 MAX_BODY_BYTES = 1 << 20
 MAX_GZIP_MEMBERS = 100  # each costs a copy of what follows it
@@ -36,7 +38,11 @@ class _StrictRequest(Request):
     async def body(self) -> bytes:
         if self._unpacked is None:
             codings = ",".join(self.headers.getlist("content-encoding"))
-            self._unpacked = unpack(await super().body(), codings)
+            try:
+                packed = await super().body()
+            except ClientDisconnect as error:
+                raise RefusedRequest(499, CLIENT_GONE, "the client has gone before its body was whole") from error
+            self._unpacked = unpack(packed, codings)
             if not self._unpacked:
                 raise _malformed("it is empty")
         return self._unpacked
@@ -54,10 +60,11 @@ def unpack(content: bytes, codings: str, limit: int = MAX_BODY_BYTES) -> bytes:
     if not names:
         return content
     if len(names) > 1 or names[0] not in UNPACKERS:
+        coding = shortened(", ".join(names))
         raise RefusedRequest(
             415,
             "wrong_content_encoding",
-            f"the body's Content-Encoding is {shortened(', '.join(names))!a}; send it without one, or as gzip or deflate",
+            f"the body's Content-Encoding is {coding!a}; send it without one, or as gzip or deflate",
             headers={"Accept-Encoding": "gzip, deflate"},
         )
     unpacked = bytearray()

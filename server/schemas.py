@@ -33,7 +33,9 @@ class QueryBody(BaseModel):
         None, description="draw from the most probable tokens that have this share of the probability together"
     )
     seed: StrictInt | None = Field(None, description="equal seeds give equal answers")
-    stop: Annotated[list[StrictStr], FailFast()] = Field([], description="a string or several: the answer ends before the first that appears")
+    stop: Annotated[list[StrictStr], FailFast()] = Field(
+        [], description="a string or several: the answer ends before the first that appears"
+    )
     timeout_ms: StrictInt | None = Field(None, description="give up after this many milliseconds: 504")
     stream: StrictBool = Field(False, description="answer as server-sent events")
 

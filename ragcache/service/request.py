@@ -66,7 +66,9 @@ def _top_k(query: Query, limits: Limits, corpus_size: int) -> int:
     # the operator's default may exceed a tiny corpus
     top_k = min(limits.top_k, corpus_size) if query.top_k is None else query.top_k
     if not 1 <= top_k <= corpus_size:
-        raise BadQuery(f"top_k is {_shown(top_k)}; the corpus has {corpus_size} documents", field="top_k", limit=corpus_size)
+        raise BadQuery(
+            f"top_k is {_shown(top_k)}; the corpus has {corpus_size} documents", field="top_k", limit=corpus_size
+        )
     return top_k
 
 

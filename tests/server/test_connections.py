@@ -312,14 +312,55 @@ def test_a_client_that_closes_its_writing_half_and_hangs_up_later_stops_the_work
     until(lambda: site.service.stats.outcomes["cancelled"] == 1)
 
 
-def test_half_a_request_is_not_waited_for(open_site: Any) -> None:
+def test_half_a_request_is_not_waited_for_and_is_told_so(open_site: Any) -> None:
     site = open_site(http={"patience": LONG})
-    for sent in (b"", b"GET /hea", HEAD + QUERY[:5], GET):
+    chunked = HEAD.replace(b"Content-Length: %d" % len(QUERY), b"Transfer-Encoding: chunked") + b"5\r\n{"
+    kinds = {
+        b"": None,
+        GET: None,
+        b"GET /hea": ("malformed_request", "the header ends early"),
+        HEAD: ("incomplete_body", "the body ends early"),
+        HEAD + QUERY[:5]: ("incomplete_body", "the body ends early"),
+        chunked: ("incomplete_body", "the body ends early"),
+    }
+    for sent, refusal in kinds.items():
         with site.raw(sent) as raw:
             if sent == GET:
                 assert answer(raw)[0] == 200
             raw.shutdown(socket.SHUT_WR)
+            if refusal is not None:
+                status, body = answer(raw)
+                assert (status, body["error"]["type"]) == (400, refusal[0]), sent
+                assert body["error"]["message"].startswith(refusal[1])
             assert rest(raw) in (b"", b"reset"), sent
+    until(lambda: not site.server.connections)
+    assert site.service.stats.outcomes.total() == 0
+
+
+@pytest.mark.parametrize("origins", [("*",), ("http://one.example",), ("http://one.example", "http://two.example"), ()])
+def test_what_is_refused_before_its_header_is_known_has_an_id_and_what_a_script_needs(
+    open_site: Any, origins: tuple[str, ...]
+) -> None:
+    patience = Patience(header=0.3, body=60, idle=60)
+    site = open_site(cors_origins=origins, http={"patience": patience, "max_connections": 1}, step_seconds=0.01)
+    ids = []
+    for sent, status in ((b"GET /", 408), (b"junk\r\n\r\n", 400), (b"", 503)):
+        busy = site.connect({"question": "What is rust?", "max_tokens": 16}) if status == 503 else None
+        if busy is not None:
+            until(lambda: site.service.running == 1)
+        with site.raw(sent) as raw:
+            head = rest(raw).partition(b"\r\n\r\n")[0].decode()
+        assert int(head.split()[1]) == status
+        headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
+        ids.append(headers["x-request-id"])
+        allowed = headers.get("access-control-allow-origin")
+        assert allowed == (origins[0] if len(origins) == 1 else None)
+        assert ("access-control-expose-headers" in headers) is (allowed is not None)
+        if busy is not None:
+            assert answer(busy)[0] == 200
+            busy.close()
+        until(lambda: not site.server.connections)
+    assert len(set(ids)) == 3
 
 
 def test_many_slow_clients_at_once_keep_nobody_waiting(open_site: Any) -> None:

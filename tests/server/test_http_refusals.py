@@ -72,7 +72,10 @@ def test_a_bad_field_is_named(site, body, status, field, message):
 
 
 def test_an_answer_repeats_little_of_what_was_sent(site):
-    for content in (b'{"question": "a", "%s": 1}' % (b"x" * 900_000), b'{"question": "a", "seed": -%s}' % (b"9" * 4000)):
+    for content in (
+        b'{"question": "a", "%s": 1}' % (b"x" * 900_000),
+        b'{"question": "a", "seed": -%s}' % (b"9" * 4000),
+    ):
         response = site.post(content)
         assert response.status_code == 422
         assert len(response.content) < 500

@@ -20,6 +20,7 @@ from ragcache.cli.main import main
 from ragcache.errors import ConfigError
 from server.app import create_app
 from server.run import HttpServer, bind
+from server.signals import ECHO_SECONDS
 from tests.server.conftest import until
 from tests.server.serving import PATIENCE
 from tests.server.tiered_site import metrics_of
@@ -276,6 +277,7 @@ def test_sighup_reloads_and_a_second_sigterm_ends_at_once(serve, tiny_index, tmp
         serving.process.terminate()
         until(lambda: client_is_refused(client))
         assert serving.process.poll() is None  # the answer runs
+        time.sleep(ECHO_SECONDS)
         status, seconds = serving.end()
     assert status == 128 + signal.SIGTERM
     assert seconds < 2
