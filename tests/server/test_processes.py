@@ -273,11 +273,12 @@ def test_sighup_reloads_and_a_second_sigterm_ends_at_once(serve, tiny_index, tmp
         assert "event: done" in list(lines)
         until(lambda: reloads_of(client) == 2)
         assert client.get("/readyz").json() == {"status": "ready"}
-        stream_until_delta(client, stack, 7000)
+        running = stream_until_delta(client, stack, 7000)
         serving.process.terminate()
         until(lambda: client_is_refused(client))
         assert serving.process.poll() is None  # the answer runs
         time.sleep(ECHO_SECONDS)
+        assert next(running)
         status, seconds = serving.end()
     assert status == 128 + signal.SIGTERM
     assert seconds < 2
