@@ -175,7 +175,7 @@ def test_an_index_that_is_not_what_its_manifest_says_is_refused(command, tiny_in
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--index", "/no/such/faiss.idx"], "/no/such"),
+        (["--index", "/no/such/faiss.idx", "--port", "0"], "/no/such"),
         ([], "no index: pass --index"),
         (["--config", "/no/such.toml"], "cannot read /no/such.toml: No such file or directory"),
         (["--index", "i", "--device-cache", "much"], "'much' is not a size"),
