@@ -139,6 +139,30 @@ def test_the_body_of_a_request_that_is_refused_is_not_awaited_for_ever(open_site
         until(lambda: not site.server.connections)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+@pytest.mark.parametrize("ending", ["wait", "end", "junk", "expect"])
+def test_a_route_that_reads_no_body_answers_without_it(open_site: Any, method: str, ending: str) -> None:
+    site = open_site(http={"patience": Patience(header=60, body=0.3, idle=60)})
+    length = b"Transfer-Encoding: chunked\r\n\r\nzz\r\n" if ending == "junk" else b"Content-Length: 5\r\n\r\n{"
+    if ending == "expect":
+        length = b"Expect: 100-continue\r\n" + length
+    with site.raw(b"%s /v1/cache HTTP/1.1\r\nHost: x\r\n%s" % (method.encode(), length)) as raw:
+        if ending == "end":
+            raw.shutdown(socket.SHUT_WR)
+        received = rest(raw)
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert received.count(b"HTTP/1.1") == 1
+    until(lambda: not site.server.connections)
+
+
+def test_a_client_that_awaits_100_and_then_sends_nothing_is_told_so(open_site: Any) -> None:
+    site = open_site(http={"patience": Patience(header=60, body=0.3, idle=60)})
+    with site.raw(HEAD.replace(b"Host: x", b"Host: x\r\nExpect: 100-continue")) as raw:
+        received = rest(raw)
+    assert received.startswith(b"HTTP/1.1 100 ")
+    assert b"HTTP/1.1 408 Request Timeout\r\n" in received
+
+
 def test_no_time_is_up_while_the_answer_is_computed(open_site: Any) -> None:
     site = open_site(http={"patience": SHORT}, step_seconds=0.1)
     with site.raw(HEAD.replace(b"%d" % len(QUERY), b"%d" % (len(QUERY) + 1)) + QUERY.replace(b"3", b"12")) as raw:
@@ -200,6 +224,19 @@ def test_at_the_limit_those_that_wait_longest_make_room(open_site: Any, caplog: 
         "4 connections are open, the limit (--max-connections): those that wait longest for their clients are closed "
         "to make room"
     ]
+
+
+def test_connections_that_are_kept_between_requests_make_room_too(open_site: Any) -> None:
+    site = open_site(http={"patience": LONG, "max_connections": 4})
+    kept = []
+    for _ in range(12):
+        kept.append(site.raw(GET))
+        assert answer(kept[-1])[0] == 200
+    assert {rest(raw) for raw in kept[:8]} <= {b"", b"reset"}
+    kept[-1].sendall(GET)
+    assert answer(kept[-1])[0] == 200  # the newest stay
+    for raw in kept:
+        raw.close()
 
 
 def test_at_the_limit_where_all_are_answered_the_next_is_told_so(open_site: Any) -> None:

@@ -96,6 +96,28 @@ hear({int(signal.SIGTERM)}); hear({int(signal.SIGTERM)}, 1.0)
     os.kill(first, signal.SIGKILL)
 
 
+def test_the_first_ends_a_server_that_reloads() -> None:
+    code = """
+import asyncio, os, signal, time
+from fastapi import FastAPI
+from ragcache.service.aside import aside
+from server.run import HttpServer, bind, run
+from server.signals import Hangups
+hangups = Hangups()
+app = FastAPI()
+app.state.draining = False
+def reopened():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+async def reload(): await aside(reopened, print)
+async def finish(): await asyncio.sleep(0)
+os.kill(os.getpid(), signal.SIGHUP)
+run(HttpServer(app, bind("127.0.0.1", 0), grace_seconds=5), finish=finish, reload=reload, hangups=hangups)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def lives(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
