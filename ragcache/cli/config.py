@@ -225,7 +225,10 @@ def _coerce(name: str, value: Any, where: str) -> Any:
     if kind is Path and isinstance(value, str | Path):
         return Path(value).expanduser()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf  # which is refused as such
     if kind is tuple and isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
         return tuple(value)
     if kind is tuple:
@@ -270,7 +273,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of the encoding, and of a number of 5,000 digits
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
     settings = {name.replace("-", "_"): value for name, value in settings.items()}
     if unknown := sorted(settings.keys() - _FIELDS.keys()):
