@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from importlib import metadata
 
 from fastapi import FastAPI, Request, Response
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
@@ -19,7 +17,8 @@ from ragcache.service.service import RagService
 from server import errors
 from server.body_limit import BodyLimit
 from server.event_stream import PING_SECONDS, ClientGone, EventStream, while_connected
-from server.methods import ORDER, Methods
+from server.farewell import SHUTTING_DOWN
+from server.methods import Methods
 from server.metrics import Metrics
 from server.request_body import MAX_BODY_BYTES, BodyRoute
 from server.request_log import CLIENT_GONE, note
@@ -29,7 +28,6 @@ from server.schemas import (
     ClearedBody,
     ComponentBody,
     ErrorBody,
-    ErrorDetail,
     IntegrityBody,
     MovesBody,
     OthersBody,
@@ -40,17 +38,13 @@ from server.schemas import (
     openapi_errors,
 )
 
-# what a browser's script may read of an answer besides its body
-EXPOSED_HEADERS = ("Retry-After", "X-Request-Id")
 
-
-def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_seconds: float = PING_SECONDS) -> FastAPI:
+def create_app(service: RagService, *, ping_seconds: float = PING_SECONDS) -> FastAPI:
     """The API of one service, which the caller starts and closes.
 
-    Scripts of pages from `cors_origins` may ask it. While a stream has nothing to send, a comment follows each
-    `ping_seconds`.
+    While a stream has nothing to send, a comment follows each `ping_seconds`.
     """
-    app = _empty_app(cors_origins)
+    app = _empty_app()
     metrics = Metrics(service)
     app.state.draining = False
 
@@ -58,7 +52,7 @@ def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_se
     async def query(request: Request, body: QueryBody) -> Response:
         """Answers a question from the documents nearest to it."""
         if app.state.draining:
-            return _unavailable("the server is shutting down")
+            return _unavailable(SHUTTING_DOWN)
         events = while_connected(request, service.ask(body.query()), ping_seconds)
         try:
             # until something is sent, an error can still set the status
@@ -90,7 +84,7 @@ def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_se
     async def readyz() -> Response:
         """Whether questions are answered: "ready", or "degraded" where some fail or take longer, with the reasons."""
         if app.state.draining:
-            return _unavailable("the server is shutting down")
+            return _unavailable(SHUTTING_DOWN)
         health = service.health
         troubles = _troubles(health)
         if health.state == "failed":
@@ -117,7 +111,7 @@ def create_app(service: RagService, *, cors_origins: Sequence[str] = (), ping_se
     return app
 
 
-def _empty_app(cors_origins: Sequence[str]) -> FastAPI:
+def _empty_app() -> FastAPI:
     """An app without routes but that of its page /docs, and what holds for all of them."""
     app = FastAPIOffline(
         title="ragcache",
@@ -129,14 +123,6 @@ def _empty_app(cors_origins: Sequence[str]) -> FastAPI:
     app.router.route_class = BodyRoute
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
     app.add_middleware(Methods, routes=app.routes)
-    if cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=cors_origins,
-            allow_methods=ORDER,
-            allow_headers=["*"],
-            expose_headers=EXPOSED_HEADERS,
-        )
     errors.install(app)
     return app
 
@@ -197,4 +183,4 @@ def _troubles(health: Health) -> dict[str, ComponentBody]:
 
 
 def _unavailable(message: str) -> Response:
-    return errors.respond(503, ErrorBody(error=ErrorDetail(type="unavailable", message=message)))
+    return errors.respond(503, ErrorBody.of("unavailable", message))

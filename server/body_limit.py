@@ -7,7 +7,7 @@ import contextlib
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import respond
-from server.schemas import ErrorBody, ErrorDetail
+from server.schemas import ErrorBody
 
 
 class _TooLarge(Exception):
@@ -51,5 +51,4 @@ class BodyLimit:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = f"the body is larger than {self._limit} bytes"
-        detail = ErrorDetail(type="body_too_large", message=message, limit=self._limit)
-        await respond(413, ErrorBody(error=detail))(scope, receive, send)
+        await respond(413, ErrorBody.of("body_too_large", message, limit=self._limit))(scope, receive, send)

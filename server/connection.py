@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
@@ -15,11 +15,15 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from server.schemas import ErrorBody, ErrorDetail
+from server.errors import RETRY_AFTER_SECONDS, RefusedRequest
+from server.interruption import interrupt
+from server.request_log import HEADER, note_unread
+from server.schemas import ErrorBody
 
 CAN_PROBE = hasattr(socket, "TCP_INFO")  # on Linux
 TCP_CLOSE = 7  # of include/net/tcp_states.h: the connection is reset
 FIRST_PROBE_SECONDS, LAST_PROBE_SECONDS = 0.02, 1.0
+FAREWELL_PROBE_SECONDS = 0.1  # for a reset to come from a client that has gone in the midst of its body
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Patience:
 
     header: float = 15.0
     body: float = 30.0
-    idle: float = 5.0
+    idle: float = 75.0  # proxies keep connections for 60 s, mostly
 
 
 PATIENCE = Patience()
@@ -61,10 +65,15 @@ class Connection(H11Protocol):
         *,
         patience: Patience,
         admits: Callable[[Connection], bool],
+        headers_unseen: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
-        """`admits` says whether there is room for it, when it begins."""
+        """`admits` says whether there is room for it, when it begins.
+
+        `headers_unseen` are those of an answer to what is no request, or not yet: the application answers all others.
+        """
         super().__init__(config, server_state, app_state)
         self._admits = admits
+        self._headers_unseen = headers_unseen
         self.waiting_since: float | None = None  # the loop's time since which it waits for the client, if it does
         self._patience = patience
         self._phase = Phase.ANSWER
@@ -79,7 +88,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._enter(self._current_phase())
         if not self._admits(self):
-            self._refuse(503, "unavailable", "too many connections are open; come back later", retry_after=True)
+            self._refuse(503, "unavailable", "too many connections are open; come back later")
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -105,14 +114,30 @@ class Connection(H11Protocol):
             self._trust_to_read()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always closes
-        """Whether the connection stays open for the answer: the client has sent a whole request, then FIN.
+        """Whether the connection stays open for the answer: the client has sent a request, or part of one, then FIN.
 
         FIN comes from a client that closed its writing half, and from one that has gone. An urgent byte tells them
         apart: it stands outside the stream, so that the former does not see it, and the latter's system answers it
         with a reset, at once or when the client closes.
         """
-        if self._phase is not Phase.ANSWER or not CAN_PROBE:
+        if self._phase is Phase.HEADER and self.conn.trailing_data[0]:
+            self._refuse(400, "malformed_request", "the header ends early")
+            return True
+        unanswered = self.cycle is not None and not self.cycle.response_complete
+        if not unanswered or (not CAN_PROBE and self._phase is Phase.ANSWER):
             return False
+        if CAN_PROBE and not self._send_urgent_byte():
+            return False
+        self._half_closed = True
+        if CAN_PROBE:
+            self._probe(FIRST_PROBE_SECONDS)
+        if self._phase is Phase.BODY:
+            refusal = (400, "incomplete_body", "the body ends early: the connection was closed before it was whole")
+            self.loop.call_later(FAREWELL_PROBE_SECONDS, self._refuse, *refusal)
+        return True
+
+    def _send_urgent_byte(self) -> bool:
+        """Whether the connection still lives, as far as this system knows."""
         try:
             with self.transport.get_extra_info("socket").dup() as client:
                 client.send(b"\0", socket.MSG_OOB)
@@ -120,8 +145,6 @@ class Connection(H11Protocol):
             pass  # what is on its way to the client does as well
         except OSError:
             return False
-        self._half_closed = True
-        self._probe(FIRST_PROBE_SECONDS)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -177,25 +200,38 @@ class Connection(H11Protocol):
         else:
             self.transport.close()
 
-    def _refuse(self, status: int, kind: str, message: str, *, retry_after: bool = False) -> None:
-        """Answers with an error, unless an answer has begun, and closes the connection."""
+    def _refuse(self, status: int, kind: str, message: str) -> None:
+        """Ends the connection with an error: the application's answer to the request under way, or one without it.
+
+        A request that is answered, or nearly, keeps its answer.
+        """
+        if self.transport.is_closing():
+            return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # the application's own answer comes too late
+            interrupt(self.cycle.scope, RefusedRequest(status, kind, message, headers={"Connection": "close"}))
+            self.cycle.keep_alive = False
             self.cycle.message_event.set()
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
-            body = ErrorBody(error=ErrorDetail(type=kind, message=message)).json_bytes()
-            headers = [
-                *self.server_state.default_headers,
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(body)).encode()),
-                (b"connection", b"close"),
-                *([(b"retry-after", b"1")] if retry_after else []),
-            ]
-            answer = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode())
-            for part in (answer, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(part) or b"")
-        self.transport.close()
+        else:
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                self._answer_unread(status, ErrorBody.of(kind, message))
+            self.transport.close()
         self._expect_to_be_read()
+
+    def _answer_unread(self, status: int, error: ErrorBody) -> None:
+        """Answers what is no request, or not yet."""
+        body = error.json_bytes()
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+            (HEADER.lower().encode(), note_unread(status, error.error.type).encode()),
+            *([(b"retry-after", str(RETRY_AFTER_SECONDS).encode())] if status == 503 else []),
+            *self._headers_unseen,
+        ]
+        answer = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode())
+        for part in (answer, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(part) or b"")
 
     def _expect_to_be_read(self) -> None:
         """Gives the connection up unless the client takes what is written to it, in time."""

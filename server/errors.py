@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from ragcache.errors import BadQuery, DeadlineExceeded, EngineError, Overloaded, QuestionTooLong, RagCacheError
 from retrieval.errors import IndexDamaged, RetrievalError
 from server.request_log import note
-from server.schemas import ErrorBody, ErrorDetail
+from server.schemas import ErrorBody
 
 _STATUS: list[tuple[type[Exception], int, str]] = [
     (QuestionTooLong, 413, "question_too_long"),
@@ -22,6 +22,7 @@ _STATUS: list[tuple[type[Exception], int, str]] = [
     (RagCacheError, 500, "internal_error"),
 ]
 RETRY_AFTER_SECONDS = 1
+LONGEST_QUOTE = 100  # characters that an answer repeats of what a client has sent
 
 
 class RefusedRequest(HTTPException):
@@ -31,7 +32,7 @@ class RefusedRequest(HTTPException):
         self, status: int, kind: str, message: str, *, limit: int | None = None, headers: dict[str, str] | None = None
     ) -> None:
         super().__init__(status, message, headers)
-        self.detail_body = ErrorDetail(type=kind, message=message, limit=limit)
+        self.body = ErrorBody.of(kind, message, limit=limit)
 
 
 def describe(error: Exception) -> tuple[int, ErrorBody]:
@@ -39,15 +40,19 @@ def describe(error: Exception) -> tuple[int, ErrorBody]:
     for kind, status, name in _STATUS:
         if isinstance(error, kind):
             field, limit = getattr(error, "field", None), getattr(error, "limit", None)
-            return status, ErrorBody(error=ErrorDetail(type=name, message=str(error), field=field, limit=limit))
-    detail = ErrorDetail(type="internal_error", message=f"{type(error).__name__} in the server; its log says more")
-    return 500, ErrorBody(error=detail)
+            return status, ErrorBody.of(name, str(error), field=field, limit=limit)
+    return 500, ErrorBody.of("internal_error", f"{type(error).__name__} in the server; its log says more")
 
 
 def respond(status: int, body: ErrorBody) -> Response:
     note(error=body.error.type)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else None
     return Response(body.json_bytes(), status, headers, "application/json")
+
+
+def shortened(text: str) -> str:
+    """What a client has sent, cut to what is worth being repeated."""
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"
 
 
 def install(app: FastAPI) -> None:
@@ -60,19 +65,18 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         if isinstance(error.body, bytes) and error.body:  # what is sent as JSON has been parsed
             message = "send the body as JSON, with the header Content-Type: application/json"
-            return respond(415, ErrorBody(error=ErrorDetail(type="wrong_content_type", message=message)))
+            return respond(415, ErrorBody.of("wrong_content_type", message))
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][1:]) or None
+        field = shortened(".".join(str(part) for part in first["loc"][1:])) or None
         message = f"{field or 'body'}: {first['msg']}"
         if first["type"] == "extra_forbidden":
             message = f"unknown field {field!r}"
-        return respond(422, ErrorBody(error=ErrorDetail(type="invalid_request", message=message, field=field)))
+        return respond(422, ErrorBody.of("invalid_request", message, field=field))
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        known_detail = error.detail_body if isinstance(error, RefusedRequest) else None
-        detail = known_detail or ErrorDetail(type="http_error", message=str(error.detail))
-        response = respond(error.status_code, ErrorBody(error=detail))
+        body = error.body if isinstance(error, RefusedRequest) else ErrorBody.of("http_error", str(error.detail))
+        response = respond(error.status_code, body)
         response.headers.update(error.headers or {})
         return response
 

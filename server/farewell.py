@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from fastapi import FastAPI
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import respond
 from server.event_stream import error_event
-from server.schemas import ErrorBody, ErrorDetail
+from server.schemas import ErrorBody
 
-_TIME_IS_OVER = ErrorBody(
-    error=ErrorDetail(
-        type="unavailable", message="the server is shutting down, and the time for running requests is over; ask again"
-    )
-)
+SHUTTING_DOWN = "the server is shutting down"
+_TIME_IS_OVER = ErrorBody.of("unavailable", f"{SHUTTING_DOWN}, and the time for running requests is over; ask again")
 
 
 class Farewell:
@@ -24,8 +21,9 @@ class Farewell:
     It is answered with 503, or ends its stream with an `error` event where that has begun.
     """
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool]) -> None:
         self._app = app
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         streaming = begun = complete = False
@@ -43,7 +41,7 @@ class Farewell:
         try:
             await self._app(scope, receive, watched)
         except asyncio.CancelledError:
-            if not self._app.state.draining:
+            if not self._is_draining():
                 raise
             if not begun:
                 await respond(503, _TIME_IS_OVER)(scope, receive, send)

@@ -10,10 +10,13 @@ from typing import Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
-from server.errors import RefusedRequest
+from server.errors import RefusedRequest, shortened
+from server.request_log import CLIENT_GONE
 
 MAX_BODY_BYTES = 1 << 20
+MAX_GZIP_MEMBERS = 100  # each costs a copy of what follows it
 UNPACKERS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
@@ -35,7 +38,11 @@ class _StrictRequest(Request):
     async def body(self) -> bytes:
         if self._unpacked is None:
             codings = ",".join(self.headers.getlist("content-encoding"))
-            self._unpacked = unpack(await super().body(), codings)
+            try:
+                packed = await super().body()
+            except ClientDisconnect as error:
+                raise RefusedRequest(499, CLIENT_GONE, "the client has gone before its body was whole") from error
+            self._unpacked = unpack(packed, codings)
             if not self._unpacked:
                 raise _malformed("it is empty")
         return self._unpacked
@@ -53,14 +60,15 @@ def unpack(content: bytes, codings: str, limit: int = MAX_BODY_BYTES) -> bytes:
     if not names:
         return content
     if len(names) > 1 or names[0] not in UNPACKERS:
+        coding = shortened(", ".join(names))
         raise RefusedRequest(
             415,
             "wrong_content_encoding",
-            f"the body's Content-Encoding is {', '.join(names)!a}; send it without one, or as gzip or deflate",
+            f"the body's Content-Encoding is {coding!a}; send it without one, or as gzip or deflate",
             headers={"Accept-Encoding": "gzip, deflate"},
         )
     unpacked = bytearray()
-    while content or not unpacked:  # a gzip file may have several members
+    for _ in range(MAX_GZIP_MEMBERS):  # a gzip file may have several, and empty ones too
         unpacker = zlib.decompressobj(UNPACKERS[names[0]])
         try:
             unpacked += unpacker.decompress(content, limit + 1 - len(unpacked))
@@ -71,9 +79,9 @@ def unpack(content: bytes, codings: str, limit: int = MAX_BODY_BYTES) -> bytes:
         if not unpacker.eof:
             raise _malformed(f"its {names[0]} ends early")
         content = unpacker.unused_data
-        if not unpacked:
-            break
-    return bytes(unpacked)
+        if not content:
+            return bytes(unpacked)
+    raise _malformed(f"its {names[0]} has more than {MAX_GZIP_MEMBERS} members")
 
 
 def parse_json(content: bytes) -> Any:
@@ -97,11 +105,11 @@ def parse_json(content: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _malformed(f"the field {twice!a} is there twice")
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise _malformed(f"the field {shortened(name)!a} is there twice")
+        fields[name] = value
     return fields
 
 

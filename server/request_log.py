@@ -52,6 +52,18 @@ def id_of(headers: Headers) -> str:
     return uuid.uuid4().hex
 
 
+def note_unread(status: int, error: str) -> str:
+    """Logs that a connection is refused before its request is known. Returns an id for this answer.
+
+    At `debug`: such connections come from port scans and the like, and come in crowds.
+    """
+    its_id = uuid.uuid4().hex
+    token = request_id.set(its_id)
+    log.debug("refused", extra=fields(status=status, error=error))
+    request_id.reset(token)
+    return its_id
+
+
 class RequestLog:
     """ASGI middleware, the outermost: lines that are logged while a request runs carry its id, and so does its answer.
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
 from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from ragcache.errors import ConfigError
 from server.connection import PATIENCE, Connection, Patience
+from server.cors import Cors, headers_unseen
 from server.crowd import Crowd, most_connections
 from server.farewell import Farewell
+from server.interruption import Interruptible
 from server.listener import Listener
 from server.request_log import RequestLog
 from server.signals import Hangups, on_stop_signals
@@ -61,20 +65,26 @@ class HttpServer:
         grace_seconds: float,
         patience: Patience = PATIENCE,
         max_connections: int = 0,
+        cors_origins: Sequence[str] = (),
     ) -> None:
         """Listens from now on: clients wait until `serve` runs.
 
         `grace_seconds` is how long running requests may take once it is stopped, `patience` how long it waits for
-        clients. `max_connections` may be open at a time (0: as many as the process can open files). Raises ConfigError
-        if another process, which had bound the address as well, listens already.
+        clients. `max_connections` may be open at a time (0: as many as the process can open files). Scripts of pages
+        from `cors_origins` may ask. Raises ConfigError if another process, which had bound the address as well, listens
+        already.
         """
         self._bound = bound
         logging.getLogger("uvicorn.error").addFilter(_is_news)
+        answering: ASGIApp = Farewell(Interruptible(app), lambda: bool(app.state.draining))
+        if cors_origins:
+            answering = Cors(answering, cors_origins)
         # `ws`: nothing here is a WebSocket; `loop`: the caller's
         config = uvicorn.Config(
-            RequestLog(Farewell(app)), log_config=None, log_level="warning", http="h11", ws="none", loop="none"
+            RequestLog(answering), log_config=None, log_level="warning", http="h11", ws="none", loop="none"
         )
-        self._server = _Server(config, app, grace_seconds, patience, max_connections)
+        make = functools.partial(Connection, patience=patience, headers_unseen=headers_unseen(cors_origins))
+        self._server = _Server(config, app, grace_seconds, make, max_connections)
         try:
             bound.listen(config.backlog)
         except OSError as error:
@@ -137,12 +147,17 @@ class _Server(uvicorn.Server):
     """uvicorn's server, with a listener, connections, signals and an end of its own."""
 
     def __init__(
-        self, config: uvicorn.Config, app: FastAPI, grace_seconds: float, patience: Patience, max_connections: int
+        self,
+        config: uvicorn.Config,
+        app: FastAPI,
+        grace_seconds: float,
+        make: Callable[..., Connection],
+        max_connections: int,
     ) -> None:
         super().__init__(config)
         self._app = app
         self._grace_seconds = grace_seconds
-        self._patience = patience
+        self._make = make
         self._max_connections = max_connections
 
     def stop(self) -> None:
@@ -160,9 +175,7 @@ class _Server(uvicorn.Server):
         crowd = Crowd(members, min(self._max_connections or most, most))
 
         def connection() -> Connection:
-            return Connection(
-                self.config, self.server_state, self.lifespan.state, patience=self._patience, admits=crowd.admits
-            )
+            return self._make(self.config, self.server_state, self.lifespan.state, admits=crowd.admits)
 
         listeners = [Listener(bound, connection, crowd.starved) for bound in sockets or []]
         self.servers = cast("list[asyncio.Server]", listeners)  # of which uvicorn uses what a Listener has

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 
 from ragcache.service.answer import Answer, Query, Retrieved, Speculated, Timing, Usage, UsedDocument
 
@@ -22,9 +33,20 @@ class QueryBody(BaseModel):
         None, description="draw from the most probable tokens that have this share of the probability together"
     )
     seed: StrictInt | None = Field(None, description="equal seeds give equal answers")
-    stop: list[StrictStr] = Field([], description="a string or several: the answer ends before the first that appears")
+    stop: Annotated[list[StrictStr], FailFast()] = Field(
+        [], description="a string or several: the answer ends before the first that appears"
+    )
     timeout_ms: StrictInt | None = Field(None, description="give up after this many milliseconds: 504")
     stream: StrictBool = Field(False, description="answer as server-sent events")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown(cls, fields: Any) -> Any:
+        """Without all unknown fields but the first: an error is made for each, and a body has room for 100,000."""
+        if not isinstance(fields, dict) or fields.keys() <= cls.model_fields.keys():
+            return fields
+        unknown = next(name for name in fields if name not in cls.model_fields)
+        return {name: value for name, value in fields.items() if name == unknown or name in cls.model_fields}
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -98,6 +120,10 @@ class ErrorBody(BaseModel):
     """Body of every answer that is not 2xx, and data of a stream's event `error`."""
 
     error: ErrorDetail
+
+    @classmethod
+    def of(cls, kind: str, message: str, *, field: str | None = None, limit: int | None = None) -> ErrorBody:
+        return cls(error=ErrorDetail(type=kind, message=message, field=field, limit=limit))
 
     def json_bytes(self) -> bytes:
         return self.model_dump_json(exclude_none=True).encode()

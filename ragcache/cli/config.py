@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,7 +113,7 @@ class ServeConfig:
         above=0,
     )
     keep_alive_seconds: float = _option(
-        5.0, "close a connection that sends no further request; behind a proxy, more than the proxy's own", above=0
+        75.0, "close a connection that sends no further request; behind a proxy, more than the proxy's own", above=0
     )
     max_connections: int = _option(
         0,
@@ -137,7 +139,7 @@ class ServeConfig:
                 raise ConfigError(f"{field.name} must be at least {least}, not {value}")
             if "above" in field.metadata and value <= field.metadata["above"]:
                 raise ConfigError(f"{field.name} must be above {field.metadata['above']}, not {value}")
-        _check_origins(self.cors_origin)
+        object.__setattr__(self, "cors_origin", tuple(_origin(text) for text in self.cors_origin))
         _ = self.service  # checks the others
         if self.vllm and self.engine != "vllm":
             raise ConfigError("vllm_options have no use without --engine vllm")
@@ -196,6 +198,7 @@ class ServeConfig:
         return cls(**{name: _coerce(name, value, where) for name, value in settings.items()})
 
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}  # which browsers leave out
 _FIELDS = {field.name: field for field in dataclasses.fields(ServeConfig)}
 _KINDS = {
     "Path": Path,
@@ -222,7 +225,10 @@ def _coerce(name: str, value: Any, where: str) -> Any:
     if kind is Path and isinstance(value, str | Path):
         return Path(value).expanduser()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf  # which is refused as such
     if kind is tuple and isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
         return tuple(value)
     if kind is tuple:
@@ -233,17 +239,33 @@ def _coerce(name: str, value: Any, where: str) -> Any:
     return value
 
 
-def _check_origins(origins: tuple[str, ...]) -> None:
-    """Raises ConfigError for a text that no browser sends as its Origin, and which would therefore allow nothing."""
-    for origin in origins:
-        parts = urlsplit(origin)
-        if origin not in ("*", "null") and (
-            not parts.netloc or origin.lower() != f"{parts.scheme}://{parts.netloc}".lower() or "@" in origin
-        ):
-            raise ConfigError(
-                f"cors_origin {origin!r} is not an origin: write *, or scheme://host:port without a path, such as "
-                "http://localhost:5173"
-            )
+def _origin(text: str) -> str:
+    """An origin as browsers send it. Raises ConfigError for a text that none sends, and which would allow nothing."""
+    if text in ("*", "null"):
+        return text
+    try:
+        parts = urlsplit(text.lower())
+        port = parts.port
+        host = _host(parts.hostname or "")
+    except ValueError:  # of the brackets, the port or the address
+        host = ""
+    # urlsplit passes over line breaks and more, and an empty part after ? or #
+    if not host or not re.fullmatch(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+", text.lower()):
+        raise ConfigError(
+            f"cors_origin {text!r} is not an origin: write *, or scheme://host:port without a path, such as "
+            "http://localhost:5173"
+        )
+    shown = "" if port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{port}"
+    return f"{parts.scheme}://{host}{shown}"
+
+
+def _host(host: str) -> str:
+    """A host as browsers write it: addresses in their shortest form. Raises ValueError for an address that is none."""
+    if ":" in host:
+        return f"[{ipaddress.IPv6Address(host).compressed}]"
+    if host.rpartition(".")[2].isdigit():
+        return str(ipaddress.IPv4Address(host))
+    return host
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -251,7 +273,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of the encoding, and of a number of 5,000 digits
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
     settings = {name.replace("-", "_"): value for name, value in settings.items()}
     if unknown := sorted(settings.keys() - _FIELDS.keys()):

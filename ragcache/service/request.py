@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 from ragcache.engine.protocol import Sampling
 from ragcache.errors import BadQuery
@@ -13,6 +13,7 @@ from ragcache.service.answer import Query
 from ragcache.service.limits import Limits
 
 MAX_TEMPERATURE = 5.0
+MAX_TIMEOUT_MS = 2**31 - 1  # 24 days; as much as timers of clients mostly hold
 MAX_STOPS = 8
 MAX_STOP_CHARACTERS = 200
 MAX_TENANT_CHARACTERS = 200
@@ -65,7 +66,9 @@ def _top_k(query: Query, limits: Limits, corpus_size: int) -> int:
     # the operator's default may exceed a tiny corpus
     top_k = min(limits.top_k, corpus_size) if query.top_k is None else query.top_k
     if not 1 <= top_k <= corpus_size:
-        raise BadQuery(f"top_k is {top_k}; the corpus has {corpus_size} documents", field="top_k", limit=corpus_size)
+        raise BadQuery(
+            f"top_k is {_shown(top_k)}; the corpus has {corpus_size} documents", field="top_k", limit=corpus_size
+        )
     return top_k
 
 
@@ -73,22 +76,22 @@ def _max_tokens(query: Query, limits: Limits) -> int:
     limit = limits.max_tokens
     max_tokens = limit if query.max_tokens is None else query.max_tokens
     if not 1 <= max_tokens <= limit:
-        raise BadQuery(f"max_tokens is {max_tokens}; it may be 1 to {limit}", field="max_tokens", limit=limit)
+        raise BadQuery(f"max_tokens is {_shown(max_tokens)}; it may be 1 to {limit}", field="max_tokens", limit=limit)
     return max_tokens
 
 
 def _sampling(query: Query) -> Sampling:
     temperature = 0.0 if query.temperature is None else query.temperature
     top_p = 1.0 if query.top_p is None else query.top_p
-    if not (math.isfinite(temperature) and 0.0 <= temperature <= MAX_TEMPERATURE):
-        raise BadQuery(f"temperature is {temperature}; it may be 0 to {MAX_TEMPERATURE}", field="temperature")
+    if not 0.0 <= temperature <= MAX_TEMPERATURE:  # neither is NaN
+        raise BadQuery(f"temperature is {_shown(temperature)}; it may be 0 to {MAX_TEMPERATURE}", field="temperature")
     if not 0.0 < top_p <= 1.0:
-        raise BadQuery(f"top_p is {top_p}; it may be above 0 and up to 1", field="top_p")
+        raise BadQuery(f"top_p is {_shown(top_p)}; it may be above 0 and up to 1", field="top_p")
     if query.seed is not None and not 0 <= query.seed < 2**63:
-        raise BadQuery(f"seed is {query.seed}; it may be 0 to 2^63 - 1", field="seed")
+        raise BadQuery(f"seed is {_shown(query.seed)}; it may be 0 to 2^63 - 1", field="seed")
     # a seed of the answer's own, so that an answer that is interrupted can go on as it would have
     seed = secrets.randbits(63) if query.seed is None and temperature else query.seed
-    return Sampling(temperature, seed, top_p)
+    return Sampling(float(temperature), seed, float(top_p))
 
 
 def _stop(query: Query) -> tuple[str, ...]:
@@ -114,6 +117,19 @@ def _tenant(query: Query) -> str:
 def _seconds(query: Query) -> float | None:
     if query.timeout_ms is None:
         return None
-    if query.timeout_ms < 1:
-        raise BadQuery(f"timeout_ms is {query.timeout_ms}; it must be 1 or more", field="timeout_ms")
+    if not 1 <= query.timeout_ms <= MAX_TIMEOUT_MS:
+        raise BadQuery(
+            f"timeout_ms is {_shown(query.timeout_ms)}; it may be 1 to {MAX_TIMEOUT_MS}",
+            field="timeout_ms",
+            limit=MAX_TIMEOUT_MS,
+        )
     return query.timeout_ms / 1000
+
+
+def _shown(number: Any) -> str:
+    """A number for a message, in few characters."""
+    try:
+        text = str(number)
+    except ValueError:  # of more digits than Python writes
+        return "out of range"
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -17,6 +17,7 @@ from ragcache.schedule.order import Order
 from ragcache.schedule.speculation import Speculation
 from ragcache.service.answer import Answer, Delta, Query, ServiceEvent, Speculated, UsedDocument
 from ragcache.service.answering import Answering, Times
+from ragcache.service.aside import aside
 from ragcache.service.audit import IdleAudit
 from ragcache.service.finder import Finder, ReopenableFinder, Stage
 from ragcache.service.finder_in_use import FinderInUse
@@ -173,7 +174,7 @@ class RagService:
         try:
             if not isinstance(self.finder, ReopenableFinder):
                 raise ConfigError(f"a {type(self.finder).__name__} has no index to open anew")
-            finder = await asyncio.to_thread(self.finder.reopened)
+            finder = await aside(self.finder.reopened, lambda late: late.close())
         except Exception as error:
             self.stats.failed_reloads += 1
             message = f"the index was not reloaded, and the one before stays in use: {error}"

@@ -91,10 +91,10 @@ def open_site(make_service) -> Iterator[Callable[..., Site]]:
     ) -> Site:
         service = make_service(**options)
         service._health.steady_seconds = steady
-        app = create_app(service, cors_origins=cors_origins, ping_seconds=ping)
+        app = create_app(service, ping_seconds=ping)
         bound = bind("127.0.0.1", 0)
         host, port = bound.getsockname()
-        server = HttpServer(app, bound, **{"grace_seconds": 1, **(http or {})})
+        server = HttpServer(app, bound, cors_origins=cors_origins, **{"grace_seconds": 1, **(http or {})})
 
         async def serve() -> None:
             await server.serve()

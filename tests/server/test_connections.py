@@ -139,6 +139,30 @@ def test_the_body_of_a_request_that_is_refused_is_not_awaited_for_ever(open_site
         until(lambda: not site.server.connections)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+@pytest.mark.parametrize("ending", ["wait", "end", "junk", "expect"])
+def test_a_route_that_reads_no_body_answers_without_it(open_site: Any, method: str, ending: str) -> None:
+    site = open_site(http={"patience": Patience(header=60, body=0.3, idle=60)})
+    length = b"Transfer-Encoding: chunked\r\n\r\nzz\r\n" if ending == "junk" else b"Content-Length: 5\r\n\r\n{"
+    if ending == "expect":
+        length = b"Expect: 100-continue\r\n" + length
+    with site.raw(b"%s /v1/cache HTTP/1.1\r\nHost: x\r\n%s" % (method.encode(), length)) as raw:
+        if ending == "end":
+            raw.shutdown(socket.SHUT_WR)
+        received = rest(raw)
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert received.count(b"HTTP/1.1") == 1
+    until(lambda: not site.server.connections)
+
+
+def test_a_client_that_awaits_100_and_then_sends_nothing_is_told_so(open_site: Any) -> None:
+    site = open_site(http={"patience": Patience(header=60, body=0.3, idle=60)})
+    with site.raw(HEAD.replace(b"Host: x", b"Host: x\r\nExpect: 100-continue")) as raw:
+        received = rest(raw)
+    assert received.startswith(b"HTTP/1.1 100 ")
+    assert b"HTTP/1.1 408 Request Timeout\r\n" in received
+
+
 def test_no_time_is_up_while_the_answer_is_computed(open_site: Any) -> None:
     site = open_site(http={"patience": SHORT}, step_seconds=0.1)
     with site.raw(HEAD.replace(b"%d" % len(QUERY), b"%d" % (len(QUERY) + 1)) + QUERY.replace(b"3", b"12")) as raw:
@@ -200,6 +224,19 @@ def test_at_the_limit_those_that_wait_longest_make_room(open_site: Any, caplog: 
         "4 connections are open, the limit (--max-connections): those that wait longest for their clients are closed "
         "to make room"
     ]
+
+
+def test_connections_that_are_kept_between_requests_make_room_too(open_site: Any) -> None:
+    site = open_site(http={"patience": LONG, "max_connections": 4})
+    kept = []
+    for _ in range(12):
+        kept.append(site.raw(GET))
+        assert answer(kept[-1])[0] == 200
+    assert {rest(raw) for raw in kept[:8]} <= {b"", b"reset"}
+    kept[-1].sendall(GET)
+    assert answer(kept[-1])[0] == 200  # the newest stay
+    for raw in kept:
+        raw.close()
 
 
 def test_at_the_limit_where_all_are_answered_the_next_is_told_so(open_site: Any) -> None:
@@ -312,14 +349,55 @@ def test_a_client_that_closes_its_writing_half_and_hangs_up_later_stops_the_work
     until(lambda: site.service.stats.outcomes["cancelled"] == 1)
 
 
-def test_half_a_request_is_not_waited_for(open_site: Any) -> None:
+def test_half_a_request_is_not_waited_for_and_is_told_so(open_site: Any) -> None:
     site = open_site(http={"patience": LONG})
-    for sent in (b"", b"GET /hea", HEAD + QUERY[:5], GET):
+    chunked = HEAD.replace(b"Content-Length: %d" % len(QUERY), b"Transfer-Encoding: chunked") + b"5\r\n{"
+    kinds = {
+        b"": None,
+        GET: None,
+        b"GET /hea": ("malformed_request", "the header ends early"),
+        HEAD: ("incomplete_body", "the body ends early"),
+        HEAD + QUERY[:5]: ("incomplete_body", "the body ends early"),
+        chunked: ("incomplete_body", "the body ends early"),
+    }
+    for sent, refusal in kinds.items():
         with site.raw(sent) as raw:
             if sent == GET:
                 assert answer(raw)[0] == 200
             raw.shutdown(socket.SHUT_WR)
+            if refusal is not None:
+                status, body = answer(raw)
+                assert (status, body["error"]["type"]) == (400, refusal[0]), sent
+                assert body["error"]["message"].startswith(refusal[1])
             assert rest(raw) in (b"", b"reset"), sent
+    until(lambda: not site.server.connections)
+    assert site.service.stats.outcomes.total() == 0
+
+
+@pytest.mark.parametrize("origins", [("*",), ("http://one.example",), ("http://one.example", "http://two.example"), ()])
+def test_what_is_refused_before_its_header_is_known_has_an_id_and_what_a_script_needs(
+    open_site: Any, origins: tuple[str, ...]
+) -> None:
+    patience = Patience(header=0.3, body=60, idle=60)
+    site = open_site(cors_origins=origins, http={"patience": patience, "max_connections": 1}, step_seconds=0.01)
+    ids = []
+    for sent, status in ((b"GET /", 408), (b"junk\r\n\r\n", 400), (b"", 503)):
+        busy = site.connect({"question": "What is rust?", "max_tokens": 16}) if status == 503 else None
+        if busy is not None:
+            until(lambda: site.service.running == 1)
+        with site.raw(sent) as raw:
+            head = rest(raw).partition(b"\r\n\r\n")[0].decode()
+        assert int(head.split()[1]) == status
+        headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
+        ids.append(headers["x-request-id"])
+        allowed = headers.get("access-control-allow-origin")
+        assert allowed == (origins[0] if len(origins) == 1 else None)
+        assert ("access-control-expose-headers" in headers) is (allowed is not None)
+        if busy is not None:
+            assert answer(busy)[0] == 200
+            busy.close()
+        until(lambda: not site.server.connections)
+    assert len(set(ids)) == 3
 
 
 def test_many_slow_clients_at_once_keep_nobody_waiting(open_site: Any) -> None:

@@ -4,9 +4,12 @@ import json
 import socket
 from typing import Any
 
+import pydantic
 import pytest
 
 from server.app import MAX_BODY_BYTES
+from server.request_body import parse_json
+from server.schemas import QueryBody
 from tests.server.conftest import PATIENCE
 from tests.server.responses import error_of
 
@@ -34,6 +37,12 @@ from tests.server.responses import error_of
         ({"question": "a", "temperature": -1}, 422, "temperature", "it may be 0 to 5"),
         ({"question": "a", "temperature": 5.01}, 422, "temperature", "it may be 0 to 5"),
         ({"question": "a", "temperature": 10**400}, 422, "temperature", "valid number"),
+        ({"question": "a", "top_k": 10**400}, 422, "top_k", "the corpus has 16 documents"),
+        ({"question": "a", "max_tokens": 10**400}, 422, "max_tokens", "it may be 1 to 16"),
+        ({"question": "a", "timeout_ms": 10**400}, 422, "timeout_ms", "it may be 1 to 2147483647"),
+        ({"question": "a", "timeout_ms": -(10**400)}, 422, "timeout_ms", "it may be 1 to 2147483647"),
+        ({"question": "a", "seed": 10**400}, 422, "seed", "0 to 2^63 - 1"),
+        ({"question": "a", "top_p": 10**400}, 422, "top_p", "valid number"),
         ({"question": "a", "top_p": 0}, 422, "top_p", "above 0 and up to 1"),
         ({"question": "a", "top_p": "most"}, 422, "top_p", "valid number"),
         ({"question": "a", "seed": -1}, 422, "seed", "0 to 2^63 - 1"),
@@ -46,6 +55,8 @@ from tests.server.responses import error_of
         ({"question": "a", "stream": "yes"}, 422, "stream", "valid boolean"),
         ({"question": "a", "stream": 1}, 422, "stream", "valid boolean"),
         ({"question": "a", "topk": 3}, 422, "topk", "unknown field 'topk'"),
+        ({"question": "a", "x" * 5000: 3}, 422, "x" * 100 + "…", "unknown field 'xxx"),
+        ({"question": "a", "stop": [["x"] * 5000]}, 422, "stop.0", "valid string"),
         # whose KV may be used is not the client's to say
         ({"question": "a", "namespace": "red"}, 422, "namespace", "unknown field 'namespace'"),
         ({"question": "a", "\ud800": 3}, 422, None, "unicode"),
@@ -58,6 +69,35 @@ def test_a_bad_field_is_named(site, body, status, field, message):
         error = error_of(response)
         assert error.get("field") == field
         assert message in error["message"]
+
+
+def test_an_answer_repeats_little_of_what_was_sent(site):
+    for content in (
+        b'{"question": "a", "%s": 1}' % (b"x" * 900_000),
+        b'{"question": "a", "seed": -%s}' % (b"9" * 4000),
+    ):
+        response = site.post(content)
+        assert response.status_code == 422
+        assert len(response.content) < 500
+
+
+def errors_made(content: bytes) -> int:
+    with pytest.raises(pydantic.ValidationError) as caught:
+        QueryBody.model_validate(parse_json(content))
+    return caught.value.error_count()
+
+
+def test_a_body_that_is_wrong_all_over_makes_few_errors():
+    """An error each for 100,000 elements or fields is half a gigabyte, out of 1 KB of gzip; only the first is told."""
+    assert errors_made(b'{"question": "a", "stop": [' + b"1," * 400_000 + b"1]}") == 1
+    assert errors_made(b'{"question": "a", "stop": {' + many_fields(80_000) + b"}}") == 1
+    assert errors_made(b'{"question": "a", "stop": [[' + b"1," * 400_000 + b"1]]}") == 1
+    assert errors_made(b"{" + many_fields(80_000) + b"}") == 2  # without a question
+    assert errors_made(b'{"question": 1, "top_k": "", "stop": [1, 1], ' + many_fields(80_000) + b"}") == 4
+
+
+def many_fields(number: int) -> bytes:
+    return b",".join(b'"%d": 1' % each for each in range(number))
 
 
 def test_limits_are_told(site):

@@ -1,12 +1,14 @@
 """Methods that programs other than people's scripts send: HEAD, OPTIONS, and a browser's questions about origins."""
 
+import threading
 from typing import Any
 
 import pytest
 
 from ragcache.cli.config import ServeConfig
 from ragcache.errors import ConfigError
-from tests.server.conftest import Site
+from tests.server.conftest import Site, until
+from tests.server.responses import error_of
 
 READ = ["/healthz", "/readyz", "/metrics", "/v1/cache", "/openapi.json", "/docs"]
 ORIGIN = "http://localhost:5173"
@@ -101,7 +103,42 @@ def test_an_origin_that_is_named_may_ask_and_read_errors(open_site: Any) -> None
     assert (stream.status_code, stream.headers["access-control-allow-origin"]) == (200, ORIGIN)
     stranger = site.http.get("/healthz", headers={"Origin": "http://evil.example"})
     assert "access-control-allow-origin" not in stranger.headers
-    assert preflight(site, "http://evil.example").status_code == 400
+    refused = preflight(site, "http://evil.example")
+    assert refused.status_code == 400
+    assert "access-control-allow-origin" not in refused.headers
+    error = error_of(refused)
+    assert error["type"] == "cors_refused"
+    assert error["message"].startswith("Disallowed CORS origin; ")
+    other = preflight(site, ORIGIN, "TRACE")
+    assert error_of(other)["message"].startswith("Disallowed CORS method; ")
+    assert other.headers["access-control-allow-origin"] == ORIGIN
+    assert "Origin" in other.headers["vary"]
+
+
+def test_an_error_of_the_server_and_the_end_of_its_grace_can_be_read(open_site: Any, monkeypatch: Any) -> None:
+    site = open_site(cors_origins=(ORIGIN,), http={"grace_seconds": 0.2}, step_seconds=0.02, max_tokens=2000)
+
+    def fail() -> None:
+        raise RuntimeError("the books burn")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(site.service.cache, "report", fail)
+        failed = site.http.get("/v1/cache", headers={"Origin": ORIGIN})
+    assert (failed.status_code, error_of(failed)["type"]) == (500, "internal_error")
+    assert failed.headers["access-control-allow-origin"] == ORIGIN
+    answers: list[Any] = []
+    body = {"question": "What is rust?", "max_tokens": 2000}
+    asking = threading.Thread(
+        target=lambda: answers.append(site.http.post("/v1/query", json=body, headers={"Origin": ORIGIN}))
+    )
+    asking.start()
+    until(lambda: site.service.running == 1)
+    site.server.stop()
+    asking.join()
+    assert answers[0].status_code == 503
+    assert "the time for running requests is over" in error_of(answers[0])["message"]
+    assert answers[0].headers["access-control-allow-origin"] == ORIGIN
+    assert "X-Request-Id" in answers[0].headers
 
 
 def test_a_star_lets_all_ask(open_site: Any) -> None:
@@ -122,11 +159,44 @@ def test_a_star_lets_all_ask(open_site: Any) -> None:
         "",
         "http://u@a.example",
         "*.a.example",
+        "http://*.a.example",
+        "http://[::1",
+        "http://[::g]",
+        "http://a.example:port",
+        "http://a.example:70000",
+        "http://a.exa mple",
+        "http://a.example\n",
+        "http://a.example?",
+        "http://a.example#",
+        "http://1.2.3",
+        "http://m\u00fcnchen.example",
+        "//a.example",
     ],
 )
 def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
     with pytest.raises(ConfigError, match=r"cors_origin '.*' is not an origin: write \*, or scheme://host:port"):
         ServeConfig.load(None, {"index": "i", "cors_origin": [origin]})
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("HTTP://Example.com", "http://example.com"),
+        ("http://example.com:80", "http://example.com"),
+        ("https://example.com:443", "https://example.com"),
+        ("https://example.com:80", "https://example.com:80"),
+        ("http://example.com:", "http://example.com"),
+        ("http://localhost:05173", "http://localhost:5173"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("http://[0:0::1]:8080", "http://[::1]:8080"),
+        ("http://127.0.0.1:3000", "http://127.0.0.1:3000"),
+        ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
+        ("null", "null"),
+        ("*", "*"),
+    ],
+)
+def test_an_origin_is_taken_as_browsers_send_it(given: str, sent: str) -> None:
+    assert ServeConfig.load(None, {"index": "i", "cors_origin": [given]}).cors_origin == (sent,)
 
 
 def test_origins_come_from_options_and_from_a_file(tmp_path: Any) -> None:

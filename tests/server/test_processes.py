@@ -20,6 +20,7 @@ from ragcache.cli.main import main
 from ragcache.errors import ConfigError
 from server.app import create_app
 from server.run import HttpServer, bind
+from server.signals import ECHO_SECONDS
 from tests.server.conftest import until
 from tests.server.serving import PATIENCE
 from tests.server.tiered_site import metrics_of
@@ -168,7 +169,7 @@ def test_an_index_that_is_not_what_its_manifest_says_is_refused(command, tiny_in
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--index", "/no/such/faiss.idx"], "/no/such"),
+        (["--index", "/no/such/faiss.idx", "--port", "0"], "/no/such"),
         ([], "no index: pass --index"),
         (["--config", "/no/such.toml"], "cannot read /no/such.toml: No such file or directory"),
         (["--index", "i", "--device-cache", "much"], "'much' is not a size"),
@@ -267,10 +268,12 @@ def test_sighup_reloads_and_a_second_sigterm_ends_at_once(serve, tiny_index, tmp
         assert "event: done" in list(lines)
         until(lambda: reloads_of(client) == 2)
         assert client.get("/readyz").json() == {"status": "ready"}
-        stream_until_delta(client, stack, 7000)
+        running = stream_until_delta(client, stack, 7000)
         serving.process.terminate()
         until(lambda: client_is_refused(client))
         assert serving.process.poll() is None  # the answer runs
+        time.sleep(ECHO_SECONDS)
+        assert next(running)
         status, seconds = serving.end()
     assert status == 128 + signal.SIGTERM
     assert seconds < 2

@@ -177,6 +177,41 @@ def test_an_index_that_cannot_be_opened_leaves_the_one_before(
         assert metrics_of(client)["ragcache_index_reloads_total", "done"] == 5
 
 
+def test_the_end_of_a_server_does_not_wait_for_a_reload(make_service: Callable[..., Any]) -> None:
+    """An index of many GB takes minutes to open: what comes of it then is closed."""
+    service = make_service()
+    opening, opened, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Bare:
+        corpus_size = 1
+        index_state = ("ok", "")
+
+        def reopened(self) -> Any:
+            opening.set()
+            opened.wait(PATIENCE)
+            return Bare()
+
+        def check(self, question: str) -> None: ...
+        def find(self, *arguments: Any) -> Any: ...
+        @property
+        def tokenizer(self) -> Any: ...
+        def close(self) -> None:
+            closed.set()
+
+    async def scenario() -> None:
+        service._finders.replace(Bare())
+        reloading = asyncio.create_task(service.reload())
+        await asyncio.to_thread(opening.wait, PATIENCE)
+        reloading.cancel()
+        await asyncio.wait([reloading])
+        assert reloading.cancelled()
+
+    asyncio.run(scenario())  # which joins the loop's own executor
+    assert not closed.is_set()
+    opened.set()
+    assert closed.wait(PATIENCE)
+
+
 def test_a_service_without_an_index_on_disk_says_so(make_service: Callable[..., Any], caplog: Any) -> None:
     service = make_service()
 
@@ -204,13 +239,14 @@ def sighup() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("sighup")
-def test_signals_that_come_during_a_reload_ask_for_one_more_together() -> None:
+def test_signals_that_come_during_a_reload_ask_for_one_more_together(caplog: pytest.LogCaptureFixture) -> None:
     hangups = Hangups()
     signal.raise_signal(signal.SIGHUP)  # before it serves: the index may have changed while it was loaded
     child = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], stdout=-1)
     assert child.stdout is not None
     assert child.stdout.readline() == b"1\n"
     running, reloads = 0, 0
+    caplog.set_level(logging.ERROR)
 
     async def reload() -> None:
         nonlocal running, reloads
@@ -220,6 +256,8 @@ def test_signals_that_come_during_a_reload_ask_for_one_more_together() -> None:
             signal.raise_signal(signal.SIGHUP)
             await asyncio.sleep(0.01)
         running = 0
+        if reloads == 1:
+            raise ZeroDivisionError("the books burn")
 
     async def scenario() -> None:
         serving = asyncio.create_task(hangups.serve(reload))
@@ -231,6 +269,7 @@ def test_signals_that_come_during_a_reload_ask_for_one_more_together() -> None:
         serving.cancel()
 
     asyncio.run(scenario())
+    assert caplog.messages == ["a reload failed by an error of the server"]  # and the next one is done nonetheless
     signal.raise_signal(signal.SIGHUP)  # as it ends: not an error
     child.send_signal(signal.SIGHUP)
     with child:

@@ -5,10 +5,12 @@ import json
 import logging
 import re
 import socket
+import struct
 
 import pytest
 
 from ragcache.console.log import JsonFormatter, TextFormatter, request_id
+from server.connection import Patience
 from server.request_log import HEADER
 from tests.server.conftest import until
 
@@ -165,6 +167,53 @@ def test_a_client_that_hangs_up_is_named_so(open_site, lines):
         assert client.recv(100)
     line = line_of(lines)
     assert (line["id"], line["error"]) == ("gone", "client_gone")
+
+
+BODY_HEAD = (
+    b"POST /v1/query HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Request-Id: mine\r\n"
+    b"Origin: http://a.example\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "then", "status", "error"),
+    [
+        (b"Content-Length: 50\r\n\r\n{", "wait", 408, "request_timeout"),
+        (b"Content-Length: 50\r\n\r\n{", "end", 400, "incomplete_body"),
+        (b"Content-Length: 50\r\n\r\n{", "close", 499, "client_gone"),
+        (b"Content-Length: 50\r\n\r\n{", "reset", 499, "client_gone"),
+        (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "wait", 400, "malformed_request"),
+    ],
+)
+def test_a_body_that_does_not_come_whole_is_one_line_that_says_how(open_site, lines, sent, then, status, error):
+    site = open_site(
+        http={"patience": Patience(header=60, body=0.5, idle=60)}, cors_origins=("http://a.example", "http://b.example")
+    )
+    with site.raw(BODY_HEAD + sent) as raw:
+        if then in ("close", "reset"):
+            until(lambda: site.server._server.server_state.tasks)
+        if then == "reset":
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if then == "end":
+            raw.shutdown(socket.SHUT_WR)
+        received = b"" if then in ("close", "reset") else raw.makefile("rb").read()
+    line = line_of(lines)
+    assert (line["id"], line["status"], line["error"]) == ("mine", status, error)
+    if received:
+        head = received.partition(b"\r\n\r\n")[0].decode().lower().split("\r\n")
+        assert int(head[0].split()[1]) == status
+        assert {"x-request-id: mine", "connection: close", "access-control-allow-origin: http://a.example"} <= set(head)
+        assert json.loads(received.partition(b"\r\n\r\n")[2])["error"]["type"] == error
+    until(lambda: not site.server.connections)
+    assert not [record for _, record in lines.lines if record.levelno >= logging.WARNING]
+
+
+def test_what_is_refused_before_its_header_is_known_is_a_line_of_debug(site, lines):
+    with site.raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n") as raw:
+        head = raw.makefile("rb").read().partition(b"\r\n\r\n")[0].decode()
+    line = line_of(lines)
+    assert f"x-request-id: {line.pop('id')}" in head
+    assert line == {"level": "DEBUG", "status": 400, "error": "malformed_request"}
 
 
 def test_lines_of_requests_that_run_at_once_have_their_own_ids(site, lines):

@@ -187,6 +187,10 @@ def test_dashes_are_read_as_the_options_are_written(tmp_path):
         ("grace_seconds = -0.1", "grace_seconds must be at least 0"),
         ("grace_seconds = nan", "grace_seconds must be a finite number"),
         ("grace_seconds = inf", "grace_seconds must be a finite number"),
+        (f"grace_seconds = {10**400}", "grace_seconds must be a finite number"),
+        (f"grace_seconds = {-(10**400)}", "grace_seconds must be a finite number"),
+        (f"top_k = {'9' * 5000}", "not valid TOML"),
+        (f"top_k = {'[' * 5000}", "not valid TOML"),
         ("top_k = ", "not valid TOML"),
     ],
 )
