@@ -57,9 +57,7 @@ class PageFile:
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
         try:
-            status = os.fstat(self._file.fileno())
-            self.identity = (status.st_dev, status.st_ino)
-            self.size = status.st_size
+            self.size = os.fstat(self._file.fileno()).st_size
             self.page_size, self._last, main = self._newest_meta()
         except BaseException:
             self._file.close()

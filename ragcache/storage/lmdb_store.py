@@ -24,11 +24,12 @@ import xxhash
 from ragcache.errors import ConfigError, RecordError
 from ragcache.storage.interface import OtherRecords
 from ragcache.storage.lmdb_chunks import flat, read_kv, write_record
-from ragcache.storage.lmdb_file import HEADERS, STATS, DiskFile, footprint_of, is_full
+from ragcache.storage.lmdb_file import HEADERS, STATS, DiskFile, footprint_of
 from ragcache.storage.lmdb_scan import Place, Scan, in_order, read_record, scan
 from ragcache.storage.lmdb_survey import Progress
 from ragcache.storage.other_settings import OtherRecord, announcement, in_order_of_removal, total
 from ragcache.storage.record import Header, Record, Stats, pack_stats, record_key, root_key, short_fingerprint
+from retrieval.full_disk import says_full
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ class DiskStore:
                     self._write_as_next(record, memoryview(about), view)
                     return
                 except (lmdb.Error, OSError) as error:  # books with room, on a disk that others fill
-                    if not is_full(error) or not self._take_from_others(2 * footprint):
+                    if not says_full(error) or not self._take_from_others(2 * footprint):
                         raise
 
     def _write_as_next(self, record: Record, about: memoryview, payload: memoryview) -> None:
