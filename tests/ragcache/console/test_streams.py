@@ -232,6 +232,32 @@ def test_a_bar_that_is_cleared_leaves_what_was_shown_and_no_more():
     assert "\r" not in raw.getvalue()
 
 
+@pytest.mark.parametrize("to_line", [None, "<{}>".format])
+def test_a_line_that_comes_while_a_bar_waits_stays_whole(to_line):
+    raw = io.StringIO()
+    stream = SafeStream(raw, redraws=True, clock=Clock())
+    stream.to_line = to_line
+    with tqdm(total=2, desc="BAR", file=stream, mininterval=0, miniters=1) as bar:  # the first state is written
+        bar.update()
+        print("x", file=stream)  # as two writes: the text, and the end of the line
+        print("y", end="", file=stream)
+        bar.update()
+        print(file=stream)
+    lines = [line.strip("<>") for line in raw.getvalue().splitlines()]
+    assert [line for line in lines if line and "BAR" not in line] == ["x", "y"]
+    assert [line.split(":")[0] for line in lines if "BAR" in line] == ["BAR", "BAR"]
+
+
+def test_a_line_that_was_begun_ends_with_its_form():
+    raw = io.StringIO()
+    stream = SafeStream(raw)
+    stream.to_line = "<{}>".format
+    print("begun", end="", file=stream)
+    stream.to_line = None
+    print("plain", file=stream)
+    assert raw.getvalue() == "<begun>\nplain\n"
+
+
 def test_a_carriage_return_of_an_answer_is_spelled():
     raw = io.StringIO()
     stream = SafeStream(raw)
