@@ -11,7 +11,7 @@ from pathlib import Path
 
 from retrieval.errors import IndexFolderError
 from retrieval.exchange import exchanged
-from retrieval.full_disk import REFUSED
+from retrieval.full_disk import FULL, REFUSED
 
 LOCK = "lock"  # held by the process that builds
 NEW, OLD = "new", "old"
@@ -91,8 +91,9 @@ def _refusals(out: Path, doing: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in REFUSED:
+            advice = "make room, or name" if error.errno in FULL else "name"
             raise IndexFolderError(
-                f"{out}: the index cannot be written ({error.strerror}); make room, or name a folder on another disk"
+                f"{out}: the index cannot be written ({error.strerror}); {advice} a folder on another disk"
             ) from error
         if not doing:
             raise

@@ -22,10 +22,10 @@ from typing import Any
 import lmdb
 
 from ragcache.errors import ConfigError, RecordError
-from ragcache.storage.lmdb_survey import Progress, Untrusted, survey
+from ragcache.storage.lmdb_survey import Progress, survey
 from ragcache.storage.record import about_bytes
 from retrieval.full_disk import require_room, says_full
-from retrieval.lmdb_pages import PAGE_HEADER
+from retrieval.lmdb_pages import PAGE_HEADER, DamagedPages
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class DiskFile:
     def _require_trust(self, capacity: int, progress: Progress | None) -> None:
         try:
             state = survey(self.folder / DATA, TABLES, progress)
-        except Untrusted as doubt:
+        except DamagedPages as doubt:
             self._discard(str(doubt))
             return
         pages = capacity // state.page_size
