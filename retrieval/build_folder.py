@@ -18,7 +18,10 @@ NEW, OLD = "new", "old"
 
 
 def require_replaceable(out: Path, names: Collection[str]) -> None:
-    """IndexFolderError if an index cannot take the place of `out`: it holds something besides the parts in `names`."""
+    """IndexFolderError if an index cannot take the place of `out`.
+
+    It holds something besides the parts in `names`, a disk is mounted there, or nothing can be written beside it.
+    """
     if out.exists() and not out.is_dir():
         raise IndexFolderError(f"{out}: is a file; name a folder for the index")
     if out.is_dir():
@@ -33,6 +36,9 @@ def require_replaceable(out: Path, names: Collection[str]) -> None:
             f"{out}: is where a disk is mounted, which cannot be replaced as a whole; name a folder in it, "
             f"such as {out / 'index'}"
         )
+    with _refusals(out, "cannot build there"):
+        # the innermost folder that is there; what cannot be looked into is not, without an error
+        _require_writable(next(path for path in _place(out).parents if os.path.exists(path)))  # noqa: PTH110
 
 
 @contextlib.contextmanager
@@ -99,6 +105,17 @@ def _refusals(out: Path, doing: str = "") -> Iterator[None]:
             raise
         which = "a folder you may write to" if isinstance(error, PermissionError) else "another folder"
         raise IndexFolderError(f"{out}: {doing} ({error}); choose {which}") from error
+
+
+def _require_writable(folder: Path) -> None:
+    """OSError, as the system would raise it, if nothing can be made in a folder."""
+    if not folder.is_dir():
+        code = errno.ENOTDIR
+    elif os.access(folder, os.W_OK | os.X_OK):
+        return
+    else:
+        code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+    raise OSError(code, os.strerror(code), str(folder))
 
 
 @contextlib.contextmanager

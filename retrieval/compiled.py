@@ -20,12 +20,18 @@ class KeptCode(FunctionCache):
 
     def load_overload(self, *arguments: Any) -> Any:
         """What was kept; None if there is nothing, or it cannot be read."""
-        with contextlib.suppress(Exception):  # what reads pickles raises anything
+        try:
             return super().load_overload(*arguments)
+        except OSError:
+            return None
+        except Exception:  # a damaged file: what reads pickles raises anything
+            with contextlib.suppress(OSError):
+                self.flush()  # or nothing could be kept beside it
+            return None
 
     def save_overload(self, *arguments: Any) -> None:
         """Keeps what was compiled, if that is possible."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(OSError):
             super().save_overload(*arguments)
 
 

@@ -89,7 +89,8 @@ class Retriever:
 
         `threads` is as for `Embedder.load`; `loaded` spares the loading if it is that model. Raises IndexFolderError if
         a part is missing, damaged, or does not fit the others; nothing is left open then. An index that another one
-        replaces meanwhile is opened again, so what is returned is one of the two, whole. Large files are still checked
+        replaces meanwhile is opened again, so what is returned is one of the two, whole; one that is missing between
+        two moves is waited for. Large files are still checked
         when this returns: see `check`.
         """
         folder = index.parent if index.name == FAISS_FILE else index

@@ -225,6 +225,25 @@ def test_a_disk_that_is_full_when_a_build_begins_is_said_to_be(
             build(tmp_path / "index")
 
 
+@pytest.mark.parametrize(
+    ("read_only", "words"),
+    [(True, r"cannot be written \(Read-only file system\)"), (False, r"Permission denied.*you may write to")],
+)
+def test_where_nothing_can_be_written_is_seen_before_the_work(
+    tmp_path: Path, read_only: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    flags = os.statvfs(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)  # root may write anywhere
+    if read_only:
+        changed = os.statvfs_result((*flags[:8], flags.f_flag | os.ST_RDONLY, *flags[9:]))
+        monkeypatch.setattr(os, "statvfs", lambda _: changed)
+    for out in (tmp_path / "index", tmp_path / "a" / "b", tmp_path / "link"):
+        with pytest.raises(IndexFolderError, match=words):
+            require_replaceable(out, NAMES)
+    assert names(tmp_path) == ["link"]
+
+
 def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IndexFolderError, match=r"File name too long.*another folder"):
         build(tmp_path / ("x" * 250))

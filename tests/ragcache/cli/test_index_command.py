@@ -16,6 +16,7 @@ from retrieval.errors import RetrievalError
         (["--corpus", "missing"], "missing"),
         (["--out", "full"], "other files"),
         (["--out", "corpus.jsonl"], "is a file"),
+        (["--out", "corpus.jsonl/index"], r"cannot build there \(.*Not a directory"),
         (["--whole", "--overlap", "3"], "--overlap does not go with --whole"),
         (["--embeddings", "v.npy", "--passage-tokens", "30"], "--passage-tokens does not go with --embeddings"),
         (["--embeddings", "none.npy"], "does not exist"),
