@@ -129,10 +129,6 @@ class PageFile:
         self._main = PageTable(*main)
         self._page = lru_cache(maxsize=_PAGES_KEPT)(self._tree_page)
 
-    def fileno(self) -> int:
-        """The descriptor of the file; ValueError once it is closed."""
-        return self._file.fileno()
-
     def close(self) -> None:
         """Close the file. Closing twice is harmless."""
         self._page.cache_clear()

@@ -62,7 +62,7 @@ class SafeStream:
         if self._redraws and text.startswith("\r"):
             self._redraw(text)
         elif self._redraws and _MOVES_UP.fullmatch(text):
-            if self.isatty():
+            if self._draws():
                 self._put(text)
         elif text == "\n" and self._bar is not None and not self._amid_line:  # the bar's end
             self._write_bar()
@@ -96,9 +96,13 @@ class SafeStream:
             if line.strip():
                 self._put(self.to_line(line) + "\n")
 
+    def _draws(self) -> bool:
+        """Whether a bar may be drawn: on a terminal, unless it shows a log that has a form of its own."""
+        return self._to_line is None and self.isatty()
+
     def _redraw(self, text: str) -> None:
         bar = text.strip("\r\n ")
-        if self.isatty():
+        if self._draws():
             tail = "\r" if text.endswith("\r") and len(text) > 1 else ""
             self._put("\r" + escaped(text.strip("\r")) + tail)
             return

@@ -248,6 +248,19 @@ def test_a_line_that_comes_while_a_bar_waits_stays_whole(to_line):
     assert [line.split(":")[0] for line in lines if "BAR" in line] == ["BAR", "BAR"]
 
 
+@pytest.mark.parametrize(("to_line", "drawn"), [(None, True), ("<{}>".format, False)])
+def test_a_bar_on_a_terminal_is_drawn_unless_a_log_is_shown_there(monkeypatch, to_line, drawn):
+    raw = io.StringIO()
+    monkeypatch.setattr(raw, "isatty", lambda: True)
+    stream = SafeStream(raw, redraws=True)
+    stream.to_line = to_line
+    with tqdm(total=2, file=stream, mininterval=0) as first, tqdm(total=2, file=stream, mininterval=0) as second:
+        second.update(2)
+        first.update(2)
+    assert ("\r" in raw.getvalue()) == ("\x1b" in raw.getvalue()) == drawn
+    assert all(line.startswith("<") for line in raw.getvalue().splitlines()) != drawn
+
+
 def test_a_line_that_was_begun_ends_with_its_form():
     raw = io.StringIO()
     stream = SafeStream(raw)
