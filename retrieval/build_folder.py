@@ -67,7 +67,7 @@ def built_beside(out: Path, names: Collection[str]) -> Iterator[Path]:
                 _replace(out, folder, workplace / OLD, names)
                 _sync_folder(out.parent)
         finally:
-            with _refusals(out, f"the index before cannot be brought back from {workplace / OLD}"):
+            with _refusals(out, f"the index before is still at {workplace / OLD}", "build again to bring it back"):
                 _give_back(workplace, out)
             shutil.rmtree(workplace, ignore_errors=True)  # not if that failed: it holds the only index
     finally:
@@ -91,20 +91,23 @@ def _place(out: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _refusals(out: Path, doing: str = "") -> Iterator[None]:
-    """Words what the disk refuses for the user, and with `doing` everything else that the system refuses."""
+def _refusals(out: Path, doing: str = "", advice: str = "") -> Iterator[None]:
+    """Words what the disk refuses for the user, and with `doing` everything else that the system refuses.
+
+    With `advice`, both are worded alike.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in REFUSED:
-            advice = "make room, or name" if error.errno in FULL else "name"
+        if error.errno in REFUSED and not advice:
+            name = "make room, or name" if error.errno in FULL else "name"
             raise IndexFolderError(
-                f"{out}: the index cannot be written ({error.strerror}); {advice} a folder on another disk"
+                f"{out}: the index cannot be written ({error.strerror}); {name} a folder on another disk"
             ) from error
         if not doing:
             raise
         which = "a folder you may write to" if isinstance(error, PermissionError) else "another folder"
-        raise IndexFolderError(f"{out}: {doing} ({error}); choose {which}") from error
+        raise IndexFolderError(f"{out}: {doing} ({error}); {advice or f'choose {which}'}") from error
 
 
 def _require_writable(folder: Path) -> None:

@@ -145,7 +145,7 @@ def test_what_cannot_be_put_back_is_kept_for_the_next_build(tmp_path: Path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", refusing)
-        with pytest.raises(IndexFolderError, match=r"brought back from .*old \(.*denied"):
+        with pytest.raises(IndexFolderError, match=r"still at .*old \(.*denied.*; build again to bring it back"):
             build(tmp_path / "index", "new")
     (hidden,) = names(tmp_path)
     assert (tmp_path / hidden / "old" / "faiss.idx").read_text() == "old"
