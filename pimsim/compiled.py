@@ -6,6 +6,7 @@ Machine code is kept between processes, in `$NUMBA_CACHE_DIR`, else in `$RAGCACH
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from numba import njit, types
 from numba.core import config
-from numba.core.caching import UserProvidedCacheLocator
+from numba.core.caching import FunctionCache, UserProvidedCacheLocator
 from numba.experimental import structref
 
 
@@ -45,6 +46,29 @@ class SourcesLocator(UserProvidedCacheLocator):
         return _checksum(Path(self._py_file).parent)
 
 
+class KeptCode(FunctionCache):
+    """Machine code of one function on disk. Whatever is wrong with its files, numba compiles, and no call fails.
+
+    They may be another user's, lie on a full disk, or have been cut short when the power failed.
+    """
+
+    def load_overload(self, *arguments: Any) -> Any:
+        """What was kept; None if there is nothing, or it cannot be read."""
+        try:
+            return super().load_overload(*arguments)
+        except OSError:
+            return None
+        except Exception:  # a damaged file: what reads pickles raises anything
+            with contextlib.suppress(OSError):
+                self.flush()  # or nothing could be kept beside it
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        """Keeps what was compiled, if that is possible."""
+        with contextlib.suppress(OSError):
+            super().save_overload(*arguments)
+
+
 def cache_folder() -> Path:
     """Where compiled code is kept. RuntimeError if it is the home folder and there is none."""
     if config.CACHE_DIR:
@@ -70,7 +94,9 @@ def kernel(function: Callable[..., Any]) -> Any:
     before = config.CACHE_LOCATOR_CLASSES
     config.CACHE_LOCATOR_CLASSES = f"{__name__}.{SourcesLocator.__name__}"
     try:
-        return njit(function, nogil=True, cache=True)
+        compiled = njit(function, nogil=True)
+        compiled._cache = KeptCode(function)  # as numba's `cache=True` does
+        return compiled
     except RuntimeError:  # the folder cannot be written
         return njit(function, nogil=True)
     finally:

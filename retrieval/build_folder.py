@@ -10,14 +10,18 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from retrieval.errors import IndexFolderError
+from retrieval.exchange import exchanged
+from retrieval.full_disk import FULL, REFUSED
 
 LOCK = "lock"  # held by the process that builds
 NEW, OLD = "new", "old"
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # what is wrong with the disk
 
 
 def require_replaceable(out: Path, names: Collection[str]) -> None:
-    """IndexFolderError if an index cannot take the place of `out`: it holds something besides the parts in `names`."""
+    """IndexFolderError if an index cannot take the place of `out`.
+
+    It holds something besides the parts in `names`, a disk is mounted there, or nothing can be written beside it.
+    """
     if out.exists() and not out.is_dir():
         raise IndexFolderError(f"{out}: is a file; name a folder for the index")
     if out.is_dir():
@@ -32,59 +36,107 @@ def require_replaceable(out: Path, names: Collection[str]) -> None:
             f"{out}: is where a disk is mounted, which cannot be replaced as a whole; name a folder in it, "
             f"such as {out / 'index'}"
         )
+    with _refusals(out, "cannot build there"):
+        # the innermost folder that is there; what cannot be looked into is not, without an error
+        _require_writable(next(path for path in _place(out).parents if os.path.exists(path)))  # noqa: PTH110
 
 
 @contextlib.contextmanager
 def built_beside(out: Path, names: Collection[str]) -> Iterator[Path]:
     """A folder to build in. It becomes `out` if the block ends without an exception, and is removed otherwise.
 
-    `out` is replaced whole and at once; if it is a link, what it leads to is. What processes that are dead left beside
-    it is removed first. IndexFolderError if `out` holds something else than `names`, its place cannot be written to, or
-    the disk is full or fails.
+    `out` is replaced as a whole; if it is a link, what it leads to is. However this ends, `out` is the folder before or
+    the new one. Where the system cannot exchange two folders in one step, `out` is missing for a moment. What processes
+    that are dead left beside it is removed first.
+
+    IndexFolderError if `out` holds something else than `names`, its place cannot be written to, or the disk is full or
+    fails.
     """
-    # a link stays where it is, and may lead to another disk; links on the way to it are the system's business
-    out = Path(os.path.abspath(out))  # noqa: PTH100
-    out = out.resolve() if out.is_symlink() else out
-    try:
+    out = _place(out)
+    with _refusals(out, "cannot build there"):
         out.parent.mkdir(parents=True, exist_ok=True)
         workplace, lock = _claimed(out)
-    except OSError as error:
-        raise IndexFolderError(f"{out}: cannot build there ({error}); choose a folder you may write to") from error
     try:
-        folder = workplace / NEW
-        folder.mkdir()
-        yield folder
-        require_replaceable(out, names)  # it may have been filled meanwhile
-        _sync(folder)
-        replaced = workplace / OLD
-        if out.exists():
-            out.rename(replaced)
         try:
-            folder.rename(out)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(out)
-            raise
-        _sync_folder(out.parent)
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        raise IndexFolderError(
-            f"{out}: the index cannot be written ({error.strerror}); make room, or name a folder on another disk"
-        ) from error
+            with _refusals(out):
+                folder = workplace / NEW
+                folder.mkdir()
+                yield folder
+                _sync(folder)
+            with _refusals(out, "the new index cannot take its place"), _alone_in(out.parent):
+                _replace(out, folder, workplace / OLD, names)
+                _sync_folder(out.parent)
+        finally:
+            with _refusals(out, f"the index before is still at {workplace / OLD}", "build again to bring it back"):
+                _give_back(workplace, out)
+            shutil.rmtree(workplace, ignore_errors=True)  # not if that failed: it holds the only index
     finally:
-        shutil.rmtree(workplace, ignore_errors=True)
         os.close(lock)
+
+
+def is_being_built(out: Path) -> bool:
+    """Whether an index is being built that is to lie at `out`, or was until the process that built it was killed."""
+    out = _place(out)
+    try:
+        return any(out.parent.glob(f"{_hidden(out)}*"))
+    except OSError:
+        return False
+
+
+def _place(out: Path) -> Path:
+    """Where a folder lies. A link stays where it is, and may lead to another disk; links on the way to it are the
+    system's business."""
+    out = Path(os.path.abspath(out))  # noqa: PTH100
+    return out.resolve() if out.is_symlink() else out
+
+
+@contextlib.contextmanager
+def _refusals(out: Path, doing: str = "", advice: str = "") -> Iterator[None]:
+    """Words what the disk refuses for the user, and with `doing` everything else that the system refuses.
+
+    With `advice`, both are worded alike.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in REFUSED and not advice:
+            name = "make room, or name" if error.errno in FULL else "name"
+            raise IndexFolderError(
+                f"{out}: the index cannot be written ({error.strerror}); {name} a folder on another disk"
+            ) from error
+        if not doing:
+            raise
+        which = "a folder you may write to" if isinstance(error, PermissionError) else "another folder"
+        raise IndexFolderError(f"{out}: {doing} ({error}); {advice or f'choose {which}'}") from error
+
+
+def _require_writable(folder: Path) -> None:
+    """OSError, as the system would raise it, if nothing can be made in a folder."""
+    if not folder.is_dir():
+        code = errno.ENOTDIR
+    elif os.access(folder, os.W_OK | os.X_OK):
+        return
+    else:
+        code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+    raise OSError(code, os.strerror(code), str(folder))
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """A context that one process at a time enters, as far as the disk has locks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _claimed(out: Path) -> tuple[Path, int]:
     """A new folder beside `out` and the descriptor that locks it; sweeps what dead processes left there."""
-    beside = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        # one at a time, so that a folder that stands here has its lock, or never will
-        with contextlib.suppress(OSError):
-            fcntl.flock(beside, fcntl.LOCK_EX)
-        for workplace in out.parent.glob(f".{_escaped(out.name)}.building-*"):
+    with _alone_in(out.parent):  # so that a folder that stands here has its lock, or never will
+        for workplace in out.parent.glob(f"{_hidden(out)}*"):
             _sweep(workplace, out)
         workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
         try:
@@ -95,8 +147,27 @@ def _claimed(out: Path) -> tuple[Path, int]:
         with contextlib.suppress(OSError):  # a disk without locks: nobody can take it then, and nobody sweeps
             fcntl.flock(lock, fcntl.LOCK_EX)
         return workplace, lock
-    finally:
-        os.close(beside)
+
+
+def _replace(out: Path, folder: Path, old: Path, names: Collection[str]) -> None:
+    """Puts a folder in the place of `out`, which is then in the other's place, at `old`, or was missing."""
+    require_replaceable(out, names)  # it may have been filled meanwhile
+    if not out.exists():
+        folder.rename(out)
+    elif not exchanged(folder, out):
+        out.rename(old)
+        folder.rename(out)
+
+
+def _give_back(workplace: Path, out: Path) -> None:
+    """Brings back the index that was moved aside, if nothing has come in its place."""
+    if (workplace / OLD).is_dir() and not out.exists():
+        (workplace / OLD).rename(out)
+
+
+def _hidden(out: Path) -> str:
+    """The pattern of names that folders to build in have, without its end."""
+    return f".{_escaped(out.name)}.building-"
 
 
 def _escaped(name: str) -> str:
@@ -114,8 +185,7 @@ def _sweep(workplace: Path, out: Path) -> None:
     try:
         if lock is not None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not out.exists() and (workplace / OLD).is_dir():  # killed between its two moves
-            (workplace / OLD).rename(out)
+        _give_back(workplace, out)  # killed between its two moves
         shutil.rmtree(workplace, ignore_errors=True)
     except OSError:
         return

@@ -8,7 +8,6 @@ import faiss
 import numpy as np
 
 from retrieval import hnsw_kernel
-from retrieval.compiled import warm_up
 from retrieval.staged_search import MOST_STAGES, Stage, checked_query, cuts, even_shares
 
 _UNLIMITED = 1 << 62
@@ -74,7 +73,7 @@ class HNSWStages:
         self._seen: list[tuple[np.ndarray, int]] = []  # with the last stamp used; free for the next search
         self._no_log = np.empty((2, 0), np.int32), np.empty((3, 0), np.int32)
         if self._count:
-            warm_up(lambda: list(self.search(np.zeros(self._dim, np.float32), 1, 1)))
+            list(self.search(np.zeros(self._dim, np.float32), 1, 1))  # compiles, so that no later call waits for it
 
     def search(
         self,

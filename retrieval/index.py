@@ -152,6 +152,17 @@ def _digests(files: dict[str, Any]) -> dict[str, FileDigest] | None:
     return digests
 
 
+def require_buildable(source: Source, out: Path, embeddings: Path | None = None) -> int:
+    """What `build_index` refuses of its arguments before it needs an embedder, which may take long to load.
+
+    Returns the bytes of the source. Raises CorpusError, IndexFolderError or EmbedderError.
+    """
+    require_replaceable(out, PARTS)
+    if embeddings is not None:
+        GivenVectors(embeddings).close()
+    return source.size
+
+
 def build_index(
     corpus: Path | Source,
     out: Path,
@@ -169,8 +180,8 @@ def build_index(
     if None); the documents in the index stay whole. `embeddings` is a .npy file of floats [documents, dim], in the
     corpus's order, to use instead of embedding. Progress goes to stderr.
 
-    Everything is built beside `out` and moved there at the end: `out` never holds half an index, and an index that
-    was there before serves until the new one is complete.
+    Everything is built beside `out` and takes its place at the end: `out` never holds half an index, and an index that
+    was there before serves until the new one is complete, or stays if this fails.
 
     Raises RetrievalError for an unknown kind, CorpusError for a wrong corpus, EmbedderError for embeddings that do
     not fit it, and IndexFolderError if `out` holds something else or cannot be written.
@@ -178,9 +189,8 @@ def build_index(
     if kind not in set(IndexType):
         raise RetrievalError(f"unknown index type {kind!r}; choose one of {', '.join(IndexType)}")
     index_type = IndexType(kind)
-    require_replaceable(out, PARTS)
     source = JsonLines(corpus) if isinstance(corpus, Path) else corpus
-    size = source.size  # refuses a missing file before a model is loaded
+    size = require_buildable(source, out, embeddings)
     embedder = embedder or Embedder.load()
     with contextlib.ExitStack() as opened:
         given = None if embeddings is None else opened.enter_context(_given_vectors(embeddings, embedder))

@@ -71,7 +71,8 @@ class OpenFile:
         self._file.close()
 
 
-# Raises IndexDamaged for what is wrong. It calls with the bytes of each piece that is checked, and ends at a False.
+# A part of a check. It tells the function that it gets how many bytes it has checked since it last did, and stops where
+# that returns False. Raises IndexDamaged.
 Job = Callable[[Callable[[int], bool]], None]
 
 

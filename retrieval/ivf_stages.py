@@ -7,7 +7,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from retrieval.compiled import kernel, warm_up
+from retrieval.compiled import kernel
 from retrieval.staged_search import MOST_STAGES, Stage, checked_query, cuts, even_shares
 
 SLICE_BYTES = 3 << 19  # of vectors in a slice, at least: a stage then costs a fifteenth of scanning them
@@ -41,7 +41,8 @@ class IVFStages:
         self._rank_lists = index.quantizer.search_c
         self._scan = lists.search_preassigned_c
         self._free: dict[tuple[int, tuple[int, ...]], list[_Workspace]] = {}
-        warm_up(lambda: _inserted(np.zeros(1, np.float32), np.zeros(1, np.int64), self._similarity))
+        # compiles, so that no later call waits for it
+        _inserted(np.zeros(1, np.float32), np.zeros(1, np.int64), self._similarity)
 
     def search(self, query: np.ndarray, k: int, effort: int, shares: Sequence[float] | None = None) -> Iterator[Stage]:
         """As `StagedSearch.search`, with `effort` the number of lists to probe, at most all of them."""

@@ -32,11 +32,75 @@ class DamagedPages(Exception):
     """The file is not what LMDB would have written, or ends too early; the message says where."""
 
 
-class _Node(NamedTuple):
+class Node(NamedTuple):
+    """An entry of a page. `data` says where in the page its value, or the number of the value's first page, stands; in
+    a branch it is the number of the child. `end` is where in the page the node ends."""
+
     flags: int
     key: bytes
     size: int  # of the value
-    data: int  # where in the page the value, or the number of its first page, stands; of a branch the child's number
+    data: int
+    end: int
+
+
+def node_at(page: bytes, place: int, *, leaf: bool) -> Node | None:
+    """The node at a place of a leaf or a branch; None if it is of no kind, or does not lie within the page."""
+    key = place + NODE.size
+    if place < PAGE_HEADER or key > len(page):
+        return None
+    low, high, flags, key_size = NODE.unpack_from(page, place)
+    data = key + key_size
+    if leaf:
+        size = low | high << 16
+        node = Node(flags, page[key:data], size, data, data + (8 if flags == LONG else size))
+    else:
+        node = Node(0, page[key:data], 0, low | high << 16 | flags << 32, data)
+    return node if node.end <= len(page) and node.flags in (0, LONG, TABLE) else None
+
+
+class Meta(NamedTuple):
+    """What a meta page says: the root of the list of free pages and that of all tables, the last page, and the
+    transaction that wrote it. `address` is 0 unless the map must lie at one."""
+
+    page_size: int
+    address: int
+    free: bytes
+    main: bytes
+    last: int
+    transaction: int
+
+
+def read_metas(descriptor: int) -> tuple[Meta, Meta]:
+    """The two meta pages of a file; DamagedPages if either is not one."""
+    metas: list[Meta] = []
+    for number in (0, 1):
+        raw = os.pread(descriptor, PAGE_HEADER + META_FIELDS.size, number * metas[0].page_size if metas else 0)
+        if len(raw) < PAGE_HEADER + META_FIELDS.size:
+            raise DamagedPages(f"its {os.fstat(descriptor).st_size} bytes are too few")
+        page, _, kind, _, _ = HEADER.unpack_from(raw)
+        magic, version, address, _, free, main, last, transaction = META_FIELDS.unpack_from(raw, PAGE_HEADER)
+        page_size = ROOT.unpack(free)[0]  # what has no meaning for the list of free pages is the size of all pages
+        if (magic, kind, page) != (MAGIC, META, number):
+            raise DamagedPages(f"page {number} is not a meta page of LMDB")
+        if version != VERSION:
+            raise DamagedPages(f"written by another LMDB: data version {version}, expected {VERSION}")
+        if page_size not in PAGE_SIZES or (metas and page_size != metas[0].page_size):
+            raise DamagedPages(f"meta page {number} says pages have {page_size} bytes")
+        metas.append(Meta(page_size, address, free, main, last, transaction))
+    return metas[0], metas[1]
+
+
+def run_length(size: int, page_size: int) -> int:
+    """Pages in the run that holds a value of this size."""
+    return (PAGE_HEADER - 1 + size) // page_size + 1
+
+
+def is_run(header: bytes, first: int, count: int) -> bool:
+    """Whether the header of page `first` is that of a run of `count` pages."""
+    if len(header) < PAGE_HEADER:
+        return False
+    own_number, _, kind, pages = RUN_HEADER.unpack(header)
+    return bool((own_number, kind, pages) == (first, OVERFLOW, count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +121,13 @@ class PageFile:
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
         try:
-            status = os.fstat(self._file.fileno())
-            self.identity = (status.st_dev, status.st_ino)
-            self.size = status.st_size
+            self.size = os.fstat(self._file.fileno()).st_size
             self.page_size, self._last, main = self._newest_meta()
         except BaseException:
             self._file.close()
             raise
         self._main = PageTable(*main)
         self._page = lru_cache(maxsize=_PAGES_KEPT)(self._tree_page)
-
-    def fileno(self) -> int:
-        """The descriptor of the file; ValueError once it is closed."""
-        return self._file.fileno()
 
     def close(self) -> None:
         """Close the file. Closing twice is harmless."""
@@ -96,26 +154,10 @@ class PageFile:
 
     def _newest_meta(self) -> tuple[int, int, tuple[int, int, int]]:
         """Page size, last page and root of all tables, by the newer of the two meta pages."""
-        newest, page_size = None, 0
-        for number in (0, 1):
-            raw = os.pread(self._file.fileno(), PAGE_HEADER + META_FIELDS.size, number * page_size)
-            if len(raw) < PAGE_HEADER + META_FIELDS.size:
-                raise DamagedPages(f"its {self.size} bytes are too few")
-            page, _, kind, _, _ = HEADER.unpack_from(raw)
-            magic, version, _, _, free, main, last, transaction = META_FIELDS.unpack_from(raw, PAGE_HEADER)
-            size = ROOT.unpack(free)[0]  # what has no meaning for the list of free pages is the size of all pages
-            if (magic, version, kind, page) != (MAGIC, VERSION, META, number):
-                raise DamagedPages(f"page {number} is not a meta page of LMDB")
-            if size not in PAGE_SIZES or size != (page_size or size):
-                raise DamagedPages(f"meta page {number} says pages have {size} bytes")
-            page_size = size
-            if newest is None or transaction > newest[0]:
-                newest = transaction, last, main
-        assert newest is not None
-        _, last, main = newest
-        if (last + 1) * page_size > self.size:
-            raise DamagedPages(f"cut short: it has {self.size} bytes of {(last + 1) * page_size}")
-        return page_size, last, _root(main)
+        newest = max(read_metas(self._file.fileno()), key=lambda meta: meta.transaction)
+        if (needed := (newest.last + 1) * newest.page_size) > self.size:
+            raise DamagedPages(f"cut short: it has {self.size} bytes of {needed}")
+        return newest.page_size, newest.last, _root(newest.main)
 
     def _tree_page(self, number: int) -> bytes:
         if number > self._last:
@@ -130,21 +172,12 @@ class PageFile:
             raise DamagedPages(f"page {number} is filled to {lower} and from {upper}")
         return page
 
-    def _node(self, number: int, page: bytes, index: int) -> _Node:
+    def _node(self, number: int, page: bytes, index: int) -> Node:
         place: int = struct.unpack_from("<H", page, PAGE_HEADER + 2 * index)[0]
-        key = place + NODE.size
-        if place < PAGE_HEADER or key > len(page):
-            raise DamagedPages(f"page {number} has a node at {place}")
-        low, high, flags, key_size = NODE.unpack_from(page, place)
-        data = key + key_size
-        if data > len(page):
+        node = node_at(page, place, leaf=HEADER.unpack_from(page)[2] == LEAF)
+        if node is None:
             raise DamagedPages(f"page {number} has a damaged node at {place}")
-        if HEADER.unpack_from(page)[2] == BRANCH:
-            return _Node(0, page[key:data], 0, low | high << 16 | flags << 32)
-        size = low | high << 16
-        if flags not in (0, LONG, TABLE) or data + (8 if flags == LONG else size) > len(page):
-            raise DamagedPages(f"page {number} has a damaged node at {place}")
-        return _Node(flags, page[key:data], size, data)
+        return node
 
     def _value(self, table: PageTable, key: bytes, flags: int) -> bytes | None:
         if table.root == EMPTY:
@@ -176,18 +209,17 @@ class PageFile:
                 return self._long(node, page) if node.flags == LONG else page[node.data : node.data + node.size]
         raise DamagedPages(f"a table is {table.depth} pages deep")
 
-    def _long(self, node: _Node, page: bytes) -> bytes:
+    def _long(self, node: Node, page: bytes) -> bytes:
         """The value that a node keeps in a run of pages."""
         first = int.from_bytes(page[node.data : node.data + 8], "little")
-        count = (PAGE_HEADER - 1 + node.size) // self.page_size + 1
+        count = run_length(node.size, self.page_size)
         if first + count - 1 > self._last:  # before memory is taken for it
             raise DamagedPages(f"pages {first} to {first + count - 1} are past the last ({self._last})")
         header = os.pread(self._file.fileno(), PAGE_HEADER, first * self.page_size)
         value = os.pread(self._file.fileno(), node.size, first * self.page_size + PAGE_HEADER)
         if len(header) < PAGE_HEADER or len(value) < node.size:
             raise DamagedPages(f"cut short: pages {first} to {first + count - 1} are missing")
-        own_number, _, kind, pages = RUN_HEADER.unpack(header)
-        if (own_number, kind, pages) != (first, OVERFLOW, count):
+        if not is_run(header, first, count):
             raise DamagedPages(f"pages {first} to {first + count - 1} are not the long value that is looked for")
         return value
 

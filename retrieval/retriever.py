@@ -1,6 +1,7 @@
 """Retriever: the documents nearest to a question, from an index folder and the embedder that made it."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from retrieval.build_folder import is_being_built
 from retrieval.corpus import CorpusFingerprint, Document
 from retrieval.embedder import Embedder
 from retrieval.errors import IndexDamaged, IndexFolderError, RetrievalError, SearchError, SearchFailed
@@ -29,6 +31,7 @@ STAGES: dict[IndexType, Callable[[Any], StagedSearch]] = {
     IndexType.HNSW: HNSWStages,
 }
 AT_ONCE = (1.0,)
+MISSING_SECONDS = 1.0  # that a folder may be missing while another takes its place
 HNSW_ROWS_PER_RESULT = 16  # an index with fewer rows than this for each of k is searched exhaustively
 
 
@@ -86,14 +89,13 @@ class Retriever:
 
         `threads` is as for `Embedder.load`; `loaded` spares the loading if it is that model. Raises IndexFolderError if
         a part is missing, damaged, or does not fit the others; nothing is left open then. An index that another one
-        replaces meanwhile is opened again, so what is returned is one of the two, whole. Large files are still checked
+        replaces meanwhile is opened again, so what is returned is one of the two, whole; one that is missing between
+        two moves is waited for. Large files are still checked
         when this returns: see `check`.
         """
         folder = index.parent if index.name == FAISS_FILE else index
-        if not folder.is_dir():
-            raise IndexFolderError(f"{folder}: there is no index folder; build one, or check the path")
         while True:
-            identity = _identity(folder)
+            identity = _require_folder(folder)
             try:
                 opened = cls._open(folder, embedder, threads, loaded)
             except IndexFolderError:
@@ -300,6 +302,17 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _require_folder(folder: Path) -> tuple[int, int]:
+    """The identity of an index folder; IndexFolderError if there is none, nor will be in a moment."""
+    deadline = time.monotonic() + MISSING_SECONDS
+    while (identity := _identity(folder)) is None and is_being_built(folder) and time.monotonic() < deadline:
+        time.sleep(MISSING_SECONDS / 100)
+    if identity is None or not folder.is_dir():
+        how = "wait for the build that runs, or build it again" if is_being_built(folder) else "build one"
+        raise IndexFolderError(f"{folder}: there is no index folder; {how}, or check the path")
+    return identity
 
 
 def _check(folder: Path, manifest: Manifest) -> IndexCheck:

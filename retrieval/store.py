@@ -15,6 +15,7 @@ import lmdb
 
 from retrieval.corpus import CorpusFingerprint, Document, Passage, text_pieces
 from retrieval.errors import IndexDamaged, IndexFolderError
+from retrieval.full_disk import require_room
 from retrieval.lmdb_pages import DamagedPages, PageFile
 
 FORMAT = 2
@@ -56,7 +57,12 @@ class DocumentWriter:
             # sync once at the end: a build that dies is discarded, so nothing in between needs to be durable. No lock:
             # the folder is new, and LMDB's lock file is written through a map, where a full disk would be a signal
             self._env = lmdb.open(
-                str(folder), map_size=FIRST_MAP_BYTES, max_dbs=len(TABLES), sync=False, metasync=False, lock=False
+                os.fsencode(folder),
+                map_size=FIRST_MAP_BYTES,
+                max_dbs=len(TABLES),
+                sync=False,
+                metasync=False,
+                lock=False,
             )
             self._tables = {name: self._env.open_db(name) for name in TABLES}
         self._batch: list[tuple[bytes, bytes, bytes]] = []  # table, key, value
@@ -110,13 +116,7 @@ class DocumentWriter:
             yield
         except lmdb.Error as error:
             data = self._folder / DATA_FILE
-            if os.strerror(errno.EIO) in str(error) and data.exists():
-                # LMDB takes it for an I/O error when a disk runs full amid a write: see whether the file can grow
-                with data.open("r+b") as file:
-                    _grow(file.fileno(), data)
-            for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                if os.strerror(code) in str(error):
-                    raise OSError(code, os.strerror(code), str(data)) from error
+            require_room(error, data)
             raise OSError(errno.EIO, f"LMDB cannot write ({error})", str(data)) from error
 
     def __enter__(self) -> Self:
@@ -132,14 +132,6 @@ class DocumentWriter:
                     self._env.sync(True)
         finally:
             self._env.close()
-
-
-def _grow(descriptor: int, path: Path) -> None:
-    """Makes a file a page longer; OSError, with the file's name, if the disk has no room for it."""
-    try:
-        os.posix_fallocate(descriptor, os.fstat(descriptor).st_size, 4096)
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(path)) from error
 
 
 class DocumentStore:
@@ -198,10 +190,6 @@ class DocumentStore:
         """Whether it was closed: every read is an IndexFolderError then."""
         return self._pages.closed
 
-    def fileno(self) -> int:
-        """The descriptor of the data file, which shows the same file when another has taken its place."""
-        return self._pages.fileno()
-
     def get(self, row: int, characters: int | None = None) -> Document:
         """The document of a row, 0 <= row < len; IndexError outside.
 
@@ -253,7 +241,7 @@ class DocumentStore:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        if self._pages.closed:
+        if self.closed:
             raise IndexFolderError(f"{self.folder}: the document store was closed; open it again")
         try:
             yield

@@ -18,11 +18,18 @@ FAISS_CLASS: dict[IndexType, Any] = {
     IndexType.HNSW: faiss.IndexHNSWFlat,
 }
 
+_callback_reader: Any = faiss.PyCallbackIOReader  # type: ignore[attr-defined]
+
 
 def read_vectors(path: Path, manifest: Manifest) -> Any:
     """The FAISS index in a file; IndexFolderError if it is missing, damaged, or not the one of the manifest."""
     try:
-        index: Any = faiss.read_index(str(path))
+        with path.open("rb") as file:  # FAISS takes paths in UTF-8 alone
+            index: Any = faiss.read_index(_callback_reader(file.read))
+    except OSError as error:
+        raise IndexFolderError(
+            f"{path}: cannot be read ({error.strerror}); check the disk and its permissions"
+        ) from error
     except (RuntimeError, MemoryError) as error:  # a damaged file may name more vectors than memory holds
         raise IndexDamaged(f"{path}: FAISS cannot read the index; it is damaged, build the index again") from error
     if not isinstance(index, FAISS_CLASS[manifest.index_type]) or index.metric_type != faiss.METRIC_INNER_PRODUCT:

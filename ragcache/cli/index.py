@@ -101,9 +101,11 @@ def run(options: argparse.Namespace) -> int:
     """Builds the index. Raises RetrievalError, which names the file or line, for what cannot be indexed."""
     from ragcache.engine.cores import available_cores
     from retrieval.embedder import Embedder
-    from retrieval.index import build_index
+    from retrieval.index import build_index, require_buildable
 
     source, mixed = _source(options)
+    _require_cutting(options)
+    require_buildable(source, options.out, options.embeddings)
     embedder = Embedder.load(options.embedder, available_cores())
     cut = _cut(options, embedder)
     manifest = build_index(
@@ -145,19 +147,29 @@ def _teller(begin: str) -> Callable[[object], None]:
 
 
 def _cut(options: argparse.Namespace, embedder: Embedder) -> PassageSplitter | WholeDocuments:
-    from retrieval.errors import RetrievalError
     from retrieval.passages import PassageSplitter, WholeDocuments
 
-    whole = options.whole or options.embeddings is not None
-    if not whole:
-        return PassageSplitter(embedder, options.passage_tokens, options.overlap)
+    if _whole(options):
+        return WholeDocuments(embedder)
+    return PassageSplitter(embedder, options.passage_tokens, options.overlap)
+
+
+def _whole(options: argparse.Namespace) -> bool:
+    return options.whole or options.embeddings is not None
+
+
+def _require_cutting(options: argparse.Namespace) -> None:
+    """RetrievalError if it is said how documents are cut, and that they are not."""
+    from retrieval.errors import RetrievalError
+
+    if not _whole(options):
+        return
     for name in ("passage_tokens", "overlap"):
         if getattr(options, name) is not None:
             by = "--whole" if options.whole else "--embeddings, which has a vector for each document,"
             raise RetrievalError(
                 f"--{name.replace('_', '-')} does not go with {by} for that cuts nothing; leave one out"
             )
-    return WholeDocuments(embedder)
 
 
 def _tell_lengths(cut: PassageSplitter | WholeDocuments, indexed: int) -> None:

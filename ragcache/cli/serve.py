@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import logging
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
 
 log = logging.getLogger(__name__)
+
+INTERRUPTED = 130  # exit status, as of a program that SIGINT ended: 128 + 2
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +58,14 @@ def config_of(options: argparse.Namespace) -> ServeConfig:
 
 def run(options: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT. Raises ConfigError, ModelError or RetrievalError for what cannot be served."""
-    config = config_of(options)
+    try:
+        config = config_of(options)
+    except RagCacheError as error:
+        if _log_format(options) != "json":
+            raise
+        with configured("info", "json"):
+            log.critical("%s", error)
+        return 1
     with configured(config.log_level, config.log_format):
         try:
             _serve(config)
@@ -63,10 +74,21 @@ def run(options: argparse.Namespace) -> int:
                 raise
             log.critical("%s", error)
             return 1
-        except (KeyboardInterrupt, SystemExit):  # SIGINT or SIGTERM before it served
+        except (KeyboardInterrupt, SystemExit) as end:  # SIGINT or SIGTERM before it served
             log.info("stopped before it was ready")
+            if config.log_format == "json" and isinstance(end, KeyboardInterrupt):
+                raise SystemExit(INTERRUPTED) from None  # without the command's word
             raise
     return 0
+
+
+def _log_format(options: argparse.Namespace) -> str | None:
+    """The form of the log, as far as settings say it that cannot be used."""
+    if options.log_format is None and options.config is not None:
+        with contextlib.suppress(OSError, ValueError):
+            settings = tomllib.loads(options.config.read_text(encoding="utf-8"))
+            return next((str(settings[name]) for name in ("log_format", "log-format") if name in settings), None)
+    return options.log_format
 
 
 def _serve(config: ServeConfig) -> None:

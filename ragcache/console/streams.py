@@ -32,27 +32,39 @@ class SafeStream:
 
     With `redraws`, text that begins with a carriage return is a progress bar. Write such bars to stderr alone: there,
     what documents and models wrote comes in whole lines, by `one_line`. `to_line` makes what is written of each line
-    that is not a bar's: a log has its own form. `clock` returns seconds.
+    that is not a bar's: a log has its own form. A line that is begun when `to_line` changes ends there. `clock` returns
+    seconds.
     """
 
     def __init__(self, raw: TextIO, *, redraws: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.raw = raw
-        self.to_line: Callable[[str], str] | None = None
         self.reader_gone = False
         self._redraws = redraws
         self._clock = clock
+        self._to_line: Callable[[str], str] | None = None
         self._begun = ""  # of a line, where `to_line` waits for its end
+        self._amid_line = False  # the next "\n" is its end, and not a bar's
         self._bar: str | None = None  # its latest state, unless that has been written
         self._next_bar = 0.0
+
+    @property
+    def to_line(self) -> Callable[[str], str] | None:
+        return self._to_line
+
+    @to_line.setter
+    def to_line(self, to_line: Callable[[str], str] | None) -> None:
+        if self._begun:
+            self._write_text("\n")
+        self._to_line = to_line
 
     def write(self, text: str) -> int:
         """Writes all of it; returns its length. ReaderGone if the pipe is closed, OSError as the file has it."""
         if self._redraws and text.startswith("\r"):
             self._redraw(text)
         elif self._redraws and _MOVES_UP.fullmatch(text):
-            if self.isatty():
+            if self._draws():
                 self._put(text)
-        elif text == "\n" and self._bar is not None:  # the bar's end
+        elif text == "\n" and self._bar is not None and not self._amid_line:  # the bar's end
             self._write_bar()
         else:
             self._write_text(text)
@@ -74,6 +86,8 @@ class SafeStream:
         return getattr(self.raw, name)
 
     def _write_text(self, text: str) -> None:
+        if text:
+            self._amid_line = not text.endswith("\n")
         if self.to_line is None:
             self._put(escaped(text))
             return
@@ -82,14 +96,18 @@ class SafeStream:
             if line.strip():
                 self._put(self.to_line(line) + "\n")
 
+    def _draws(self) -> bool:
+        """Whether a bar may be drawn: on a terminal, unless it shows a log that has a form of its own."""
+        return self._to_line is None and self.isatty()
+
     def _redraw(self, text: str) -> None:
         bar = text.strip("\r\n ")
-        if self.isatty():
+        if self._draws():
             tail = "\r" if text.endswith("\r") and len(text) > 1 else ""
             self._put("\r" + escaped(text.strip("\r")) + tail)
             return
         self._bar = one_line(_METER.sub(" ", bar)) or None  # a bar is cleared by blanks
-        if self._bar and self._clock() >= self._next_bar:
+        if self._bar and not self._amid_line and self._clock() >= self._next_bar:
             self._write_bar()
 
     def _write_bar(self) -> None:

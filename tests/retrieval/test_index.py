@@ -118,8 +118,9 @@ def test_an_interruption_leaves_the_old_index(corpus: Path, out: Path, tiny: Emb
     assert names(out.parent) == ["index"]
 
 
-def test_if_the_new_index_cannot_be_moved_in_the_old_comes_back(
-    corpus: Path, out: Path, tiny: Embedder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_once", [True, False])
+def test_if_the_new_index_cannot_be_moved_in_the_old_stays(
+    corpus: Path, out: Path, tiny: Embedder, at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = build_index(corpus, out, "flat", tiny, progress=False)
     rename = Path.rename
@@ -129,8 +130,12 @@ def test_if_the_new_index_cannot_be_moved_in_the_old_comes_back(
             raise OSError("disk on fire")
         return rename(path, target)
 
+    def exchanged(first: Path, _: Path) -> bool:
+        return at_once and bool(failing(first, first))
+
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="disk on fire"):
+    monkeypatch.setattr("retrieval.build_folder.exchanged", exchanged)
+    with pytest.raises(IndexFolderError, match="disk on fire"):
         build_index(corpus, out, "flat", tiny, progress=False)
     assert Manifest.load(out / "manifest.json") == manifest
     assert names(out.parent) == ["index"]

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -282,6 +283,45 @@ def test_an_index_that_is_replaced_while_it_is_opened_is_one_of_the_two(
     with Retriever.open(index) as retriever:
         assert len(retriever) == 30
         assert len(retriever.search("a stone", 30)) == 30
+
+
+@pytest.mark.parametrize("when", ["before", "amid"])
+def test_an_index_that_is_missing_for_a_moment_is_waited_for(
+    index: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while another takes its place, on a system that cannot exchange two folders in one step."""
+    workplace = index.parent / f".{index.name}.building-abcd"
+    workplace.mkdir()
+    back = threading.Timer(0.2, lambda: (workplace / "old").rename(index))
+
+    def leave() -> None:
+        index.rename(workplace / "old")
+        back.start()
+
+    original = retriever_module.OpenFile
+
+    def leaving(path: Path) -> object:
+        if back.ident is None:
+            leave()
+        return original(path)
+
+    if when == "before":
+        leave()
+    else:
+        monkeypatch.setattr(retriever_module, "OpenFile", leaving)
+    with Retriever.open(index) as retriever:
+        assert retriever.search("a stone", 3)
+    back.join()
+
+
+def test_an_index_that_stays_missing_is_said_to_be(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retriever_module, "MISSING_SECONDS", 0.05)
+    gone = index.parent / f".{index.name}.building-abcd"
+    with pytest.raises(IndexFolderError, match="no index folder; build one"):
+        Retriever.open(index.parent / "none")
+    index.rename(gone)
+    with pytest.raises(IndexFolderError, match="no index folder; wait for the build that runs, or build it again"):
+        Retriever.open(index)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

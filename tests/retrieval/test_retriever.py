@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +174,15 @@ def test_empty_question_and_wrong_vector(flat: Retriever) -> None:
         flat.search(" \n", 3)
     with pytest.raises(SearchError, match="the vector has 31 dimensions, the index 32"):
         flat.search_vector(np.zeros(31, dtype=np.float32), 3)
+
+
+@pytest.mark.parametrize("name", ["größe", os.fsdecode(b"gr\xf6\xdfe")], ids=["utf-8", "latin-1"])
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_a_folder_may_have_a_name_in_any_encoding(tmp_path: Path, tiny: Embedder, name: str, kind: str) -> None:
+    write_corpus(tmp_path / "corpus.jsonl", documents(60))
+    build_index(tmp_path / "corpus.jsonl", tmp_path / name, kind, tiny, progress=False)
+    with Retriever.open(tmp_path / name, loaded=tiny) as retriever:
+        assert [hit.row for hit in retriever.search(tiny.passage(documents(60)[7]), 1)] == [7]
 
 
 def refused(folder: Path, words: str, **options: str) -> None:

@@ -232,6 +232,45 @@ def test_a_bar_that_is_cleared_leaves_what_was_shown_and_no_more():
     assert "\r" not in raw.getvalue()
 
 
+@pytest.mark.parametrize("to_line", [None, "<{}>".format])
+def test_a_line_that_comes_while_a_bar_waits_stays_whole(to_line):
+    raw = io.StringIO()
+    stream = SafeStream(raw, redraws=True, clock=Clock())
+    stream.to_line = to_line
+    with tqdm(total=2, desc="BAR", file=stream, mininterval=0, miniters=1) as bar:  # the first state is written
+        bar.update()
+        print("x", file=stream)  # as two writes: the text, and the end of the line
+        print("y", end="", file=stream)
+        bar.update()
+        print(file=stream)
+    lines = [line.strip("<>") for line in raw.getvalue().splitlines()]
+    assert [line for line in lines if line and "BAR" not in line] == ["x", "y"]
+    assert [line.split(":")[0] for line in lines if "BAR" in line] == ["BAR", "BAR"]
+
+
+@pytest.mark.parametrize(("to_line", "drawn"), [(None, True), ("<{}>".format, False)])
+def test_a_bar_on_a_terminal_is_drawn_unless_a_log_is_shown_there(monkeypatch, to_line, drawn):
+    raw = io.StringIO()
+    monkeypatch.setattr(raw, "isatty", lambda: True)
+    stream = SafeStream(raw, redraws=True)
+    stream.to_line = to_line
+    with tqdm(total=2, file=stream, mininterval=0) as first, tqdm(total=2, file=stream, mininterval=0) as second:
+        second.update(2)
+        first.update(2)
+    assert ("\r" in raw.getvalue()) == ("\x1b" in raw.getvalue()) == drawn
+    assert all(line.startswith("<") for line in raw.getvalue().splitlines()) != drawn
+
+
+def test_a_line_that_was_begun_ends_with_its_form():
+    raw = io.StringIO()
+    stream = SafeStream(raw)
+    stream.to_line = "<{}>".format
+    print("begun", end="", file=stream)
+    stream.to_line = None
+    print("plain", file=stream)
+    assert raw.getvalue() == "<begun>\nplain\n"
+
+
 def test_a_carriage_return_of_an_answer_is_spelled():
     raw = io.StringIO()
     stream = SafeStream(raw)

@@ -129,6 +129,12 @@ def test_a_user_without_a_home_folder_is_told_the_variable(monkeypatch):
         cache_home()
 
 
+def test_a_cache_folder_of_no_user_is_named(monkeypatch):
+    monkeypatch.setenv("RAGCACHE_HOME", "~nosuchuser/cache")
+    with pytest.raises(ModelError, match="RAGCACHE_HOME is '~nosuchuser/cache', which names no user's home folder"):
+        cache_home()
+
+
 @pytest.mark.parametrize("what", ["a file", "a folder of others"])
 def test_a_cache_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, what):
     home = tmp_path / "home"

@@ -13,7 +13,8 @@ import pytest
 from ragcache.errors import RecordError
 from ragcache.storage import lmdb_store
 from ragcache.storage.lmdb_file import CHUNKS, DATA, MARK, TABLES
-from ragcache.storage.lmdb_survey import Untrusted, survey
+from ragcache.storage.lmdb_survey import survey
+from retrieval.lmdb_pages import DamagedPages
 from tests.props.disk_child import SEEDED
 from tests.props.disk_records import bytes_of, failed, no_orphans, opened, put, read, record
 
@@ -202,7 +203,7 @@ def test_every_bit_of_the_meta_pages_and_of_the_tables_roots_is_looked_at_or_har
         try:
             surveyed = survey(seeded / DATA, TABLES)
             assert (surveyed.page_size, surveyed.used) == (PAGE, wanted.used), offset
-        except Untrusted:
+        except DamagedPages:
             refused += 1
         flip(seeded / DATA, offset, offset % 8)
     assert refused > 130

@@ -1,5 +1,6 @@
 """The disk tier's folder: one process has it open, it is refused untouched if foreign, and its capacity may change."""
 
+import os
 import random
 import subprocess
 import sys
@@ -61,6 +62,14 @@ def test_a_folder_is_made_with_those_above_it(tmp_path):
     with opened(tmp_path / "a" / "b") as store:
         put(store, record(10, 1))
         assert store.folder == tmp_path / "a" / "b"
+
+
+def test_a_folder_may_have_a_name_in_any_encoding(tmp_path):
+    for name in ("größe", os.fsdecode(b"gr\xf6\xdfe")):
+        with opened(tmp_path / name) as store:
+            put(store, record(10, 1))
+        with opened(tmp_path / name) as store:
+            assert read(store, record(10, 1)) == bytes_of(record(10, 1))
 
 
 def test_more_capacity_keeps_what_is_there_and_less_does_if_it_fits(tmp_path, caplog):

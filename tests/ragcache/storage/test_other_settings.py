@@ -7,13 +7,15 @@ from array import array
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragcache.errors import RecordError
-from ragcache.storage.lmdb_store import DiskStore
+from ragcache.storage.lmdb_file import DiskFile
+from ragcache.storage.lmdb_store import REMOVED_AT_ONCE, DiskStore
 from ragcache.storage.other_settings import OtherRecord, in_order_of_removal
 from ragcache.storage.record import Record, record_key, root_key
 from tests.props.budget import examples
@@ -79,6 +81,25 @@ def test_replace_removes_them_at_once_and_says_so(tmp_path, caplog):
         assert (store.records(), store.others.records, caplog.records) == ([], 0, [])
         assert not store.swept
     no_orphans(tmp_path)
+
+
+def test_a_replacement_that_fails_counts_what_is_gone(tmp_path, caplog, monkeypatch):
+    with opened(tmp_path) as store:
+        put(store, *(record(20, n) for n in range(REMOVED_AT_ONCE + 10)))
+    commit, calls = DiskFile.commit, iter(range(9))
+
+    def failing(file: DiskFile, put: Any) -> int:
+        if next(calls):  # all but the first
+            raise OSError(5, "Input/output error")
+        return commit(file, put)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DiskFile, "commit", failing)
+        store = opened_as(tmp_path, OTHER, replace=True)
+    with store:
+        assert store.swept == Counter(fingerprint=REMOVED_AT_ONCE)
+        assert store.others.records == 10
+    assert "is not removed or named" in caplog.text
 
 
 def test_our_records_take_their_room_and_no_more(tmp_path):
