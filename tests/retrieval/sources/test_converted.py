@@ -8,14 +8,15 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from retrieval.sources import converted
+from retrieval.sources import converted as formats
 from retrieval.sources.converted import CONVERTERS, convert
 from retrieval.sources.unreadable import Unreadable
 from tests.retrieval.sources.real_files import write_docx, write_pdf
 
 
 def read(path: Path, fallback: str | None = None) -> tuple[str, str]:
-    return convert(path, path.suffix, fallback)
+    converted = convert(path, path.suffix, fallback)
+    return converted.title, converted.text
 
 
 def refusal(path: Path) -> str:
@@ -116,7 +117,7 @@ def test_html_of_other_kinds(tmp_path: Path) -> None:
 def test_html_that_no_tree_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "deep.html").write_text("<div>" * 20_000 + "x")
     assert refusal(tmp_path / "deep.html").startswith("damaged, or not html (")
-    monkeypatch.setattr(converted, "MOST_HTML", 1 << 20)
+    monkeypatch.setattr(formats, "MOST_HTML", 1 << 20)
     (tmp_path / "huge.html").write_text("<p>x</p>" * (1 << 18))
     assert refusal(tmp_path / "huge.html") == "longer than 1 MiB of HTML; split it"
 
@@ -164,14 +165,14 @@ def test_docx_that_cannot_be_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(file, "w") as parts:
         parts.writestr("hello.txt", "an archive of something else")
     assert refusal(file).startswith("damaged, or not docx (")
-    file.write_bytes(converted.OLE + b"\0" * 512)
+    file.write_bytes(formats.OLE + b"\0" * 512)
     assert refusal(file) == "encrypted, or in the format before DOCX; save it again without a password"
     assert refusal(write_docx(tmp_path / "blank.docx")) == "holds no text"
     whole = write_docx(tmp_path / "b.docx", "", "Heading")
     whole.write_bytes(whole.read_bytes()[:-200])
     assert refusal(whole).startswith("damaged, or not docx (")
     with zipfile.ZipFile(tmp_path / "bomb.docx", "w", zipfile.ZIP_DEFLATED) as parts:
-        parts.writestr("word/document.xml", b" " * (converted.MOST_XML + 1))
+        parts.writestr("word/document.xml", b" " * (formats.MOST_XML + 1))
     assert refusal(tmp_path / "bomb.docx") == "unpacks to more than 16 MiB of XML; split it"
 
 

@@ -89,7 +89,7 @@ def spoil(folder: Path) -> list[str]:
         "bad.pdf: damaged, or not pdf",
         "empty.md: empty",
         "latin.txt: not UTF-8",
-        "rows.jsonl (id '7'): the id is already used in ",
+        "rows.jsonl:2: id '7' is already used in ",
         "rows.jsonl:3: 'text' is missing",
     ]
 
