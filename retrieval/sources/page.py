@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import string
 import warnings
 from typing import Any, NamedTuple
 
@@ -27,21 +28,27 @@ MEANT = {
     "shift_jis": "cp932",
     "euc_kr": "cp949",
 }
-BLOCKS = frozenset(
-    ["address", "article", "aside", "blockquote", "body", "caption", "dd", "details", "div", "dl", "dt", "fieldset"]
-    + ["figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p"]
-    + ["pre", "section", "table", "td", "th", "tr", "ul"]
+BLOCKS = set(
+    re.findall(
+        r"\w+",
+        "address article aside blockquote body caption dd details div dl dt fieldset figure footer form h1 h2 h3 h4 h5 "
+        "h6 header hr li main nav ol p pre section table td th tr ul",
+    )
 )
-CELLS = frozenset(["td", "th"])
+CELLS = {"td", "th"}
 # elements whose end tag may be left out: which of them end where another begins, and what they do not end outside
+NOTHING: tuple[set[str], set[str]] = (set(), set())
 ENDED_BY = {
-    **{name: (frozenset(["p"]), BLOCKS - {"p"}) for name in BLOCKS},
-    "li": (frozenset(["li"]), frozenset(["ul", "ol", "menu"])),
-    **dict.fromkeys(["dt", "dd"], (frozenset(["dt", "dd"]), frozenset(["dl"]))),
-    **dict.fromkeys(CELLS, (CELLS, frozenset(["tr", "table"]))),
-    "tr": (frozenset(["tr"]), frozenset(["table"])),
-    **dict.fromkeys(["thead", "tbody", "tfoot"], (frozenset(["thead", "tbody", "tfoot"]), frozenset(["table"]))),
+    **{name: ({"p"}, BLOCKS - {"p"}) for name in BLOCKS},
+    "li": ({"li"}, {"ul", "ol", "menu"}),
+    **dict.fromkeys(["dt", "dd"], ({"dt", "dd"}, {"dl"})),
+    **dict.fromkeys(CELLS, (CELLS, {"tr", "table"})),
+    "tr": ({"tr"}, {"table"}),
+    **dict.fromkeys(["thead", "tbody", "tfoot"], ({"thead", "tbody", "tfoot"}, {"table"})),
 }
+PLAIN = (
+    string.ascii_letters + string.digits + "&<=>\"'~{}" + r"\n\u0041"
+)  # with what Python's own escapes would read otherwise
 _XML = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)""")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([^\s"';,]+)""", re.IGNORECASE)
 _BLANKS = re.compile(r"[ \t\r\n]{2,}")
@@ -55,9 +62,10 @@ class Page(NamedTuple):
 
 
 def named_encoding(data: bytes) -> str | None:
-    """The encoding that a page without a byte order mark names, as Python calls it; None if it names none it can be in.
+    """The encoding that a page without a byte order mark names, as Python calls it; None if it names none.
 
-    One that names UTF-16 or UTF-32 could not be read as far as that name if it were: it is taken for UTF-8.
+    A page in UTF-16 or UTF-32 could not be read as far as that name: one that names them is in UTF-8. Names of no
+    encoding, or of one in which plain English is not ASCII, do not count.
     """
     head = data[:HEAD]
     if any(head.startswith(mark) for mark, _ in MARKS):
@@ -77,12 +85,12 @@ def named_encoding(data: bytes) -> str | None:
 def _known(name: str) -> str | None:
     try:
         found = codecs.lookup(name.strip()).name
-        "a".encode(found)
-    except (LookupError, ValueError):  # ValueError: a NUL in the name
+        if found.startswith(("utf-16", "utf-32", "utf-8")):
+            return "utf-8"
+        plain = PLAIN.encode("ascii").decode(found) == PLAIN
+    except (LookupError, ValueError):  # not a codec of text; ValueError also for a NUL in the name
         return None
-    if found.startswith(("utf-16", "utf-32")):
-        return "utf-8"
-    return None if found == "utf-8" else MEANT.get(found, found)
+    return MEANT.get(found, found) if plain else None
 
 
 class _Soup(BeautifulSoup):
@@ -95,7 +103,7 @@ class _Soup(BeautifulSoup):
         self.closed = set()
 
     def handle_starttag(self, name: str, *args: Any, **options: Any) -> Tag | None:
-        ended, outside = ENDED_BY.get(name, (frozenset(), frozenset()))
+        ended, outside = ENDED_BY.get(name, NOTHING)
         for tag in reversed(self.tagStack) if ended else ():
             if tag.name in ended:
                 super().handle_endtag(tag.name)
