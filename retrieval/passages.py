@@ -121,6 +121,8 @@ class PassageSplitter:
 
     def _short_title(self, title: str, longest: int) -> str:
         """The title, or as many of its first words as are shorter than `longest` tokens."""
+        if longest < 1:
+            return ""
         head = title[: longest * MAX_CHARACTERS_PER_TOKEN]
         offsets = self._tokenizer.encode(head, add_special_tokens=False).offsets
         if len(offsets) <= longest - 1:  # one is for the full stop behind it
