@@ -14,6 +14,7 @@ from typing import Any
 from retrieval.long_json import parse_pieces
 
 PIECE = 1 << 16  # characters that are read at once; a longer row is parsed in pieces
+LONG_ROW_PIECES = 16  # as much at once as `parse_pieces` decodes at once
 _BLANK = re.compile(r"[ \t\r\n]*+")
 _UP_TO_MARK = re.compile(r'[^"\[\]{},]*+')
 _UP_TO_BRACKET = re.compile(r'[^"\[\]{}]*+')
@@ -60,9 +61,9 @@ class _Reader:
             if self._mark() == ",":
                 self._next += 1
 
-    def _more(self) -> bool:
+    def _more(self, pieces: int = 1) -> bool:
         if not self._ended:
-            piece = self._read(PIECE)
+            piece = self._read(pieces * PIECE)
             self._ended = not piece
             self._text = self._text[self._next :] + piece
             self._next = 0
@@ -106,9 +107,9 @@ class _Reader:
             pattern = _IN_STRING if in_string else _UP_TO_BRACKET if opened else _UP_TO_MARK
             end = _end(pattern, self._text, self._next)
             mark = self._text[end : end + 1]
-            if mark in ("", "\\"):  # the text goes on, perhaps amid an escape
+            if not mark or (mark == "\\" and end + 1 == len(self._text)):  # the text goes on, perhaps amid an escape
                 yield self._taken(end)
-                if not self._more():
+                if not self._more(LONG_ROW_PIECES):
                     yield self._taken(len(self._text))
                     return
                 continue

@@ -8,8 +8,9 @@ import string
 import warnings
 from typing import Any, NamedTuple
 
-from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning, SoupStrainer, XMLParsedAsHTMLWarning
+from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning, XMLParsedAsHTMLWarning
 from bs4.element import Comment, Declaration, NavigableString, ProcessingInstruction, Tag
+from bs4.filter import SoupStrainer
 from markdownify import MarkdownConverter
 
 from retrieval.sources.encoding import HEAD, MARKS

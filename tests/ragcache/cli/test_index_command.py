@@ -1,4 +1,4 @@
-"""`ragcache index` on the rows of one file: wrong ones are named and skipped whatever else is asked for, or are strict."""
+"""`ragcache index` on the rows of one file: wrong ones are named and skipped with any options, or fail if strict."""
 
 import argparse
 import json
