@@ -35,7 +35,7 @@ class PassageSplitter:
 
     A document that does not fit only because of its title stays whole, and its title is shortened to what fits.
 
-    `documents` counts the documents so far, `longer` those that were cut, `passages` what was made of all.
+    `documents` counts the documents so far, and `longer` those that were cut.
     """
 
     def __init__(self, embedder: Embedder, tokens: int | None = None, overlap: int | None = None) -> None:
@@ -55,7 +55,7 @@ class PassageSplitter:
                 f"an overlap of {self.overlap} tokens is not possible in passages of {self.tokens}; "
                 f"choose from 0 to {self.tokens // 2 - 1}"
             )
-        self.documents = self.longer = self.passages = 0
+        self.documents = self.longer = 0
         self._tokenizer = embedder.tokenizer
         self._room = self.tokens - len(self._tokenizer.encode("").ids)  # of the special tokens
         self._splitter = cache(self._made_splitter)
@@ -75,13 +75,11 @@ class PassageSplitter:
             return
         self.longer += 1
         stem = self._stem(document.id, len(spans))
-        self.passages += len(spans)
         for number, (start, end) in enumerate(spans, start=1):
             where = Passage(document.id, number, start, end)
             yield Document(f"{stem}{number}", title, document.text[start:end], document.extra, where)
 
     def _whole(self, document: Document) -> Document:
-        self.passages += 1
         numbered = _NUMBERED.fullmatch(document.id)
         if numbered is None:
             return document

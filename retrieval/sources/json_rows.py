@@ -18,7 +18,9 @@ LONG_ROW_PIECES = 16  # as much at once as `parse_pieces` decodes at once
 _BLANK = re.compile(r"[ \t\r\n]*+")
 _UP_TO_MARK = re.compile(r'[^"\[\]{},]*+')
 _UP_TO_BRACKET = re.compile(r'[^"\[\]{}]*+')
-_IN_STRING = re.compile(r'(?:[^"\\\n]++|\\[^\n])*+')  # no string goes on behind the end of a line
+_IN_STRING = re.compile(r'(?:[^"\\\n]++|\\[^\n])*+')
+# no string of JSON goes on behind the end of a line: where the next line looks like this, its closing mark is missing
+_OUTSIDE = re.compile(r'[ \t]*+(?:"[^"\\\n]*+"[ \t]*+:|[}\]][ \t,}\]]*+(?:\r?\n|\Z))')
 _OPENING = {"}": "{", "]": "["}
 
 
@@ -114,8 +116,10 @@ class _Reader:
                     return
                 continue
             begun = begun or bool(self._text[self._next : end].strip())
-            if in_string or mark == '"':
+            if mark == '"':
                 in_string = not in_string
+            elif in_string:
+                in_string = mark != "\n" or not _OUTSIDE.match(self._text, end + 1)
             elif mark in _OPENING and _OPENING[mark] in opened:
                 opened = opened[: opened.rfind(_OPENING[mark])]
             elif mark == "]" and in_list:

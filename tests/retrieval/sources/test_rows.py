@@ -134,6 +134,8 @@ GOOD, LAST = '{"id": 1, "text": "x"}', '{"id": 3, "text": "z"}'
         (f'[{GOOD}, {{"id": 2, "text": [1}}, {LAST}]', ["1", "3"], ["2: not JSON"]),
         (f'[{GOOD}, {{"id": 2, "text": "y,\n "k": 1}}, {LAST}]', ["1", "3"], ["2: not JSON"]),
         (f'[{GOOD}, {{"id": 2, "text": "y\\\n"}}, {LAST}]', ["1", "3"], ["2: not JSON"]),
+        (f'[{GOOD}, {{"id": 2, "text": "one\ntwo"}}, {LAST}]', ["1", "3"], ["2: not JSON"]),
+        (f'[{GOOD},\n {{"id": 2,\n  "text": "y\n }},\n {LAST}]', ["1", "3"], ["2: not JSON"]),
         (f"[{GOOD},, }} ,{LAST}]", ["1", "3"], ["2: not JSON", "3: not JSON"]),
         (f"[{GOOD}, " + "[" * 3000 + "]" * 3000 + f", {LAST}]", ["1", "3"], ["2: not JSON (nested too deep)"]),
         (f"[{GOOD}, [1], {LAST}]", ["1", "3"], ["2: the row is a JSON array"]),
