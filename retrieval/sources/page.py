@@ -9,7 +9,7 @@ import warnings
 from typing import Any, NamedTuple
 
 from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning, XMLParsedAsHTMLWarning
-from bs4.element import Comment, Declaration, NavigableString, ProcessingInstruction, Tag
+from bs4.element import Declaration, NavigableString, ProcessingInstruction, Tag
 from bs4.filter import SoupStrainer
 from markdownify import MarkdownConverter
 
@@ -129,14 +129,16 @@ def _read(page: str, around: list[str]) -> tuple[str, str]:
         warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)  # XHTML is meant to be read as HTML here
         warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # a page of one line
         soup = _Soup(page, "html.parser")
-    for note in soup.find_all(string=lambda text: isinstance(text, (Comment, Declaration, ProcessingInstruction))):
+    for note in soup.find_all(string=lambda text: isinstance(text, (Declaration, ProcessingInstruction))):
         note.extract()
     for element in soup(NOT_SHOWN):
-        element.decompose()
+        element.clear(decompose=True)  # to take it out as well, its place among its neighbours had to be looked for
     for element in soup(AROUND):
         # one without an end tag has all that follows in it
+        if element.decomposed:
+            continue
         if element.name in around and id(element) in soup.closed:
-            element.decompose()
+            element.clear(decompose=True)
         else:
             element.name = "div"
     for form in soup("form"):
