@@ -196,7 +196,7 @@ def convert(path: Path, kind: str, fallback: str | None) -> Converted:
             raise Unreadable(str(path), "encrypted; save a copy without a password") from error
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise Unreadable(str(path), f"damaged, or not {kind[1:]} ({what})") from error
-    if not converted.text.strip():
+    if not converted.text or converted.text.isspace():
         raise Unreadable(str(path), "holds no text")
     try:
         converted.text.encode()

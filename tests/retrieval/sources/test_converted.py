@@ -7,13 +7,12 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from retrieval.sources import converted as formats
 from retrieval.sources.converted import CONVERTERS, convert
 from retrieval.sources.unreadable import Unreadable
-from tests.retrieval.sources.real_files import write_docx, write_pdf
+from tests.retrieval.sources.real_files import write_docx, write_pdf, write_scan
 
 
 def read(path: Path, fallback: str | None = None) -> tuple[str, str]:
@@ -229,19 +228,10 @@ def test_pdf(tmp_path: Path) -> None:
 
 
 def test_pages_of_pictures_are_counted(tmp_path: Path) -> None:
-    with mpl.rc_context({"pdf.fonttype": 42}), PdfPages(tmp_path / "a.pdf") as pages:
-        for page in range(4):
-            figure = Figure(figsize=(2, 2))
-            if page in (1, 2):
-                figure.figimage([[0.0, 1.0], [1.0, 0.0]])
-            if page == 0:
-                figure.text(0.1, 0.5, "words")
-            pages.savefig(figure)
-    converted = convert(tmp_path / "a.pdf", ".pdf", None)
+    file = write_scan(tmp_path / "a.pdf", ["words", None, None, ""])
+    converted = convert(file, ".pdf", None)
     assert converted.text == "words"
-    assert str(converted.unread) == (
-        f"{tmp_path}/a.pdf (2 of 4 pages): pictures without text; run text recognition (OCR) over it"
-    )
+    assert str(converted.unread) == f"{file} (2 of 4 pages): pictures without text; run text recognition (OCR) over it"
 
 
 def test_pdf_of_another_program(tmp_path: Path) -> None:
