@@ -52,7 +52,7 @@ PLAIN = (
 )  # with what Python's own escapes would read otherwise
 _XML = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)""")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([^\s"';,]+)""", re.IGNORECASE)
-_BLANKS = re.compile(r"[ \t\r\n]{2,}")
+_BLANKS = re.compile(r"[ \t\r\n]{100,}")  # markdownify takes the square of their number
 
 
 class Page(NamedTuple):
