@@ -18,8 +18,8 @@ from retrieval.long_json import parse_pieces
 
 PIECE = 1 << 18  # characters of a text, or bytes of a line, that are handled at once
 FIELDS = ("id", "title", "text")  # the keys retrieval uses; every other key of a row is kept in `extra`
-
-
+JSON_LINES = (".jsonl", ".jsonl.gz")  # what names of corpus files end in
+MOST_NESTED = 100  # lists and objects in one another: what is parsed near the interpreter's limit cannot be written
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -121,7 +121,7 @@ def write_corpus(path: Path, documents: Iterable[Document]) -> int:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("wb") as file:
-            if path.suffix == ".gz":
+            if path.suffix.lower() == ".gz":
                 # no file name and no time in the header: bytes depend on the documents alone
                 with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
                     count = _write_rows(path, packed, documents)
@@ -136,7 +136,7 @@ def write_corpus(path: Path, documents: Iterable[Document]) -> int:
 
 
 def _require_suffix(path: Path) -> None:
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+    if not path.name.lower().endswith(JSON_LINES):
         raise CorpusError(f"{path}: a corpus is a .jsonl or .jsonl.gz file; rename or convert it")
 
 
@@ -172,7 +172,7 @@ def _read_rows(path: Path, progress: Callable[[int], None] | None, fields: Field
 def unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
     """The bytes of an open file, unpacked while they are read if its name ends in .gz."""
     # a binary file closes twice without harm, so the plain file may stand for its own unpacked stream
-    return gzip.GzipFile(fileobj=file, mode="rb") if path.suffix == ".gz" else file  # type: ignore[return-value]
+    return gzip.GzipFile(fileobj=file, mode="rb") if path.suffix.lower() == ".gz" else file  # type: ignore[return-value]
 
 
 class ReadsLines(Protocol):
@@ -230,7 +230,7 @@ def parsed(line: bytes | Iterator[bytes], path: Path, number: int) -> Any:
 def document_of(row: Any, where: str, fields: Fields) -> Document:
     """The document of a row, whose integer id is taken as text; CorpusError, beginning with `where`, for a wrong row.
 
-    Every key that `fields` does not name is kept in `extra`.
+    Every other key of the row is kept in `extra`.
     """
     if not isinstance(row, dict):
         raise CorpusError(
@@ -245,7 +245,19 @@ def document_of(row: Any, where: str, fields: Fields) -> Document:
         extra={key: value for key, value in row.items() if key not in (fields.id, fields.title, fields.text)},
     )
     _check(document, where, fields)
+    if _nested_too_deep(document.extra):
+        raise CorpusError(f"{where}: holds lists and objects more than {MOST_NESTED} deep in one another; flatten it")
     return document
+
+
+def _nested_too_deep(extra: Mapping[str, Any]) -> bool:
+    level: list[Any] = [extra]
+    for _ in range(MOST_NESTED):
+        inside = (each for holder in level for each in (holder.values() if isinstance(holder, Mapping) else holder))
+        level = [each for each in inside if isinstance(each, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _check(document: Document, where: str, fields: Fields) -> None:
@@ -287,7 +299,7 @@ def _write_rows(path: Path, file: IO[bytes] | gzip.GzipFile, documents: Iterable
         row = {"id": document.id, "title": document.title, "text": document.text, **document.extra}
         try:
             line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise CorpusError(f"{where}: an extra field cannot be written as JSON ({error})") from error
         file.write(line)
     if not row_of:

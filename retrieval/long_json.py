@@ -9,8 +9,8 @@ from typing import Any
 
 PIECE = 1 << 20  # characters of a string that are decoded at once; shorter strings are left to `json`
 
-# As much of a string's inside as ends with a whole character: an escape is not cut, nor are the two that stand for one
-# character; the string's end is not part of it
+# The inside of a string, or as much of it as was read, without its closing quotation mark. It ends behind a whole
+# character: neither within an escape, nor between the two escapes of a surrogate pair
 _INSIDE = re.compile(
     r'(?:[^"\\]++|\\[^u]|\\u(?![dD][89abAB])[0-9a-fA-F]{4}'
     r"|\\u[dD][89abAB][0-9a-fA-F]{2}"

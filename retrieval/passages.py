@@ -15,13 +15,13 @@ from retrieval.errors import RetrievalError
 
 DEFAULT_TOKENS, DEFAULT_OVERLAP = 256, 32
 LEAST_TOKENS = 16
-# a longer text is cut into windows first, at the end of a paragraph, line, sentence or word in the window's last half:
-# the splitter holds the structure of all it is given in memory
+# characters that the splitter is given at once, for it holds the structure of all that it is given in memory
 WINDOW_CHARACTERS = 1 << 16
-BREAKS = ("\n\n", "\n", ". ", " ")
 USUAL_CHARACTERS_PER_TOKEN = 6
 TITLE_SHARE = 4  # a title has at most a quarter of a passage
-SPLITTERS = 16  # are made at most: room for titles grows by this part of a passage, for a splitter has a fixed capacity
+# a splitter has a fixed capacity: the room for titles is rounded up to a multiple of this part of a passage, so that at
+# most this number of splitters is made
+SPLITTERS = 16
 SERVED_TOKENS = 1024  # what `serve` reads of a document unless --max-doc-tokens says otherwise
 _NUMBERED = re.compile(r"(.*#)([1-9][0-9]{0,8})", re.DOTALL)
 
@@ -33,7 +33,9 @@ class PassageSplitter:
     `overlap` tokens: whole sentences or words, so there may be none. A document that fits is left as it is. Passages
     of document "a" are called "a#1", "a#2" …; where another document of the corpus has such an id, "a##1" ….
 
-    `documents` counts the documents so far, `longer` those that did not fit, `passages` what was made of all.
+    A document that does not fit only because of its title stays whole, and its title is shortened to what fits.
+
+    `documents` counts the documents so far, and `longer` those that were cut.
     """
 
     def __init__(self, embedder: Embedder, tokens: int | None = None, overlap: int | None = None) -> None:
@@ -53,7 +55,7 @@ class PassageSplitter:
                 f"an overlap of {self.overlap} tokens is not possible in passages of {self.tokens}; "
                 f"choose from 0 to {self.tokens // 2 - 1}"
             )
-        self.documents = self.longer = self.passages = 0
+        self.documents = self.longer = 0
         self._tokenizer = embedder.tokenizer
         self._room = self.tokens - len(self._tokenizer.encode("").ids)  # of the special tokens
         self._splitter = cache(self._made_splitter)
@@ -63,20 +65,21 @@ class PassageSplitter:
     def __call__(self, document: Document) -> Iterator[Document]:
         """The passages of a document, in order, or the document itself."""
         self.documents += 1
-        spans = [] if self._fits(document) else self._spans(document)
-        self.longer += bool(spans)
-        title = self._short_title(document.title) if spans else document.title
-        if len(spans) < 2:
-            yield self._whole(replace(document, title=title))  # the text fits if the title is short
+        if self._fits(document):
+            yield self._whole(document)
             return
+        title = self._short_title(document.title, self._room // TITLE_SHARE)
+        spans = self._spans(document.text, title)
+        if len(spans) < 2:
+            yield self._whole(replace(document, title=self._fitting_title(document, title)))
+            return
+        self.longer += 1
         stem = self._stem(document.id, len(spans))
-        self.passages += len(spans)
         for number, (start, end) in enumerate(spans, start=1):
             where = Passage(document.id, number, start, end)
             yield Document(f"{stem}{number}", title, document.text[start:end], document.extra, where)
 
     def _whole(self, document: Document) -> Document:
-        self.passages += 1
         numbered = _NUMBERED.fullmatch(document.id)
         if numbered is None:
             return document
@@ -90,7 +93,9 @@ class PassageSplitter:
     def _stem(self, document_id: str, count: int) -> str:
         """What the ids of a document's passages begin with, so that none is taken."""
         stem = f"{document_id}#"
-        while self._numbered and any(f"{stem}{number}" in self._numbered for number in range(1, count + 1)):
+        while stem in self._cut or (
+            self._numbered and any(f"{stem}{number}" in self._numbered for number in range(1, count + 1))
+        ):
             stem += "#"
         self._cut[stem] = count
         return stem
@@ -107,29 +112,43 @@ class PassageSplitter:
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
-    def _short_title(self, title: str) -> str:
-        """The title, or as many of its first words as fit into its share of a passage."""
-        longest = self._room // TITLE_SHARE
-        offsets = self._tokenizer.encode(title[: longest * MAX_CHARACTERS_PER_TOKEN], add_special_tokens=False).offsets
+    def _fitting_title(self, document: Document, short: str) -> str:
+        """The longest title beside which the text fits, or `short`, beside which it does."""
+        title = self._short_title(document.title, self._room - self._count(document.text))
+        return title if len(title) > len(short) and self._fits(replace(document, title=title)) else short
+
+    def _short_title(self, title: str, longest: int) -> str:
+        """The title, or as many of its first words as are shorter than `longest` tokens."""
+        if longest < 1:
+            return ""
+        head = title[: longest * MAX_CHARACTERS_PER_TOKEN]
+        offsets = self._tokenizer.encode(head, add_special_tokens=False).offsets
         if len(offsets) <= longest - 1:  # one is for the full stop behind it
-            return title[: longest * MAX_CHARACTERS_PER_TOKEN]
-        head = title[: offsets[longest - 1][0]]
+            return head
+        head = head[: offsets[longest - 1][0]]
         return (head.rpartition(" ")[0] or head).rstrip()
 
-    def _spans(self, document: Document) -> list[tuple[int, int]]:
+    def _spans(self, text: str, title: str) -> list[tuple[int, int]]:
         """Starts and ends of the passages, in characters of the text."""
-        text, title = document.text, self._short_title(document.title)
         taken = self._count(f"{title}. ") if title.strip() else 0
         step = max(1, self._room // SPLITTERS)
         splitter = self._splitter(self._room - -(-taken // step) * step)
         longest = self.tokens * MAX_CHARACTERS_PER_TOKEN
         spans = []
-        for first, last in _windows(text):
-            for offset, piece in splitter.chunk_indices(text[first:last]):
+        first = 0
+        while first < len(text):
+            window = text[first : first + WINDOW_CHARACTERS]
+            pieces = splitter.chunk_indices(window)
+            last = first + len(window)
+            if last < len(text) and len(pieces) > 1:
+                # the last one may go on behind the window: it is cut again at the head of the next
+                last = first + pieces.pop()[0]
+            for offset, piece in pieces:
                 for start in range(0, len(piece), longest):
                     part = piece[start : start + longest]
                     if part.strip():
                         spans.append((first + offset + start, first + offset + start + len(part)))
+            first = last
         return spans
 
     def _made_splitter(self, capacity: int) -> MarkdownSplitter:
@@ -160,18 +179,3 @@ class WholeDocuments:
         self.longer += count > self.tokens
         self.unread += count > SERVED_TOKENS
         yield document
-
-
-def _windows(text: str) -> Iterator[tuple[int, int]]:
-    """Starts and ends of the pieces that a text is split in, one by one."""
-    start = 0
-    while len(text) - start > WINDOW_CHARACTERS:
-        middle, end = start + WINDOW_CHARACTERS // 2, start + WINDOW_CHARACTERS
-        for mark in BREAKS:
-            place = text.rfind(mark, middle, end)
-            if place >= 0:
-                end = place + len(mark)
-                break
-        yield start, end
-        start = end
-    yield start, len(text)

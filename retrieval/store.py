@@ -82,7 +82,11 @@ class DocumentWriter:
         fields: list[Any] = [document.id, document.title, head, dict(document.extra)]
         if (cut := document.passage) is not None:
             fields.append([cut.source, cut.number, cut.start, cut.end])
-        body = parts.to_bytes(COUNT_BYTES, "big") + json.dumps(fields, ensure_ascii=False).encode()
+        try:
+            written = json.dumps(fields, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # half of a surrogate pair in `extra`, which JSON holds as an escape
+            written = json.dumps(fields).encode()
+        body = parts.to_bytes(COUNT_BYTES, "big") + written
         self._put(ROWS, key, _checksum(key, body) + body)
         self._put(ROW_OF_ID, _id_key(document.id), key)
         self._fingerprint.add(document)

@@ -60,7 +60,7 @@ def test_given_embeddings_are_used(tmp_path: Path) -> None:
 
 def test_a_wrong_row_is_one_line_on_stderr(tmp_path: Path) -> None:
     (tmp_path / "docs.jsonl").write_text('{"id": "a", "text": "x"}\n{"id": "b"}\n')
-    done = run("index", "--corpus", tmp_path / "docs.jsonl", "--out", tmp_path / "index", "--quiet")
+    done = run("index", "--corpus", tmp_path / "docs.jsonl", "--out", tmp_path / "index", "--quiet", "--strict")
     assert done.returncode == 1
     assert done.stderr.startswith(f"ragcache index: {tmp_path / 'docs.jsonl'}:2: 'text' is missing")
     assert "Traceback" not in done.stderr

@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from retrieval.embedder import Embedder
     from retrieval.passages import PassageSplitter, WholeDocuments
-    from retrieval.source import Source
     from retrieval.sources.mixed_files import MixedFiles
-
-JSON_LINES = (".jsonl", ".jsonl.gz")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -66,22 +63,23 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="PATH",
-        help="a file of JSON lines with id, text and title (.jsonl, .jsonl.gz), or folders and files: Markdown, HTML, "
-        "PDF, DOCX, text, JSON, CSV, Parquet. Hidden files are left out",
+        help="folders and files: JSON lines with id, text and title (.jsonl, .jsonl.gz), JSON, CSV, Parquet, Markdown, "
+        "HTML, PDF, DOCX, text. Hidden files are left out",
     )
     source.add_argument("--text-field", metavar="NAME", help="key or column of the text of a row (default: text)")
     source.add_argument(
         "--id-field",
         metavar="NAME",
-        help="key or column of the id of a row, a text or an integer (default: id; in CSV, Parquet and folders, a row "
-        "without one is called FILE:ROW)",
+        help="key or column of the id of a row, a text or an integer (default: id; a row without one, or with a blank "
+        "one, is called FILE:ROW)",
     )
     source.add_argument("--title-field", metavar="NAME", help="key or column of the title of a row (default: title)")
     source.add_argument(
         "--encoding",
         type=_encoding,
         metavar="NAME",
-        help="of text that has no byte order mark and is not UTF-8, such as latin-1 (default: such a file is skipped)",
+        help="of text that has no byte order mark, does not name its encoding and is not UTF-8, such as latin-1 "
+        "(default: such a file is skipped)",
     )
     source.add_argument(
         "--strict",
@@ -92,9 +90,10 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
 
 def _encoding(name: str) -> str:
     try:
+        "a".encode(name)
         return codecs.lookup(name).name
-    except LookupError:
-        raise argparse.ArgumentTypeError(f"{name!r} is not an encoding that Python knows") from None
+    except (LookupError, ValueError):  # LookupError also for hex and the like, which are not of text
+        raise argparse.ArgumentTypeError(f"{name!r} is not an encoding of text that Python knows") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -103,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     from retrieval.embedder import Embedder
     from retrieval.index import build_index, require_buildable
 
-    source, mixed = _source(options)
+    source = _source(options)
     _require_cutting(options)
     require_buildable(source, options.out, options.embeddings)
     embedder = Embedder.load(options.embedder, available_cores())
@@ -113,30 +112,20 @@ def run(options: argparse.Namespace) -> int:
     )
     print(f"{cut.documents} documents in {options.out / 'faiss.idx'} ({options.type})")
     _tell_lengths(cut, manifest.documents)
-    if mixed is not None and mixed.skipped:
-        what = "1 file or row" if mixed.skipped == 1 else f"{mixed.skipped} files or rows"
+    if source.skipped:
+        what = "1 file or row" if source.skipped == 1 else f"{source.skipped} files or rows"
         print(f"{what} could not be read: see above", file=sys.stderr)
     return 0
 
 
-def _source(options: argparse.Namespace) -> tuple[Source, MixedFiles | None]:
-    """What to read, and the same again if it counts what is skipped."""
-    from retrieval.corpus import Fields
-    from retrieval.source import JsonLines
-
-    first: Path = options.corpus[0]
-    alone = len(options.corpus) == 1 and options.encoding is None and not first.is_dir()
-    if alone and first.name.endswith(JSON_LINES):
-        names = {"id": options.id_field, "title": options.title_field, "text": options.text_field}
-        return JsonLines(first, Fields(**{field: name for field, name in names.items() if name is not None})), None
+def _source(options: argparse.Namespace) -> MixedFiles:
     from retrieval.sources.mixed_files import MixedFiles  # and with it the parsers of all formats
     from retrieval.sources.rows import Columns
 
     columns = Columns(options.id_field, options.title_field, options.text_field)
-    mixed = MixedFiles(
+    return MixedFiles(
         options.corpus, columns=columns, fallback=options.encoding, strict=options.strict, skip=_teller("skipped ")
     )
-    return mixed, mixed
 
 
 def _teller(begin: str) -> Callable[[object], None]:

@@ -6,8 +6,9 @@ PDFium reads PDF, Beautiful Soup and markdownify read HTML, and what mammoth mak
 from __future__ import annotations
 
 import re
-import warnings
+import tomllib
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,31 +16,30 @@ from xml.etree import ElementTree
 
 import mammoth
 import pypdfium2
-from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning, XMLParsedAsHTMLWarning
-from bs4.element import Comment, Declaration, ProcessingInstruction, Tag
-from markdownify import MarkdownConverter
+import yaml
 
 from retrieval.sources.encoding import decoded
+from retrieval.sources.page import named_encoding, page_of
 from retrieval.sources.unreadable import Unreadable
 
-NO_TEXT = ["script", "style", "template", "noscript", "svg", "iframe", "object", "nav", "aside", "footer", "form"]
 # bytes of a page, and of the XML in a DOCX: their trees take tens of times as much memory
 MOST_HTML = MOST_XML = 1 << 24
 OLE = bytes.fromhex("d0cf11e0a1b11ae1")  # the container of encrypted documents and of .doc
 DOCX_TITLE = "{http://purl.org/dc/elements/1.1/}title"
 DOCX_STYLES = "p[style-name='Title'] => h1:fresh"
-_HEADING = re.compile(r"^ {0,3}#[ \t]+(.+?)[ \t]*#*[ \t]*$|^(?=\S)(.+)\n=+[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^ {0,3}#[ \t]+(\S.*)$|^(?=\S)(.+)\n=+[ \t]*$", re.MULTILINE)
 _FENCED = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
-_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^(?:---|\.\.\.)[ \t]*\r?$", re.MULTILINE | re.DOTALL)
-_FRONT_TITLE = re.compile(r"^title:[ \t]*(.+?)[ \t]*\r?$", re.MULTILINE)
+_FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?)^(?:\1|\.\.\.)[ \t]*$", re.MULTILINE | re.DOTALL)
+_FRONT_TITLE = re.compile(r"^title[ \t]*[:=](.*)$", re.MULTILINE)
 MARKDOWN_HEAD = 1 << 16  # characters in which a heading counts as the document's title
 
 
 class Converted(NamedTuple):
-    """What a file says. `title` may be empty; a text without a letter is refused later."""
+    """What a file says. `title` may be empty; `unread` names a part of the file that could not be read."""
 
     title: str
     text: str
+    unread: Unreadable | None = None
 
 
 def plain(path: Path, fallback: str | None) -> Converted:
@@ -50,51 +50,58 @@ def plain(path: Path, fallback: str | None) -> Converted:
 def markdown(path: Path, fallback: str | None) -> Converted:
     """The text of a file as it stands. Its title is that of the front matter, else the first heading of level 1."""
     text = decoded(path, fallback)
-    head = text[:MARKDOWN_HEAD]
+    head = text[:MARKDOWN_HEAD].replace("\r\n", "\n")
     title = ""
     if front := _FRONT_MATTER.match(head):
-        if named := _FRONT_TITLE.search(front[1]):
-            title = named[1].strip("\"'")
+        title = _front_title(front[2], tomllib.loads if front[1] == "+++" else yaml.safe_load)
         head = head[front.end() :]
-    if not title and (heading := _HEADING.search(_FENCED.sub("", head.replace("\r\n", "\n")))):
-        title = heading[1] or heading[2]
+    if not title and (heading := _HEADING.search(_FENCED.sub("", head))):
+        title = _without_closing(heading[1]) if heading[1] else heading[2]
     return Converted(_line(title), text)
+
+
+def _front_title(front: str, parse: Callable[[str], object]) -> str:
+    try:
+        fields = parse(front)
+        title = fields.get("title") if isinstance(fields, dict) else None
+        return "" if title is None or isinstance(title, dict | list) else str(title)
+    except (ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError, AttributeError):
+        # much of what stands there is not quite YAML, as in `title: Tea: a history`
+        named = _FRONT_TITLE.search(front)
+        return named[1].strip().strip("\"'") if named else ""
+
+
+def _without_closing(heading: str) -> str:
+    """The words of a heading that may end in number signs, as in "# Tea #", which "# C#" does not."""
+    heading = heading.rstrip()
+    words = heading.rstrip("#")
+    return words.rstrip() if words == "" or words[-1] in " \t" else heading
 
 
 def html(path: Path, fallback: str | None) -> Converted:
-    """A page as Markdown, without scripts, styles, navigation and forms; links are kept as their words."""
+    """A page as Markdown, without scripts, styles, navigation and controls; links are kept as their words."""
     if path.stat().st_size > MOST_HTML:
         raise Unreadable(str(path), f"longer than {MOST_HTML >> 20} MiB of HTML; split it")
+    page = page_of(_html_text(path, fallback))
+    return Converted(_line(page.title), page.text)
+
+
+def _html_text(path: Path, fallback: str | None) -> str:
+    """The page in the encoding of its byte order mark, else in the one that it names; else `decoded` decides."""
     data = path.read_bytes()
-    # a page may name its encoding itself; for one that does not, `decoded` decides
-    declared = re.search(rb"<meta[^>]+charset|<\?xml[^>]+encoding", data[:4096], re.IGNORECASE)
-    return _page(data if declared else decoded(path, fallback))
-
-
-def _page(page: str | bytes) -> Converted:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)  # XHTML is meant to be read as HTML here
-        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # a page of one line
-        soup = BeautifulSoup(page, "html.parser")
-    for note in soup.find_all(string=lambda text: isinstance(text, (Comment, Declaration, ProcessingInstruction))):
-        note.extract()
-    for element in soup(NO_TEXT):
-        element.decompose()
-    heading = soup.title or soup.h1
-    title = heading.get_text(" ") if isinstance(heading, Tag) else ""
-    body = soup.find("main") or soup.body or soup
-    if isinstance(soup.title, Tag):
-        soup.title.decompose()  # of a page without <body>
-    converter = MarkdownConverter(
-        heading_style="atx",
-        bullets="-",
-        strip=["a", "img"],
-        escape_asterisks=False,
-        escape_underscores=False,
-        escape_misc=False,
-    )
-    text = re.sub(r"\n{3,}", "\n\n", converter.convert_soup(body)).strip()
-    return Converted(_line(title), text)
+    named = named_encoding(data)
+    if named is None:
+        return decoded(path, fallback)
+    try:
+        return data.decode(named)
+    except UnicodeDecodeError as error:
+        if fallback is None:
+            raise Unreadable(
+                str(path),
+                f"not {named}, as it says itself ({error.reason}, byte {error.start + 1}); save it as UTF-8, or name "
+                "its encoding, as in --encoding latin-1",
+            ) from error
+    return decoded(path, fallback)
 
 
 def docx(path: Path, _fallback: str | None) -> Converted:
@@ -109,14 +116,17 @@ def docx(path: Path, _fallback: str | None) -> Converted:
             title = _docx_title(parts)
         file.seek(0)
         converted = mammoth.convert_to_html(file, style_map=DOCX_STYLES, convert_image=_no_image)
-    page = _page(converted.value)
-    return Converted(_line(title) or page.title, page.text)
+    page = page_of(converted.value)
+    return Converted(_line(title) or _line(page.title), page.text)
 
 
 def _docx_title(parts: zipfile.ZipFile) -> str:
     if "docProps/core.xml" not in parts.namelist():
         return ""
-    element = ElementTree.fromstring(parts.read("docProps/core.xml")).find(DOCX_TITLE)
+    try:
+        element = ElementTree.fromstring(parts.read("docProps/core.xml")).find(DOCX_TITLE)
+    except (ElementTree.ParseError, zipfile.BadZipFile, zlib.error, ValueError, LookupError):
+        return ""  # the text may be whole
     return "" if element is None else element.text or ""
 
 
@@ -126,23 +136,28 @@ def _no_image(_image: object) -> list[object]:
 
 def pdf(path: Path, _fallback: str | None) -> Converted:
     """The text of a PDF, pages apart by a blank line. Its title is that of its properties."""
+    pages, pictures = [], 0
     with pypdfium2.PdfDocument(path) as document:
-        pages = []
         for number in range(len(document)):
             page = document[number]
             words = page.get_textpage()
             pages.append(_unwrapped(words.get_text_bounded()))
             words.close()
+            pictures += not pages[-1] and next(page.get_objects([pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]), None) is not None
             page.close()
         title = document.get_metadata_value("Title")
     text = "\n\n".join(page for page in pages if page)
     if pages and not text:
         raise Unreadable(str(path), "its pages hold no text, only pictures; run text recognition (OCR) over it")
-    return Converted(_line(title), text)
+    unread = None
+    if pictures:
+        where = f"{path} ({pictures} of {len(pages)} pages)"
+        unread = Unreadable(where, "pictures without text; run text recognition (OCR) over it")
+    return Converted(_line(title), text, unread)
 
 
 def _unwrapped(text: str) -> str:
-    # PDFium marks a hyphen at the end of a line that belongs to no word
+    # PDFium marks a hyphen that parts a word at the end of a line: the word is joined
     return re.sub("[\ufffe\x02](?:\r?\n)?", "", text).replace("\r\n", "\n").replace("\0", "").strip()
 
 
@@ -181,12 +196,15 @@ def convert(path: Path, kind: str, fallback: str | None) -> Converted:
             raise Unreadable(str(path), "encrypted; save a copy without a password") from error
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise Unreadable(str(path), f"damaged, or not {kind[1:]} ({what})") from error
-    if not converted.text.strip():
+    if not converted.text or converted.text.isspace():
         raise Unreadable(str(path), "holds no text")
     try:
         converted.text.encode()
         converted.title.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which PDFs can hold
-        clean = (part.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for part in converted)
-        return Converted(*clean)
+        return Converted(_whole_characters(converted.title), _whole_characters(converted.text), converted.unread)
     return converted
+
+
+def _whole_characters(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -66,34 +66,36 @@ class MixedFiles:
         for file in self.files:
             read = _Tally(progress)
             try:
-                for document in self._documents(file, read.add):
-                    if document.id in place_of:
-                        where = f"{file.path} (id {document.id!r})"
-                        self._skip(Unreadable(where, f"the id is already used in {place_of[document.id]}"))
-                        continue
-                    place_of[document.id] = str(file.path)
-                    yield document
+                for where, document in self._documents(file, read.add):
+                    first = place_of.setdefault(document.id, where)
+                    if first == where:
+                        yield document
+                    else:
+                        self._skip(Unreadable(where, f"id {document.id!r} is already used in {first}"))
             except Unreadable as error:
                 self._skip(error)
             read.add(file.size - read.count)
         if not place_of:
             raise CorpusError(f"{self}: no document could be read")
 
-    def _documents(self, file: FoundFile, progress: Callable[[int], None]) -> Iterator[Document]:
+    def _documents(self, file: FoundFile, progress: Callable[[int], None]) -> Iterator[tuple[str, Document]]:
+        """The documents of a file, and where each of them is."""
         kind = _kind(file)
         assert kind is not None
         if file.size == 0:
             raise Unreadable(str(file.path), "empty")
         if kind in CONVERTERS:
             converted = convert(file.path, kind, self._fallback)
-            yield Document(file.name, converted.title, converted.text)
+            if converted.unread is not None:
+                self._skip(converted.unread)
+            yield str(file.path), Document(file.name, converted.title, converted.text)
             return
         rows = documents_of_rows(file.path, file.name, kind, self._columns, self._fallback, progress)
-        for document in rows:
+        for where, document in rows:
             if isinstance(document, Unreadable):
                 self._skip(document)
             else:
-                yield document
+                yield where, document
 
     def _skip(self, error: Unreadable) -> None:
         if self._strict:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
-import sys
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import ijson
 import pyarrow
-from pyarrow import parquet
+from pyarrow import parquet, types
 
-from retrieval.corpus import Document, Fields, ReadsLines, document_of, lines_in, parsed, unpacked
+from retrieval.corpus import JSON_LINES, Document, Fields, ReadsLines, document_of, lines_in, parsed, unpacked
 from retrieval.errors import CorpusError
+from retrieval.sources.csv_rows import csv_rows
 from retrieval.sources.encoding import HEAD, encoding_of, marked_encoding
+from retrieval.sources.json_rows import json_rows
 from retrieval.sources.unreadable import Unreadable
 
 BATCH_ROWS = 256  # rows of a Parquet file in memory at a time
 SEPARATORS = ",;\t|"
+UNPAIRED = "its quotation marks do not pair; write those inside a quoted cell twice"
 
 
 class Row(NamedTuple):
@@ -55,13 +56,14 @@ def documents_of_rows(
     columns: Columns,
     fallback: str | None,
     progress: Callable[[int], None] = lambda _: None,
-) -> Iterator[Document | Unreadable]:
-    """The document of each row, or why there is none, read while they are iterated over.
+) -> Iterator[tuple[str, Document | Unreadable]]:
+    """Where each row is, as "docs.csv:12", and its document or why there is none, read while they are iterated over.
 
     A row without an id is called `name`:PLACE, unless `columns` names the id. `progress` is called with the number of
-    bytes read since its last call. Raises Unreadable where the file cannot be read any further.
+    bytes read since its last call. Raises Unreadable for a file that has no rows, and where it cannot be read further.
     """
     reported = 0  # bytes that `progress` knows of
+    row = None
     try:
         for row in READERS[kind](path, columns, fallback):
             if row.read > reported:
@@ -69,31 +71,48 @@ def documents_of_rows(
                 reported = row.read
             where = f"{path}:{row.place}"
             try:
-                if isinstance(row.values, CorpusError):
-                    raise row.values
-                values = row.values
-                if columns.id is None and isinstance(values, dict) and values.get("id") is None:
-                    values = {**values, "id": f"{name}:{row.place}"}
-                yield document_of(values, where, columns.fields)
+                yield where, _document(row, where, name, columns)
             except CorpusError as error:
-                yield Unreadable(where, str(error).removeprefix(f"{where}: "))
+                yield where, Unreadable(where, str(error).removeprefix(f"{where}: "))
     except Unreadable:
         raise
     except OSError as error:
         raise Unreadable(str(path), f"cannot be read ({error.strerror or error})") from error
-    except (pyarrow.ArrowException, ijson.JSONError, csv.Error, EOFError, zlib.error, ValueError) as error:
+    except (
+        pyarrow.ArrowException,
+        csv.Error,
+        EOFError,
+        zlib.error,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+    ) as error:
         what = " ".join(str(error).split())[:200]
         raise Unreadable(str(path), f"damaged, or not {kind.lstrip('.')} ({what})") from error
+    if row is None:
+        raise Unreadable(str(path), "holds no rows")
+
+
+def _document(row: Row, where: str, name: str, columns: Columns) -> Document:
+    values = row.values
+    if isinstance(values, CorpusError):
+        raise values
+    if columns.id is None and isinstance(values, dict):
+        given = values.get("id")
+        if given is None or (isinstance(given, str) and not given.strip()):
+            values = {**values, "id": f"{name}:{row.place}"}
+    return document_of(values, where, columns.fields)
 
 
 def _json_lines(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
     with path.open("rb") as file:
-        if path.suffix.lower() == ".gz":
-            lines: ReadsLines = unpacked(path, file)
-        elif fallback is None and marked_encoding(path) is None:
-            lines = file  # so that a line that is not UTF-8 is named, and the others are kept
-        else:
-            lines = _utf8(path, file, fallback)
+        lines: ReadsLines = unpacked(path, file)
+        if fallback is not None or marked_encoding(path) not in (None, "utf-8-sig"):
+            encoding = encoding_of(path, fallback)
+            if encoding not in ("utf-8", "utf-8-sig"):
+                lines = _Recoded(io.TextIOWrapper(unpacked(path, file), encoding))
+        # lines in UTF-8 are read as bytes, so that one which is not is named, and the others are kept
         for number, line in enumerate(lines_in(lines), start=1):
             if line != b"":
                 try:
@@ -102,82 +121,95 @@ def _json_lines(path: Path, _columns: Columns, fallback: str | None) -> Iterator
                     yield Row(str(number), error, file.tell())
 
 
-def _json(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
-    """The objects of a list, or those that stand one after another in the file."""
-    with path.open("rb") as file:
-        first = _utf8(path, file, fallback).read(HEAD).lstrip()[:1]
-    count = 0
-    with path.open("rb") as file:
-        prefix = "item" if first == b"[" else ""
-        try:
-            for value in ijson.items(_utf8(path, file, fallback), prefix, multiple_values=True, use_float=True):
-                count += 1
-                yield Row(str(count), value, file.tell())
-        except (ijson.JSONError, UnicodeDecodeError) as error:
-            what = " ".join(str(error).split())[:200]
-            raise Unreadable(f"{path}:{count + 1}", f"not JSON from this row on ({what})") from error
-
-
 class _Recoded:
-    """The bytes of a text in UTF-8."""
+    """The lines of a text in UTF-8."""
 
     def __init__(self, text: IO[str]) -> None:
         self._text = text
-
-    def read(self, size: int = -1) -> bytes:
-        return self._text.read(size).encode()
 
     def readline(self, size: int = -1, /) -> bytes:
         return self._text.readline(size).encode()
 
 
-def _utf8(path: Path, file: IO[bytes], fallback: str | None) -> IO[bytes] | _Recoded:
-    """The bytes of an open file in UTF-8, whatever it is encoded in, without its byte order mark."""
+def _json(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
+    """The objects of a list, or those that stand one after another in the file."""
     encoding = encoding_of(path, fallback)
-    if encoding == "utf-8":
-        return file
-    if encoding == "utf-8-sig":
-        file.seek(len(codecs.BOM_UTF8))
-        return file
-    return _Recoded(io.TextIOWrapper(file, encoding))
+    count = 0
+    with path.open("rb") as file, io.TextIOWrapper(file, encoding) as text:
+        try:
+            for count, (value, wrong) in enumerate(json_rows(text.read), start=1):
+                yield Row(str(count), CorpusError(f"not JSON ({wrong})") if wrong else value, file.tell())
+        except UnicodeDecodeError as error:
+            what = f"{error.reason}, not {encoding}"
+            raise Unreadable(f"{path}:{count + 1}", f"not JSON from this row on ({what})") from error
 
 
 def _csv(path: Path, columns: Columns, fallback: str | None) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)  # texts are longer than the 128 KiB that it begins with
     encoding = encoding_of(path, fallback)
     with path.open("rb") as raw, io.TextIOWrapper(raw, encoding, newline="") as file:
-        first = file.readline(HEAD)
-        separator = max(SEPARATORS, key=first.count) if path.suffix.lower() != ".tsv" else "\t"
+        separator = "\t" if path.suffix.lower() == ".tsv" else _separator(file.readline(HEAD), columns.fields.text)
         file.seek(0)
-        rows = csv.reader(file, delimiter=separator, strict=True)
+        rows = csv_rows(file, separator)
         try:
-            header = next(rows, [])
+            place, header = next(rows, (1, []))
+            if header is None:
+                raise Unreadable(f"{path}:{place}", f"not a header: {UNPAIRED}")
             _require_columns(path, columns, header)
-            line = rows.line_num + 1
-            for cells in rows:
-                place, line = str(line), rows.line_num + 1
-                if not cells:
+            for place, cells in rows:
+                wrong = UNPAIRED
+                if cells is not None and len(cells) != len(header):
+                    wrong = f"has {len(cells)} cells, where the header has {len(header)}"
+                elif cells is not None:
+                    yield Row(str(place), dict(zip(header, cells, strict=True)), raw.tell())
                     continue
-                if len(cells) == len(header):
-                    yield Row(place, dict(zip(header, cells, strict=True)), raw.tell())
-                else:
-                    wrong = CorpusError(f"has {len(cells)} cells, where the header has {len(header)}")
-                    yield Row(place, wrong, raw.tell())
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise Unreadable(f"{path}:{rows.line_num}", f"not CSV from here on ({error})") from error
+                yield Row(str(place), CorpusError(wrong), raw.tell())
+        except UnicodeDecodeError as error:
+            raise Unreadable(f"{path}:{place}", f"not CSV behind this row ({error.reason}, not {encoding})") from error
+
+
+def _separator(header: str, text: str) -> str:
+    """What separates the columns: one that sets the column of the text apart, if any; then what stands most often."""
+    unquoted = re.sub('"[^"]*"', "", header)
+
+    def merit(separator: str) -> tuple[bool, int]:
+        return text in next(csv.reader([header], delimiter=separator), []), unquoted.count(separator)
+
+    return max(SEPARATORS, key=merit)
 
 
 def _parquet(path: Path, columns: Columns, _fallback: str | None) -> Iterator[Row]:
     size = path.stat().st_size
     with parquet.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        _require_columns(path, columns, names)
-        wanted = [name for name in (columns.fields.id, columns.fields.title, columns.fields.text) if name in names]
+        schema = file.schema_arrow
+        _require_columns(path, columns, schema.names)
+        fields = columns.fields
+        wanted = [name for name in (fields.id, fields.title, fields.text) if name in schema.names]
+        for name in wanted:
+            _require_type(path, name, schema.field(name).type, integers=name == fields.id)
         number = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
             for values in batch.to_pylist():
                 number += 1
-                yield Row(str(number), values, size * number // file.metadata.num_rows)
+                yield Row(str(number), _in_utf_8(values), size * number // file.metadata.num_rows)
+
+
+def _require_type(path: Path, name: str, kind: pyarrow.DataType, *, integers: bool) -> None:
+    inner = kind.value_type if types.is_dictionary(kind) else kind
+    tests = [types.is_string, types.is_large_string, types.is_string_view, types.is_null]
+    tests += [types.is_binary, types.is_large_binary, types.is_binary_view]  # some writers do not mark text as text
+    if integers:
+        tests.append(types.is_integer)
+    if not any(test(inner) for test in tests):
+        right = "text or integers" if integers else "text"
+        raise Unreadable(str(path), f"the column {name!r} is of type {kind}, not {right}; convert or name another one")
+
+
+def _in_utf_8(values: dict[str, Any]) -> dict[str, Any] | CorpusError:
+    """The values of a row, with bytes as the text that they are in UTF-8."""
+    try:
+        return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+    except UnicodeDecodeError as error:
+        return CorpusError(f"not UTF-8 ({error.reason}, byte {error.start + 1} of a value)")
 
 
 def _require_columns(path: Path, columns: Columns, names: list[str]) -> None:
@@ -186,12 +218,13 @@ def _require_columns(path: Path, columns: Columns, names: list[str]) -> None:
         if name is not None and name not in names:
             there = ", ".join(map(repr, names[:20])) or "no columns"
             raise Unreadable(str(path), f"has no column {name!r} but {there}; name the right one by {option}")
+    for name in (columns.fields.id, columns.fields.title, columns.fields.text):
+        if names.count(name) > 1:
+            raise Unreadable(str(path), f"has {names.count(name)} columns {name!r}; rename all but one of them")
 
 
 READERS: dict[str, Reader] = {
-    ".jsonl": _json_lines,
-    ".jsonl.gz": _json_lines,
-    ".ndjson": _json_lines,
+    **dict.fromkeys((*JSON_LINES, ".ndjson"), _json_lines),
     ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,

@@ -79,12 +79,10 @@ class _Walk:
             status = path.stat()
             key = (status.st_dev, status.st_ino)
             if stat.S_ISDIR(status.st_mode):
-                if key not in self._seen:
-                    self._seen.add(key)
-                    return self._listed(path)
-                if path.resolve() in (path.parent.resolve(), *path.parent.resolve().parents):
-                    raise Unreadable(str(path), "a link to a folder that holds it")
-                return []
+                if key in self._seen:
+                    return []
+                self._seen.add(key)
+                return self._listed(path)
             if not stat.S_ISREG(status.st_mode):
                 raise Unreadable(str(path), "is not a regular file")
             name.encode()

@@ -55,7 +55,7 @@ def test_a_short_document_stays_as_it_is(tiny: Embedder) -> None:
     document = Document("a", "Title", "Some words.", {"year": 1999})
     assert list(splitter(document)) == [document]
     assert document.source == "a"
-    assert (splitter.documents, splitter.longer, splitter.passages) == (1, 0, 1)
+    assert (splitter.documents, splitter.longer) == (1, 0)
 
 
 def test_a_document_that_just_fits_is_not_cut(tiny: Embedder) -> None:
@@ -75,7 +75,7 @@ def test_passages_cover_the_text_and_are_read_to_their_ends(
     cut = list(splitter(document))
     check(document, cut, splitter, tiny)
     assert [passage.id for passage in cut] == [f"a#{number}" for number in range(1, len(cut) + 1)]
-    assert (splitter.documents, splitter.longer, splitter.passages) == (1, 1, len(cut))
+    assert (splitter.documents, splitter.longer) == (1, 1)
 
 
 PIECES = [*WORDS, "\n\n", "\n", ". ", " ", "# ", "\u4e2d\u6587", "e\u0301", "\U0001f600", "```\n", "\r\n"]
@@ -115,10 +115,18 @@ def test_a_long_title_leaves_room_for_the_text(tiny: Embedder) -> None:
     check(document, cut, splitter, tiny)
     assert cut[0].title.startswith("many words")
     assert len(cut) < 60
-    short_text = list(splitter(Document("b", document.title, "A short text.")))
-    assert [(passage.id, passage.text, passage.title) for passage in short_text] == [
-        ("b", "A short text.", cut[0].title)
-    ]
+
+
+@pytest.mark.parametrize("words", [3, 20, 33])
+def test_a_long_title_on_a_text_that_fits_is_shortened_as_little_as_needed(tiny: Embedder, words: int) -> None:
+    splitter = PassageSplitter(tiny)
+    title, text = "stone " * 200, ("river " * words).strip()
+    (whole,) = splitter(Document("b", title, text))
+    assert (whole.id, whole.text, whole.passage) == ("b", text, None)
+    assert title.startswith(whole.title)
+    assert 46 - words - 4 <= len(whole.title.split()) <= 46 - words
+    assert len(tiny.tokenizer.encode(tiny.passage(whole)).ids) <= splitter.tokens
+    assert (splitter.documents, splitter.longer) == (1, 0)
 
 
 def test_text_without_words_is_cut_too(tiny: Embedder) -> None:
@@ -137,20 +145,46 @@ def test_windows_lose_nothing(tiny: Embedder, monkeypatch: pytest.MonkeyPatch) -
     assert "".join(passage.text for passage in splitter(unbroken)) == unbroken.text
 
 
+def test_windows_overlap_and_cut_no_sentence(tiny: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = Document("a", "", " ".join(random.Random(3).choices(WORDS, k=4000)))
+    monkeypatch.setattr(passages_module, "WINDOW_CHARACTERS", 3000)
+    cut = list(PassageSplitter(tiny, 32, 8)(words))
+    check(words, cut, PassageSplitter(tiny, 32, 8), tiny)
+    assert min(overlaps(cut)) > 0
+    sentences = Document("b", "", "\u4e2d\u6587\u4e00\u4e8c\u4e09\u3002" * 2000)
+    assert {passage.text[-1] for passage in PassageSplitter(tiny, 32, 0)(sentences)} == {"\u3002"}
+    whole = list(PassageSplitter(tiny, 32, 8)(words))
+    monkeypatch.setattr(passages_module, "WINDOW_CHARACTERS", 1 << 20)
+    assert list(PassageSplitter(tiny, 32, 8)(words)) == whole  # windows are not seen in plain text
+
+
 def test_equal_documents_are_cut_equally(tiny: Embedder) -> None:
     assert list(PassageSplitter(tiny)(long())) == list(PassageSplitter(tiny)(long()))
 
 
-@pytest.mark.parametrize("order", [["a", "a#2", "a#1"], ["a#2", "a#1", "a"], ["a#1", "a", "a#2"], ["a", "a#1", "a##1"]])
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["a", "a#2", "a#1"],
+        ["a#2", "a#1", "a"],
+        ["a#1", "a", "a#2"],
+        ["a", "a#1", "a##1"],
+        ["a#1", "a", "a#!"],
+        ["a#1", "a#!", "a"],
+        ["a#!", "a#1", "a", "a##!"],
+    ],
+)
 def test_ids_stay_unique_beside_documents_that_are_called_like_passages(tiny: Embedder, order: list[str]) -> None:
     splitter = PassageSplitter(tiny)
     cut = [
         passage
         for name in order
-        for passage in splitter(long() if name == "a" else Document(name, "", f"Short text of {name}."))
+        for passage in splitter(
+            long(name.rstrip("!")) if name in ("a", "a#!", "a##!") else Document(name, "", f"Short text of {name}.")
+        )
     ]
     assert len({passage.id for passage in cut}) == len(cut)
-    assert {passage.source for passage in cut} == set(order)
+    assert {passage.source for passage in cut} == {name.rstrip("!") for name in order}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +220,7 @@ def test_an_index_of_passages_finds_what_stands_at_the_end(tmp_path: Path, defau
     write_corpus(tmp_path / "c.jsonl", [*notes, Document("handbook", "Handbook", text)])
     splitter = PassageSplitter(default_embedder)
     manifest = build_index(tmp_path / "c.jsonl", tmp_path / "i", "flat", default_embedder, progress=False, cut=splitter)
-    assert manifest.documents == splitter.passages > splitter.documents == 21
+    assert manifest.documents > splitter.documents == 21
     with Retriever.open(tmp_path / "i") as retriever:
         found = retriever.search("What is the secret code?", 1)[0].document
         assert found.passage is not None

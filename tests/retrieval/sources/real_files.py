@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import docx
+import matplotlib as mpl
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
 from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
@@ -31,6 +34,19 @@ def write_pdf(path: Path, pages: list[list[str]], title: str = "", password: str
         writer.encrypt(password, algorithm="RC4-128")
     with path.open("wb") as file:
         writer.write(file)
+    return path
+
+
+def write_scan(path: Path, pages: list[str | None]) -> Path:
+    """A PDF of pages of a few words, of none (a blank page), or of a picture where there is None."""
+    with mpl.rc_context({"pdf.fonttype": 42}), PdfPages(path) as file:
+        for words in pages:
+            figure = Figure(figsize=(2, 2))
+            if words is None:
+                figure.figimage([[0.0, 1.0], [1.0, 0.0]])
+            else:
+                figure.text(0.1, 0.5, words)
+            file.savefig(figure)
     return path
 
 

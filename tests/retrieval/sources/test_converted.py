@@ -1,6 +1,7 @@
 """Converted files: titles and texts of each format, encodings, and what is refused with which reason."""
 
 import codecs
+import time
 import zipfile
 from pathlib import Path
 
@@ -8,14 +9,15 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from retrieval.sources import converted
+from retrieval.sources import converted as formats
 from retrieval.sources.converted import CONVERTERS, convert
 from retrieval.sources.unreadable import Unreadable
-from tests.retrieval.sources.real_files import write_docx, write_pdf
+from tests.retrieval.sources.real_files import write_docx, write_pdf, write_scan
 
 
 def read(path: Path, fallback: str | None = None) -> tuple[str, str]:
-    return convert(path, path.suffix, fallback)
+    converted = convert(path, path.suffix, fallback)
+    return converted.title, converted.text
 
 
 def refusal(path: Path) -> str:
@@ -36,6 +38,19 @@ def refusal(path: Path) -> str:
         ('---\ntitle: "Front matter"\n---\n# Heading\n', "Front matter"),
         ("---\nauthor: me\n---\n# Heading\n", "Heading"),
         ("no heading", ""),
+        ("# C#\n", "C#"),
+        ("# C# #  \n", "C#"),
+        ("# #\n# Real\n", ""),
+        ("---\ntitle: >-\n  Folded over\n  two lines\nauthor: me\n---\n# Heading\n", "Folded over two lines"),
+        ("---\r\ntitle: |\r\n  Literal\r\n---\r\ntext", "Literal"),
+        ("---\ntitle: Tea  # a comment\n---\ntext", "Tea"),
+        ("---\ntitle: Tea: a history\n---\ntext", "Tea: a history"),
+        ("---\ntitle: 1984\n---\ntext", "1984"),
+        ("---\ntitle:\n---\n# Heading\n", "Heading"),
+        ("---\ntitle: [a, b]\n---\n# Heading\n", "Heading"),
+        ("---\n" + "[" * 5000 + "\n---\n# Heading\n", "Heading"),
+        ('+++\ntitle = "In TOML"\n+++\ntext', "In TOML"),
+        ("+++\ntitle = 'not = quite\n+++\ntext", "not = quite"),
     ],
 )
 def test_titles_of_markdown(tmp_path: Path, text: str, title: str) -> None:
@@ -58,6 +73,18 @@ def test_byte_order_marks_and_utf_8(tmp_path: Path, data: bytes) -> None:
     for name in ("a.txt", "a.md", "a.html"):
         (tmp_path / name).write_bytes(data)
         assert read(tmp_path / name) == ("", "café")
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("begin", ["# a", "---\ntitle: a", "+++\ntitle = a", "a\n=", "--- "])
+def test_titles_are_looked_for_in_linear_time(tmp_path: Path, begin: str) -> None:
+    blanks = " " * (formats.MARKDOWN_HEAD - 100)
+    (tmp_path / "a.md").write_text(f"{begin}{blanks}b\n---\n+++\n{blanks}")
+    (tmp_path / "a.html").write_text(f"<title>a{blanks}b</title><p>a{blanks}b<code>{blanks}</code>")
+    began = time.monotonic()
+    for name in ("a.md", "a.html"):
+        assert "b" in read(tmp_path / name)[1]
+    assert time.monotonic() - began < 2
 
 
 def test_other_encodings_are_named_or_given(tmp_path: Path) -> None:
@@ -112,11 +139,85 @@ def test_html_of_other_kinds(tmp_path: Path) -> None:
         assert read(tmp_path / name) == expected
 
 
+LATIN = "<p>café</p>".encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("data", "fallback", "text"),
+    [
+        (b"<meta charset=utf-8>" + LATIN, None, None),
+        (b"<meta charset=utf-8>" + LATIN, "latin-1", "café"),
+        (b"<meta charset=utf-16><p>page</p>", None, "page"),
+        (b"<meta charset=utf-16>" + "<p>café</p>".encode(), None, "café"),
+        (b'<meta name="description" content="the charset=koi8-r of pages">' + LATIN, None, None),
+        (b'<meta name="description" content="the charset=koi8-r of pages">' + LATIN, "latin-1", "café"),
+        (b'<meta content="text/html; charset=iso-8859-1" http-equiv=content-type>' + LATIN, None, "café"),
+        (b"<meta charset=iso-8859-1><p>\x80 5</p>", None, "\u20ac 5"),  # as browsers read it
+        (b"<!-- <meta charset=koi8-r> --><meta charset=latin-1>" + LATIN, None, "café"),
+        (b'<?xml version="1.0" encoding="iso-8859-1"?>' + LATIN, None, "café"),
+        (b"<meta charset=klingon><meta charset=latin-1>" + LATIN, None, "café"),
+        (b"<meta charset=hex>" + LATIN, None, None),
+        (b"<meta charset=unicode_escape><p>a\\n</p>", None, "a\\n"),
+        (b"<meta charset=shift_jis><p>\x82</p>", None, None),
+        (b"<meta charset=shift_jis>" + LATIN, "latin-1", "café"),
+        (b"<meta charset=shift_jis>" + "<p>\u65e5\u672c</p>".encode("cp932"), "latin-1", "\u65e5\u672c"),
+        (codecs.BOM_UTF8 + b"<meta charset=koi8-r>" + "<p>café</p>".encode(), None, "café"),
+        ("<p>\u65e5\u672c</p>".encode("utf-16-le"), "utf-16-le", "\u65e5\u672c"),
+    ],
+)
+def test_no_encoding_of_a_page_is_guessed(tmp_path: Path, data: bytes, fallback: str | None, text: str | None) -> None:
+    file = tmp_path / "a.html"
+    file.write_bytes(data)
+    if text is None:
+        assert refusal(file).startswith("not ")
+    else:
+        assert read(file, fallback)[1] == text
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<body><form id=aspnetForm><p>all</p><input value=x><button>go</button></form>", "all"),
+        ("<p>one</p><form><select><option>x</select><p>two</p>", "one\n\ntwo"),
+        *((f"<p>one</p><{name}>menu<p>two</p>", "one\n\nmenu\n\ntwo") for name in ("nav", "aside", "object", "footer")),
+        ("<p>one</p><nav>menu</nav><aside><nav>menu</nav></aside><p>two</p>", "one\n\ntwo"),
+        ("<aside>all there is</aside>", "all there is"),
+        ("<p>a" * 2000, "\n\n".join("a" * 2000)),
+        ("<ul>" + "<li>a" * 2000, "\n".join(["- a"] * 2000)),
+        ("<ul><li>a<ul><li>b<li>c</ul><li>d</ul>", "- a\n  - b\n  - c\n- d"),
+        ("<table><tr><th>a<th>b" + "<tr><td>1<td>2" * 2000, "| a | b |\n| --- | --- |\n" + "| 1 | 2 |\n" * 2000),
+        ("<p>a\n  <b>b</b>   c</p><pre>d   e</pre>", "a\n**b** c\n\n```\nd   e\n```"),
+    ],
+)
+def test_pages_whose_end_tags_are_left_out_or_that_stand_in_a_form(tmp_path: Path, page: str, text: str) -> None:
+    (tmp_path / "a.html").write_text(page)
+    assert read(tmp_path / "a.html")[1] == text.strip()
+
+
+def test_an_empty_title_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<title> </title><h1>Heading</h1>text")
+    assert read(tmp_path / "a.html")[0] == "Heading"
+
+
+def test_encodings_with_nuls_can_be_given(tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le"):
+        (tmp_path / "a.txt").write_bytes("café".encode(encoding))
+        assert read(tmp_path / "a.txt", encoding) == ("", "café")
+        assert refusal(tmp_path / "a.txt") == "binary, not text"
+    (tmp_path / "b.txt").write_bytes("café, in UTF-8".encode())
+    assert read(tmp_path / "b.txt", "utf-16-le")[1] == "café, in UTF-8"
+    (tmp_path / "c.txt").write_bytes(b"ELF\0\xff")
+    with pytest.raises(Unreadable, match="binary, not text"):
+        read(tmp_path / "c.txt", "latin-1")
+    with pytest.raises(Unreadable, match="not utf-16-le"):
+        read(tmp_path / "c.txt", "utf-16-le")
+
+
 @pytest.mark.filterwarnings("error")
 def test_html_that_no_tree_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "deep.html").write_text("<div>" * 20_000 + "x")
     assert refusal(tmp_path / "deep.html").startswith("damaged, or not html (")
-    monkeypatch.setattr(converted, "MOST_HTML", 1 << 20)
+    monkeypatch.setattr(formats, "MOST_HTML", 1 << 20)
     (tmp_path / "huge.html").write_text("<p>x</p>" * (1 << 18))
     assert refusal(tmp_path / "huge.html") == "longer than 1 MiB of HTML; split it"
 
@@ -124,6 +225,13 @@ def test_html_that_no_tree_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_pdf(tmp_path: Path) -> None:
     file = write_pdf(tmp_path / "a.pdf", [["Page one.", "Second line."], [], ["Page three."]], title="A  report")
     assert read(file) == ("A report", "Page one.\nSecond line.\n\nPage three.")
+
+
+def test_pages_of_pictures_are_counted(tmp_path: Path) -> None:
+    file = write_scan(tmp_path / "a.pdf", ["words", None, None, ""])
+    converted = convert(file, ".pdf", None)
+    assert converted.text == "words"
+    assert str(converted.unread) == f"{file} (2 of 4 pages): pictures without text; run text recognition (OCR) over it"
 
 
 def test_pdf_of_another_program(tmp_path: Path) -> None:
@@ -157,6 +265,14 @@ def test_docx(tmp_path: Path) -> None:
     assert read(write_docx(tmp_path / "b.docx", "", "Day two"))[0] == "Day two"
 
 
+def test_docx_whose_properties_are_damaged(tmp_path: Path) -> None:
+    whole = write_docx(tmp_path / "a.docx", "Property", "Day one")
+    with zipfile.ZipFile(whole) as parts, zipfile.ZipFile(tmp_path / "b.docx", "w") as copy:
+        for name in parts.namelist():
+            copy.writestr(name, b"<broken" if name == "docProps/core.xml" else parts.read(name))
+    assert read(tmp_path / "b.docx") == ("Day one", "# Day one")
+
+
 def test_docx_that_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "a.docx"
     file.write_bytes(b"PK\3\4 no archive")
@@ -164,14 +280,14 @@ def test_docx_that_cannot_be_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(file, "w") as parts:
         parts.writestr("hello.txt", "an archive of something else")
     assert refusal(file).startswith("damaged, or not docx (")
-    file.write_bytes(converted.OLE + b"\0" * 512)
+    file.write_bytes(formats.OLE + b"\0" * 512)
     assert refusal(file) == "encrypted, or in the format before DOCX; save it again without a password"
     assert refusal(write_docx(tmp_path / "blank.docx")) == "holds no text"
     whole = write_docx(tmp_path / "b.docx", "", "Heading")
     whole.write_bytes(whole.read_bytes()[:-200])
     assert refusal(whole).startswith("damaged, or not docx (")
     with zipfile.ZipFile(tmp_path / "bomb.docx", "w", zipfile.ZIP_DEFLATED) as parts:
-        parts.writestr("word/document.xml", b" " * (converted.MOST_XML + 1))
+        parts.writestr("word/document.xml", b" " * (formats.MOST_XML + 1))
     assert refusal(tmp_path / "bomb.docx") == "unpacks to more than 16 MiB of XML; split it"
 
 

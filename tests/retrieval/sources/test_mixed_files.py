@@ -1,5 +1,6 @@
 """Mixed files: a folder of every format becomes documents in a steady order; the rest is named, or fails if strict."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from retrieval.retriever import Retriever
 from retrieval.sources.mixed_files import KINDS, MixedFiles
 from retrieval.sources.rows import Columns
 from retrieval.sources.unreadable import Unreadable
-from tests.retrieval.sources.real_files import write_docx, write_pdf
+from tests.retrieval.sources.real_files import write_docx, write_pdf, write_scan
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def spoil(folder: Path) -> list[str]:
         "bad.pdf: damaged, or not pdf",
         "empty.md: empty",
         "latin.txt: not UTF-8",
-        "rows.jsonl (id '7'): the id is already used in ",
+        "rows.jsonl:2: id '7' is already used in ",
         "rows.jsonl:3: 'text' is missing",
     ]
 
@@ -117,6 +118,30 @@ def test_strict_fails_at_the_first(folder: Path, tmp_path: Path, name: str) -> N
 
 def test_strict_reads_what_is_right(folder: Path) -> None:
     assert [document.id for document in MixedFiles([folder], strict=True).documents()] == IDS
+
+
+def test_a_file_that_is_read_in_part_is_a_document_and_named(folder: Path) -> None:
+    scan = write_scan(folder / "scan.pdf", ["words", None])
+    said: list[Unreadable] = []
+    source = MixedFiles([folder], skip=said.append)
+    assert "scan.pdf" in [document.id for document in source.documents()]
+    assert [error.where for error in said] == [f"{scan} (1 of 2 pages)"]
+    assert source.skipped == 1
+    with pytest.raises(CorpusError, match=r"scan\.pdf"):
+        list(MixedFiles([folder], strict=True).documents())
+
+
+@pytest.mark.parametrize("name", ["a.JSON", "A.JSONL", "A.JSONL.GZ", "A.CSV", "A.Parquet"])
+def test_suffixes_in_capitals_are_read_alike(tmp_path: Path, name: str) -> None:
+    row = {"id": "7", "text": "x"}
+    data = {".json": json.dumps(row).encode(), ".jsonl": json.dumps(row).encode(), ".csv": b"id,text\n7,x"}
+    data[".gz"] = gzip.compress(data[".jsonl"])
+    suffix = (tmp_path / name).suffix.lower()
+    if suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist([row]), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(data[suffix])
+    assert list(MixedFiles([tmp_path]).documents()) == [Document("7", "", "x")]
 
 
 def test_single_files_and_columns(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import codecs
 import gzip
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,9 @@ import pytest
 from pyarrow import parquet
 
 from retrieval.corpus import Document
-from retrieval.sources.rows import READERS, Columns, documents_of_rows
-from retrieval.sources.unreadable import Unreadable
-
-
-def read(path: Path, columns: Columns | None = None, fallback: str | None = None) -> tuple[list[Document], list[str]]:
-    """Documents, and what was said about the rest, without the folder."""
-    documents, said = [], []
-    kind = next(kind for kind in sorted(READERS, key=len, reverse=True) if path.name.endswith(kind))
-    try:
-        for each in documents_of_rows(path, path.name, kind, columns or Columns(), fallback):
-            if isinstance(each, Document):
-                documents.append(each)
-            else:
-                said.append(str(each))
-    except Unreadable as error:
-        said.append(str(error))
-    return documents, [line.replace(f"{path.parent}/", "") for line in said]
-
+from retrieval.sources import csv_rows
+from retrieval.sources.rows import Columns, documents_of_rows
+from tests.retrieval.sources.row_files import read, write_rows
 
 ROWS: list[dict[str, Any]] = [
     {"id": 7, "title": "Seven", "text": "text seven"},
@@ -36,23 +20,6 @@ ROWS: list[dict[str, Any]] = [
 ]
 MISSING = "'text' is missing; every row needs a string 'id' and a string 'text'"
 EXPECTED = [Document("7", "Seven", "text seven"), Document("x", "", "é")]
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    kind = path.suffix
-    if kind in (".jsonl", ".ndjson", ".gz"):
-        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        path.write_bytes(gzip.compress(data) if kind == ".gz" else data)
-    elif kind == ".json":
-        path.write_text(json.dumps(rows, ensure_ascii=False))
-    elif kind == ".parquet":
-        columns = {name: [None if row[name] is None else str(row[name]) for row in rows] for name in rows[0]}
-        parquet.write_table(pa.table(columns), path)
-    else:
-        mark = "\t" if kind == ".tsv" else ","
-        lines = [mark.join(rows[0]), *(mark.join(str(value or "") for value in row.values()) for row in rows)]
-        path.write_text("\r\n".join(lines))
-    return path
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.ndjson", "a.json", "a.csv", "a.tsv", "a.parquet"])
@@ -82,11 +49,10 @@ def test_integers_are_ids_but_other_numbers_are_not(tmp_path: Path) -> None:
     assert [document.id for document in read(file)[0]] == ["1", str(2**60)]
     file = write_rows(tmp_path / "a.jsonl", [{"id": value, "text": "x"} for value in (True, 1.5, -3, "", [1])])
     documents, said = read(file)
-    assert [document.id for document in documents] == ["-3"]
+    assert [document.id for document in documents] == ["-3", "a.jsonl:4"]
     assert said == [
         "a.jsonl:1: 'id' is a JSON boolean; write it as a string",
         "a.jsonl:2: 'id' is a JSON number; write it as a string",
-        "a.jsonl:4: 'id' is blank; fill it in or leave the row out",
         "a.jsonl:5: 'id' is a JSON array; write it as a string",
     ]
 
@@ -105,31 +71,50 @@ def test_wrong_rows_of_json_lines_are_named_and_the_others_kept(tmp_path: Path) 
     ]
 
 
-def test_json_is_a_list_an_object_or_several(tmp_path: Path) -> None:
-    file = tmp_path / "a.json"
-    for text, ids in [
-        ('  [{"id": 1, "text": "x"}, {"id": 2, "text": "y"}] ', ["1", "2"]),
-        ('{"id": 1, "text": "x",\n "more": {"a": 1.5}}', ["1"]),
-        ('{"id": 1, "text": "x"}\n{"id": 2, "text": "y"}', ["1", "2"]),
-        ("[]", []),
-    ]:
-        for encoding in ("utf-8", "utf-8-sig", "utf-16"):
-            file.write_text(text, encoding=encoding)
-            documents, said = read(file)
-            assert ([document.id for document in documents], said) == (ids, [])
-    assert read(file)[0] == []
-
-
 @pytest.mark.parametrize(
-    "text", ['[{"id": 1, "text": "x"}, {"id":', '[{"id": 1, "text": "x"}, oops]', '[{"id": 1, "text": "x"}']
+    ("name", "data"),
+    [
+        ("a.json", b" [ ] "),
+        ("a.json", b" \n"),
+        ("a.jsonl", b"\n \n"),
+        ("a.csv", b"id,text\n"),
+        ("a.csv", b"id,text\n\n\n"),
+    ],
 )
-def test_json_that_breaks_off_keeps_what_came_before(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "a.json"
-    file.write_text(text)
-    documents, said = read(file)
-    assert documents == [Document("1", "", "x")]
-    assert len(said) == 1
-    assert said[0].startswith("a.json:2: not JSON from this row on (")
+def test_files_without_rows_are_named(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert read(tmp_path / name) == ([], [f"{name}: holds no rows"])
+    parquet.write_table(
+        pa.table({"id": pa.array([], pa.string()), "text": pa.array([], pa.string())}), tmp_path / "a.parquet"
+    )
+    assert read(tmp_path / "a.parquet") == ([], ["a.parquet: holds no rows"])
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_id_is_a_missing_one(tmp_path: Path, blank: str) -> None:
+    for name, first in (("a.jsonl", 1), ("a.json", 1), ("a.csv", 2), ("a.parquet", 1)):
+        file = write_rows(tmp_path / name, [{"id": blank, "text": "one"}, {"id": "b", "text": "two"}])
+        assert [document.id for document in read(file)[0]] == [f"{name}:{first}", "b"]
+        documents, said = read(file, Columns("id"))
+        assert [document.id for document in documents] == ["b"]
+        assert said == [f"{name}:{first}: 'id' is blank; fill it in or leave the row out"]
+
+
+def test_json_lines_in_other_encodings_and_packed(tmp_path: Path) -> None:
+    text = '{"id": "a", "text": "café"}\n{"id": "b", "text": "中文"}\n'
+    for encoding, fallback in [
+        ("utf-16", None),
+        ("utf-8-sig", None),
+        ("utf-8", "latin-1"),
+        ("utf-16-le", "utf-16-le"),
+        ("gb18030", "gb18030"),
+    ]:
+        for name in ("a.jsonl", "A.JSONL.GZ", "a.jsonl.gz"):
+            data = text.encode(encoding)
+            (tmp_path / name).write_bytes(gzip.compress(data) if name.lower().endswith(".gz") else data)
+            kind = ".jsonl.gz" if name.lower().endswith(".gz") else ".jsonl"
+            rows = documents_of_rows(tmp_path / name, name, kind, Columns(), fallback)
+            assert [row.text for _, row in rows if isinstance(row, Document)] == ["café", "中文"]
 
 
 def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
@@ -148,16 +133,83 @@ def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
 
 def test_wrong_rows_of_csv_are_named_by_their_first_line(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
-    file.write_text('id,text\n1,"two\nlines"\n2,too,many\n3,\n4,good\n5,"no end\n')
+    file.write_text('id,text\n1,"two\nlines"\n2,too,many\n3,\n4,good\n')
     documents, said = read(file)
     assert [document.id for document in documents] == ["1", "4"]
-    assert [line.partition(";")[0].partition(" (")[0] for line in said] == [
+    assert [line.partition(";")[0] for line in said] == [
         "a.csv:4: has 3 cells, where the header has 2",
         "a.csv:5: 'text' is blank",
-        "a.csv:7: not CSV from here on",
     ]
     file.write_text("id,body\n1,x\n")
     assert read(file) == ([], ["a.csv: has no column 'text' but 'id', 'body'; name the right one by --text-field"])
+
+
+UNPAIRED = "its quotation marks do not pair; write those inside a quoted cell twice"
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "said"),
+    [
+        ('2,"he said "no" twice"', 'he said no" twice"', []),
+        ('2,5" disk', '5" disk', []),
+        ('2,"he said "no twice"', None, [f"3: {UNPAIRED}"]),
+        ('2,"he said "no", twice"', None, ["3: has 3 cells, where the header has 2"]),
+        ('2,"no end', None, [f"3: {UNPAIRED}"]),
+        ('2,"one "stray\nline two"', None, [f"3: {UNPAIRED}", "4: has 1 cells, where the header has 2"]),
+        (
+            '2,"line one\nline "two"\nthree"',
+            None,
+            [f"3: {UNPAIRED}", "4: has 1 cells, where the header has 2", "5: has 1 cells, where the header has 2"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("after", ["3,z\n4,v\n", '3,"z"\n4,"v"\n', '"3","z"\n"4","v"\n'])
+def test_a_stray_quotation_mark_costs_no_other_row(
+    tmp_path: Path, row: str, text: str | None, said: list[str], after: str
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(f"id,text\n1,x\n{row}\n{after}")
+    documents, reasons = read(file)
+    expected = [
+        Document("1", "", "x"),
+        *([Document("2", "", text)] if text else []),
+        Document("3", "", "z"),
+        Document("4", "", "v"),
+    ]
+    assert (documents, reasons) == (expected, [f"a.csv:{line}" for line in said])
+
+
+def test_a_wrong_row_of_csv_that_is_too_long_to_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_rows, "MOST_KEPT", 20)
+    file = tmp_path / "a.csv"
+    file.write_text('id,text\n1,x\n2,"no end\n' + "word\n" * 10 + '3,"z"\n4,v\n')
+    documents, said = read(file)
+    assert [document.id for document in documents] == ["1", "4"]
+    assert said == [f"a.csv:3: {UNPAIRED}"]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ('id,text,"a;b;c;d"', "1,x,y"),
+        ("id|text|a,b,c,d", "1|x|y"),
+        ("id;text;a", "1;x;y"),
+        ("id\ttext", "1\tx"),
+        ("text", "x"),
+    ],
+)
+def test_the_separator_is_that_of_the_columns(tmp_path: Path, header: str, row: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\n{row}\n")
+    assert [document.text for document in read(tmp_path / "a.csv")[0]] == ["x"]
+
+
+def test_columns_of_the_same_name_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text,text\n1,x,y\n")
+    assert read(tmp_path / "a.csv") == ([], ["a.csv: has 2 columns 'text'; rename all but one of them"])
+    parquet.write_table(pa.table([["1"], ["x"], ["y"]], names=["id", "text", "id"]), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == ([], ["a.parquet: has 2 columns 'id'; rename all but one of them"])
+    (tmp_path / "b.csv").write_text("id,text,,\n1,x,,\n")  # as spreadsheets write unused columns
+    assert read(tmp_path / "b.csv")[0][0].text == "x"
 
 
 def test_parquet_is_read_in_batches_and_only_what_is_needed(tmp_path: Path) -> None:
@@ -172,8 +224,40 @@ def test_parquet_is_read_in_batches_and_only_what_is_needed(tmp_path: Path) -> N
         [Document("1", "", "x")],
         ["a.parquet:2: 'text' is missing; every row needs a string 'id' and a string 'text'"],
     )
-    parquet.write_table(pa.table({"id": [1], "text": [b"bytes"]}), file)
-    assert read(file)[1] == ["a.parquet:1: 'text' is a JSON bytes; write it as a string"]
+
+
+def test_text_of_parquet_that_is_not_marked_as_text(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"id": [b"a", b"b", b"c"], "text": ["é".encode(), b"\xe9", b"z"]}), file)
+    documents, said = read(file)
+    assert documents == [Document("a", "", "é"), Document("c", "", "z")]
+    assert said == ["a.parquet:2: not UTF-8 (unexpected end of data, byte 1 of a value)"]
+    for kind in (pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.large_binary()):
+        parquet.write_table(pa.table({"text": pa.array(["x", "y", "x"]).cast(kind)}), file)
+        assert [document.text for document in read(file)[0]] == ["x", "y", "x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "values", "right"),
+    [
+        ("id", pa.timestamp("us"), [-(2**62), 2], "text or integers"),
+        ("id", pa.float64(), [1.0, 2.0], "text or integers"),
+        ("id", pa.bool_(), [True, False], "text or integers"),
+        ("text", pa.int64(), [1, 2], "text"),
+        ("title", pa.date32(), [1, 2], "text"),
+    ],
+)
+def test_a_wrong_column_of_parquet_is_named_once(
+    tmp_path: Path, name: str, kind: pa.DataType, values: list[Any], right: str
+) -> None:
+    file = tmp_path / "a.parquet"
+    columns = {"id": ["a", "b"], "text": ["x", "y"], name: pa.array(values, kind)}
+    parquet.write_table(pa.table(columns), file)
+    begin = f"a.parquet: the column {name!r} is of type {kind}, not {right}; convert"
+    documents, said = read(file)
+    assert documents == []
+    assert len(said) == 1
+    assert said[0].startswith(begin)
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz", "a.json"])
