@@ -1,4 +1,4 @@
-"""`ragcache corpus` and `ragcache index` as a person runs them: real processes, real files."""
+"""`ragcache corpus` and `ragcache index` as a person runs them: real files, and processes where these matter."""
 
 import gzip
 import json
@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ragcache.cli.main import main
 from retrieval.store import DocumentStore
 
 COMMAND = [sys.executable, "-m", "ragcache"]
@@ -20,6 +23,19 @@ COMMAND = [sys.executable, "-m", "ragcache"]
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def run_here(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """`run` in this process, which has imported and loaded most of it."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        status = main(list(map(str, arguments)))
+        return subprocess.CompletedProcess([], status, *capsys.readouterr())
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
 
 
 def write_rows(path: Path, count: int) -> Path:
@@ -46,21 +62,20 @@ def test_a_corpus_of_docstrings_is_indexed(tmp_path: Path) -> None:
     assert "embedding" in indexed.stderr  # the progress bar
 
 
-def test_given_embeddings_are_used(tmp_path: Path) -> None:
+def test_given_embeddings_are_used(tmp_path: Path, run_here: Callable[..., Any]) -> None:
     corpus = write_rows(tmp_path / "docs.jsonl.gz", 12)
     vectors = np.random.default_rng(0).normal(size=(12, 384)).astype(np.float16)
     np.save(tmp_path / "vectors.npy", vectors)
-    done = run(
-        "index", "--corpus", corpus, "--out", tmp_path / "i", "--embeddings", tmp_path / "vectors.npy", "--quiet"
-    )
+    embeddings = ["--embeddings", tmp_path / "vectors.npy"]
+    with pytest.warns(UserWarning, match="do not look like"):  # random vectors are not this embedder's
+        done = run_here("index", "--corpus", corpus, "--out", tmp_path / "i", *embeddings, "--quiet")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "i" / "manifest.json").read_text())["embeddings"] == "given"
-    assert "do not look like" in done.stderr  # random vectors are not this embedder's
 
 
-def test_a_wrong_row_is_one_line_on_stderr(tmp_path: Path) -> None:
+def test_a_wrong_row_is_one_line_on_stderr(tmp_path: Path, run_here: Callable[..., Any]) -> None:
     (tmp_path / "docs.jsonl").write_text('{"id": "a", "text": "x"}\n{"id": "b"}\n')
-    done = run("index", "--corpus", tmp_path / "docs.jsonl", "--out", tmp_path / "index", "--quiet", "--strict")
+    done = run_here("index", "--corpus", tmp_path / "docs.jsonl", "--out", tmp_path / "index", "--quiet", "--strict")
     assert done.returncode == 1
     assert done.stderr.startswith(f"ragcache index: {tmp_path / 'docs.jsonl'}:2: 'text' is missing")
     assert "Traceback" not in done.stderr
@@ -109,8 +124,8 @@ def test_columns_encodings_and_sizes_are_options(tmp_path: Path) -> None:
     assert "'klingon' is not an encoding" in unknown.stderr
 
 
-def test_an_unknown_package_is_named(tmp_path: Path) -> None:
-    done = run("corpus", "python", "--out", tmp_path / "docs.jsonl", "--package", "no_such_package")
+def test_an_unknown_package_is_named(tmp_path: Path, run_here: Callable[..., Any]) -> None:
+    done = run_here("corpus", "python", "--out", tmp_path / "docs.jsonl", "--package", "no_such_package")
     assert done.returncode == 1
     assert "'no_such_package' is not installed" in done.stderr
     assert list(tmp_path.iterdir()) == []
