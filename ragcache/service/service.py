@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncGenerator, Callable
 
 from ragcache.cache.contract import CacheContract
@@ -165,21 +166,25 @@ class RagService:
     async def reload(self) -> None:
         """Opens the index anew beside the one in use, and lets it take that one's place between two requests.
 
-        Requests that run go on with the old one, which is closed after them. KV stays: it belongs to documents' tokens,
-        not to their index. Where the index cannot be opened the old one stays, one line of the log says why, and the
-        search counts as degraded until a reload succeeds.
+        That is once every file of the new one is checked, however large. Requests that run go on with the old one,
+        which is closed after them. KV stays: it belongs to documents' tokens, not to their index. Where the index
+        cannot be opened or is damaged the old one stays, one line of the log says why, and the search counts as
+        degraded until a reload succeeds.
         """
         begin = asyncio.get_running_loop().time()
+        unwanted = threading.Event()
         try:
             if not isinstance(self.finder, ReopenableFinder):
                 raise ConfigError(f"a {type(self.finder).__name__} has no index to open anew")
-            finder = await asyncio.to_thread(self.finder.reopened)
+            finder = await asyncio.to_thread(self.finder.reopened, unwanted.is_set)
         except Exception as error:
             self.stats.failed_reloads += 1
             message = f"the index was not reloaded, and the one before stays in use: {error}"
             self._health.failed(SEARCH, "reload", message, asyncio.get_running_loop().time())
             log.error(message)  # each time: somebody waits for it
             return
+        finally:
+            unwanted.set()  # a server that stops does not wait for the check
         self._finders.replace(finder)
         self.stats.reloads += 1
         self._worked(SEARCH, "reload")
