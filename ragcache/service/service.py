@@ -86,7 +86,10 @@ class RagService:
 
     @property
     def running(self) -> int:
-        """Number of requests that have a slot of the batch, speculations included."""
+        """Number of requests that have had their turn and have not ended, speculations included.
+
+        They have a slot of the batch, or take one when KV has come that another request computes.
+        """
         return self._admission.running
 
     @property
@@ -217,8 +220,9 @@ class RagService:
         request = Request.of(query, self.limits, finder.corpus_size)
         finder.check(request.question)
         deadline = None if request.seconds is None else arrived + request.seconds
-        if self.waiting >= self.limits.max_waiting + self._free_slots():
-            raise Overloaded(f"{self.waiting} requests wait already, the limit is {self.limits.max_waiting}")
+        waiting = self.waiting + self._admission.following
+        if waiting >= self.limits.max_waiting + self._admission.free_slots:
+            raise Overloaded(f"{waiting} requests wait already, the limit is {self.limits.max_waiting}")
         speculation = Speculation(self._generation, lambda: self._admission.pool, self.limits.max_prefill_batch)
         answering: Answering | None = None
         try:
@@ -379,9 +383,6 @@ class RagService:
     def _close_aside(self, finder: Finder) -> None:
         """Closes a finder that was replaced on another thread, for a search of a cancelled request may go on in it."""
         asyncio.get_running_loop().run_in_executor(None, finder.close)
-
-    def _free_slots(self) -> int:
-        return max(0, self.limits.max_batch - self._admission.running)
 
 
 def _log_recovery(component: str) -> None:

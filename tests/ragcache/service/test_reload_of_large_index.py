@@ -29,19 +29,16 @@ def index(tiny_index: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def service(index: Path, tiny_checkpoint, tiny_model) -> Iterator[RagService]:
+def service(index: Path, tiny_checkpoint, tiny_model, monkeypatch: pytest.MonkeyPatch) -> Iterator[RagService]:
+    """A service for which every file of the next index is a large one."""
     template = PromptTemplate.load(tiny_checkpoint, max_doc_tokens=64, max_question_tokens=64)
     finder = RetrieverFinder(Retriever.open(index, threads=1), template)
     size = tiny_model.layout.bytes_per_token
     cache = KnowledgeCache(2000 * size, size, LRU())
     service = RagService(finder, cache, TorchEngine(tiny_model, threads=1), Limits(top_k=2, max_tokens=4))
+    monkeypatch.setattr(IndexCheck.__init__, "__defaults__", (0,))
     yield service
     service.close()
-
-
-@pytest.fixture(autouse=True)
-def every_file_counts_as_large(service, monkeypatch):
-    monkeypatch.setattr(IndexCheck.__init__, "__defaults__", (0,))
 
 
 def replace_index(folder: Path, damage: Damage = lambda _: None) -> None:
@@ -94,9 +91,9 @@ def test_a_large_index_is_ready_and_whole_when_it_takes_over(service, index, cap
     assert "reloaded in" in reloaded
 
 
-def test_a_server_that_stops_does_not_wait_for_the_check(service, index, monkeypatch):
+def test_a_server_that_stops_does_not_wait_for_the_check(service, monkeypatch):
     monkeypatch.setattr(IndexCheck, "start", lambda _: None)  # it never ends
-    monkeypatch.setattr(IndexCheck, "wait", lambda check, seconds: time.sleep(0.01) or not check.pending)
+    monkeypatch.setattr(IndexCheck, "wait", lambda check, _: time.sleep(0.01) or not check.pending)
     closed = []
     close = Retriever.close
     monkeypatch.setattr(Retriever, "close", lambda retriever: (closed.append(retriever), close(retriever)))
