@@ -24,6 +24,9 @@ class Lender(Protocol):
     def end(self, lease: Lease) -> None:
         """Lets go of what the lease holds and reserves."""
 
+    def is_awaited(self, lease: Lease) -> bool:
+        """Whether another lease waits for KV that this one's request is to compute."""
+
 
 @dataclass(slots=True, eq=False)
 class Lease:
@@ -85,6 +88,11 @@ class Lease:
     def follows(self) -> bool:
         """Whether it counts on KV that another request was computing when it was given, and is not ready yet."""
         return self.shared_tokens > 0 and not self.ready
+
+    @property
+    def awaited(self) -> bool:
+        """Whether another lease waits for KV that this one's request is to compute."""
+        return self._open and self.lender.is_awaited(self)
 
     def when_ready(self, callback: Callable[[], object]) -> None:
         """Calls back once, when the lease is ready; at once if it is. ValueError if another callback waits for that."""

@@ -97,9 +97,8 @@ class UseOfCpus(OtherUse):
         super().__init__(len(cpus), 10 * self._tick * (1.0 if whole else math.sqrt(len(ours))), now, own_seconds)
 
     def _used(self) -> float:
-        return TICK * sum(
-            int(fields[field]) for name, fields in self._lines() if name in self._names for field in _USED
-        )
+        ticks = sum(int(fields[field]) for name, fields in self._lines() if name in self._names for field in _USED)
+        return ticks * self._tick
 
     def _lines(self) -> Iterator[tuple[str, list[str]]]:
         """The lines of all CPUs together, "cpu", and of each, "cpu0" and so on. They come first in the file."""

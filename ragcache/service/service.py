@@ -270,7 +270,7 @@ class RagService:
                     if stage.done:
                         return stage.documents, task
                     speculation.show(task)
-                    if speculation.running:
+                    if speculation.running and not speculation.awaited:
                         self._speculations[speculation] = None
         finally:
             self._searches -= 1
@@ -319,13 +319,14 @@ class RagService:
     def _make_way(self) -> None:
         """Cancels the youngest speculation, since it is a request's turn but no slot or memory is free.
 
-        What it held comes free at the engine's next step; until then no other is cancelled.
+        What it held comes free at the engine's next step; until then no other is cancelled. One that a request waits
+        for goes on until its prompt is computed: that request would have to begin anew, and none would be sooner.
         """
         for speculation in [each for each in self._speculations if not each.running and not each.ending]:
             del self._speculations[speculation]
         if not any(speculation.ending for speculation in self._speculations):
             for speculation in reversed(self._speculations):
-                if speculation.running:
+                if speculation.running and not speculation.awaited:
                     speculation.cancel()
                     return
 

@@ -150,3 +150,47 @@ def test_a_guess_gives_its_slot_to_one_whose_turn_has_come_and_takes_none_that_i
         assert second < first + 2 * STEP + QUESTION_TOKENS
 
     run_virtual(main())
+
+
+def test_a_guess_that_a_request_waits_for_goes_on_although_another_has_its_turn():
+    """Two slots: the second is set aside for the follower, so the turn of the last would be the guess's end."""
+
+    async def main() -> None:
+        scripts = {"guesses": [(0.01, "AB"), (9.0, "CD")], "follows": [(0.02, "AB")], "other": [(0.07, "EF")]}
+        service = service_of(scripts, max_batch=2, speculate=True)
+        follows, other, guesses = await asyncio.gather(
+            *(ask(service, question, max_tokens=2) for question in ("follows", "other", "guesses"))
+        )
+        await asyncio.sleep(1)
+        settled(service)
+        assert computed([follows, other]) == [QUESTION_TOKENS, PROMPT - 10]
+        assert guesses.speculation.started == 1
+        # the answer of the follower ends before the other begins, and the guess is for nothing but its documents
+        assert follows.timing.ttft_ms <= PROMPT + QUESTION_TOKENS + 2 * DECODE
+
+    run_virtual(main())
+
+
+def test_a_guess_whose_prompt_is_there_gives_its_slot_to_the_request_that_waited_for_it():
+    """Three slots: a long answer has one, the guess one, and one that is cached takes the follower's."""
+
+    async def main() -> None:
+        scripts = {
+            "cached": "CD",
+            "guesses": [(0.01, "AB"), (9.0, "GH")],
+            "follows": [(0.02, "AB")],
+            "later": [(0.03, "CD")],
+        }
+        service = service_of(scripts, max_batch=3, speculate=True, max_prefill_batch=9)
+        await ask(service, "cached", max_tokens=1)
+        queries = [("follows", 2), ("cached", 64), ("later", 64), ("guesses", 64)]
+        follows, *_, guesses = await asyncio.gather(
+            *(ask(service, question, max_tokens=tokens) for question, tokens in queries)
+        )
+        await asyncio.sleep(1)
+        settled(service)
+        assert guesses.speculation.started == 1
+        assert computed([follows]) == [QUESTION_TOKENS]
+        assert follows.timing.ttft_ms < PROMPT + 4 * STEP
+
+    run_virtual(main())
