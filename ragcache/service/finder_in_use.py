@@ -20,7 +20,7 @@ class FinderInUse:
 
     @contextlib.contextmanager
     def using(self) -> Iterator[Finder]:
-        """The finder for one request, from its beginning to its end: its answer is written with the finder's tokenizer."""
+        """The finder for one request, from its beginning to the end of its answer, whose text its tokenizer makes."""
         finder = self.current
         self._users[id(finder)] += 1
         try:

@@ -270,7 +270,7 @@ class RagService:
                     if stage.done:
                         return stage.documents, task
                     speculation.show(task)
-                    if speculation.running and not speculation.awaited:
+                    if speculation.running:
                         self._speculations[speculation] = None
         finally:
             self._searches -= 1
