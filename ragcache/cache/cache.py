@@ -34,7 +34,13 @@ from ragcache.tree.tree import DEVICE, KnowledgeTree, Node
 
 ADMISSIONS = ("always", "competes")
 
-__all__ = ["ADMISSIONS", "Balance", "IntegrityError", "KnowledgeCache", "Lease", "TierCounts"]
+__all__ = ["ADMISSIONS", "Balance", "IntegrityError", "KnowledgeCache", "Lease", "TierCounts", "check_admission"]
+
+
+def check_admission(name: str, error: type[Exception] = ValueError) -> None:
+    """Raises an `error` unless this names an admission."""
+    if name not in ADMISSIONS:
+        raise error(f"admission is one of {', '.join(ADMISSIONS)}, not {name!r}")
 
 
 class KnowledgeCache:
@@ -73,8 +79,7 @@ class KnowledgeCache:
     ) -> None:
         if capacity < bytes_per_token:
             raise ValueError(f"capacity of {capacity} bytes is less than one token ({bytes_per_token} bytes)")
-        if admission not in ADMISSIONS:
-            raise ValueError(f"admission is one of {', '.join(ADMISSIONS)}, not {admission!r}")
+        check_admission(admission)
         if not 0 <= working < capacity:
             raise ValueError(f"working memory of {working} bytes does not fit into a capacity of {capacity}")
         if not keep and (host is not None or disk is not None):
