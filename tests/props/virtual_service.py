@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from ragcache.cache.cache import KnowledgeCache
+from ragcache.cache.interface import HostTier
 from ragcache.cost import PolynomialCost
 from ragcache.engine.protocol import EngineEvent, Failed, Finished, Job, Preempted
-from ragcache.engine.simulated.engine import SimulatedEngine
+from ragcache.engine.simulated.engine import SimulatedEngine, SimulatedKV
 from ragcache.engine.simulated.step_cost import MeasuredCost
 from ragcache.policy import POLICIES
+from ragcache.replay.virtual_mover import SimulatedHost, VirtualMover
 from ragcache.replay.virtual_time import run_virtual
 from ragcache.service.answer import Answer
 from ragcache.service.limits import Limits
@@ -57,6 +59,20 @@ class Unreliable:
         return cancel
 
 
+class UnreliableHost(SimulatedHost):
+    """A host store over a slow link, of which some copies fail: `fails` says of each whether it does."""
+
+    def __init__(self, mover: VirtualMover, fails: Callable[[], bool]) -> None:
+        super().__init__(mover, 8, 8 * 2000)  # half a millisecond a token
+        self._fails = fails
+
+    def _copy(self, kv: SimulatedKV) -> SimulatedKV:
+        copy = super()._copy(kv)
+        if self._fails():
+            raise OSError("made up")
+        return copy
+
+
 def service_of(
     scripts: dict[str, Script | str],
     *,
@@ -64,13 +80,24 @@ def service_of(
     cache_tokens: int = 5000,
     policy: str = "lru",
     fates: Callable[[], tuple[type, Failed | Preempted] | None] = lambda: None,
+    host_tokens: int = 0,
+    copies_fail: Callable[[], bool] = lambda: False,
     **limits: Any,
 ) -> RagService:
     """Steps of 50 tokens, a millisecond each. A script that is a word is the documents of a search without time."""
     cost = MeasuredCost(PolynomialCost(1000, 0), 0.01)
     engine = SimulatedEngine(cost, bytes_per_token=8, context_length=4096, prefill_chunk=50, vocab=500)
+    mover = VirtualMover() if host_tokens else None
     cache = KnowledgeCache(
-        cache_tokens * 8, 8, POLICIES[policy](cache_tokens), cost=cost.prefill, share_in_flight=share
+        cache_tokens * 8,
+        8,
+        POLICIES[policy](cache_tokens),
+        cost=cost.prefill,
+        share_in_flight=share,
+        host=None
+        if mover is None
+        else HostTier(host_tokens * 8, 8, POLICIES[policy](host_tokens), UnreliableHost(mover, copies_fail)),
+        copies=mover,
     )
     finder = ScriptedFinder({q: [(0.0, s)] if isinstance(s, str) else s for q, s in scripts.items()})
     chosen = Limits(**{"top_k": 2, "max_tokens": 64, "max_waiting": 99} | limits)

@@ -2,15 +2,19 @@
 there, before any whose turn comes later."""
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ragcache.errors import Overloaded
 from ragcache.replay.virtual_time import run_virtual
 from ragcache.service.answer import Answer
 from ragcache.service.service import RagService
 from tests.props.asking import ask, computed
+from tests.props.budget import examples
 from tests.props.scripted_finder import DOCUMENT_TOKENS, QUESTION_TOKENS
 from tests.props.virtual_service import PROMPT, service_of, settled
 
@@ -192,5 +196,55 @@ def test_a_guess_whose_prompt_is_there_gives_its_slot_to_the_request_that_waited
         assert guesses.speculation.started == 1
         assert computed([follows]) == [QUESTION_TOKENS]
         assert follows.timing.ttft_ms < PROMPT + 4 * STEP
+
+    run_virtual(main())
+
+
+requests = st.tuples(
+    st.sampled_from(["AB", "AC", "AB", "CD", "ABC"]),  # documents
+    st.sampled_from([0.0, 0.01, 0.3]),  # seconds after the one before
+    st.sampled_from([None, None, 0.01, 0.2]),  # seconds until it hangs up
+    st.sampled_from([1, 3, 40]),  # tokens of its answer
+)
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(
+    traffic=st.lists(requests, min_size=3, max_size=14),
+    device_tokens=st.sampled_from([400, 500, 900]),
+    batch=st.integers(1, 3),
+    window=st.sampled_from([0, 8]),
+    guesses=st.booleans(),
+    failing=st.sampled_from([0.0, 0.3, 1.0]),
+    seed=st.integers(0, 1000),
+)
+def test_all_are_answered_however_slots_are_taken_and_loads_fail(
+    traffic, device_tokens, batch, window, guesses, failing, seed
+):
+    """A lease that breaks is given anew, and may follow another then."""
+
+    async def main() -> None:
+        chance = random.Random(seed)
+        service = service_of(
+            {str(n): [(0.0, traffic[n - 1][0]), (0.03, each[0])] for n, each in enumerate(traffic)},
+            cache_tokens=device_tokens,
+            host_tokens=2000,
+            copies_fail=lambda: chance.random() < failing,
+            max_batch=batch,
+            reorder_window=window,
+            speculate=guesses,
+        )
+        tasks = []
+        for number, (_, pause, leaves, tokens) in enumerate(traffic):
+            await asyncio.sleep(pause)
+            tasks.append(asyncio.create_task(ask(service, str(number), max_tokens=tokens)))
+            if leaves is not None:
+                asyncio.get_running_loop().call_later(leaves, tasks[-1].cancel)
+            service.cache.check_integrity()
+        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 3600)
+        await asyncio.sleep(2)
+        settled(service)
+        for (_, _, leaves, _), outcome in zip(traffic, outcomes, strict=True):
+            assert isinstance(outcome, Answer) or (leaves is not None and isinstance(outcome, asyncio.CancelledError))
 
     run_virtual(main())
