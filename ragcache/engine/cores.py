@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
-from ragcache.engine.quotas import CGROUPS, OWN_CGROUPS, CpuQuota, cpu_quotas
+from ragcache.engine.cgroups import CGROUPS, OWN_CGROUPS
+from ragcache.engine.quotas import CpuQuota, cpu_quotas
 
 OWN_THREADS = Path("/proc/self/task")
 PROC_STAT = Path("/proc/stat")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUPS = Path("/proc/self/cgroup")
+from ragcache.engine.cgroups import CGROUPS, OWN_CGROUPS, cgroups_of
+
 V1_COUNTER = "cpuacct.usage"  # nanoseconds
 
 
@@ -34,34 +33,18 @@ class CpuQuota:
 
 def cpu_quotas(own_cgroups: Path = OWN_CGROUPS, mounted: Path = CGROUPS) -> list[CpuQuota]:
     """The CPU quotas of the control groups that this process is in. Empty if none has a quota, or outside Linux."""
-    try:
-        lines = own_cgroups.read_text().splitlines()
-    except OSError:  # not Linux, or hidden
-        return []
-    return [quota for line in lines for quota in _quotas(line, mounted)]
-
-
-def _quotas(line: str, mounted: Path) -> Iterator[CpuQuota]:
-    """Quotas of one hierarchy, which is a line `number:controllers:path` of /proc/self/cgroup, from its path upward."""
-    _, controllers, path = line.split(":", 2)
-    if not controllers:
-        roots, read = (mounted, mounted / "unified"), _quota_v2
-    elif "cpu" in controllers.split(","):
-        roots, read = (mounted / controllers, mounted / "cpu"), _quota_v1
-    else:
-        return
-    inside = PurePosixPath(path.lstrip("/"))
-    for root in dict.fromkeys(root.resolve() for root in roots):  # version 1 has links to its folders
-        for part in (inside, *inside.parents):  # a container may not see its own path, but it sees the root of it
-            try:
-                cores = read(root / part)
-            except (OSError, ValueError):
-                continue
-            if cores > 0:
-                # version 1 may count in a hierarchy of its own
-                v1 = (root / part / V1_COUNTER, mounted / "cpuacct" / part / V1_COUNTER)
-                counters = v1 if controllers else (root / part / "cpu.stat",)
-                yield CpuQuota(cores, next(filter(Path.is_file, counters), None))
+    quotas = []
+    for group in cgroups_of("cpu", own_cgroups, mounted):
+        try:
+            cores = (_quota_v1 if group.version == 1 else _quota_v2)(group.folder)
+        except (OSError, ValueError):
+            continue
+        if cores > 0:
+            # version 1 may count in a hierarchy of its own
+            v1 = (group.folder / V1_COUNTER, mounted / "cpuacct" / group.part / V1_COUNTER)
+            counters = v1 if group.version == 1 else (group.folder / "cpu.stat",)
+            quotas.append(CpuQuota(cores, next(filter(Path.is_file, counters), None)))
+    return quotas
 
 
 def _quota_v2(folder: Path) -> float:

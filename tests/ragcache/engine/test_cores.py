@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ragcache.engine import cores
+from ragcache.engine.cgroups import tasks_left
 from ragcache.engine.cores import UseOfCpus, UseOfQuota, available_cores, granted_cores, other_uses
 from ragcache.engine.quotas import CpuQuota, cpu_quotas
 
@@ -87,6 +88,20 @@ def test_only_quotas_below_the_cpus_are_watched_and_those_that_are_counted(tmp_p
     sizes = ((cpus - 0.5, counter), (cpus, counter), (cpus + 1, counter), (0.5, counter), (0.5, None))
     monkeypatch.setattr(cores, "cpu_quotas", lambda: [CpuQuota(*size) for size in sizes])
     assert [use.cores for use in other_uses()] == [cpus, cpus - 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "left"),
+    [
+        ("0::/\n", {"pids.max": "100\n", "pids.current": "40\n"}, 60),
+        ("0::/\n", {"pids.max": "max\n", "pids.current": "40\n"}, float("inf")),
+        ("0::/a\n", {"a/pids.max": "max", "a/pids.current": "9", "pids.max": "10", "pids.current": "12"}, -2),
+        ("8:pids:/x\n0::/\n", {"pids/x/pids.max": "64", "pids/x/pids.current": "9"}, 55),
+        ("8:cpu:/x\n", {"pids/x/pids.max": "64", "pids/x/pids.current": "9"}, float("inf")),
+    ],
+)
+def test_threads_left_are_those_of_the_tightest_group(tmp_path, own, files, left):
+    assert tasks_left(*mount(tmp_path, own, files)) == left
 
 
 def test_no_control_groups_grant_nothing(tmp_path):
