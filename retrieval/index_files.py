@@ -146,7 +146,7 @@ class IndexCheck:
         """Takes note of damage that was met when the index was used: nothing is served from it any more."""
         if self._damage is None:
             self._damage = damage
-            log.critical("%s; no question is answered from this index any more", damage)
+            log.critical("%s; no question is answered from a damaged index", damage)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Waits until everything is checked, at most this long; whether that is so. See `require_sound`."""

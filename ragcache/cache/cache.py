@@ -20,6 +20,7 @@ from ragcache.cache.lease import Lease
 from ragcache.cache.loads import Loads
 from ragcache.cache.mover import Mover
 from ragcache.cache.moves import Arrival
+from ragcache.cache.newcomers import Newcomers
 from ragcache.cache.records import learned, restore
 from ragcache.cache.report import CacheReport
 from ragcache.cache.tier import Balance, TierCounts
@@ -33,7 +34,13 @@ from ragcache.tree.tree import DEVICE, KnowledgeTree, Node
 
 ADMISSIONS = ("always", "competes")
 
-__all__ = ["ADMISSIONS", "Balance", "IntegrityError", "KnowledgeCache", "Lease", "TierCounts"]
+__all__ = ["ADMISSIONS", "Balance", "IntegrityError", "KnowledgeCache", "Lease", "TierCounts", "check_admission"]
+
+
+def check_admission(name: str, error: type[Exception] = ValueError) -> None:
+    """Raises an `error` unless this names an admission."""
+    if name not in ADMISSIONS:
+        raise error(f"admission is one of {', '.join(ADMISSIONS)}, not {name!r}")
 
 
 class KnowledgeCache:
@@ -72,8 +79,7 @@ class KnowledgeCache:
     ) -> None:
         if capacity < bytes_per_token:
             raise ValueError(f"capacity of {capacity} bytes is less than one token ({bytes_per_token} bytes)")
-        if admission not in ADMISSIONS:
-            raise ValueError(f"admission is one of {', '.join(ADMISSIONS)}, not {admission!r}")
+        check_admission(admission)
         if not 0 <= working < capacity:
             raise ValueError(f"working memory of {working} bytes does not fit into a capacity of {capacity}")
         if not keep and (host is not None or disk is not None):
@@ -115,6 +121,7 @@ class KnowledgeCache:
         self._leases: dict[Lease, None] = {}  # earliest first
         self._turns = 0
         self._in_flight = InFlight(self.hierarchy, self._enter, self._price)
+        self._newcomers = Newcomers(self.hierarchy, self._enter, self._raise_use, self._price)
 
     @property
     def counts(self) -> TierCounts:
@@ -289,38 +296,7 @@ class KnowledgeCache:
 
     def commit(self, lease: Lease, kv: Sequence[Any]) -> None:
         """Takes in KV that a request has computed: called by `Lease.commit` alone, see there."""
-        if self.shares_in_flight:
-            self._in_flight.land(lease, kv)
-            return
-        if not kv or len(lease.nodes) < lease.cached + lease.committed:  # one of those before stayed the request's own
-            return
-        price = self._price(lease)
-        parent = lease.nodes[-1] if lease.nodes else lease.root
-        missing = lease.missing[lease.committed :]
-        for segment, memory in zip(missing, kv, strict=False):  # of a prompt half computed, the first ones
-            node = parent.children.get(segment.key)
-            if node is None:
-                node = self.tree.insert(parent, segment)
-                self._enter(lease, node, memory, price)
-                lease.newcomers += 1
-            elif node.tokens != segment.tokens:  # a digest collision: this KV stays the request's own
-                break
-            else:
-                place = node.places[DEVICE]
-                if place is None:  # another request was faster, and its KV has left the device again
-                    self._enter(lease, node, memory, price)
-                    lease.newcomers += 1
-                    if self.hierarchy.host is not None:
-                        self.hierarchy.host.mirrored(node)
-                elif place.copy is None:  # on its way for another request: this KV stays the request's own
-                    break
-                else:
-                    self._device.hold(node)
-                    self._raise_use(node)
-                    node.missed(price)
-                    self._policy.used(node)
-            lease.nodes.append(node)
-            parent = node
+        (self._in_flight if self.shares_in_flight else self._newcomers).land(lease, kv)
 
     def end(self, lease: Lease) -> None:
         """Lets go of what a lease holds and reserves: called by `Lease.release` alone."""
@@ -337,11 +313,16 @@ class KnowledgeCache:
             self.drop_unheld()
         elif self._contested:
             newcomers = lease.nodes[len(lease.nodes) - lease.newcomers :]
-            self.hierarchy.settle(set(newcomers), self._stay_limit)
+            # what others are computing is memory of running requests, as what they reserve
+            self.hierarchy.settle(set(newcomers), self._stay_limit + self._in_flight.bytes)
         if self._write_behind is not None:
             self._write_behind.add(lease.nodes)
         for heir in heirs:
             heir.tell()
+
+    def is_awaited(self, lease: Lease) -> bool:
+        """Whether another lease waits for KV of this one's request: called by `Lease.awaited` alone."""
+        return self._in_flight.is_awaited(lease)
 
     def _price(self, lease: Lease) -> float:
         """What a token costs the request of a lease that lacks something."""

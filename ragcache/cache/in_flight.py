@@ -35,10 +35,18 @@ class InFlight:
         self._enter = enter
         self._price = price
         self._owners: dict[Node, Lease] = {}
+        self.bytes = 0  # of the device, of nodes in flight
 
     def tokens_of(self, nodes: Iterable[Node]) -> int:
         """Tokens of those of the nodes that are in flight."""
         return sum(node.size for node in nodes if node in self._owners) if self._owners else 0
+
+    def is_awaited(self, lease: Lease) -> bool:
+        """Whether another lease holds a node that this one is to compute."""
+        if not self._owners:
+            return False
+        places = [node.places[DEVICE] for node in lease.nodes if self._owners.get(node) is lease]
+        return any(place is not None and place.holders > 1 for place in places)
 
     def begin(self, lease: Lease) -> None:
         """Gives the segments that a new lease lacks a node each, which it owns and holds."""
@@ -55,6 +63,7 @@ class InFlight:
             assert place is not None
             place.arrival = Arrival()
             self._owners[node] = lease
+            self.bytes += self._hierarchy.device.footprint(node)
             lease.nodes.append(node)
 
     def land(self, lease: Lease, kv: Sequence[Any]) -> None:
@@ -66,7 +75,7 @@ class InFlight:
             assert place is not None
             arrivals.append(place.arrival)
             self._hierarchy.device.fill(place, memory)
-            del self._owners[node]
+            self._disown(node)
             lease.newcomers += 1
         for arrival in arrivals:
             arrival.finish()
@@ -102,11 +111,15 @@ class InFlight:
                 self._remove(node)  # children, which are younger, before parents
 
     def check(self, leases: Collection[Lease]) -> None:
-        """IntegrityError unless each node in flight waits for its KV and is held by its owner, one of the `leases`."""
+        """IntegrityError unless each node in flight waits for its KV and is held by its owner, one of the `leases`, and
+        their bytes are those in the books."""
         for node, owner in self._owners.items():
             place = node.places[DEVICE]
             if owner not in leases or node not in owner.nodes or place is None or place.copy is not None:
                 raise IntegrityError(f"node {node.id} ({node.label!r}) is in flight without a request that computes it")
+        size = sum(map(self._hierarchy.device.footprint, self._owners))
+        if size != self.bytes:
+            raise IntegrityError(f"nodes in flight take {size} bytes of the device, the books say {self.bytes}")
 
     def _inherit(self, heir: Lease, depth: int) -> None:
         """From this depth of its path on, a lease computes what it has waited for."""
@@ -121,7 +134,11 @@ class InFlight:
             place.arrival.callbacks.remove(heir.arrived)
             node.missed(price)
 
-    def _remove(self, node: Node) -> None:
+    def _disown(self, node: Node) -> None:
         del self._owners[node]
+        self.bytes -= self._hierarchy.device.footprint(node)
+
+    def _remove(self, node: Node) -> None:
+        self._disown(node)
         self._hierarchy.device.leave(node)
         self._hierarchy.tree.remove(node)

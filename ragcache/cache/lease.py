@@ -24,6 +24,9 @@ class Lender(Protocol):
     def end(self, lease: Lease) -> None:
         """Lets go of what the lease holds and reserves."""
 
+    def is_awaited(self, lease: Lease) -> bool:
+        """Whether another lease waits for KV that this one's request is to compute."""
+
 
 @dataclass(slots=True, eq=False)
 class Lease:
@@ -53,7 +56,7 @@ class Lease:
     waiting: int = 0  # moves that have to end before it is ready
     cached: int = field(init=False)  # number of the path's segments that were cached
     _open: bool = True
-    _on_ready: Callable[[], None] | None = None
+    _on_ready: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:
         self.cached = len(self.nodes)
@@ -81,7 +84,17 @@ class Lease:
         """Whether nothing is waited for any more; a broken lease is ready, too."""
         return not self.waiting or self.broken
 
-    def when_ready(self, callback: Callable[[], None]) -> None:
+    @property
+    def follows(self) -> bool:
+        """Whether it counts on KV that another request was computing when it was given, and is not ready yet."""
+        return self.shared_tokens > 0 and not self.ready
+
+    @property
+    def awaited(self) -> bool:
+        """Whether another lease waits for KV that this one's request is to compute."""
+        return self._open and self.lender.is_awaited(self)
+
+    def when_ready(self, callback: Callable[[], object]) -> None:
         """Calls back once, when the lease is ready; at once if it is. ValueError if another callback waits for that."""
         if self.ready:
             callback()

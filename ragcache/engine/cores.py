@@ -6,11 +6,13 @@ import contextlib
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Set
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUPS = Path("/proc/self/cgroup")
+from ragcache.engine.cgroups import CGROUPS, OWN_CGROUPS
+from ragcache.engine.quotas import CpuQuota, cpu_quotas
+
 OWN_THREADS = Path("/proc/self/task")
 PROC_STAT = Path("/proc/stat")
 # fields of a line of /proc/stat that count time in which a core ran something, or the host ran another guest on it
@@ -37,47 +39,43 @@ def available_cores() -> int:
 
 def granted_cores(own_cgroups: Path = OWN_CGROUPS, mounted: Path = CGROUPS) -> float | None:
     """The smallest CPU quota of the control groups that this process is in, in cores. None if none has a quota."""
-    try:
-        lines = own_cgroups.read_text().splitlines()
-    except OSError:  # not Linux, or hidden
-        return None
-    quotas = [quota for line in lines for quota in _quotas(line, mounted)]
-    return min(quotas, default=None)
+    return min((quota.cores for quota in cpu_quotas(own_cgroups, mounted)), default=None)
 
 
-def _quotas(line: str, mounted: Path) -> Iterator[float]:
-    """Quotas of one hierarchy, which is a line `number:controllers:path` of /proc/self/cgroup, from its path upward."""
-    _, controllers, path = line.split(":", 2)
-    if not controllers:
-        roots, read = (mounted, mounted / "unified"), _quota_v2
-    elif "cpu" in controllers.split(","):
-        roots, read = (mounted / controllers, mounted / "cpu"), _quota_v1
-    else:
-        return
-    inside = PurePosixPath(path.lstrip("/"))
-    for root in roots:
-        for folder in (inside, *inside.parents):  # a container may not see its own path, but it sees the root of it
-            try:
-                quota = read(root / folder)
-            except (OSError, ValueError):
-                continue
-            if quota > 0:
-                yield quota
+class OtherUse(ABC):
+    """How many of `cores` others than this process take, as a mean over `window` seconds or more."""
+
+    def __init__(
+        self,
+        cores: float,
+        window: float,
+        now: Callable[[], float] = time.monotonic,
+        own_seconds: Callable[[], float] = time.process_time,
+    ) -> None:
+        self.cores = cores
+        self.window = window
+        self._now, self._own_seconds = now, own_seconds
+        self._last = self._read()
+
+    def since_last(self) -> tuple[float, float]:
+        """Seconds since the last call, or since this object was created, and the mean cores taken in that time."""
+        last, self._last = self._last, self._read()
+        (then, used_then, own_then), (now, used, own) = last, self._last
+        if now <= then:
+            return 0.0, 0.0
+        return now - then, max(0.0, ((used - used_then) - (own - own_then)) / (now - then))
+
+    def _read(self) -> tuple[float, float, float]:
+        """Now, seconds used by everything, and by this process."""
+        return self._now(), self._used(), self._own_seconds()
+
+    @abstractmethod
+    def _used(self) -> float:
+        """Seconds used of the cores by everything so far. OSError where the system does not say."""
 
 
-def _quota_v2(folder: Path) -> float:
-    """Cores by `cpu.max`, "200000 100000". ValueError for "max 100000", which is none."""
-    quota, period = (folder / "cpu.max").read_text().split()
-    return int(quota) / int(period)
-
-
-def _quota_v1(folder: Path) -> float:
-    """Cores by `cpu.cfs_quota_us`; negative if there is no quota."""
-    return int((folder / "cpu.cfs_quota_us").read_text()) / int((folder / "cpu.cfs_period_us").read_text())
-
-
-class OtherUse:
-    """How many of the cores that this process may run on other processes, the kernel and other guests of the host take.
+class UseOfCpus(OtherUse):
+    """What other processes, the kernel and other guests of the host take of the CPUs that this process may run on.
 
     The kernel tells times in ticks, rounded down for each CPU: over `window` seconds a mean is good to about 0.1 core.
     """
@@ -92,27 +90,16 @@ class OtherUse:
     ) -> None:
         """Raises OSError where the system has no /proc/stat."""
         self._stat = stat
-        self._now, self._own_seconds = now, own_seconds
-        self._tick = 1 / os.sysconf("SC_CLK_TCK")
-        self.cpus = allowed_cpus() if cpus is None else cpus
-        ours = {f"cpu{cpu}" for cpu in self.cpus}
+        cpus = allowed_cpus() if cpus is None else cpus
+        ours = {f"cpu{cpu}" for cpu in cpus}
         whole = {name for name, _ in self._lines()} <= ours | {"cpu"}
         self._names = {"cpu"} if whole else ours  # their sum is rounded down once
-        self.window = 10 * self._tick * (1.0 if whole else math.sqrt(len(ours)))
-        self._last = self._read()
+        self._tick = _tick()
+        super().__init__(len(cpus), 10 * self._tick * (1.0 if whole else math.sqrt(len(ours))), now, own_seconds)
 
-    def since_last(self) -> tuple[float, float]:
-        """Seconds since the last call, or since this object was created, and the mean cores taken in that time."""
-        last, self._last = self._last, self._read()
-        (then, used_then, own_then), (now, used, own) = last, self._last
-        if now <= then:
-            return 0.0, 0.0
-        return now - then, max(0.0, ((used - used_then) - (own - own_then)) / (now - then))
-
-    def _read(self) -> tuple[float, float, float]:
-        """Now, seconds used of our cores by everything, and by this process."""
-        used = sum(int(fields[field]) for name, fields in self._lines() if name in self._names for field in _USED)
-        return self._now(), used * self._tick, self._own_seconds()
+    def _used(self) -> float:
+        ticks = sum(int(fields[field]) for name, fields in self._lines() if name in self._names for field in _USED)
+        return ticks * self._tick
 
     def _lines(self) -> Iterator[tuple[str, list[str]]]:
         """The lines of all CPUs together, "cpu", and of each, "cpu0" and so on. They come first in the file."""
@@ -121,3 +108,38 @@ class OtherUse:
             if not fields[0].startswith("cpu"):
                 return
             yield fields[0], fields
+
+
+class UseOfQuota(OtherUse):
+    """What other processes of a control group take of its quota: the CPUs may be idle, and yet none is left for us."""
+
+    def __init__(
+        self,
+        quota: CpuQuota,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        own_seconds: Callable[[], float] = time.process_time,
+    ) -> None:
+        """Raises OSError where the system does not count what the group uses."""
+        self._quota = quota
+        super().__init__(quota.cores, 10 * _tick(), now, own_seconds)
+
+    def _used(self) -> float:
+        return self._quota.used()
+
+
+def other_uses() -> list[OtherUse]:
+    """What others take of each thing that bounds this process: its CPUs, and quotas that are less than these.
+
+    Raises OSError where the system has no /proc/stat. Quotas whose use it does not count are left out.
+    """
+    uses: list[OtherUse] = [UseOfCpus()]
+    for quota in cpu_quotas():
+        if quota.cores < uses[0].cores and quota.counter is not None:
+            uses.append(UseOfQuota(quota))
+    return uses
+
+
+def _tick() -> float:
+    """Seconds of the kernel's smallest unit of CPU time."""
+    return 1 / os.sysconf("SC_CLK_TCK")

@@ -27,20 +27,27 @@ class _Entry(Waiting):
 class AdmissionQueue:
     """Gives leases in the order that `Order` says; a request that would fit waits behind the one whose turn it is.
 
-    A waiting request holds nothing, so running requests always end and free their memory: there is no deadlock.
+    A request whose lease follows another one's takes a slot when its KV has come: until then it holds memory alone, and
+    requests that are cached may use the slot. Then it is the next to get one, behind those whose turn was before its
+    own. A request that computes documents leaves a slot for each that follows: it would compute after them anyway.
+
+    There is no deadlock: what waits for its turn holds nothing, and what has a slot waits for moves at most, so that it
+    ends. Of those that follow, the earliest waits for such requests alone, and has the next slot.
     Belongs to one event loop.
     """
 
     def __init__(
         self, max_running: int, order: Order | None = None, on_blocked: Callable[[], None] = lambda: None
     ) -> None:
-        """At most `max_running` requests are admitted at a time; without an `order`, in that of arrival.
+        """At most `max_running` requests have a slot at a time; without an `order`, they come in that of arrival.
 
         `on_blocked` is called when it is a request's turn but no slot or memory is free.
         """
         self._on_blocked = on_blocked
         self._max_running = max_running
-        self._running = 0
+        self._slots_taken = 0
+        # admitted without a slot, earliest turn first, and what to call when they have one
+        self._following: dict[Lease, Callable[[], None]] = {}
         self._prefilling = 0
         self._left: list[asyncio.Future[None]] = []
         self._order = Order(KnowledgeTree(), 0) if order is None else order  # an empty one is false
@@ -52,7 +59,17 @@ class AdmissionQueue:
     @property
     def running(self) -> int:
         """Number of admitted requests that have not left."""
-        return self._running
+        return self._slots_taken + len(self._following)
+
+    @property
+    def following(self) -> int:
+        """Number of admitted requests that have no slot yet, for they follow another one."""
+        return len(self._following)
+
+    @property
+    def free_slots(self) -> int:
+        """Number of requests that may compute besides those that do."""
+        return self._max_running - self._slots_taken
 
     @property
     def pool(self) -> int:
@@ -60,7 +77,7 @@ class AdmissionQueue:
         return len(self._order) + self._prefilling
 
     async def admit(self, try_lease: TryLease, path: Sequence[Segment] = (), namespace: str = "default") -> Lease:
-        """Waits for the turn of this request and for `try_lease` to return a lease. Pair with `leave`.
+        """Waits for the turn of this request and for `try_lease` to return a lease. Pair with `when_ready` and `leave`.
 
         `path` under `namespace` is where the order looks for what is cached of it. Cancelling gives up the turn, and
         releases a lease that has just been given.
@@ -72,8 +89,9 @@ class AdmissionQueue:
             return await entry.future
         except asyncio.CancelledError:
             if entry.future.done() and not entry.future.cancelled():  # admitted and cancelled in the same turn
-                entry.future.result().release()
-                self.leave()
+                lease = entry.future.result()
+                lease.release()
+                self.leave(lease)
             else:
                 self._order.withdraw(entry)
                 self.advance()
@@ -82,22 +100,35 @@ class AdmissionQueue:
     def admit_now(self, try_lease: TryLease) -> Lease | None:
         """Admits a request that overtakes none. Returns None if others wait, or if no slot or memory is free.
 
-        Pair with `leave`, if a lease is returned.
+        Pair with `when_ready` and `leave`, if a lease is returned.
         """
-        if len(self._order) or self._running >= self._max_running:
+        if len(self._order) or self.free_slots <= self.following:
             return None
         lease = try_lease()
         if lease is not None:
-            self._enter()
+            self._enter(lease)
         return lease
+
+    def when_ready(self, lease: Lease, callback: Callable[[], None]) -> None:
+        """Calls back once, when an admitted request's lease is ready and it has its slot; at once if that is so."""
+        if lease in self._following:
+            self._following[lease] = callback
+        else:
+            lease.when_ready(callback)
+
+    def renew(self, broken: Lease, lease: Lease) -> None:
+        """An admitted request has a new lease for one that is broken and released."""
+        self._let_go(broken)
+        self._place(lease)
+        self.advance()
 
     def prefilled(self) -> None:
         """Reports that the prompt of an admitted request is computed."""
         self._prefilling -= 1
 
-    def leave(self, *, prefilled: bool = False) -> None:
+    def leave(self, lease: Lease, *, prefilled: bool = False) -> None:
         """Reports that an admitted request has ended and released its lease. `prefilled`: it was reported before."""
-        self._running -= 1
+        self._let_go(lease)
         self._prefilling -= not prefilled
         left, self._left = self._left, []
         for future in left:
@@ -113,19 +144,48 @@ class AdmissionQueue:
 
     def advance(self) -> None:
         """Lets the next request try again, and those behind it. Call when memory may have come free."""
+        if not self._give_slots():
+            return
         while (entry := self._order.next()) is not None:
             assert isinstance(entry, _Entry)
             if entry.future.done():  # cancelled, and not yet awake to withdraw
                 self._order.withdraw(entry)
                 continue
-            lease = entry.try_lease() if self._running < self._max_running else None
+            lease = entry.try_lease() if self._has_slot_for(entry) else None
             if lease is None:
                 self._on_blocked()
                 return
             self._order.take(entry)
-            self._enter()
+            self._enter(lease)
             entry.future.set_result(lease)
 
-    def _enter(self) -> None:
-        self._running += 1
+    def _has_slot_for(self, entry: _Entry) -> bool:
+        return self.free_slots > self.following or (self.free_slots > 0 and self._order.is_cached(entry))
+
+    def _enter(self, lease: Lease) -> None:
         self._prefilling += 1
+        self._place(lease)
+
+    def _place(self, lease: Lease) -> None:
+        """Gives a request its slot, or has it follow another one."""
+        if lease.follows:
+            self._following[lease] = lambda: None  # until `when_ready` says what to call
+            lease.when_ready(self._give_slots)
+        else:
+            self._slots_taken += 1
+
+    def _let_go(self, lease: Lease) -> None:
+        """Takes a request's slot, or what it waits for one with."""
+        if self._following.pop(lease, None) is None:
+            self._slots_taken -= 1
+
+    def _give_slots(self) -> bool:
+        """Gives slots to those that follow and whose KV has come. Returns whether there was one for each."""
+        while (lease := next((lease for lease in self._following if lease.ready), None)) is not None:
+            if self.free_slots <= 0:
+                self._on_blocked()
+                return False
+            callback = self._following.pop(lease)
+            self._slots_taken += 1
+            callback()
+        return True

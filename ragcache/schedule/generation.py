@@ -110,7 +110,7 @@ class _Run:
         self.ended = True
         self.plan, self.targets = (), ()
         self.lease.release()
-        self.admission.leave(prefilled=self.prefilled)
+        self.admission.leave(self.lease, prefilled=self.prefilled)
         self.on_end()
 
     def _keep_complete(self, computed_tokens: int) -> None:
@@ -197,7 +197,7 @@ class Generation:
             except Exception as error:  # no caller is left to raise it to: it arrives as the engine's failures do
                 run.inbox.put_nowait((asyncio.get_running_loop().time(), Failed(f"{type(error).__name__}: {error}")))
 
-        lease.when_ready(loaded)
+        self._admission.when_ready(lease, loaded)
         return True
 
     async def next(self, deadline: float | None = None) -> tuple[float, EngineEvent]:
@@ -222,7 +222,7 @@ class Generation:
         return self._cache.lease(task.prompt.path, task.extra, namespace=task.namespace)
 
     async def _admitted(self, task: GenerationTask) -> _Run:
-        """A run whose KV is all on the device, once it is this request's turn."""
+        """A run whose KV is all on the device, once it is this request's turn and it has a slot of the batch."""
         loop, cached_as = asyncio.get_running_loop(), self._cache.cached_as
         while True:
             lease: Lease | None = await self._admission.admit(
@@ -231,7 +231,7 @@ class Generation:
             while lease is not None:
                 run = self._run_of(lease)
                 ready: asyncio.Future[None] = loop.create_future()
-                lease.when_ready(functools.partial(_resolve, ready))
+                self._admission.when_ready(lease, functools.partial(_resolve, ready))
                 try:
                     await ready
                 except BaseException:
@@ -241,8 +241,10 @@ class Generation:
                     return run
                 # what could not be loaded is no longer in the cache, so that this ends
                 lease.release()
-                lease = self._lease(task)
-            self._admission.leave()
+                broken, lease = lease, self._lease(task)
+                if lease is not None:
+                    self._admission.renew(broken, lease)
+            self._admission.leave(broken)
 
     def _submit(self, task: GenerationTask, run: _Run, *, guess: bool = False) -> None:
         loop = asyncio.get_running_loop()

@@ -89,6 +89,12 @@ class Order:
                 del self._by_key[key]
         self._forget_passed()
 
+    def is_cached(self, request: Waiting) -> bool:
+        """Whether the whole path of a waiting request is cached, or being computed by others."""
+        if self._window:
+            return request.depth == len(request.path)
+        return len(self._tree.match(self._tree.root(request.namespace), request.path)) == len(request.path)
+
     def next(self) -> Waiting | None:
         """The request whose turn it is, which goes on waiting; None if none waits."""
         if not self._waiting:

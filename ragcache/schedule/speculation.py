@@ -63,6 +63,11 @@ class Speculation:
         return self._running is not None
 
     @property
+    def awaited(self) -> bool:
+        """Whether another request waits for KV that the running generation is to compute."""
+        return self._running is not None and self._running[1].lease.awaited
+
+    @property
     def wasted_tokens(self) -> int:
         """Tokens computed by generations that were cancelled and have ended, less those whose KV the cache keeps."""
         return sum(generation.wasted_tokens for _, generation in self._cancelled)

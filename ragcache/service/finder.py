@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -63,8 +63,9 @@ class Finder(Protocol):
 class ReopenableFinder(Finder, Protocol):
     """A finder whose documents may be replaced on disk while it is used."""
 
-    def reopened(self) -> Finder:
-        """A finder over what is there now, checked and ready to search; this one goes on. Takes seconds, on any thread.
+    def reopened(self, unwanted: Callable[[], bool]) -> Finder:
+        """A finder over what is there now, checked to its last byte and ready to search; this one goes on.
 
-        Raises errors of `retrieval`, and OSError, for what cannot be opened.
+        Takes as long as reading all of it, on any thread. Raises errors of `retrieval`, and OSError, for what cannot be
+        opened or is damaged, and one of them soon after `unwanted` returns True.
         """

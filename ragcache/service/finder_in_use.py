@@ -1,4 +1,4 @@
-"""FinderInUse: the finder of new requests, and those that it has replaced while requests still search with them."""
+"""FinderInUse: the finder of new requests, and those that it has replaced while requests still use them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FinderInUse:
 
     @contextlib.contextmanager
     def using(self) -> Iterator[Finder]:
-        """The finder for one request, from its beginning to the end of its search."""
+        """The finder for one request, from its beginning to the end of its answer, whose text its tokenizer makes."""
         finder = self.current
         self._users[id(finder)] += 1
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
@@ -16,9 +16,11 @@ from ragcache.prompt.template import PromptTemplate
 from ragcache.service.answer import UsedDocument
 from ragcache.service.finder import Stage
 from ragcache.service.health import State
+from retrieval.errors import SearchFailed
 from retrieval.retriever import Hit, Retriever, SearchStage
 
 AT_ONCE = (1.0,)
+UNWANTED_SECONDS = 0.2  # between two looks at whether an index that is being checked is wanted still
 
 
 class RetrieverFinder:
@@ -47,10 +49,17 @@ class RetrieverFinder:
     def tokenizer(self) -> Tokenizer:
         return self._template.tokenizer
 
-    def reopened(self) -> RetrieverFinder:
-        """A finder over the index that lies where this one's did, after a first search. Raises as Retriever does."""
+    def reopened(self, unwanted: Callable[[], bool] = lambda: False) -> RetrieverFinder:
+        """A finder over the index that lies where this one's did, once all its files are checked and after a search.
+
+        Raises as Retriever does, IndexDamaged included, and SearchFailed if it is `unwanted` before.
+        """
         retriever = self._retriever.reopened()
         try:
+            while not retriever.check.wait(UNWANTED_SECONDS):
+                if unwanted():
+                    raise SearchFailed("the index is not opened anew: nothing waits for it any more")
+            retriever.check.require_sound()
             for _ in retriever.search_stages("Is it there?", 1, self._shares):
                 pass
         except BaseException:

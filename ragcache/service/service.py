@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import threading
 from collections.abc import AsyncGenerator, Callable
 
 from ragcache.cache.contract import CacheContract
@@ -86,7 +88,10 @@ class RagService:
 
     @property
     def running(self) -> int:
-        """Number of requests that have a slot of the batch, speculations included."""
+        """Number of requests that have had their turn and have not ended, speculations included.
+
+        They have a slot of the batch, or take one when KV has come that another request computes.
+        """
         return self._admission.running
 
     @property
@@ -166,21 +171,26 @@ class RagService:
     async def reload(self) -> None:
         """Opens the index anew beside the one in use, and lets it take that one's place between two requests.
 
-        Requests that run go on with the old one, which is closed after them. KV stays: it belongs to documents' tokens,
-        not to their index. Where the index cannot be opened the old one stays, one line of the log says why, and the
-        search counts as degraded until a reload succeeds.
+        That is once every file of the new one is checked, however large. Requests that run go on with the old one,
+        which is closed after them. KV stays: it belongs to documents' tokens, not to their index. Where the index
+        cannot be opened or is damaged the old one stays, one line of the log says why, and the search counts as
+        degraded until a reload succeeds.
         """
         begin = asyncio.get_running_loop().time()
+        unwanted = threading.Event()
         try:
             if not isinstance(self.finder, ReopenableFinder):
                 raise ConfigError(f"a {type(self.finder).__name__} has no index to open anew")
-            finder = await aside(self.finder.reopened, lambda late: late.close())
+            reopened = functools.partial(self.finder.reopened, unwanted.is_set)
+            finder = await aside(reopened, lambda late: late.close())
         except Exception as error:
             self.stats.failed_reloads += 1
             message = f"the index was not reloaded, and the one before stays in use: {error}"
             self._health.failed(SEARCH, "reload", message, asyncio.get_running_loop().time())
             log.error(message)  # each time: somebody waits for it
             return
+        finally:
+            unwanted.set()  # where the server stops, the check does, too
         self._finders.replace(finder)
         self.stats.reloads += 1
         self._worked(SEARCH, "reload")
@@ -213,8 +223,9 @@ class RagService:
         request = Request.of(query, self.limits, finder.corpus_size)
         finder.check(request.question)
         deadline = None if request.seconds is None else arrived + request.seconds
-        if self.waiting >= self.limits.max_waiting + self._free_slots():
-            raise Overloaded(f"{self.waiting} requests wait already, the limit is {self.limits.max_waiting}")
+        waiting = self.waiting + self._admission.following
+        if waiting >= self.limits.max_waiting + self._admission.free_slots:
+            raise Overloaded(f"{waiting} requests wait already, the limit is {self.limits.max_waiting}")
         speculation = Speculation(self._generation, lambda: self._admission.pool, self.limits.max_prefill_batch)
         answering: Answering | None = None
         try:
@@ -311,13 +322,14 @@ class RagService:
     def _make_way(self) -> None:
         """Cancels the youngest speculation, since it is a request's turn but no slot or memory is free.
 
-        What it held comes free at the engine's next step; until then no other is cancelled.
+        What it held comes free at the engine's next step; until then no other is cancelled. One that a request waits
+        for goes on until its prompt is computed: that request would have to begin anew, and none would be sooner.
         """
         for speculation in [each for each in self._speculations if not each.running and not each.ending]:
             del self._speculations[speculation]
         if not any(speculation.ending for speculation in self._speculations):
             for speculation in reversed(self._speculations):
-                if speculation.running:
+                if speculation.running and not speculation.awaited:
                     speculation.cancel()
                     return
 
@@ -375,9 +387,6 @@ class RagService:
     def _close_aside(self, finder: Finder) -> None:
         """Closes a finder that was replaced on another thread, for a search of a cancelled request may go on in it."""
         asyncio.get_running_loop().run_in_executor(None, finder.close)
-
-    def _free_slots(self) -> int:
-        return max(0, self.limits.max_batch - self._admission.running)
 
 
 def _log_recovery(component: str) -> None:

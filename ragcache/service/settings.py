@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ragcache.cache.cache import ADMISSIONS
+from ragcache.cache.cache import check_admission
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES, Policy
 from ragcache.service.limits import Limits
@@ -60,8 +60,7 @@ class ServiceSettings(Limits):
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if self.admission not in ADMISSIONS:
-            raise ConfigError(f"admission is one of {', '.join(ADMISSIONS)}, not {self.admission!r}")
+        check_admission(self.admission, ConfigError)
         if not self.keeps and (self.host_cache or self.disk_cache):
             raise ConfigError(
                 "a host cache or a disk cache has no use where no KV is kept (--no-cache, or policy none): leave out "

@@ -186,9 +186,10 @@ def test_the_end_of_a_server_does_not_wait_for_a_reload(make_service: Callable[.
         corpus_size = 1
         index_state = ("ok", "")
 
-        def reopened(self) -> Any:
+        def reopened(self, unwanted: Any) -> Any:
             opening.set()
             opened.wait(PATIENCE)
+            assert unwanted()
             return Bare()
 
         def check(self, question: str) -> None: ...

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right, insort
+from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
 
+from ragcache.engine.progress import Progress
 from ragcache.engine.protocol import (
     EngineEvent,
     EngineStats,
@@ -15,8 +15,6 @@ from ragcache.engine.protocol import (
     Finished,
     FinishReason,
     Job,
-    Prefilled,
-    Progressed,
     Started,
     Token,
 )
@@ -48,12 +46,10 @@ class _Running:
     """A job between submission and its last event."""
 
     deliver: Deliver
-    pending: int  # prompt tokens whose KV is not computed yet
+    progress: Progress
     spans: list[SimulatedKV]  # to be filled, in order: the plan's targets, then the question's memory
     max_tokens: int
     position: int  # of the next token to compute
-    prompt_tokens: int  # to be computed: those of the plan, and the question
-    piece_ends: list[int]  # numbers of computed tokens at which pieces of the plan are whole, ascending
     turn: int
     started: bool = False
     cancelled: bool = False
@@ -62,11 +58,7 @@ class _Running:
 
     @property
     def computed_tokens(self) -> int:
-        return self.prompt_tokens - self.pending
-
-    @property
-    def whole_pieces(self) -> int:
-        return bisect_right(self.piece_ends, self.computed_tokens)
+        return self.progress.computed_tokens
 
     def fill(self, tokens: int) -> None:
         """Enters the KV of this many more tokens into the spans."""
@@ -152,15 +144,12 @@ class SimulatedEngine:
         exact, computed = prefix_and_rest(job.plan)
         if len(job.targets) != len(computed):
             raise ValueError(f"a job with {len(computed)} computed pieces has {len(job.targets)} targets for their KV")
-        prompt_tokens = sum(map(len, computed)) + len(job.question)
         running = _Running(
             deliver=deliver,
-            pending=prompt_tokens,
+            progress=Progress.of(computed, len(job.question)),
             spans=[*job.targets, own],
             max_tokens=job.max_tokens,
             position=sum(map(len, exact)),
-            prompt_tokens=prompt_tokens,
-            piece_ends=list(accumulate(map(len, computed))),
             turn=job.turn,
         )
         insort(self._running, running, key=lambda each: each.turn)
@@ -202,13 +191,13 @@ class SimulatedEngine:
         if not self._running:
             self._timer = None
             return
-        decodes = [running for running in self._running if not running.pending]
+        decodes = [running for running in self._running if not running.progress.pending]
         batch = [(running, 0) for running in decodes]
         chunks: list[tuple[int, int]] = []
         budget = self._prefill_chunk
         for running in self._running:
-            if running.pending and budget:
-                tokens = min(budget, running.pending)
+            if budget and running.progress.pending:
+                tokens = min(budget, running.progress.pending)
                 budget -= tokens
                 batch.append((running, tokens))
                 chunks.append((running.position, tokens))
@@ -232,13 +221,11 @@ class SimulatedEngine:
                 return
             running.fill(tokens or 1)
             if tokens:
-                whole_pieces = running.whole_pieces
-                running.pending -= tokens
-                if running.pending:
-                    if running.whole_pieces > whole_pieces:
-                        running.deliver(Progressed(running.computed_tokens))
+                event = running.progress.advance(tokens)
+                if event is not None:
+                    running.deliver(event)
+                if running.progress.pending:
                     continue
-                running.deliver(Prefilled(running.computed_tokens))
             self._advance(running)
         if not self._closed:
             self._begin_step()

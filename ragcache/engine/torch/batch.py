@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from bisect import bisect_right, insort
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from torch import Tensor
 
+from ragcache.engine.progress import Progress
 from ragcache.engine.protocol import (
     EngineEvent,
     EngineStats,
@@ -43,10 +43,9 @@ class RunningJob:
     deliver: Deliver
     sampler: Sampler
     pending: list[int]  # prompt tokens whose KV is not computed yet
-    prompt_tokens: int  # how many were pending at first
+    progress: Progress  # of computing them
     spans: list[KVSpan]  # all of the sequence's KV in order: read from the cache, computed, own
     first_writable: int  # spans before this one are shared, and only read
-    piece_ends: list[int]  # numbers of computed tokens at which pieces of the plan are whole, ascending
     turn: int
     position: int  # of the next token to compute
     generated: int  # tokens of the answer, those of earlier jobs included
@@ -72,10 +71,9 @@ class RunningJob:
             deliver=deliver,
             sampler=Sampler(job.sampling),
             pending=pending,
-            prompt_tokens=len(pending),
+            progress=Progress.of(computed, len(job.question)),
             spans=[*read, *job.targets, own],
             first_writable=len(read),
-            piece_ends=list(accumulate(map(len, computed))),
             turn=job.turn,
             position=sum(span.length for span in read),
             generated=job.generated,
@@ -91,12 +89,7 @@ class RunningJob:
     @property
     def computed_tokens(self) -> int:
         """Prompt tokens whose KV this job has computed."""
-        return self.prompt_tokens - len(self.pending)
-
-    @property
-    def whole_pieces(self) -> int:
-        """How many of the plan's computed pieces this job has computed."""
-        return bisect_right(self.piece_ends, self.computed_tokens)
+        return self.progress.computed_tokens
 
     def step(self, budget: int) -> StepInput:
         """The next prompt tokens, `budget` at most, or the token generated last."""
@@ -104,10 +97,14 @@ class RunningJob:
         ends_prompt = len(tokens) >= len(self.pending)
         return StepInput(tokens, self.position, self.spans, self.spans[self.first_writable :], ends_prompt)
 
-    def computed(self, step: StepInput) -> None:
-        """Takes in that the step's KV is computed."""
-        self.position += len(step.tokens)
-        del self.pending[: len(step.tokens)]
+    def computed(self, step: StepInput) -> Progressed | Prefilled | None:
+        """Takes in that the step's KV is computed. Returns what is to be delivered of the prompt's progress."""
+        tokens = len(step.tokens)
+        self.position += tokens
+        if not self.pending:
+            return None
+        del self.pending[:tokens]
+        return self.progress.advance(tokens)
 
 
 Step = Sequence[tuple[RunningJob, StepInput]]
@@ -216,12 +213,9 @@ class Batch:
         rows = iter(logits)
         for running, step in chosen:
             row = next(rows) if step.wants_logits else None
-            prefilling, whole_pieces = not running.decoding, running.whole_pieces
-            running.computed(step)
-            if prefilling and running.decoding:
-                self._tell(running, Prefilled(running.computed_tokens))
-            elif prefilling and running.whole_pieces > whole_pieces:
-                self._tell(running, Progressed(running.computed_tokens))
+            event = running.computed(step)
+            if event is not None:
+                self._tell(running, event)
             if row is not None and not running.ended:
                 self._advance(running, row)
 

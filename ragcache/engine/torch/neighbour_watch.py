@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
-from ragcache.engine.cores import OtherUse
+from ragcache.engine.cores import OtherUse, other_uses
 from ragcache.engine.torch.wait_policy import WaitPolicy
 from ragcache.engine.torch.wait_switch import WaitSwitch
 
@@ -18,9 +19,9 @@ class NeighbourWatch:
     """A thread that applies a WaitPolicy to torch's threads, from `resume` to `pause`; otherwise it sleeps.
 
     It does so beside the thread that computes, and not between its steps: a step that began on a quiet machine may be
-    held up for a minute by a neighbour. `threads` is the number of threads that compute: others may take the cores that
-    are left over. Where the system does not say what others take, nothing is watched, and threads wait as they do by
-    default. As a context manager it watches from beginning to end.
+    held up for a minute by a neighbour. `threads` is the number of threads that compute: others may take what is left
+    over of the cores, and of the quota of a container. Where the system does not say what others take, nothing is
+    watched, and threads wait as they do by default. As a context manager it watches from beginning to end.
     """
 
     def __init__(self, threads: int) -> None:
@@ -32,11 +33,11 @@ class NeighbourWatch:
         self._thread: threading.Thread | None = None
         if threads > 1:
             try:
-                use = OtherUse()
+                uses = other_uses()
             except OSError as error:
                 log.info("other processes are not watched: %s", error)
                 return
-            self._thread = threading.Thread(target=self._run, args=(use,), name="neighbour-watch", daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(uses,), name="neighbour-watch", daemon=True)
             self._thread.start()
 
     @property
@@ -68,25 +69,28 @@ class NeighbourWatch:
     ) -> None:
         self.close()
 
-    def _run(self, use: OtherUse) -> None:
-        spare = max(0, len(use.cpus) - self._threads)
+    def _run(self, uses: Sequence[OtherUse]) -> None:
+        window = max(use.window for use in uses)
         try:
             while not self._closed.is_set():
                 if not self._computing.is_set():
                     paused = time.monotonic()
                     self._computing.wait()
-                    if time.monotonic() - paused >= use.window:
-                        self._look(use, spare)  # what others took meanwhile is what to begin with
-                self._closed.wait(use.window)
-                self._look(use, spare)
+                    if time.monotonic() - paused >= window:
+                        self._look(uses)  # what others took meanwhile is what to begin with
+                self._closed.wait(window)
+                self._look(uses)
         except OSError as error:
             log.warning("other processes are watched no more: %s", error)
         finally:
             self._switch.spin()
 
-    def _look(self, use: OtherUse, spare: int) -> None:
-        seconds, others = use.since_last()
-        if self._policy.observe(seconds, others - spare):
+    def _look(self, uses: Sequence[OtherUse]) -> None:
+        seconds, most = 0.0, 0.0
+        for use in uses:
+            seconds, others = use.since_last()
+            most = max(most, others - max(0.0, use.cores - self._threads))
+        if self._policy.observe(seconds, most):
             self._switch.spin()
         else:
             self._switch.sleep()

@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 
+from ragcache.engine.cgroups import tasks_left
+
+OTHER_THREADS = 32  # left to the rest of the process
+
 log = logging.getLogger(__name__)
 
 
@@ -30,7 +34,8 @@ class WaitSwitch:
     libgomp has no call for it, but a rule: its threads spin for milliseconds before they sleep, unless it manages more
     threads than there are CPUs; then they sleep almost at once (its manual, GOMP_SPINCOUNT). So `sleep` starts threads
     that make them more, and are asleep themselves, and `spin` ends them. What the operator sets (GOMP_SPINCOUNT,
-    OMP_WAIT_POLICY) bounds both ways. With another OpenMP library than libgomp both calls do nothing.
+    OMP_WAIT_POLICY) bounds both ways. With another OpenMP library than libgomp both calls do nothing, and `sleep` does
+    nothing where a container may not have that many threads: libgomp would end the process.
 
     One thread at a time may use it. `threads` is the number of threads that compute.
     """
@@ -41,6 +46,7 @@ class WaitSwitch:
         self._idle_threads = max(1, cpus - threads + 1)
         self._end = threading.Event()
         self._holder: threading.Thread | None = None
+        self._refused = False
 
     @property
     def spinning(self) -> bool:
@@ -48,7 +54,7 @@ class WaitSwitch:
 
     def sleep(self) -> None:
         """Has threads wait asleep."""
-        if self._library is not None and self._holder is None:
+        if self._library is not None and self._holder is None and self._may_have_threads():
             self._end.clear()
             holder = threading.Thread(target=self._hold, name="openmp-idle", daemon=True)
             try:
@@ -64,6 +70,21 @@ class WaitSwitch:
             self._end.set()
             self._holder.join()
             self._holder = None
+
+    def _may_have_threads(self) -> bool:
+        """Whether the limits of this process's control groups leave room; the log says once if not."""
+        left = tasks_left()
+        if left >= self._idle_threads + OTHER_THREADS:
+            return True
+        if not self._refused:
+            self._refused = True
+            log.warning(
+                "threads go on spinning for one another beside other processes: to have them sleep takes %d threads "
+                "more, and the limit of this container (pids.max) leaves %d",
+                self._idle_threads,
+                left,
+            )
+        return False
 
     def _hold(self) -> None:
         """Has a pool of threads of its own, of which OpenMP makes one for each thread that opens a parallel region."""

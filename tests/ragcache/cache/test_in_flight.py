@@ -237,6 +237,54 @@ def test_wrong_books_of_who_computes_are_noticed(cache):
         cache.check_integrity()
 
 
+def test_a_lease_is_awaited_while_another_holds_what_it_is_to_compute(cache):
+    leader = leased(cache, SYSTEM, A, B)
+    assert not leader.awaited
+    follower, other = leased(cache, SYSTEM, A), leased(cache, SYSTEM, A)
+    assert [lease.awaited for lease in (leader, follower, other)] == [True, False, False]
+    leader.release()
+    assert [lease.awaited for lease in (leader, follower, other)] == [False, True, False]
+    land(follower, 1)
+    assert follower.awaited
+    other.release()
+    assert not follower.awaited
+    last = leased(cache, SYSTEM, A, C)
+    assert follower.awaited
+    land(follower)
+    assert not follower.awaited
+    assert not last.awaited
+
+
+def test_what_is_being_computed_displaces_nothing_before_it_is_there():
+    """60 bytes may stay between requests: 30 that are cached and 20 newcomers do so while another request computes."""
+    cache = KnowledgeCache(CAPACITY, 1, LRU(), admission="competes", working=40, share_in_flight=True)
+    cached = [Segment.of(name, [number] * 10) for number, name in enumerate("xyz", 60)]
+    newcomer, large = Segment.of("newcomer", [70] * 20), Segment.of("large", [71] * 25)
+    for segment in cached:
+        with leased(cache, segment) as lease:
+            land(lease)
+    for _ in range(2):
+        leader, follower = leased(cache, large), leased(cache, large)
+        with leased(cache, newcomer) as lease:
+            land(lease)
+        cache.check_integrity()
+        assert {node.label for node in cache.tree.nodes()} == {"x", "y", "z", "newcomer", "large"}
+        follower.release()
+        leader.release()  # without having computed anything
+        assert cache.balance().cached == 50
+    with leased(cache, large) as leader:
+        land(leader)
+    assert cache.balance().cached <= 60
+    assert (cache.balance().held, cache._in_flight.bytes) == (0, 0)
+
+
+def test_wrong_bytes_of_what_is_computed_are_noticed(cache):
+    leased(cache, SYSTEM, A)
+    cache._in_flight.bytes -= 1
+    with pytest.raises(IntegrityError, match="in flight take 13 bytes of the device, the books say 12"):
+        cache.check_integrity()
+
+
 @pytest.mark.parametrize("admission", ADMISSIONS)
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_one_request_after_the_other_leaves_what_it_leaves_without_sharing(policy, admission):

@@ -10,17 +10,24 @@ from pathlib import Path
 import pytest
 
 from ragcache.engine import cores
-from ragcache.engine.cores import OtherUse, available_cores, granted_cores
+from ragcache.engine.cgroups import tasks_left
+from ragcache.engine.cores import UseOfCpus, UseOfQuota, available_cores, granted_cores, other_uses
+from ragcache.engine.quotas import CpuQuota, cpu_quotas
 
 
-def cgroups(tmp_path: Path, own: str, files: dict[str, str]) -> float | None:
-    """What is granted to a process whose /proc/self/cgroup is `own`, where these files are mounted."""
+def mount(tmp_path: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """The two arguments for a process whose /proc/self/cgroup is `own`, where these files are mounted."""
     (tmp_path / "own").write_text(own)
     for name, text in files.items():
         file = tmp_path / "mounted" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    return granted_cores(tmp_path / "own", tmp_path / "mounted")
+    return tmp_path / "own", tmp_path / "mounted"
+
+
+def cgroups(tmp_path: Path, own: str, files: dict[str, str]) -> float | None:
+    """What is granted to such a process."""
+    return granted_cores(*mount(tmp_path, own, files))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,61 @@ def cgroups(tmp_path: Path, own: str, files: dict[str, str]) -> float | None:
 )
 def test_the_smallest_quota_of_any_group_counts(tmp_path, own, files, granted):
     assert cgroups(tmp_path, own, files) == granted
+
+
+V1 = {"cpu.cfs_quota_us": "200000", "cpu.cfs_period_us": "100000"}
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "counter", "counts"),
+    [
+        ("0::/\n", {"cpu.max": "200000 100000"}, "cpu.stat", "usage_usec {us}\nuser_usec 5\nnr_throttled 3\n"),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 1", "a/cpu.max": "200000 100000"}, "a/cpu.stat", "usage_usec {us}\n"),
+        ("0::/unseen\n", {"unified/cpu.max": "200000 100000"}, "unified/cpu.stat", "x 1\nusage_usec {us}"),
+        ("1:cpu,cpuacct:/\n", {f"cpu,cpuacct/{n}": t for n, t in V1.items()}, "cpu,cpuacct/cpuacct.usage", "{us}000\n"),
+        ("1:cpu:/x\n", {f"cpu/x/{n}": t for n, t in V1.items()}, "cpuacct/x/cpuacct.usage", "{us}000\n"),
+    ],
+)
+def test_others_take_what_the_group_used_without_this_process(tmp_path, own, files, counter, counts):
+    now, own_seconds = [10.0], [1.0]
+    (quota,) = cpu_quotas(*mount(tmp_path, own, {**files, counter: counts.format(us=7_000_000)}))
+    use = UseOfQuota(quota, now=lambda: now[0], own_seconds=lambda: own_seconds[0])
+    assert (use.cores, use.window) == (2.0, pytest.approx(0.1))
+    now[0], own_seconds[0] = 12.0, 2.5
+    (tmp_path / "mounted" / counter).write_text(counts.format(us=10_500_000))
+    assert use.since_last() == (2.0, pytest.approx(1.0))
+
+
+def test_a_group_whose_use_is_not_counted_is_an_os_error(tmp_path):
+    (quota,) = cpu_quotas(*mount(tmp_path, "0::/", {"cpu.max": "200000 100000"}))
+    with pytest.raises(OSError, match="does not count"):
+        UseOfQuota(quota)
+    (quota,) = cpu_quotas(*mount(tmp_path, "0::/", {"cpu.stat": "nr_periods 3"}))
+    with pytest.raises(OSError, match="usage_usec"):
+        UseOfQuota(quota)
+
+
+def test_only_quotas_below_the_cpus_are_watched_and_those_that_are_counted(tmp_path, monkeypatch):
+    counter = tmp_path / "cpu.stat"
+    counter.write_text("usage_usec 1")
+    cpus = len(cores.allowed_cpus())
+    sizes = ((cpus - 0.5, counter), (cpus, counter), (cpus + 1, counter), (0.5, counter), (0.5, None))
+    monkeypatch.setattr(cores, "cpu_quotas", lambda: [CpuQuota(*size) for size in sizes])
+    assert [use.cores for use in other_uses()] == [cpus, cpus - 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "left"),
+    [
+        ("0::/\n", {"pids.max": "100\n", "pids.current": "40\n"}, 60),
+        ("0::/\n", {"pids.max": "max\n", "pids.current": "40\n"}, float("inf")),
+        ("0::/a\n", {"a/pids.max": "max", "a/pids.current": "9", "pids.max": "10", "pids.current": "12"}, -2),
+        ("8:pids:/x\n0::/\n", {"pids/x/pids.max": "64", "pids/x/pids.current": "9"}, 55),
+        ("8:cpu:/x\n", {"pids/x/pids.max": "64", "pids/x/pids.current": "9"}, float("inf")),
+    ],
+)
+def test_threads_left_are_those_of_the_tightest_group(tmp_path, own, files, left):
+    assert tasks_left(*mount(tmp_path, own, files)) == left
 
 
 def test_no_control_groups_grant_nothing(tmp_path):
@@ -71,8 +133,8 @@ def test_others_take_what_the_cpus_ran_without_this_process(tmp_path):
 
     write(0, 0, 0, 0, 0, 0, 0)
     tick = os.sysconf("SC_CLK_TCK")
-    use = OtherUse(stat, cpus={0}, now=lambda: now[0], own_seconds=lambda: own[0])
-    both = OtherUse(stat, cpus={0, 1}, now=lambda: now[0], own_seconds=lambda: own[0])
+    use = UseOfCpus(stat, cpus={0}, now=lambda: now[0], own_seconds=lambda: own[0])
+    both = UseOfCpus(stat, cpus={0, 1}, now=lambda: now[0], own_seconds=lambda: own[0])
     now[0], own[0] = 12.0, 1.5
     write(tick, tick // 10, tick // 10, tick // 10, tick // 10, tick // 10, tick)
     assert both.window == pytest.approx(0.1)  # 10 ticks; what is rounded down for each CPU needs more of them
@@ -103,17 +165,17 @@ def test_cpus_of_threads_that_are_bound_count_together():
 def test_a_part_of_the_cpus_is_looked_at_for_longer(tmp_path):
     lines = [f"cpu{name} 1 1 1 1 1 1 1 1 0 0" for name in ("", *range(64))]
     (tmp_path / "stat").write_text("\n".join(lines))
-    assert OtherUse(tmp_path / "stat", cpus=set(range(64))).window == pytest.approx(0.1)
-    assert OtherUse(tmp_path / "stat", cpus=set(range(16))).window == pytest.approx(0.4)
+    assert UseOfCpus(tmp_path / "stat", cpus=set(range(64))).window == pytest.approx(0.1)
+    assert UseOfCpus(tmp_path / "stat", cpus=set(range(16))).window == pytest.approx(0.4)
 
 
 def test_a_system_that_does_not_count_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="stat"):
-        OtherUse(tmp_path / "stat")
+        UseOfCpus(tmp_path / "stat")
 
 
 def test_a_busy_process_is_seen_and_this_one_is_not():
-    use = OtherUse()
+    use = UseOfCpus()
     with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as neighbour:
         try:
             time.sleep(1.0)

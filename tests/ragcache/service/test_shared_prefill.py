@@ -2,97 +2,21 @@
 
 import asyncio
 import random
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragcache.cache.cache import KnowledgeCache
-from ragcache.cost import PolynomialCost
-from ragcache.engine.protocol import EngineEvent, Failed, Job, Preempted, Prefilled, Progressed, Started
-from ragcache.engine.simulated.engine import SimulatedEngine
-from ragcache.engine.simulated.step_cost import MeasuredCost
+from ragcache.engine.protocol import Failed, Preempted, Prefilled, Progressed, Started
 from ragcache.errors import DeadlineExceeded, EngineError
-from ragcache.policy import POLICIES
 from ragcache.replay.virtual_time import run_virtual
 from ragcache.service.answer import Answer
-from ragcache.service.limits import Limits
 from ragcache.service.service import RagService
 from tests.props.asking import adds_up, ask, computed
 from tests.props.budget import examples
-from tests.props.scripted_finder import DOCUMENT_TOKENS, QUESTION_TOKENS, SYSTEM_TOKENS, Script, ScriptedFinder
-
-TOKEN = 0.001  # seconds of prefill; a decode takes 10 of them
-PROMPT = SYSTEM_TOKENS + 2 * DOCUMENT_TOKENS + QUESTION_TOKENS
-
-
-class Unreliable:
-    """An engine of which some jobs end at an event of a kind: `fates` has the kind and the last event, job by job."""
-
-    def __init__(self, engine: Any, fates: Callable[[], tuple[type, Failed | Preempted] | None]) -> None:
-        self._engine = engine
-        self._fates = fates
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def submit(self, job: Job, deliver: Callable[[EngineEvent], None]) -> Callable[[], None]:
-        fate, ended = self._fates(), False
-
-        def on_event(event: EngineEvent) -> None:
-            nonlocal ended
-            if ended:
-                return
-            if fate is not None and isinstance(event, fate[0]):
-                ended = True
-                cancel()
-                event = replace(fate[1], computed_tokens=getattr(event, "computed_tokens", 0))
-            deliver(event)
-
-        cancel = self._engine.submit(job, on_event)
-        return cancel
-
-
-def service_of(
-    scripts: dict[str, Script | str],
-    *,
-    share: bool = True,
-    cache_tokens: int = 5000,
-    policy: str = "lru",
-    fates: Callable[[], tuple[type, Failed | Preempted] | None] = lambda: None,
-    **limits: Any,
-) -> RagService:
-    """Steps of 50 tokens, a millisecond each. A script that is a word is the documents of a search without time."""
-    cost = MeasuredCost(PolynomialCost(1000, 0), 0.01)
-    engine = SimulatedEngine(cost, bytes_per_token=8, context_length=4096, prefill_chunk=50, vocab=500)
-    cache = KnowledgeCache(
-        cache_tokens * 8, 8, POLICIES[policy](cache_tokens), cost=cost.prefill, share_in_flight=share
-    )
-    finder = ScriptedFinder({q: [(0.0, s)] if isinstance(s, str) else s for q, s in scripts.items()})
-    options = {"top_k": 2, "max_tokens": 64, "max_waiting": 99} | limits
-    return RagService(finder, cache, Unreliable(engine, fates), Limits(**options))  # type: ignore[arg-type]
-
-
-def settled(service: RagService) -> None:
-    service.cache.check_integrity()
-    assert service.cache.balance().held == 0
-    assert (service.waiting, service.running) == (0, 0)
-    assert service.engine.stats().running == 0
-    assert not service.cache._in_flight._owners  # type: ignore[attr-defined]
-
-
-def answered(service: RagService, *questions: str) -> list[Answer]:
-    """The answers to questions that are asked at once, in virtual time."""
-
-    async def main() -> list[Answer]:
-        answers = await asyncio.gather(*(ask(service, question, max_tokens=2) for question in questions))
-        settled(service)
-        return answers
-
-    return run_virtual(main())
+from tests.props.scripted_finder import DOCUMENT_TOKENS, QUESTION_TOKENS, SYSTEM_TOKENS
+from tests.props.virtual_service import PROMPT, answered, service_of, settled
 
 
 @pytest.mark.parametrize("clients", [2, 6, 8])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ragcache.cache.cache import ADMISSIONS
+from ragcache.cache.cache import check_admission
 from ragcache.errors import ConfigError
 from ragcache.policy import policy_factory
 from ragcache.sizes import DiskCache, parse_size
@@ -35,8 +35,7 @@ class ConnectorSettings:
 
     def __post_init__(self) -> None:
         _ = policy_factory(self.policy)  # imported, and so checked
-        if self.admission not in ADMISSIONS:
-            raise ConfigError(f"admission is one of {', '.join(ADMISSIONS)}, not {self.admission!r}")
+        check_admission(self.admission, ConfigError)
         if self.host_cache < 0 or self.chunk_tokens < 1:
             raise ConfigError("host_cache must be 0 or more bytes, and chunk_tokens 1 or more")
         if not (self.keeps or self.reports):

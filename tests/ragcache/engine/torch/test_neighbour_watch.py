@@ -17,7 +17,7 @@ class ScriptedUse:
     def __init__(self) -> None:
         self.others: float | OSError = 0.0
         self.looks = 0
-        self.cpus = {0, 1}
+        self.cores = 2.0
         self.window = 0.002
 
     def since_last(self) -> tuple[float, float]:
@@ -30,7 +30,7 @@ class ScriptedUse:
 @pytest.fixture
 def use(monkeypatch) -> ScriptedUse:
     scripted = ScriptedUse()
-    monkeypatch.setattr(neighbour_watch, "OtherUse", lambda: scripted)
+    monkeypatch.setattr(neighbour_watch, "other_uses", lambda: [scripted])
     return scripted
 
 
@@ -95,12 +95,28 @@ def test_nothing_is_looked_at_while_nothing_is_computed(use, watches):
 
 
 def test_others_may_have_the_cores_that_are_left_over(use, watches):
-    use.cpus, use.others = set(range(8)), 4.1
+    use.cores, use.others = 8, 4.1
     watch = watches(4)
     watch.resume()
     until(lambda: use.looks > 20)
     assert watch.spinning
     use.others = 4.5
+    until(lambda: not watch.spinning)
+
+
+def test_others_may_not_have_the_quota_that_threads_need_whatever_cores_are_idle(use, watches, monkeypatch):
+    quota = ScriptedUse()
+    use.cores, use.others, quota.cores = 64, 1.0, 2.0
+    monkeypatch.setattr(neighbour_watch, "other_uses", lambda: [use, quota])
+    watch = watches(2)
+    watch.resume()
+    until(lambda: quota.looks > 5)
+    assert watch.spinning
+    quota.others = 1.0  # a busy process of the same container
+    until(lambda: not watch.spinning)
+    quota.others = 0.0
+    until(lambda: watch.spinning)
+    use.others = 63.0  # and one beside it: other containers have all CPUs
     until(lambda: not watch.spinning)
 
 
@@ -133,10 +149,10 @@ def test_what_cannot_be_read_any_more_leaves_the_default(use, watches, caplog):
 
 
 def test_a_system_that_does_not_say_what_others_take_is_not_watched(monkeypatch, watches):
-    def refuse() -> ScriptedUse:
+    def refuse() -> list[ScriptedUse]:
         raise OSError("no /proc/stat")
 
-    monkeypatch.setattr(neighbour_watch, "OtherUse", refuse)
+    monkeypatch.setattr(neighbour_watch, "other_uses", refuse)
     watches(2).resume()
 
 

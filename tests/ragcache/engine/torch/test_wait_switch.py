@@ -58,3 +58,19 @@ def test_without_libgomp_nothing_is_switched(monkeypatch):
     switch.sleep()
     assert switch.spinning
     switch.spin()
+
+
+def test_a_container_that_lacks_threads_goes_on_spinning_and_is_not_ended(monkeypatch, caplog):
+    left = [10]
+    monkeypatch.setattr("ragcache.engine.torch.wait_switch.tasks_left", lambda: left[0])
+    switch = WaitSwitch(1)
+    for _ in range(3):
+        switch.sleep()
+        assert switch.spinning
+    (line,) = [line for line in caplog.messages if "pids.max" in line]
+    assert "leaves 10" in line
+    left[0] = 10_000
+    switch.sleep()
+    assert not switch.spinning or switch._library is None
+    switch.spin()
+    assert switch.spinning
