@@ -48,6 +48,7 @@ def main() -> int:
 def _serve(index: Path, port: int, once: bool) -> int:
     """Start the server and ask it; returns the exit status, after the answers if `once`, else when the server ends."""
     command = [sys.executable, "-m", "ragcache", "serve", "--index", str(index), "--port", str(port)]
+    command += ["--log-level", "warning"]  # lines of requests would stand among the answers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     server = subprocess.Popen(command)
     try:

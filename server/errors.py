@@ -50,6 +50,16 @@ def respond(status: int, body: ErrorBody) -> Response:
     return Response(body.json_bytes(), status, headers, "application/json")
 
 
+def _of_router(request: Request, error: HTTPException) -> ErrorBody:
+    """What the router, or a library, says in its status alone."""
+    path, message = shortened(request.url.path), str(error.detail)
+    if error.status_code == 404:
+        message = f"there is nothing at {path}; / lists what there is"
+    if error.status_code == 405:
+        message = f"{path} has no method {shortened(request.method)}; its header Allow names those that it has"
+    return ErrorBody.of("http_error", message)
+
+
 def shortened(text: str) -> str:
     """What a client has sent, cut to what is worth being repeated."""
     return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"
@@ -73,9 +83,9 @@ def install(app: FastAPI) -> None:
             message = f"unknown field {field!r}"
         return respond(422, ErrorBody.of("invalid_request", message, field=field))
 
-    async def http(_: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        body = error.body if isinstance(error, RefusedRequest) else ErrorBody.of("http_error", str(error.detail))
+        body = error.body if isinstance(error, RefusedRequest) else _of_router(request, error)
         response = respond(error.status_code, body)
         response.headers.update(error.headers or {})
         return response

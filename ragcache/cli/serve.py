@@ -99,10 +99,10 @@ def _serve(config: ServeConfig) -> None:
     hangups = Hangups()  # from now on: the index may be replaced while it is loaded
     raise_file_limit()
     with bind(config.host, config.port) as bound:  # before the seconds of loading: a busy port is reported at once
+        log.info("loading %s and model %s ...", config.index, config.model)  # before torch is imported, for seconds
         from ragcache.cli.assembly.engines import assembly_of
 
         assemble = assembly_of(config.engine)
-        log.info("loading %s and model %s ...", config.index, config.model)
         service = assemble(config, log.info)
         try:
             from ragcache.cli.assembly.http import http_server

@@ -29,7 +29,7 @@ DOCX_TITLE = "{http://purl.org/dc/elements/1.1/}title"
 DOCX_STYLES = "p[style-name='Title'] => h1:fresh"
 _HEADING = re.compile(r"^ {0,3}#[ \t]+(\S.*)$|^(?=\S)(.+)\n=+[ \t]*$", re.MULTILINE)
 _FENCED = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
-_FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?)^(?:\1|\.\.\.)[ \t]*$", re.MULTILINE | re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\r?\n(.*?)^(?:\1|\.\.\.)[ \t]*\r?$", re.MULTILINE | re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title[ \t]*[:=](.*)$", re.MULTILINE)
 MARKDOWN_HEAD = 1 << 16  # characters in which a heading counts as the document's title
 
@@ -48,27 +48,31 @@ def plain(path: Path, fallback: str | None) -> Converted:
 
 
 def markdown(path: Path, fallback: str | None) -> Converted:
-    """The text of a file as it stands. Its title is that of the front matter, else the first heading of level 1."""
+    """The text of a file without its front matter, whose title it has, else that of the first heading of level 1."""
     text = decoded(path, fallback)
-    head = text[:MARKDOWN_HEAD].replace("\r\n", "\n")
     title = ""
-    if front := _FRONT_MATTER.match(head):
-        title = _front_title(front[2], tomllib.loads if front[1] == "+++" else yaml.safe_load)
-        head = head[front.end() :]
+    front = _FRONT_MATTER.match(text, 0, MARKDOWN_HEAD)
+    fields = front and _fields(front[2], tomllib.loads if front[1] == "+++" else yaml.safe_load)
+    if front and fields is not None:
+        named = fields.get("title")
+        title = "" if named is None or isinstance(named, dict | list) else str(named)
+        # fields are no text: a passage of them would win searches
+        text = text[front.end() :].lstrip("\r\n") or text
+    head = text[:MARKDOWN_HEAD].replace("\r\n", "\n")
     if not title and (heading := _HEADING.search(_FENCED.sub("", head))):
         title = _without_closing(heading[1]) if heading[1] else heading[2]
     return Converted(_line(title), text)
 
 
-def _front_title(front: str, parse: Callable[[str], object]) -> str:
+def _fields(front: str, parse: Callable[[str], object]) -> dict[str, object] | None:
+    """The fields of what may be front matter; None if it is text between two rules."""
     try:
         fields = parse(front)
-        title = fields.get("title") if isinstance(fields, dict) else None
-        return "" if title is None or isinstance(title, dict | list) else str(title)
+        return fields if isinstance(fields, dict) else None
     except (ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError, AttributeError):
         # much of what stands there is not quite YAML, as in `title: Tea: a history`
         named = _FRONT_TITLE.search(front)
-        return named[1].strip().strip("\"'") if named else ""
+        return {"title": named[1].strip().strip("\"'")} if named else None
 
 
 def _without_closing(heading: str) -> str:

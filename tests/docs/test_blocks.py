@@ -161,7 +161,7 @@ def check(words: list[str]) -> None:
         else:
             assert (ROOT / f"{module.replace('.', '/')}.py").exists(), f"there is no module {module}"
     else:
-        assert name in ("cat", "printf", "curl", "python3", "git", "pip"), f"is {name} there on the reader's machine?"
+        assert name in ("cat", "printf", "curl", "python3", "git", "pip", "rm"), f"is {name} there on the reader's machine?"
 
 
 def known_options(module: str, command: tuple[str, ...], words: list[str]) -> None:

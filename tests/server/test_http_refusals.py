@@ -157,11 +157,11 @@ def test_a_strange_content_length_harms_nobody(site, length):
 def test_unknown_routes_and_methods(site):
     missing = site.http.get("/v2/query")
     assert missing.status_code == 404
-    assert error_of(missing)["message"] == "Not Found"
+    assert error_of(missing)["message"] == "there is nothing at /v2/query; / lists what there is"
     wrong = site.http.get("/v1/query")
     assert wrong.status_code == 405
     assert wrong.headers["allow"] == "POST, OPTIONS"
-    assert error_of(wrong)["message"] == "Method Not Allowed"
+    assert error_of(wrong)["message"] == "/v1/query has no method GET; its header Allow names those that it has"
 
 
 def test_more_documents_than_the_context_holds(open_site, tiny_model):

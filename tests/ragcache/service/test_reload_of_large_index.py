@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,9 +95,9 @@ def test_a_large_index_is_ready_and_whole_when_it_takes_over(service, index, cap
 def test_a_server_that_stops_does_not_wait_for_the_check(service, monkeypatch):
     monkeypatch.setattr(IndexCheck, "start", lambda _: None)  # it never ends
     monkeypatch.setattr(IndexCheck, "wait", lambda check, _: time.sleep(0.01) or not check.pending)
-    closed = []
+    closed = threading.Event()
     close = Retriever.close
-    monkeypatch.setattr(Retriever, "close", lambda retriever: (closed.append(retriever), close(retriever)))
+    monkeypatch.setattr(Retriever, "close", lambda retriever: (close(retriever), closed.set()))
 
     async def scenario() -> None:
         reload = asyncio.create_task(service.reload())
@@ -106,7 +107,7 @@ def test_a_server_that_stops_does_not_wait_for_the_check(service, monkeypatch):
         with pytest.raises(asyncio.CancelledError):
             await reload
 
-    run(scenario())  # which ends with the threads of its loop
-    assert len(closed) == 1
+    run(scenario())
+    assert closed.wait(60)
     with pytest.raises(SearchFailed, match="not opened anew"):
         service.finder.reopened(lambda: True)  # type: ignore[attr-defined]

@@ -56,7 +56,28 @@ def refusal(path: Path) -> str:
 def test_titles_of_markdown(tmp_path: Path, text: str, title: str) -> None:
     file = tmp_path / "a.md"
     file.write_bytes(text.encode())
-    assert read(file) == (title, text)
+    found, rest = read(file)
+    assert found == title
+    assert text.endswith(rest)
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("---\ntitle: Tea\ntags: [a, b]\n---\n\n# Tea\n\nWords\n", "# Tea\n\nWords\n"),
+        ("---\r\ntitle: Tea\r\n---\r\nWords\r\n", "Words\r\n"),
+        ("---\ntitle: Tea: a history\n---\nWords", "Words"),
+        ('+++\ntitle = "Tea"\n+++\nWords', "Words"),
+        ("---\ntitle: Tea\n---\n", "---\ntitle: Tea\n---\n"),  # there is nothing else
+        ("---\nWords between rules\n---\nWords", "---\nWords between rules\n---\nWords"),
+        ("---\n\n---\nWords", "---\n\n---\nWords"),
+        ("---\n[Words: between\n---\nWords", "---\n[Words: between\n---\nWords"),
+        ("---\ntitle: it never ends\n\nWords", "---\ntitle: it never ends\n\nWords"),
+    ],
+)
+def test_front_matter_is_no_text(tmp_path: Path, text: str, rest: str) -> None:
+    (tmp_path / "a.md").write_bytes(text.encode())
+    assert read(tmp_path / "a.md")[1] == rest
 
 
 @pytest.mark.parametrize(
