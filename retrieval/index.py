@@ -242,7 +242,7 @@ def _bar(shown: bool, what: str, total: int, unit: str, delay: float = 0) -> Ite
     """A progress bar on stderr, from `delay` seconds on; yields the function that moves it on."""
     bar = tqdm(
         total=total,
-        desc=f"{what:<9}",
+        desc=what,
         unit=unit,
         unit_scale=unit == "B",
         delay=delay,
