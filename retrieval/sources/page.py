@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import re
 import warnings
-from typing import NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple
 
 import webencodings
 from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning, XMLParsedAsHTMLWarning
@@ -18,7 +19,7 @@ from retrieval.sources.encoding import HEAD, MARKS
 # what a browser does not show, or shows without being text
 NOT_SHOWN = ["script", "style", "template", "noscript", "svg", "iframe", "input", "button", "select", "textarea"]
 AROUND = ["nav", "aside", "footer", "object"]  # what stands around a page's text, unless it holds all of it
-CLOSED = "wbr"  # the mark before an end tag of AROUND: the parser does not say which elements had one
+MARK = "input"  # stands before each end tag of AROUND, for the parser does not tell which elements had one
 _END_TAG = re.compile(rf"(?=</({'|'.join(AROUND)})\b)", re.IGNORECASE)
 _XML = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)""")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([^\s"';,]+)""", re.IGNORECASE)
@@ -75,14 +76,14 @@ def _read(page: str, around: list[str]) -> tuple[str, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)  # XHTML is meant to be read as HTML here
         warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # a page of one line
-        soup = BeautifulSoup(_END_TAG.sub(rf"<{CLOSED} class=\1>", page), "lxml", huge_tree=True)
+        marked = _END_TAG.sub(lambda end: f"<{MARK} closes={end[1].lower()}>", page)
+        soup = BeautifulSoup(marked, "lxml", huge_tree=True)  # a text in it may be longer than 10 MB
     for element in soup(NOT_SHOWN):
         element.clear(decompose=True)  # to take it out as well, its place among its neighbours had to be looked for
-    for mark in soup(CLOSED):
-        closed = _closed_by(mark)
-        if closed is not None and closed.name in around:
+    for mark in soup(MARK, closes=around):
+        if (closed := _closed_by(mark)) is not None:
             closed.clear(decompose=True)
-    for element in soup(["form", *AROUND]):
+    for element in filter(len, soup(["form", *AROUND])):
         element.name = "div"  # so that what is in it is a paragraph
     for blanks in soup.find_all(string=_BLANKS):
         if isinstance(blanks, NavigableString) and blanks.find_parent("pre") is None:
@@ -91,7 +92,7 @@ def _read(page: str, around: list[str]) -> tuple[str, str]:
     title = next(filter(None, named), "")
     for element in soup("title"):
         element.clear(decompose=True)
-    converter = MarkdownConverter(
+    converter = _Converter(
         heading_style="atx",
         bullets="-",
         strip=["a", "img"],
@@ -103,11 +104,27 @@ def _read(page: str, around: list[str]) -> tuple[str, str]:
     return title, re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
+class _Converter(MarkdownConverter):
+    """Counts the items of a list; MarkdownConverter counts those before each of them, the square of their number."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._items: Counter[int] = Counter()  # by the id of their list
+
+    def convert_li(self, item: Tag, text: str, parent_tags: set[str]) -> str:
+        if item.parent is not None and item.parent.name == "ol":
+            start = str(item.parent.get("start", ""))
+            number = (int(start) if start.isdecimal() else 1) + self._items[id(item.parent)]
+            self._items[id(item.parent)] += 1
+            item = Tag(name="li", parent=Tag(name="ol", attrs={"start": str(number)}))
+        return str(super().convert_li(item, text, parent_tags))  # type: ignore[misc]
+
+
 def _closed_by(mark: Tag) -> Tag | None:
-    """The element that the end tag behind a mark has closed; None where the parser left it open."""
+    """The element that the end tag behind a mark has closed; None where the parser did not take it for its end."""
     node: Tag | None = mark
     while node is not None and node.next_sibling is None:
         node = node.parent
-        if node is not None and node.name in mark.get_attribute_list("class"):
+        if node is not None and node.name == mark["closes"]:
             return node
     return None
