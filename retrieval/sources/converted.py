@@ -1,6 +1,6 @@
 """Converted: the title and text of a file, as Markdown where the file has structure.
 
-PDFium reads PDF, Beautiful Soup and markdownify read HTML, and what mammoth makes of DOCX is HTML.
+PDFium reads PDF, lxml, Beautiful Soup and markdownify read HTML, and what mammoth makes of DOCX is HTML.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from retrieval.sources.encoding import HEAD, MARKS
 NOT_SHOWN = ["script", "style", "template", "noscript", "svg", "iframe", "input", "button", "select", "textarea"]
 AROUND = ["nav", "aside", "footer", "object"]  # what stands around a page's text, unless it holds all of it
 MARK = "input"  # stands before each end tag of AROUND, for the parser does not tell which elements had one
-_END_TAG = re.compile(rf"(?=</({'|'.join(AROUND)})\b)", re.IGNORECASE)
+_END_TAG = re.compile(rf"(?=</({'|'.join(AROUND)})[\s/>])", re.IGNORECASE)
 _XML = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)""")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([^\s"';,]+)""", re.IGNORECASE)
 _BLANKS = re.compile(r"[ \t\r\n]{100,}")  # markdownify takes the square of their number
