@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 import warnings
 from collections import Counter
 from typing import Any, NamedTuple
 
-import webencodings
 from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning, XMLParsedAsHTMLWarning
 from bs4.element import NavigableString, Tag
-from bs4.filter import SoupStrainer
 from markdownify import MarkdownConverter
-
-from retrieval.sources.encoding import HEAD, MARKS
 
 # what a browser does not show, or shows without being text
 NOT_SHOWN = ["script", "style", "template", "noscript", "svg", "iframe", "input", "button", "select", "textarea"]
 AROUND = ["nav", "aside", "footer", "object"]  # what stands around a page's text, unless it holds all of it
 MARK = "input"  # stands before each end tag of AROUND, for the parser does not tell which elements had one
 _END_TAG = re.compile(rf"(?=</({'|'.join(AROUND)})[\s/>])", re.IGNORECASE)
-_XML = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)""")
-_CHARSET = re.compile(r"""charset\s*=\s*["']?([^\s"';,]+)""", re.IGNORECASE)
 _BLANKS = re.compile(r"[ \t\r\n]{100,}")  # markdownify takes the square of their number
 
 
@@ -31,39 +24,6 @@ class Page(NamedTuple):
 
     title: str
     text: str
-
-
-def named_encoding(data: bytes) -> str | None:
-    """The encoding that a page without a byte order mark names, as Python calls it; None if it names none.
-
-    A page in UTF-16 or UTF-32 could not be read as far as that name: one that names them is in UTF-8. Names that mean
-    nothing to browsers do not count.
-    """
-    head = data[:HEAD]
-    if any(head.startswith(mark) for mark, _ in MARKS):
-        return None
-    if xml := _XML.match(head):
-        return _known(xml[1].decode("ascii"))
-    for meta in BeautifulSoup(head.decode("latin-1"), "lxml", parse_only=SoupStrainer("meta"))("meta"):
-        name = str(meta.get("charset", ""))
-        if not name and str(meta.get("http-equiv", "")).strip().lower() == "content-type":
-            content = _CHARSET.search(str(meta.get("content", "")))
-            name = content[1] if content else ""
-        if known := _known(name):
-            return known
-    return None
-
-
-def _known(name: str) -> str | None:
-    """The codec of Python for an encoding that browsers know, by a name of theirs or of Python's."""
-    try:
-        encoding = webencodings.lookup(name) or webencodings.lookup(codecs.lookup(name).name)
-        codec = codecs.lookup(encoding.codec_info.name).name if encoding else None
-    except (LookupError, ValueError):  # ValueError for a NUL in the name
-        return None
-    if codec == "gbk":
-        return "gb18030"  # which browsers read it as
-    return "utf-8" if codec and codec.startswith(("utf-16", "utf-32")) else codec
 
 
 def page_of(page: str) -> Page:
