@@ -193,6 +193,7 @@ def test_no_encoding_of_a_page_is_guessed(tmp_path: Path, data: bytes, fallback:
         ("<p>one</p><nav>menu<p>two</p><footer>imprint</footer>", "one\n\nmenu\n\ntwo"),
         ("<p>one</p><nav><div>menu</nav><p>two</p>", "one\n\nmenu\n\ntwo"),
         ("<div><nav>menu</div></nav><p>two</p>", "menu\n\ntwo"),
+        ("<p>one</p><nav>menu<nav-bar> two</nav-bar>", "one\n\nmenu two"),
         ("one <object>x</object>two<form></form> three", "one two three"),
         ("<p>a" * 2000, "\n\n".join("a" * 2000)),
         ("<ul>" + "<li>a" * 2000, "\n".join(["- a"] * 2000)),
