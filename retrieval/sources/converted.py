@@ -1,6 +1,6 @@
 """Converted: the title and text of a file, as Markdown where the file has structure.
 
-PDFium reads PDF, Beautiful Soup and markdownify read HTML, and what mammoth makes of DOCX is HTML.
+PDFium reads PDF, lxml, Beautiful Soup and markdownify read HTML, and what mammoth makes of DOCX is HTML.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import pypdfium2
 import yaml
 
 from retrieval.sources.encoding import decoded
-from retrieval.sources.page import named_encoding, page_of
+from retrieval.sources.page import page_of
+from retrieval.sources.page_encoding import named_encoding
 from retrieval.sources.unreadable import Unreadable
 
 # bytes of a page, and of the XML in a DOCX: their trees take tens of times as much memory

@@ -14,14 +14,16 @@ from retrieval.sources.unreadable import Unreadable
 from retrieval.sources.walk import FoundFile, walk
 
 KINDS = (*CONVERTERS, *READERS)
+NAMED_ROWS = 20  # wrong rows of a file that are named one by one; the wrong name of a column makes every row wrong
 
 
 class MixedFiles:
     """The documents of files: one a file, or one a row of JSON, CSV and Parquet.
 
     A file's id is its path below the folder that holds all `paths`, the order is that of the ids, and rows stand in
-    the order of their file. `skip` is called with each file and row that cannot be read; `skipped` counts them. If
-    `strict`, the first is raised instead. `fallback` is the encoding of text that is not UTF-8.
+    the order of their file. `skip` is called with each file that cannot be read and the first NAMED_ROWS such rows of
+    a file, then with how many more rows there are; `skipped` counts them all. If `strict`, the first is raised
+    instead. `fallback` is the encoding of text that is not UTF-8.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class MixedFiles:
         skip: Callable[[Unreadable], None] = lambda _: None,
     ) -> None:
         self.skipped = 0
+        self._wrong_rows = 0  # of the file that is being read
         self._paths = paths
         self._columns = columns or Columns()
         self._fallback = fallback
@@ -65,15 +68,21 @@ class MixedFiles:
         place_of: dict[str, str] = {}
         for file in self.files:
             read = _Tally(progress)
+            self._wrong_rows = 0
+            unreadable = None
             try:
                 for where, document in self._documents(file, read.add):
                     first = place_of.setdefault(document.id, where)
                     if first == where:
                         yield document
                     else:
-                        self._skip(Unreadable(where, f"id {document.id!r} is already used in {first}"))
+                        self._skip_row(Unreadable(where, f"id {document.id!r} is already used in {first}"))
             except Unreadable as error:
-                self._skip(error)
+                unreadable = error
+            if (more := self._wrong_rows - NAMED_ROWS) > 0:
+                self._report(Unreadable(str(file.path), f"and {more} more {'row' if more == 1 else 'rows'} like these"))
+            if unreadable is not None:
+                self._skip(unreadable)
             read.add(file.size - read.count)
         if not place_of:
             raise CorpusError(f"{self}: no document could be read")
@@ -93,7 +102,7 @@ class MixedFiles:
         rows = documents_of_rows(file.path, file.name, kind, self._columns, self._fallback, progress)
         for where, document in rows:
             if isinstance(document, Unreadable):
-                self._skip(document)
+                self._skip_row(document)
             else:
                 yield where, document
 
@@ -102,6 +111,13 @@ class MixedFiles:
             raise error
         self.skipped += 1
         self._report(error)
+
+    def _skip_row(self, error: Unreadable) -> None:
+        self._wrong_rows += 1
+        if self._wrong_rows <= NAMED_ROWS:
+            self._skip(error)
+        else:
+            self.skipped += 1
 
     def __str__(self) -> str:
         return ", ".join(map(str, self._paths))

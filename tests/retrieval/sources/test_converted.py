@@ -179,6 +179,11 @@ LATIN = "<p>café</p>".encode("latin-1")
         (b"<meta charset=klingon><meta charset=latin-1>" + LATIN, None, "café"),
         (b"<meta charset=hex>" + LATIN, None, None),
         (b"<meta charset=unicode_escape><p>a\\n</p>", None, "a\\n"),
+        (b"<meta charset=utf-7><p>+AGE-</p>", None, "+AGE-"),
+        (b"<meta charset=x-user-defined>" + LATIN, None, None),
+        (b"<meta charset=iso-2022-kr><p>page</p>", None, "page"),
+        (b"<meta charset=x-sjis>" + "<p>\u2460</p>".encode("cp932"), None, "\u2460"),
+        (b"<meta charset=gb2312>" + "<p>\u20ac</p>".encode("gb18030"), None, "\u20ac"),
         (b"<meta charset=shift_jis><p>\x82</p>", None, None),
         (b"<meta charset=shift_jis>" + LATIN, "latin-1", "café"),
         (b"<meta charset=shift_jis>" + "<p>\u65e5\u672c</p>".encode("cp932"), "latin-1", "\u65e5\u672c"),
@@ -203,6 +208,14 @@ def test_no_encoding_of_a_page_is_guessed(tmp_path: Path, data: bytes, fallback:
         *((f"<p>one</p><{name}>menu<p>two</p>", "one\n\nmenu\n\ntwo") for name in ("nav", "aside", "object", "footer")),
         ("<p>one</p><nav>menu</nav><aside><nav>menu</nav></aside><p>two</p>", "one\n\ntwo"),
         ("<aside>all there is</aside>", "all there is"),
+        ("<p>one</p><NAV>menu</NAV >two", "one\n\ntwo"),
+        ("<p>one</p><aside>" + "words " * 2000 + "</aside><p>two</p>", "one\n\ntwo"),
+        ("<p>one</p><nav><ul><li>menu<li>more</nav><p>two</p>", "one\n\ntwo"),
+        ("<p>one</p><nav>menu<p>two</p><footer>imprint</footer>", "one\n\nmenu\n\ntwo"),
+        ("<p>one</p><nav><div>menu</nav><p>two</p>", "one\n\nmenu\n\ntwo"),
+        ("<div><nav>menu</div></nav><p>two</p>", "menu\n\ntwo"),
+        ("<p>one</p><nav>menu<nav-bar> two</nav-bar>", "one\n\nmenu two"),
+        ("one <object>x</object>two<form></form> three", "one two three"),
         ("<p>a" * 2000, "\n\n".join("a" * 2000)),
         ("<ul>" + "<li>a" * 2000, "\n".join(["- a"] * 2000)),
         ("<ul><li>a<ul><li>b<li>c</ul><li>d</ul>", "- a\n  - b\n  - c\n- d"),
@@ -213,6 +226,46 @@ def test_no_encoding_of_a_page_is_guessed(tmp_path: Path, data: bytes, fallback:
 def test_pages_whose_end_tags_are_left_out_or_that_stand_in_a_form(tmp_path: Path, page: str, text: str) -> None:
     (tmp_path / "a.html").write_text(page)
     assert read(tmp_path / "a.html")[1] == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p>a</p></body><p>b</p></html><p>c", "a\n\nb\n\nc"),
+        ("5 < 6 & 7\n\nline", "5 < 6 & 7\nline"),
+        ("<meta charset=utf-8><p>a\0b</p><p>c", "a\ufffdb\n\nc"),  # as browsers read it
+        (
+            '<?xml version="1.0" encoding="utf-8"?><html><p>\u65e5\u672c \U0001f600</p></html>',
+            "\u65e5\u672c \U0001f600",
+        ),
+        ("<p>a<svg><title>s</title><text>x</text></svg><math><mi>y</mi></math>", "ay"),
+        ("<p>a<?php echo 1 ?><![CDATA[x]]><!-- b --><!DOCTYPE c><!d>e", "ae"),
+        ("<p>&#xd800;&#0;&#x110000;a", "\ufffd\ufffd\ufffda"),
+        ("<main><p>a</main><nav>menu<p>b", "a"),
+        ("<main><nav>menu</nav></main>", "menu"),
+        ("<ol start=3><li>a<li><li>b<ol><li>c</ol></ol><ol start=x><li>d</ol>", "3. a\n5. b\n   1. c\n\n1. d"),
+        ("<p>" + "a" * 11_000_000 + "</p><p>end", "a" * 11_000_000 + "\n\nend"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_pages_at_the_limits_of_the_parser(tmp_path: Path, page: str, text: str) -> None:
+    (tmp_path / "a.html").write_text(page)
+    assert read(tmp_path / "a.html")[1] == text
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("part", ["<li>a", "</nav>", "<nav>a</nav>", "<a href=x>a", "<", "<tr><td>a"])
+def test_pages_are_read_in_linear_time(tmp_path: Path, part: str) -> None:
+    (tmp_path / "a.html").write_text("<p>one</p><ol>" + part * 10_000)
+    began = time.monotonic()
+    assert "one" in read(tmp_path / "a.html")[1]
+    assert time.monotonic() - began < 5
+
+
+def test_an_empty_page_is_refused(tmp_path: Path) -> None:
+    for page in ("", " ", "<!-- x -->", "<title>T</title>", "<html></html>"):
+        (tmp_path / "a.html").write_text(page)
+        assert refusal(tmp_path / "a.html") == "holds no text"
 
 
 def test_an_empty_title_is_none(tmp_path: Path) -> None:

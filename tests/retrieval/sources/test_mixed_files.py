@@ -14,7 +14,7 @@ from retrieval.embedder import Embedder
 from retrieval.errors import CorpusError
 from retrieval.index import build_index
 from retrieval.retriever import Retriever
-from retrieval.sources.mixed_files import KINDS, MixedFiles
+from retrieval.sources.mixed_files import KINDS, NAMED_ROWS, MixedFiles
 from retrieval.sources.rows import Columns
 from retrieval.sources.unreadable import Unreadable
 from tests.retrieval.sources.real_files import write_docx, write_pdf, write_scan
@@ -104,6 +104,25 @@ def test_what_cannot_be_read_is_named_and_counted(folder: Path) -> None:
     assert source.skipped == len(said) == len(expected)
     for error, begin in zip(said, expected, strict=True):
         assert str(error).startswith(f"{folder}/{begin}")
+
+
+def test_only_the_first_wrong_rows_of_a_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": "1"}\n' * (NAMED_ROWS + 1))
+    (tmp_path / "b.jsonl").write_text('{"id": "1", "text": "x"}\n' * 1000)
+    (tmp_path / "c.csv").write_text("id,text\n" + "2\n" * NAMED_ROWS + "3,x\n")
+    (tmp_path / "d.csv").write_bytes(b"id,text\n" + b"2\n" * (1 << 16) + b"4,\xe9\n")
+    said: list[Unreadable] = []
+    source = MixedFiles([tmp_path], fallback="ascii", skip=said.append)
+    assert [document.id for document in source.documents()] == ["1", "3"]
+    lines = [str(error).removeprefix(f"{tmp_path}/") for error in said]
+    more = [line for line in lines if " more row" in line]
+    assert more[:-1] == ["a.jsonl: and 1 more row like these", "b.jsonl: and 979 more rows like these"]
+    assert len(lines) == 4 * NAMED_ROWS + 4
+    assert lines[-2] == more[-1]
+    assert "not CSV behind this row" in lines[-1]
+    cut = int(more[-1].removeprefix("d.csv: and ").split()[0])
+    assert 0 < cut < 1 << 16
+    assert source.skipped == NAMED_ROWS + 1 + 999 + NAMED_ROWS + NAMED_ROWS + cut + 1
 
 
 @pytest.mark.parametrize("name", ["bad.pdf", "empty.md", "latin.txt", "picture.png", "rows.jsonl"])
