@@ -161,7 +161,8 @@ def check(words: list[str]) -> None:
         else:
             assert (ROOT / f"{module.replace('.', '/')}.py").exists(), f"there is no module {module}"
     else:
-        assert name in ("cat", "printf", "curl", "python3", "git", "pip", "rm"), f"is {name} there on the reader's machine?"
+        there = ("cat", "printf", "curl", "python3", "git", "pip", "rm")
+        assert name in there, f"is {name} there on the reader's machine?"
 
 
 def known_options(module: str, command: tuple[str, ...], words: list[str]) -> None:
