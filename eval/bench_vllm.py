@@ -137,7 +137,9 @@ class Bench:
 
     def busy(self) -> dict[str, Any]:
         """Prefills and decoded tokens beside busy processes, which it starts, as ratios to the quiet machine."""
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # as `ragcache serve` starts vLLM
+        # as `ragcache serve` starts vLLM
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("VLLM_CPU_ATTN_SPLIT_KV", "0")
         prompts = [self._stream.prompt([n]) for n in range(self._options.runs)]
         blocks = self._blocks_for(prompts, ANSWER)
         seconds: dict[str, tuple[float, float]] = {}

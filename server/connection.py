@@ -120,6 +120,8 @@ class Connection(H11Protocol):
         apart: it stands outside the stream, so that the former does not see it, and the latter's system answers it
         with a reset, at once or when the client closes.
         """
+        if self._half_closed:  # it is told again when reading goes on
+            return True
         if self._phase is Phase.HEADER and self.conn.trailing_data[0]:
             self._refuse(400, "malformed_request", "the header ends early")
             return True
@@ -245,8 +247,10 @@ class Connection(H11Protocol):
 
     def _probe(self, seconds: float) -> None:
         """Ends the connection once the client's system has reset it, which nothing else would notice."""
+        if self.transport.is_closing():
+            return
         state = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
         if state == TCP_CLOSE:
             self.transport.abort()
-        elif not self.transport.is_closing():
+        else:
             self._probing = self.loop.call_later(seconds, self._probe, min(2 * seconds, LAST_PROBE_SECONDS))

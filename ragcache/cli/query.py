@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ragcache.console.escapes import one_line
+from ragcache.errors import BadQuery
 from server.client import DEFAULT_URL, RagClient
 
 
@@ -23,8 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints the sources as soon as they are known, the answer piece by piece, and its figures.
 
-    Raises ServerError if the server cannot be reached or refuses the question.
+    Raises ServerError if the server cannot be reached or refuses the question, BadQuery if its bytes are no text.
     """
+    if any("\ud800" <= character <= "\udfff" for character in options.question):  # Python's spelling of such bytes
+        encoding = sys.getfilesystemencoding()
+        raise BadQuery(f"the question is not in {encoding}, this terminal's encoding", field="question")
     asked = {"top_k": options.top_k, "max_tokens": options.max_tokens, "temperature": options.temperature}
     with RagClient(options.url) as client:
         for event, data in client.stream(options.question, **asked):

@@ -39,6 +39,7 @@ class SafeStream:
     def __init__(self, raw: TextIO, *, redraws: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.raw = raw
         self.reader_gone = False
+        self.failure: OSError | None = None  # the first of what could not be written, though a caller swallowed it
         self._redraws = redraws
         self._clock = clock
         self._to_line: Callable[[str], str] | None = None
@@ -128,6 +129,9 @@ class SafeStream:
         except BrokenPipeError as error:
             self.reader_gone = True
             raise ReaderGone(*error.args) from error
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
 
 
 def run(command: Callable[[], int], name: str) -> int:
@@ -159,17 +163,16 @@ def run(command: Callable[[], int], name: str) -> int:
 
 def _flushed(status: int, out: SafeStream | None, errors: SafeStream | None, name: str) -> int:
     """The exit status once all is written. Raises ReaderGone."""
-    try:
-        if out is not None:
-            out.flush()
-    except ReaderGone:
-        raise
-    except OSError as error:
-        if errors is not None:
-            errors.write(f"{name}: cannot write to stdout: {error.strerror or error}\n")
-        status = status or 1
-    if out is not None and out.reader_gone:  # argparse has swallowed it
+    if out is None:
+        return status
+    with contextlib.suppress(OSError):
+        out.flush()
+    if out.reader_gone:
         raise ReaderGone
+    if out.failure is not None and not status:  # argparse swallows it where nothing is buffered
+        if errors is not None:
+            errors.write(f"{name}: cannot write to stdout: {out.failure.strerror or out.failure}\n")
+        return 1
     return status  # whatever became of the last lines of a log
 
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -312,6 +313,7 @@ HALF_CLOSED = {
     "stream": HEAD.replace(b"%d" % len(QUERY), b"%d" % (len(QUERY) + 16)) + QUERY[:-1] + b', "stream": true}',
     "get": GET,
     "several": GET + HEAD + QUERY + GET,
+    "questions": (HEAD + QUERY) * 3,
     "HTTP/1.0": b"GET /healthz HTTP/1.0\r\n\r\n",
     "close": b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     "chunked": HEAD.replace(b"Content-Length: %d" % len(QUERY), b"Transfer-Encoding: chunked")
@@ -319,7 +321,7 @@ HALF_CLOSED = {
 }
 
 
-def test_a_client_that_closes_its_writing_half_gets_its_answer(open_site: Any) -> None:
+def test_a_client_that_closes_its_writing_half_gets_its_answer(open_site: Any, caplog: Any) -> None:
     site = open_site(step_seconds=0.1)
     for pause in (0.0, 0.2):  # at once, and while the answer is computed
         clients = {kind: site.raw(sent) for kind, sent in HALF_CLOSED.items()}
@@ -330,10 +332,19 @@ def test_a_client_that_closes_its_writing_half_gets_its_answer(open_site: Any) -
             with raw:
                 received = rest(raw)
             assert received.startswith(b"HTTP/1.1 200 OK\r\n"), kind
-            assert received.count(b"HTTP/1.1 200 OK") == (3 if kind == "several" else 1), kind
+            assert received.count(b"HTTP/1.1 200 OK") == (3 if kind in ("several", "questions") else 1), kind
             assert b"\0" not in received
             assert (b"event: done" in received) is (kind == "stream")
     site.settled()
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_requests_before_one_that_is_none_have_their_answers(open_site: Any) -> None:
+    site = open_site()
+    for sent in (GET * 2, HEAD + QUERY + GET, (HEAD + QUERY) * 2):
+        with site.raw(sent + b"GARB\r\n\r\n") as raw:
+            received = rest(raw)
+        assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"200", b"400"], sent
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -204,6 +204,12 @@ def test_a_query_without_a_server(command):
     assert "is `ragcache serve` running there?" in err
 
 
+def test_a_query_that_is_no_text_says_so_itself(command):
+    status, out, err = command("query", "caf\udce9", "--url", "http://127.0.0.1:9")
+    assert (status, out) == (1, "")
+    assert err == f"ragcache query: the question is not in {sys.getfilesystemencoding()}, this terminal's encoding\n"
+
+
 def test_a_query_does_not_wait_for_torch():
     code = (
         "import sys; from ragcache.cli.main import main; status = main(['query', 'why?', '--url', 'http://127.0.0.1:9']);"

@@ -64,8 +64,10 @@ def _leave_cores_to_the_kernel(threads: int) -> None:
     """Has vLLM's one worker, which inherits this environment, compute with this many threads and bind none to a core.
 
     A bound thread waits for its core while another core is free, and with it all threads of the step. vLLM binds those
-    of several workers, one to each NUMA node, which stays as it is. What the operator has set counts.
+    of several workers, one to each NUMA node, which stays as it is. Nor does it split the KV of one head over threads,
+    which would wait for one another in a loop of vLLM's own. What the operator has set counts.
     """
+    os.environ.setdefault("VLLM_CPU_ATTN_SPLIT_KV", "0")
     if "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))

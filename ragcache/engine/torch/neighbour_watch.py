@@ -18,10 +18,12 @@ log = logging.getLogger(__name__)
 class NeighbourWatch:
     """A thread that applies a WaitPolicy to torch's threads, from `resume` to `pause`; otherwise it sleeps.
 
-    It does so beside the thread that computes, and not between its steps: a step that began on a quiet machine may be
-    held up for a minute by a neighbour. `threads` is the number of threads that compute: others may take what is left
-    over of the cores, and of the quota of a container. Where the system does not say what others take, nothing is
-    watched, and threads wait as they do by default. As a context manager it watches from beginning to end.
+    It does so beside the thread that computes, and not only between its steps: a step that began on a quiet machine may
+    be held up for a minute by a neighbour. Before the first step after a pause it looks as well, on the thread that
+    computes: kernels may keep Python's lock for a whole step, as vLLM's do. `threads` is the number of threads that
+    compute: others may take what is left over of the cores, and of the quota of a container. Where the system does not
+    say what others take, nothing is watched, and threads wait as they do by default. As a context manager it watches
+    from beginning to end.
     """
 
     def __init__(self, threads: int) -> None:
@@ -30,14 +32,19 @@ class NeighbourWatch:
         self._threads = threads
         self._computing = threading.Event()
         self._closed = threading.Event()
+        self._uses: Sequence[OtherUse] = ()
+        self._window = 0.0
+        self._looking = threading.Lock()
+        self._looked = time.monotonic()
         self._thread: threading.Thread | None = None
         if threads > 1:
             try:
-                uses = other_uses()
+                self._uses = other_uses()
             except OSError as error:
                 log.info("other processes are not watched: %s", error)
                 return
-            self._thread = threading.Thread(target=self._run, args=(uses,), name="neighbour-watch", daemon=True)
+            self._window = max(use.window for use in self._uses)
+            self._thread = threading.Thread(target=self._run, name="neighbour-watch", daemon=True)
             self._thread.start()
 
     @property
@@ -46,7 +53,9 @@ class NeighbourWatch:
         return self._switch.spinning
 
     def resume(self) -> None:
-        """This process computes from now on."""
+        """This process computes from now on. What others took since the last look is what it begins with."""
+        if time.monotonic() - self._looked >= self._window and not self._computing.is_set():
+            self._look()
         self._computing.set()
 
     def pause(self) -> None:
@@ -69,28 +78,30 @@ class NeighbourWatch:
     ) -> None:
         self.close()
 
-    def _run(self, uses: Sequence[OtherUse]) -> None:
-        window = max(use.window for use in uses)
-        try:
-            while not self._closed.is_set():
-                if not self._computing.is_set():
-                    paused = time.monotonic()
-                    self._computing.wait()
-                    if time.monotonic() - paused >= window:
-                        self._look(uses)  # what others took meanwhile is what to begin with
-                self._closed.wait(window)
-                self._look(uses)
-        except OSError as error:
-            log.warning("other processes are watched no more: %s", error)
-        finally:
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._computing.wait()
+            self._closed.wait(self._window)
+            self._look()
+        with self._looking:
             self._switch.spin()
 
-    def _look(self, uses: Sequence[OtherUse]) -> None:
-        seconds, most = 0.0, 0.0
-        for use in uses:
-            seconds, others = use.since_last()
-            most = max(most, others - max(0.0, use.cores - self._threads))
-        if self._policy.observe(seconds, most):
-            self._switch.spin()
-        else:
-            self._switch.sleep()
+    def _look(self) -> None:
+        """Applies the policy to what others took since the last look, while there is something to look at."""
+        with self._looking:
+            if not self._uses or self._closed.is_set():
+                return
+            seconds, most = 0.0, 0.0
+            try:
+                for use in self._uses:
+                    seconds, others = use.since_last()
+                    most = max(most, others - max(0.0, use.cores - self._threads))
+            except OSError as error:
+                log.warning("other processes are watched no more: %s", error)
+                self._uses, most = (), 0.0
+                self._closed.set()
+            self._looked = time.monotonic()
+            if self._uses and not self._policy.observe(seconds, most):
+                self._switch.sleep()
+            else:
+                self._switch.spin()

@@ -44,7 +44,7 @@ class WaitSwitch:
         self._library = _torchs_openmp()
         cpus = 0 if self._library is None else int(self._library.omp_get_num_procs())
         self._idle_threads = max(1, cpus - threads + 1)
-        self._end = threading.Event()
+        self._begun, self._end = threading.Event(), threading.Event()
         self._holder: threading.Thread | None = None
         self._refused = False
 
@@ -55,6 +55,7 @@ class WaitSwitch:
     def sleep(self) -> None:
         """Has threads wait asleep."""
         if self._library is not None and self._holder is None and self._may_have_threads():
+            self._begun.clear()
             self._end.clear()
             holder = threading.Thread(target=self._hold, name="openmp-idle", daemon=True)
             try:
@@ -63,6 +64,7 @@ class WaitSwitch:
                 log.warning("threads go on spinning for one another: %s", error)
             else:
                 self._holder = holder
+                self._begun.wait()  # what computes next may keep Python's lock from the holder
 
     def spin(self) -> None:
         """Has threads wait spinning, as they do by default."""
@@ -90,4 +92,5 @@ class WaitSwitch:
         """Has a pool of threads of its own, of which OpenMP makes one for each thread that opens a parallel region."""
         nothing = ctypes.cast(self._library.free, ctypes.c_void_p)  # free(NULL): a function of a pointer without effect
         self._library.GOMP_parallel(nothing, None, self._idle_threads + 1, 0)
+        self._begun.set()
         self._end.wait()

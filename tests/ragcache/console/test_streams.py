@@ -177,6 +177,18 @@ def test_a_full_disk_is_one_line():
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_no_success_of_the_lists_either(unbuffered):
+    with Path("/dev/full").open("wb") as full:
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        arguments = [sys.executable, "-m", "ragcache", "--version"]
+        done = subprocess.run(
+            arguments, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE, check=False, cwd=ROOT, env=environment
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"ragcache: cannot write to stdout: No space left on device\n"
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_streams_that_the_parent_closed_are_nobody_s_fault(closed):
     words = shlex.join(command("print(1); print(2, file=sys.stderr)"))
