@@ -47,10 +47,10 @@ def write_rows(path: Path, count: int) -> Path:
     return path
 
 
-def test_a_corpus_of_docstrings_is_indexed(tmp_path: Path) -> None:
-    collected = run("corpus", "python", "--out", tmp_path / "docs.jsonl.gz", "--package", "json", "csv")
+def test_a_corpus_of_docstrings_is_indexed(tmp_path: Path, run_here: Callable[..., Any]) -> None:
+    collected = run_here("corpus", "python", "--out", tmp_path / "docs.jsonl.gz", "--package", "json", "csv")
     assert collected.returncode == 0, collected.stderr
-    indexed = run("index", "--corpus", tmp_path / "docs.jsonl.gz", "--out", tmp_path / "index", "--type", "hnsw")
+    indexed = run_here("index", "--corpus", tmp_path / "docs.jsonl.gz", "--out", tmp_path / "index", "--type", "hnsw")
     assert indexed.returncode == 0, indexed.stderr
     count = int(collected.stdout.split()[0])
     assert count >= 5
@@ -131,6 +131,7 @@ def test_an_unknown_package_is_named(tmp_path: Path, run_here: Callable[..., Any
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.full(proof="test_a_signal_amid_the_replacement_loses_no_index")
 def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
     corpus = write_rows(tmp_path / "docs.jsonl.gz", 3000)
     process = subprocess.Popen(

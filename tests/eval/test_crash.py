@@ -30,7 +30,7 @@ def options(tmp_path: Path, tiny_index: Path, tiny_folder: Path) -> list[str]:
     return ["--model", str(tiny_folder), "--index", str(tiny_index), "--questions", str(questions), *SIZES]
 
 
-@pytest.mark.full(proof="test_what_must_not_be_is_told_and_is_a_failure")
+@pytest.mark.full(proof="test_what_differs_or_is_damaged_is_a_problem")
 def test_servers_that_are_killed_serve_what_is_right_afterwards(options, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(crash, "STARTING_SHARE", 0.5)
@@ -55,6 +55,24 @@ def test_servers_that_are_killed_serve_what_is_right_afterwards(options, capsys,
     assert not list(tmp_path.glob("ragcache-crash-*"))
 
 
+def test_what_differs_or_is_damaged_is_a_problem(tmp_path, monkeypatch):
+    monkeypatch.setattr(crash.DiskStore, "verify", lambda _: {b"key": crash.RagCacheError("a record is damaged")})
+    crash.DiskStore.open(tmp_path / "kv", 16 << 20, b"model").close()
+    config = crash.ServeConfig(index=tmp_path / "faiss.idx", disk_cache=f"{tmp_path / 'kv'}:16MiB")
+    reference = {"why?": Uncached("no", ("no",), (1.0,))}
+    rounds = crash.Crash(config, ["why?"], [], reference, b"model", tmp_path, seed=0, clients=1, load_seconds=0)
+    usage = {"prompt_tokens": 3, "computed_tokens": 2, "cached_tokens": {"disk": 2}, "completion_tokens": 1}
+    rounds._compare("why?", {"answer": "yes", "usage": usage}, rounds.report.first_answers, rounds.report.first_tokens)
+    rounds._check_disk()
+    assert rounds.report.first_answers.different == 1
+    assert rounds.report.problems == [
+        "round 0: 'why?': {'computed': 2, 'disk': 2} do not add up to 3 tokens",
+        "round 0: 'why?': 'yes', uncached 'no' with margins (1.0,)",
+        "round 0: a record is damaged",
+    ]
+
+
+@pytest.mark.full(proof="test_what_differs_or_is_damaged_is_a_problem")
 def test_what_must_not_be_is_told_and_is_a_failure(options, capsys, monkeypatch):
     """A reference that nothing equals, and a record that is damaged behind the servers' backs."""
     verified = crash.DiskStore.verify
@@ -71,16 +89,21 @@ def test_what_must_not_be_is_told_and_is_a_failure(options, capsys, monkeypatch)
     assert "uncached 'no' with margins (1.0,)" in out
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGTERM,
-        pytest.param(
-            signal.SIGINT,
-            marks=pytest.mark.full(proof="test_an_interruption_ends_the_servers_and_removes_the_folder"),
-        ),
-    ],
-)
+def test_an_interruption_leaves_no_folder(options, capsys, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        assert list(tmp_path.glob("ragcache-crash-*"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(crash, "answer_uncached", lambda *_: {})
+    monkeypatch.setattr(crash.Crash, "run", interrupted)
+    assert crash.main(options) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+    assert not list(tmp_path.glob("ragcache-crash-*"))
+
+
+@pytest.mark.full(proof="test_an_interruption_leaves_no_folder")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interruption_ends_the_servers_and_removes_the_folder(options, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "eval.crash", *options, "--rounds", "50"],

@@ -72,7 +72,7 @@ def test_a_short_soak_has_no_error_and_tells_its_times(options, capsys, monkeypa
     assert not report["interrupted"]
 
 
-@pytest.mark.full(proof="test_an_interruption_ends_the_servers_and_removes_the_folder")
+@pytest.mark.full(proof="test_an_interruption_leaves_no_folder")
 def test_an_interruption_prints_what_there_is(options, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "eval.soak", *options, "--rate", "10"],

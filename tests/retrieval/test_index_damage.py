@@ -154,7 +154,7 @@ def test_bytes_flipped_anywhere_end_no_process(built: Path, tmp_path: Path, kind
     kind, _, long = kind.partition(",")
     folder = shutil.copytree(built / kind, tmp_path / "index")
     without_digests(folder)
-    rounds = 300 if long else 24
+    rounds = 300 if long else 12
     command = [sys.executable, "-m", "tests.retrieval.damage", folder, built / "corpus.jsonl", str(rounds)]
     done = subprocess.run(
         [*map(str, command)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False

@@ -302,6 +302,7 @@ def test_any_traffic_of_guesses_answers_all_and_conserves_memory(scripts, cache_
     assert run_virtual(traffic(False)) == with_guesses
 
 
+@pytest.mark.full(proof="test_a_real_engine_answers_the_same_whatever_is_guessed_before")
 def test_real_searches_and_a_real_engine_answer_the_same_with_guesses(
     tmp_path, tiny_corpus, tiny_model, tiny_checkpoint
 ):

@@ -44,6 +44,7 @@ def test_two_loads_a_copy_and_a_model_made_directly_agree(tiny_model, tiny_folde
     assert TorchModel(llama(), "any name").fingerprint == tiny_model.fingerprint
 
 
+@pytest.mark.full(proof="test_two_loads_a_copy_and_a_model_made_directly_agree")
 def test_processes_agree(tiny_model, copied):
     code = (
         "import sys\n"
