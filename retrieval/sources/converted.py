@@ -58,7 +58,8 @@ def markdown(path: Path, fallback: str | None) -> Converted:
         named = fields.get("title")
         title = "" if named is None or isinstance(named, dict | list) else str(named)
         # fields are no text: a passage of them would win searches
-        text = text[front.end() :].lstrip("\r\n") or text
+        rest = text[front.end() :].lstrip("\r\n")
+        text = text if not rest or rest.isspace() else rest
     head = text[:MARKDOWN_HEAD].replace("\r\n", "\n")
     if not title and (heading := _HEADING.search(_FENCED.sub("", head))):
         title = _without_closing(heading[1]) if heading[1] else heading[2]

@@ -1,10 +1,9 @@
-"""Clients that do not go on: connections without a request, slow headers and bodies, many at once, half-closed ones."""
+"""Clients that do not go on: connections without a request, slow headers and bodies, many at once."""
 
 import asyncio
 import errno
 import json
 import logging
-import re
 import socket
 import threading
 import time
@@ -16,41 +15,10 @@ from server.connection import Patience
 from server.crowd import Crowd, Member
 from server.listener import Listener
 from tests.server.conftest import Site, until
+from tests.server.raw_http import GET, HEAD, QUERY, answer, rest
 
 SHORT = Patience(header=0.3, body=0.3, idle=0.3)
 LONG = Patience(header=60, body=60, idle=60)
-QUERY = json.dumps({"question": "What is rust?", "max_tokens": 3}).encode()
-HEAD = b"POST /v1/query HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
-    QUERY
-)
-GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def rest(raw: socket.socket) -> bytes:
-    """What comes until the server closes; b"reset" if it resets the connection."""
-    received = b""
-    try:
-        while part := raw.recv(65536):
-            received += part
-    except ConnectionResetError:
-        return received or b"reset"
-    return received
-
-
-def answer(raw: socket.socket) -> tuple[int, dict[str, Any]]:
-    """Status and body of one answer that has a Content-Length."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        part = raw.recv(65536)
-        assert part, received
-        received += part
-    head, _, body = received.partition(b"\r\n\r\n")
-    length = next(
-        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
-    )
-    while len(body) < length:
-        body += raw.recv(65536)
-    return int(head.split()[1]), json.loads(body)
 
 
 def drip(raw: socket.socket, content: bytes, seconds: float) -> bytes:
@@ -306,83 +274,6 @@ def test_no_file_left_is_said_once_and_tried_again_later(idle: int, caplog: pyte
             "clients are closed to make room",
         )
     ]
-
-
-HALF_CLOSED = {
-    "question": HEAD + QUERY,
-    "stream": HEAD.replace(b"%d" % len(QUERY), b"%d" % (len(QUERY) + 16)) + QUERY[:-1] + b', "stream": true}',
-    "get": GET,
-    "several": GET + HEAD + QUERY + GET,
-    "questions": (HEAD + QUERY) * 3,
-    "HTTP/1.0": b"GET /healthz HTTP/1.0\r\n\r\n",
-    "close": b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    "chunked": HEAD.replace(b"Content-Length: %d" % len(QUERY), b"Transfer-Encoding: chunked")
-    + b"%x\r\n%s\r\n0\r\n\r\n" % (len(QUERY), QUERY),
-}
-
-
-def test_a_client_that_closes_its_writing_half_gets_its_answer(open_site: Any, caplog: Any) -> None:
-    site = open_site(step_seconds=0.1)
-    for pause in (0.0, 0.2):  # at once, and while the answer is computed
-        clients = {kind: site.raw(sent) for kind, sent in HALF_CLOSED.items()}
-        time.sleep(pause)
-        for raw in clients.values():
-            raw.shutdown(socket.SHUT_WR)
-        for kind, raw in clients.items():
-            with raw:
-                received = rest(raw)
-            assert received.startswith(b"HTTP/1.1 200 OK\r\n"), kind
-            assert received.count(b"HTTP/1.1 200 OK") == (3 if kind in ("several", "questions") else 1), kind
-            assert b"\0" not in received
-            assert (b"event: done" in received) is (kind == "stream")
-    site.settled()
-    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
-
-
-def test_requests_before_one_that_is_none_have_their_answers(open_site: Any) -> None:
-    site = open_site()
-    for sent in (GET * 2, HEAD + QUERY + GET, (HEAD + QUERY) * 2):
-        with site.raw(sent + b"GARB\r\n\r\n") as raw:
-            received = rest(raw)
-        assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"200", b"400"], sent
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_closes_its_writing_half_and_hangs_up_later_stops_the_work(open_site: Any, stream: bool) -> None:
-    site = open_site(step_seconds=0.005, max_tokens=2000)
-    raw = site.connect({"question": "What is rust?", "stream": stream, "max_tokens": 2000})
-    raw.shutdown(socket.SHUT_WR)
-    until(lambda: site.service.engine.stats().decode_tokens > 50)
-    assert site.service.running == 1
-    raw.close()
-    site.settled()
-    assert site.service.engine.stats().steps < 1000
-    until(lambda: site.service.stats.outcomes["cancelled"] == 1)
-
-
-def test_half_a_request_is_not_waited_for_and_is_told_so(open_site: Any) -> None:
-    site = open_site(http={"patience": LONG})
-    chunked = HEAD.replace(b"Content-Length: %d" % len(QUERY), b"Transfer-Encoding: chunked") + b"5\r\n{"
-    kinds = {
-        b"": None,
-        GET: None,
-        b"GET /hea": ("malformed_request", "the header ends early"),
-        HEAD: ("incomplete_body", "the body ends early"),
-        HEAD + QUERY[:5]: ("incomplete_body", "the body ends early"),
-        chunked: ("incomplete_body", "the body ends early"),
-    }
-    for sent, refusal in kinds.items():
-        with site.raw(sent) as raw:
-            if sent == GET:
-                assert answer(raw)[0] == 200
-            raw.shutdown(socket.SHUT_WR)
-            if refusal is not None:
-                status, body = answer(raw)
-                assert (status, body["error"]["type"]) == (400, refusal[0]), sent
-                assert body["error"]["message"].startswith(refusal[1])
-            assert rest(raw) in (b"", b"reset"), sent
-    until(lambda: not site.server.connections)
-    assert site.service.stats.outcomes.total() == 0
 
 
 @pytest.mark.parametrize("origins", [("*",), ("http://one.example",), ("http://one.example", "http://two.example"), ()])

@@ -69,6 +69,7 @@ def test_titles_of_markdown(tmp_path: Path, text: str, title: str) -> None:
         ("---\ntitle: Tea: a history\n---\nWords", "Words"),
         ('+++\ntitle = "Tea"\n+++\nWords', "Words"),
         ("---\ntitle: Tea\n---\n", "---\ntitle: Tea\n---\n"),  # there is nothing else
+        ("---\ntitle: Tea\n---\n \n", "---\ntitle: Tea\n---\n \n"),
         ("---\nWords between rules\n---\nWords", "---\nWords between rules\n---\nWords"),
         ("---\n\n---\nWords", "---\n\n---\nWords"),
         ("---\n[Words: between\n---\nWords", "---\n[Words: between\n---\nWords"),
@@ -104,7 +105,7 @@ def test_titles_are_looked_for_in_linear_time(tmp_path: Path, begin: str) -> Non
     (tmp_path / "a.html").write_text(f"<title>a{blanks}b</title><p>a{blanks}b<code>{blanks}</code>")
     began = time.monotonic()
     for name in ("a.md", "a.html"):
-        assert "b" in read(tmp_path / name)[1]
+        assert "b" in "".join(read(tmp_path / name))  # in the title, where it is one
     assert time.monotonic() - began < 2
 
 
