@@ -1,7 +1,7 @@
 """A service in virtual time whose engine takes a millisecond a token, and of which some jobs fail."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -110,6 +110,27 @@ def settled(service: RagService) -> None:
     assert (service.waiting, service.running) == (0, 0)
     assert service.engine.stats().running == 0
     assert not service.cache._in_flight._owners  # type: ignore[attr-defined]
+
+
+async def outcomes_of(
+    service: RagService, arrivals: Iterable[tuple[float, float | None, dict[str, Any]]]
+) -> list[Answer | BaseException]:
+    """What becomes of the questions "0", "1", … with these options of a query.
+
+    Each comes this many seconds after the one before, and hangs up after the second number of seconds. The
+    cache's books are checked after each, and when all have ended.
+    """
+    tasks = []
+    for number, (pause, leaves, options) in enumerate(arrivals):
+        await asyncio.sleep(pause)
+        tasks.append(asyncio.create_task(ask(service, str(number), **options)))
+        if leaves is not None:
+            asyncio.get_running_loop().call_later(leaves, tasks[-1].cancel)
+        service.cache.check_integrity()
+    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 3600)
+    await asyncio.sleep(2)
+    settled(service)
+    return outcomes
 
 
 def answered(service: RagService, *questions: str) -> list[Answer]:

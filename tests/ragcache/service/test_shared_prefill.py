@@ -16,7 +16,7 @@ from ragcache.service.service import RagService
 from tests.props.asking import adds_up, ask, computed
 from tests.props.budget import examples
 from tests.props.scripted_finder import DOCUMENT_TOKENS, QUESTION_TOKENS, SYSTEM_TOKENS
-from tests.props.virtual_service import PROMPT, answered, service_of, settled
+from tests.props.virtual_service import PROMPT, answered, outcomes_of, service_of, settled
 
 
 @pytest.mark.parametrize("clients", [2, 6, 8])
@@ -210,17 +210,13 @@ def test_any_traffic_ends_and_is_answered_as_without_sharing(
             reorder_window=window,
             speculate=guesses,
         )
-        tasks = []
-        for number, (_, pause, leaves, milliseconds, tenant, tokens) in enumerate(traffic):
-            await asyncio.sleep(pause)
-            query = ask(service, str(number), timeout_ms=milliseconds, tenant=tenant, max_tokens=tokens)
-            tasks.append(asyncio.create_task(query))
-            if leaves is not None:
-                asyncio.get_running_loop().call_later(leaves, tasks[-1].cancel)
-            service.cache.check_integrity()
-        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 3600)
-        await asyncio.sleep(2)
-        settled(service)
+        outcomes = await outcomes_of(
+            service,
+            (
+                (pause, leaves, {"timeout_ms": milliseconds, "tenant": tenant, "max_tokens": tokens})
+                for _, pause, leaves, milliseconds, tenant, tokens in traffic
+            ),
+        )
         for outcome in outcomes:
             assert isinstance(outcome, Answer | asyncio.CancelledError | DeadlineExceeded | EngineError), outcome
             assert faults or not isinstance(outcome, EngineError)

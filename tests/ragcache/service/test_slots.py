@@ -16,7 +16,7 @@ from ragcache.service.service import RagService
 from tests.props.asking import ask, computed
 from tests.props.budget import examples
 from tests.props.scripted_finder import DOCUMENT_TOKENS, QUESTION_TOKENS
-from tests.props.virtual_service import PROMPT, service_of, settled
+from tests.props.virtual_service import PROMPT, outcomes_of, service_of, settled
 
 DECODE = 10  # milliseconds a token
 STEP = 50  # milliseconds of a whole chunk
@@ -234,16 +234,9 @@ def test_all_are_answered_however_slots_are_taken_and_loads_fail(
             reorder_window=window,
             speculate=guesses,
         )
-        tasks = []
-        for number, (_, pause, leaves, tokens) in enumerate(traffic):
-            await asyncio.sleep(pause)
-            tasks.append(asyncio.create_task(ask(service, str(number), max_tokens=tokens)))
-            if leaves is not None:
-                asyncio.get_running_loop().call_later(leaves, tasks[-1].cancel)
-            service.cache.check_integrity()
-        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 3600)
-        await asyncio.sleep(2)
-        settled(service)
+        outcomes = await outcomes_of(
+            service, ((pause, leaves, {"max_tokens": tokens}) for _, pause, leaves, tokens in traffic)
+        )
         for (_, _, leaves, _), outcome in zip(traffic, outcomes, strict=True):
             assert isinstance(outcome, Answer) or (leaves is not None and isinstance(outcome, asyncio.CancelledError))
 
