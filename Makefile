@@ -10,8 +10,9 @@ export TOKENIZERS_PARALLELISM ?= false
 
 # The tests' tiers, by their marks: quick has the fast proof of every contract; full has rounds, real sizes and, drawn
 # anew, all examples of the properties (tests/props/budget.py); timing has bounds of speed, which are held alone
-QUICK = RAGCACHE_TIER=quick $(PYTEST) -n 2 --dist loadgroup -m "not full and not timing"
-FULL = RAGCACHE_TIER=full $(PYTEST) -n 2 --dist loadgroup -m "(full or hypothesis) and not timing"
+PARALLEL = -n 2 --dist loadgroup --no-loadscope-reorder
+QUICK = RAGCACHE_TIER=quick $(PYTEST) $(PARALLEL) -m "not full and not timing"
+FULL = RAGCACHE_TIER=full $(PYTEST) $(PARALLEL) -m "(full or hypothesis) and not timing"
 TIMING = $(PYTEST) -n 0 -m timing
 PYTEST := $(BIN)/python -m pytest
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

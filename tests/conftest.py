@@ -5,6 +5,8 @@ What needs torch is a plugin, `tests.props.live`, which the conftests of the fol
 
 import os
 import signal
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -23,14 +25,35 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.load_profile(TIER)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Groups that begin first, because they take long. xdist would begin with those of the most tests, and a long group that
+# begins last keeps one worker busy while the other has nothing left.
+LONGEST = ("real", "servers", "pimsim")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Gives each worker whole modules, whose fixtures are made once. To one worker goes what has the default model in
     memory, to one what starts servers, and to one pimsim, whose kernels take minutes to be compiled."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
+        return (yield)
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(_group(item)))
+    yield  # what is not to be run is taken out
+    sizes = Counter(map(_name_of_group, items))
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        name = _name_of_group(item)
+        return (LONGEST.index(name), 0) if name in LONGEST else (len(LONGEST), -sizes[name])
+
+    items.sort(key=place)
+    return None
+
+
+def _name_of_group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    return str(marker.args[0])
 
 
 def _group(item: pytest.Item) -> str:
