@@ -7,7 +7,7 @@ time. Not thread-safe: one thread, the service's, calls it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from ragcache.cache import hits
@@ -247,6 +247,9 @@ class KnowledgeCache:
         if self._lower or self.shares_in_flight:
             self._wait_for_kv(lease, fills=needed > 0)
         return lease
+
+    def leaders(self, path: Sequence[Segment], *, namespace: str = "default") -> Collection[Lease]:
+        return self._in_flight.owners_of(self.tree.match(self.tree.root(namespace), path))
 
     def drop_unheld(self) -> tuple[int, int]:
         """Gives up every node that no request holds, on all tiers; returns the numbers of nodes and of bytes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 from ragcache.cache.lease import Lease
@@ -98,6 +98,9 @@ class CacheContract(Protocol):
         Returns None, with nothing changed but a count of refusals, if running requests hold too much: never waits.
         Namespaces share nothing.
         """
+
+    def leaders(self, path: Sequence[Segment], *, namespace: str = "default") -> Collection[Lease]:
+        """The leases whose requests compute what `path` begins with: one of it, given now, would wait for them."""
 
     def drop_unheld(self) -> tuple[int, int]:
         """Gives up every segment that no request holds, on all tiers; returns how many, and the bytes of all tiers.

@@ -41,6 +41,10 @@ class InFlight:
         """Tokens of those of the nodes that are in flight."""
         return sum(node.size for node in nodes if node in self._owners) if self._owners else 0
 
+    def owners_of(self, nodes: Iterable[Node]) -> Collection[Lease]:
+        """The leases whose requests compute one of the nodes."""
+        return {self._owners[node] for node in nodes if node in self._owners} if self._owners else ()
+
     def is_awaited(self, lease: Lease) -> bool:
         """Whether another lease holds a node that this one is to compute."""
         if not self._owners:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ragcache.cache.lease import Lease
 from ragcache.schedule.order import Order, Waiting
@@ -11,16 +11,18 @@ from ragcache.tree.segment import Segment
 from ragcache.tree.tree import KnowledgeTree
 
 TryLease = Callable[[], Lease | None]
+Leaders = Callable[[], Collection[Lease]]  # those that a lease given now would wait for
 
 
 class _Entry(Waiting):
-    """A waiting request, the call that tries for its lease, and the future that the lease is delivered to."""
+    """A waiting request, what it tries for its lease, whom it would follow, and the future that gets the lease."""
 
-    __slots__ = ("future", "try_lease")
+    __slots__ = ("future", "leaders", "try_lease")
 
-    def __init__(self, path: Sequence[Segment], namespace: str, try_lease: TryLease) -> None:
+    def __init__(self, path: Sequence[Segment], namespace: str, try_lease: TryLease, leaders: Leaders) -> None:
         super().__init__(path, namespace)
         self.try_lease = try_lease
+        self.leaders = leaders
         self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
 
 
@@ -29,7 +31,8 @@ class AdmissionQueue:
 
     A request whose lease follows another one's takes a slot when its KV has come: until then it holds memory alone, and
     requests that are cached may use the slot. Then it is the next to get one, behind those whose turn was before its
-    own. A request that computes documents leaves a slot for each that follows: it would compute after them anyway.
+    own. A request that computes documents leaves a slot for each that follows: it would compute after them anyway. No
+    more follow than can run at a time: the memory of the others would push out what is cached, and none be sooner.
 
     There is no deadlock: what waits for its turn holds nothing, and what has a slot waits for moves at most, so that it
     ends. Of those that follow, the earliest waits for such requests alone, and has the next slot.
@@ -37,11 +40,15 @@ class AdmissionQueue:
     """
 
     def __init__(
-        self, max_running: int, order: Order | None = None, on_blocked: Callable[[], None] = lambda: None
+        self,
+        max_running: int,
+        order: Order | None = None,
+        on_blocked: Callable[[Collection[Lease]], None] = lambda _: None,
     ) -> None:
         """At most `max_running` requests have a slot at a time; without an `order`, they come in that of arrival.
 
-        `on_blocked` is called when it is a request's turn but no slot or memory is free.
+        `on_blocked` is called when it is a request's turn but no slot or memory is free, with the leases that the
+        request would wait for if it had them.
         """
         self._on_blocked = on_blocked
         self._max_running = max_running
@@ -76,22 +83,26 @@ class AdmissionQueue:
         """Number of requests whose prompt is not computed yet, waiting or running."""
         return len(self._order) + self._prefilling
 
-    async def admit(self, try_lease: TryLease, path: Sequence[Segment] = (), namespace: str = "default") -> Lease:
+    async def admit(
+        self,
+        try_lease: TryLease,
+        path: Sequence[Segment] = (),
+        namespace: str = "default",
+        leaders: Leaders = tuple,
+    ) -> Lease:
         """Waits for the turn of this request and for `try_lease` to return a lease. Pair with `when_ready` and `leave`.
 
-        `path` under `namespace` is where the order looks for what is cached of it. Cancelling gives up the turn, and
-        releases a lease that has just been given.
+        `path` under `namespace` is where the order looks for what is cached of it, and `leaders` returns the leases
+        that a new one would wait for. Cancelling gives up the turn, and releases a lease that has just been given.
         """
-        entry = _Entry(path, namespace, try_lease)
+        entry = _Entry(path, namespace, try_lease, leaders)
         self._order.add(entry)
         self.advance()
         try:
             return await entry.future
         except asyncio.CancelledError:
             if entry.future.done() and not entry.future.cancelled():  # admitted and cancelled in the same turn
-                lease = entry.future.result()
-                lease.release()
-                self.leave(lease)
+                self.leave(entry.future.result())
             else:
                 self._order.withdraw(entry)
                 self.advance()
@@ -127,8 +138,12 @@ class AdmissionQueue:
         self._prefilling -= 1
 
     def leave(self, lease: Lease, *, prefilled: bool = False) -> None:
-        """Reports that an admitted request has ended and released its lease. `prefilled`: it was reported before."""
-        self._let_go(lease)
+        """Takes the slot of an admitted request that ends, and releases its lease.
+
+        `prefilled`: that its prompt is computed was reported before.
+        """
+        self._let_go(lease)  # first: one that takes over what it leaves may have the slot, too
+        lease.release()
         self._prefilling -= not prefilled
         left, self._left = self._left, []
         for future in left:
@@ -153,14 +168,18 @@ class AdmissionQueue:
                 continue
             lease = entry.try_lease() if self._has_slot_for(entry) else None
             if lease is None:
-                self._on_blocked()
+                self._on_blocked(entry.leaders())
                 return
             self._order.take(entry)
             self._enter(lease)
             entry.future.set_result(lease)
 
     def _has_slot_for(self, entry: _Entry) -> bool:
-        return self.free_slots > self.following or (self.free_slots > 0 and self._order.is_cached(entry))
+        if self.free_slots > self.following:
+            return True
+        if self.free_slots <= 0 or not self._order.is_cached(entry):
+            return False
+        return self.following < self._max_running or not entry.leaders()
 
     def _enter(self, lease: Lease) -> None:
         self._prefilling += 1
@@ -183,7 +202,7 @@ class AdmissionQueue:
         """Gives slots to those that follow and whose KV has come. Returns whether there was one for each."""
         while (lease := next((lease for lease in self._following if lease.ready), None)) is not None:
             if self.free_slots <= 0:
-                self._on_blocked()
+                self._on_blocked(())
                 return False
             callback = self._following.pop(lease)
             self._slots_taken += 1

@@ -73,6 +73,7 @@ class _Run:
     admission: AdmissionQueue
     lease: Lease
     on_end: Callable[[], None]
+    guess: bool = False  # which makes way for requests, but not before it has computed what they wait for
     inbox: asyncio.Queue[tuple[float, EngineEvent]] = field(default_factory=asyncio.Queue)
     plan: ReusePlan = ()  # once the engine has the job
     targets: Sequence[Any] = ()  # KV memory of its computed pieces
@@ -88,11 +89,13 @@ class _Run:
         if isinstance(event, Progressed):
             if self.cache.shares_in_flight:
                 self._keep_complete(event.computed_tokens)
+                self._offer_way()
             return
         if isinstance(event, Prefilled):
             self._keep_complete(event.computed_tokens)
             self.prefilled = True
             self.admission.prefilled()
+            self._offer_way()
         elif isinstance(event, Token):
             self.tokens += 1
         elif isinstance(event, Finished | Failed | Preempted):
@@ -109,9 +112,13 @@ class _Run:
         """Gives back lease and slot."""
         self.ended = True
         self.plan, self.targets = (), ()
-        self.lease.release()
         self.admission.leave(self.lease, prefilled=self.prefilled)
         self.on_end()
+
+    def _offer_way(self) -> None:
+        """Lets a request that it was in the way of, and that waited for its KV, try again."""
+        if self.guess:
+            self.admission.advance()
 
     def _keep_complete(self, computed_tokens: int) -> None:
         """Hands complete and exact KV over to the cache: all that was computed, unless the prompt was given up."""
@@ -182,7 +189,7 @@ class Generation:
         lease = self._admission.admit_now(lambda: self._lease(task))
         if lease is None:
             return False
-        run = self._run = self._run_of(lease)
+        run = self._run = self._run_of(lease, guess=True)
         self.began = asyncio.get_running_loop().time()
 
         def loaded() -> None:
@@ -215,8 +222,8 @@ class Generation:
         else:
             run.cancel_job()
 
-    def _run_of(self, lease: Lease) -> _Run:
-        return _Run(self._cache, self._admission, lease, self._on_end)
+    def _run_of(self, lease: Lease, *, guess: bool = False) -> _Run:
+        return _Run(self._cache, self._admission, lease, self._on_end, guess)
 
     def _lease(self, task: GenerationTask) -> Lease | None:
         return self._cache.lease(task.prompt.path, task.extra, namespace=task.namespace)
@@ -226,7 +233,10 @@ class Generation:
         loop, cached_as = asyncio.get_running_loop(), self._cache.cached_as
         while True:
             lease: Lease | None = await self._admission.admit(
-                lambda: self._lease(task), cached_as(task.prompt.path), task.namespace
+                lambda: self._lease(task),
+                cached_as(task.prompt.path),
+                task.namespace,
+                lambda: self._cache.leaders(task.prompt.path, namespace=task.namespace),
             )
             while lease is not None:
                 run = self._run_of(lease)

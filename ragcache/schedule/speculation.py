@@ -7,10 +7,11 @@ cancelled, at the engine's next step.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import takewhile
 from typing import NamedTuple
 
+from ragcache.cache.lease import Lease
 from ragcache.reuse.plan import Computed, exact_part
 from ragcache.schedule.generation import Generation, GenerationTask
 
@@ -62,10 +63,12 @@ class Speculation:
         """Whether a generation runs that `cancel` would end."""
         return self._running is not None
 
-    @property
-    def awaited(self) -> bool:
-        """Whether another request waits for KV that the running generation is to compute."""
-        return self._running is not None and self._running[1].lease.awaited
+    def is_needed(self, leaders: Collection[Lease]) -> bool:
+        """Whether a request waits for KV that the running generation is to compute, or would, for these leases."""
+        if self._running is None:
+            return False
+        lease = self._running[1].lease
+        return lease.awaited or lease in leaders
 
     @property
     def wasted_tokens(self) -> int:

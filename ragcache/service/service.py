@@ -7,9 +7,10 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 
 from ragcache.cache.contract import CacheContract
+from ragcache.cache.lease import Lease
 from ragcache.engine.protocol import Engine, Failed, Preempted
 from ragcache.errors import BadQuery, ConfigError, DeadlineExceeded, Overloaded, RagCacheError, reason_of
 from ragcache.prompt.detokenizer import Detokenizer
@@ -319,17 +320,18 @@ class RagService:
 
         return Generation(self.cache, self.engine, self._admission, ended)
 
-    def _make_way(self) -> None:
+    def _make_way(self, leaders: Collection[Lease]) -> None:
         """Cancels the youngest speculation, since it is a request's turn but no slot or memory is free.
 
-        What it held comes free at the engine's next step; until then no other is cancelled. One that a request waits
-        for goes on until its prompt is computed: that request would have to begin anew, and none would be sooner.
+        What it held comes free at the engine's next step; until then no other is cancelled. One that computes what a
+        request waits for, or the one whose turn it is would (as of the `leaders`), goes on until that is there: such a
+        request would have to begin anew, and none would be sooner.
         """
         for speculation in [each for each in self._speculations if not each.running and not each.ending]:
             del self._speculations[speculation]
         if not any(speculation.ending for speculation in self._speculations):
             for speculation in reversed(self._speculations):
-                if speculation.running and not speculation.awaited:
+                if speculation.running and not speculation.is_needed(leaders):
                     speculation.cancel()
                     return
 

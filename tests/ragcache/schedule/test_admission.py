@@ -235,7 +235,12 @@ def test_a_crowd_with_random_cancellations_ends_with_everything_back():
 
 def test_leases_that_follow_take_slots_when_they_are_ready_and_before_the_queue():
     async def scenario():
-        pool, waiting, blocked, calls = Pool(100), AdmissionQueue(1, on_blocked=lambda: blocked.append(1)), [], []
+        pool, waiting, blocked, calls = (
+            Pool(100),
+            AdmissionQueue(1, on_blocked=lambda _: blocked.append(1)),
+            [],
+            [],
+        )
         following = [FollowingLease(pool, 0) for _ in range(3)]
         for number, lease in enumerate(following):
             assert await waiting.admit(lambda lease=lease: lease) is lease

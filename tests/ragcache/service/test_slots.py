@@ -16,7 +16,7 @@ from ragcache.service.service import RagService
 from tests.props.asking import ask, computed
 from tests.props.budget import examples
 from tests.props.scripted_finder import DOCUMENT_TOKENS, QUESTION_TOKENS
-from tests.props.virtual_service import PROMPT, outcomes_of, service_of, settled
+from tests.props.virtual_service import PROMPT, TOKEN, outcomes_of, service_of, settled
 
 DECODE = 10  # milliseconds a token
 STEP = 50  # milliseconds of a whole chunk
@@ -196,6 +196,108 @@ def test_a_guess_whose_prompt_is_there_gives_its_slot_to_the_request_that_waited
         assert guesses.speculation.started == 1
         assert computed([follows]) == [QUESTION_TOKENS]
         assert follows.timing.ttft_ms < PROMPT + 4 * STEP
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("window", [0, 32])
+def test_a_crowd_that_follows_does_not_push_out_what_is_cached(window):
+    """Each that follows holds memory for its answer, though no more than 4 can run when the leader is done."""
+
+    async def main() -> None:
+        others = "EFGHIJKL"
+        service = service_of({"new": "AB"} | dict(zip(others, others, strict=True)), max_batch=4, cache_tokens=1800,
+                             reorder_window=window)  # fmt: skip
+        for question in others:
+            await ask(service, question, max_tokens=1)
+        crowd = await asked(service, *[("new", 64)] * 20)
+        assert sum(computed(crowd)) == PROMPT - 10 + 19 * QUESTION_TOKENS
+        assert service.cache.counts.evictions == 0
+        for question in others:
+            assert computed([await ask(service, question, max_tokens=1)]) == [QUESTION_TOKENS]
+
+    run_virtual(main())
+
+
+def test_beside_the_most_that_follow_what_is_cached_still_has_the_free_slot():
+    async def main() -> None:
+        service = service_of({"new": "AB", "cached": "CD"}, max_batch=3)
+        await ask(service, "cached", max_tokens=1)
+        tasks = [asyncio.create_task(ask(service, "new", max_tokens=30)) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        assert (service._admission.following, service._admission.free_slots) == (3, 2)
+        cached = await ask(service, "cached", max_tokens=1)
+        leader, *_ = await asyncio.gather(*tasks)
+        assert cached.timing.ttft_ms < leader.timing.ttft_ms
+        settled(service)
+
+    run_virtual(main())
+
+
+def test_a_guess_makes_way_once_what_others_waited_for_is_there():
+    async def main() -> None:
+        service = service_of(
+            {"guesses": [(0.01, "AB"), (9.0, "CD")], "follows": [(0.02, "AB")], "other": [(0.07, "EF")]},
+            max_batch=2,
+            speculate=True,
+        )
+        queries = ("follows", 64), ("other", 64), ("guesses", 64)
+        follows, other, guesses = await asked(service, *queries)
+        assert guesses.speculation.started >= 1
+        assert computed([follows]) == [QUESTION_TOKENS]
+        assert other.timing.ttft_ms < 2 * (PROMPT + 2 * STEP)  # not after the 64 tokens of the guess, or the other's
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("asked_after", [0.07, 0.12, 0.18])
+def test_a_guess_goes_on_for_the_request_whose_turn_it_is(asked_after):
+    """With a full batch that request holds nothing yet, but it would wait for what the guess computes."""
+
+    async def main() -> None:
+        service = service_of({"guesses": [(0.0, "AB"), (9.0, "CD")], "same": "AB"}, max_batch=1, speculate=True)
+        guess = asyncio.create_task(ask(service, "guesses", max_tokens=64))
+        await asyncio.sleep(asked_after)
+        same = await ask(service, "same", max_tokens=2)
+        assert service.engine.stats().prefill_tokens == PROMPT + QUESTION_TOKENS
+        assert same.timing.ttft_ms <= 1e3 * (TOKEN * (PROMPT + QUESTION_TOKENS) - asked_after) + STEP
+        guess.cancel()
+        await asyncio.gather(guess, return_exceptions=True)
+        await asyncio.sleep(1)
+        settled(service)
+
+    run_virtual(main())
+
+
+def test_an_heir_takes_the_slot_of_the_leader_that_leaves():
+    """And no guess is cancelled for it."""
+
+    async def main() -> None:
+        service = service_of(
+            {"guesses": [(0.0, "EF"), (2.0, "EF")], "new": "ABGH", "cached": "CD"},
+            max_batch=3,
+            speculate=True,
+            max_prefill_batch=9,
+        )
+        await ask(service, "cached", max_tokens=1)
+        tasks = []
+        for question, tokens, pause in (
+            ("guesses", 64, 0.25),
+            ("new", 2, 0.01),
+            ("new", 2, 0.01),
+            ("cached", 64, 0.01),
+        ):
+            tasks.append(asyncio.create_task(ask(service, question, max_tokens=tokens)))
+            await asyncio.sleep(pause)
+        guesses, leader, heir, cached = tasks
+        (guess,) = service._speculations
+        assert (service._admission.free_slots, service._admission.following, guess.running) == (0, 1, True)
+        leader.cancel()
+        await asyncio.sleep(2 * STEP / 1e3)
+        assert (service._admission.free_slots, service._admission.following, guess.running) == (0, 0, True)
+        answers = await asyncio.gather(guesses, heir, cached)
+        assert answers[0].speculation.used
+        settled(service)
 
     run_virtual(main())
 

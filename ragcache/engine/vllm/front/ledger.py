@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 from ragcache.cache.contract import CachedPaths, OnMoved
@@ -108,6 +108,11 @@ class VllmLedger:
         self._reserved -= lease.reserved
         lease.reserved = 0
         self.refresh()  # what is cached now decides whose turn is next
+
+    def leaders(self, path: Sequence[Segment], *, namespace: str = "default") -> Collection[Lease]:
+        """None: vLLM computes by itself what two prompts begin with."""
+        del path, namespace
+        return ()
 
     def is_awaited(self, lease: Lease) -> bool:
         """False: vLLM computes by itself what two prompts begin with."""
