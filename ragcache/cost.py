@@ -141,7 +141,7 @@ class PrefillProfile:
             fields = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read the profile {file}: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"the profile {file} is not valid JSON: {error}") from error
         if not isinstance(fields, dict) or fields.get("version") != PROFILE_VERSION:
             version = fields.get("version") if isinstance(fields, dict) else None

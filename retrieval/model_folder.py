@@ -93,5 +93,5 @@ def _settings(file: Path) -> Any:
         return None
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EmbedderError(f"{file}: not JSON ({error}); download the model again") from error

@@ -175,7 +175,7 @@ class ServeConfig:
         """`vllm_options`, parsed: arguments of vLLM's engine by name."""
         try:
             options = json.loads(self.vllm_options or "{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"vllm_options is not valid JSON: {error}") from error
         if not isinstance(options, dict):
             raise ConfigError(f"vllm_options must be a JSON object, not {self.vllm_options!r}")
@@ -188,7 +188,12 @@ class ServeConfig:
         A size may be a text such as "2GiB", a path a text. Paths of the file are relative to its folder. Raises
         ConfigError for a file that cannot be read, an unknown or missing setting, or a value of the wrong type.
         """
-        settings = {} if file is None else _read_toml(file)
+        return cls.of(read_toml(file), file, options)
+
+    @classmethod
+    def of(cls, in_file: Mapping[str, Any], file: Path | None, options: Mapping[str, Any]) -> ServeConfig:
+        """The same as `load`, where `read_toml` has read `in_file` from the file."""
+        settings = {} if file is None else _resolved(in_file, file)
         settings |= {name: value for name, value in options.items() if value is not None}
         if unknown := sorted(settings.keys() - _FIELDS.keys()):
             raise ConfigError(f"unknown setting {unknown[0]!r}; known are {', '.join(_FIELDS)}")
@@ -268,14 +273,22 @@ def _host(host: str) -> str:
     return host
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path | None) -> dict[str, Any]:
+    """What a file says, with _ for - in names, and not checked; nothing for None. ConfigError if it cannot be read."""
+    if file is None:
+        return {}
     try:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # also of the encoding, and of a number of 5,000 digits
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
-    settings = {name.replace("-", "_"): value for name, value in settings.items()}
+    return {name.replace("-", "_"): value for name, value in settings.items()}
+
+
+def _resolved(in_file: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The settings of a file, whose relative paths begin at its folder. ConfigError for one that there is not."""
+    settings = dict(in_file)
     if unknown := sorted(settings.keys() - _FIELDS.keys()):
         raise ConfigError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(_FIELDS)}")
     if isinstance(index := settings.get("index"), str):

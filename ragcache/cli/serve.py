@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import logging
-import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ragcache.cli.config import ServeConfig, option_kind
+from ragcache.cli.config import ServeConfig, option_kind, read_toml
 from ragcache.console.log import configured
 from ragcache.errors import RagCacheError
 from retrieval.errors import RetrievalError
@@ -50,18 +49,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, type=str if size or kind is Path else kind, metavar=metavar, help=text + default)
 
 
-def config_of(options: argparse.Namespace) -> ServeConfig:
-    """The settings of a command line and of the file that it names. Raises ConfigError."""
+def config_of(options: argparse.Namespace, in_file: Mapping[str, Any]) -> ServeConfig:
+    """The settings of a command line and, as `read_toml` has them, of the file that it names. Raises ConfigError."""
     names = [field.name for field in dataclasses.fields(ServeConfig)]
-    return ServeConfig.load(options.config, {name: getattr(options, name) for name in names})
+    return ServeConfig.of(in_file, options.config, {name: getattr(options, name) for name in names})
 
 
 def run(options: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT. Raises ConfigError, ModelError or RetrievalError for what cannot be served."""
+    in_file: dict[str, Any] = {}
     try:
-        config = config_of(options)
+        in_file = read_toml(options.config)
+        config = config_of(options, in_file)
     except RagCacheError as error:
-        if _log_format(options) != "json":
+        if (options.log_format or in_file.get("log_format")) != "json":
             raise
         with configured("info", "json"):
             log.critical("%s", error)
@@ -80,15 +81,6 @@ def run(options: argparse.Namespace) -> int:
                 raise SystemExit(INTERRUPTED) from None  # without the command's word
             raise
     return 0
-
-
-def _log_format(options: argparse.Namespace) -> str | None:
-    """The form of the log, as far as settings say it that cannot be used."""
-    if options.log_format is None and options.config is not None:
-        with contextlib.suppress(OSError, ValueError):
-            settings = tomllib.loads(options.config.read_text(encoding="utf-8"))
-            return next((str(settings[name]) for name in ("log_format", "log-format") if name in settings), None)
-    return options.log_format
 
 
 def _serve(config: ServeConfig) -> None:

@@ -54,7 +54,7 @@ class SafeStream:
 
     @to_line.setter
     def to_line(self, to_line: Callable[[str], str] | None) -> None:
-        if self._begun:
+        if self._amid_line:
             self._write_text("\n")
         self._to_line = to_line
 

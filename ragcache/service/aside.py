@@ -14,8 +14,8 @@ Made = TypeVar("Made")
 async def aside(make: Callable[[], Made], discard: Callable[[Made], object]) -> Made:
     """What `make` returns or raises on a daemon thread of its own.
 
-    If the caller is cancelled meanwhile it goes on at once, and what is made later is discarded on that thread. The
-    loop's own executor would keep the loop, and then the process, until the call has ended.
+    If the caller is cancelled meanwhile it goes on at once, and what is made is discarded on such a thread. The loop's
+    own executor would keep the loop, and then the process, until the call has ended.
     """
     future: concurrent.futures.Future[Made] = concurrent.futures.Future()
 
@@ -32,4 +32,9 @@ async def aside(make: Callable[[], Made], discard: Callable[[Made], object]) -> 
             discard(made)
 
     threading.Thread(target=run, name="aside", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        if not future.cancel() and future.exception() is None:  # made already, though the caller had not heard of it
+            threading.Thread(target=discard, args=(future.result(),), name="aside", daemon=True).start()
+        raise

@@ -387,8 +387,9 @@ class RagService:
             _log_recovery(component)
 
     def _close_aside(self, finder: Finder) -> None:
-        """Closes a finder that was replaced on another thread, for a search of a cancelled request may go on in it."""
-        asyncio.get_running_loop().run_in_executor(None, finder.close)
+        """Closes a finder that was replaced on a thread that nothing waits for: a search of a cancelled request may go
+        on in it."""
+        threading.Thread(target=finder.close, name="close", daemon=True).start()
 
 
 def _log_recovery(component: str) -> None:

@@ -151,7 +151,7 @@ def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             where = f"{file}:{number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise TraceError(f"{where}: not valid JSON: {error}") from error
             if not isinstance(row, dict):
                 raise TraceError(f"{where}: needs a JSON object, not {line.strip()[:40]!r}")

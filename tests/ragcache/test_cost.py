@@ -89,7 +89,13 @@ def test_a_file_that_is_no_profile_says_why(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("[1", "not valid JSON"), ("[1]", "not a prefill profile"), ("{}", "not a prefill profile")]
+    ("text", "message"),
+    [
+        ("[1", "not valid JSON"),
+        ("[" * 5000, "not valid JSON"),
+        ("[1]", "not a prefill profile"),
+        ("{}", "not a prefill profile"),
+    ],
 )
 def test_a_file_that_is_not_even_an_object(tmp_path, text, message):
     file = tmp_path / "profile.json"

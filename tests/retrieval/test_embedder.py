@@ -298,8 +298,9 @@ def test_what_cannot_be_loaded_is_refused(
     maximum = {"1_Pooling__config_json": {"pooling_mode_max_tokens": True}}
     refused(changed(embedder_folder, tmp_path / "max", **maximum), "max_tokens.*only mean and cls")
     broken = shutil.copytree(embedder_folder, tmp_path / "broken")
-    (broken / "modules.json").write_text("{")
-    refused(broken, "not JSON")
+    for text in ("{", "[" * 5000):
+        (broken / "modules.json").write_text(text)
+        refused(broken, "not JSON")
 
     def offline(*_: object, **__: object) -> str:
         raise OSError("no network here")

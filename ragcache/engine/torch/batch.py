@@ -42,7 +42,7 @@ class RunningJob:
 
     deliver: Deliver
     sampler: Sampler
-    pending: list[int]  # prompt tokens whose KV is not computed yet
+    prompt: list[int]  # the tokens to compute before the answer: of the plan's pieces, then of the question
     progress: Progress  # of computing them
     spans: list[KVSpan]  # all of the sequence's KV in order: read from the cache, computed, own
     first_writable: int  # spans before this one are shared, and only read
@@ -65,12 +65,12 @@ class RunningJob:
         exact, computed = prefix_and_rest(job.plan)
         if len(job.targets) != len(computed):
             raise ValueError(f"a job with {len(computed)} computed pieces has {len(job.targets)} targets for their KV")
-        pending = [token for piece in computed for token in piece.tokens] + list(job.question)
+        prompt = [token for piece in computed for token in piece.tokens] + list(job.question)
         read: list[KVSpan] = [piece.kv for piece in exact]
         return cls(
             deliver=deliver,
             sampler=Sampler(job.sampling),
-            pending=pending,
+            prompt=prompt,
             progress=Progress.of(computed, len(job.question)),
             spans=[*read, *job.targets, own],
             first_writable=len(read),
@@ -84,7 +84,7 @@ class RunningJob:
     @property
     def decoding(self) -> bool:
         """Whether the whole prompt is computed."""
-        return not self.pending
+        return not self.progress.pending
 
     @property
     def computed_tokens(self) -> int:
@@ -93,18 +93,16 @@ class RunningJob:
 
     def step(self, budget: int) -> StepInput:
         """The next prompt tokens, `budget` at most, or the token generated last."""
-        tokens = self.pending[:budget] if self.pending else [self.next_token]
-        ends_prompt = len(tokens) >= len(self.pending)
+        begin = self.computed_tokens
+        tokens = self.prompt[begin : begin + budget] or [self.next_token]
+        ends_prompt = len(tokens) >= self.progress.pending
         return StepInput(tokens, self.position, self.spans, self.spans[self.first_writable :], ends_prompt)
 
     def computed(self, step: StepInput) -> Progressed | Prefilled | None:
         """Takes in that the step's KV is computed. Returns what is to be delivered of the prompt's progress."""
         tokens = len(step.tokens)
         self.position += tokens
-        if not self.pending:
-            return None
-        del self.pending[:tokens]
-        return self.progress.advance(tokens)
+        return None if self.decoding else self.progress.advance(tokens)
 
 
 Step = Sequence[tuple[RunningJob, StepInput]]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ragcache.cli.config import ServeConfig, option_kind
+from ragcache.cli.config import ServeConfig, option_kind, read_toml
 from ragcache.cli.main import command_parser
 from ragcache.cli.serve import config_of
 from ragcache.errors import ConfigError
@@ -94,7 +94,8 @@ def load(tmp_path: Path, text: str, **options: object) -> ServeConfig:
 
 
 def from_options(*arguments: str) -> ServeConfig:
-    return config_of(command_parser("serve").parse_args(arguments))
+    options = command_parser("serve").parse_args(arguments)
+    return config_of(options, read_toml(options.config))
 
 
 def test_the_file_can_set_everything(tmp_path):
@@ -172,6 +173,7 @@ def test_dashes_are_read_as_the_options_are_written(tmp_path):
         ('engine = "cpu"', "engine is one of torch, vllm"),
         ("vllm_options = '{\"block_size\": 16}'", "no use without --engine vllm"),
         ("engine = 'vllm'\nvllm_options = 'x=1'", "vllm_options is not valid JSON"),
+        (f"engine = 'vllm'\nvllm_options = '{'[' * 5000}'", "vllm_options is not valid JSON"),
         ("engine = 'vllm'\nvllm_options = '[1]'", "must be a JSON object"),
         ("engine = 'vllm'\nkv_store_dtype = 'float16'", "leave out --kv-store-dtype"),
         ("engine = 'vllm'\npolicy = 'collections:Counter'", "Counter is not a policy, it lacks missed()"),

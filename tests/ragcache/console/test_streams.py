@@ -276,11 +276,12 @@ def test_a_bar_on_a_terminal_is_drawn_unless_a_log_is_shown_there(monkeypatch, t
 def test_a_line_that_was_begun_ends_with_its_form():
     raw = io.StringIO()
     stream = SafeStream(raw)
+    print("bare", end="", file=stream)
     stream.to_line = "<{}>".format
     print("begun", end="", file=stream)
     stream.to_line = None
     print("plain", file=stream)
-    assert raw.getvalue() == "<begun>\nplain\n"
+    assert raw.getvalue() == "bare\n<begun>\nplain\n"
 
 
 def test_a_carriage_return_of_an_answer_is_spelled():

@@ -99,6 +99,7 @@ def test_ragpulse(tmp_path, capsys):
         ("objects", "i,obj,size\n0,a\n", ":2: needs an 'obj'"),
         ("objects", "i,obj,size\n", "asks for no documents"),
         ("paths", PATHS + '{"path": ["a"]', ":6: not valid JSON"),
+        pytest.param("paths", "[" * 5000, ":1: not valid JSON", id="deep"),
         ("paths", "[1]\n", ":1: needs a JSON object"),
         ("paths", '{"path": ["a"], "sizes": [1, 2]}\n', ":1: needs lists 'path' and 'sizes' of one length"),
         ("paths", PATHS + '{"path": ["a"], "sizes": [true]}\n', ":6: a size is a whole number"),
