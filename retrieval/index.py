@@ -91,6 +91,8 @@ class Manifest:
     def load(cls, path: Path) -> "Manifest":
         """Read a manifest strictly; IndexFolderError if it is missing, newer, or any field is not as it should be."""
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
+                raise OSError("it is not a regular file")
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise IndexFolderError(f"{path}: the index has no manifest, it was not finished; build it again") from error

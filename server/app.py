@@ -118,6 +118,7 @@ def _empty_app() -> FastAPI:
         description="RAG with a knowledge tree of KV",
         version="1",
         redoc_url=None,
+        redirect_slashes=False,  # there is one name for a route, and 404 for others
         static_url="/docs/assets",  # of the page /docs, which needs no other server
     )
     app.router.route_class = BodyRoute

@@ -20,7 +20,7 @@ from retrieval.sources.encoding import HEAD, encoding_of, marked_encoding
 from retrieval.sources.json_rows import json_rows
 from retrieval.sources.unreadable import Unreadable
 
-BATCH_ROWS = 256  # rows of a Parquet file in memory at a time
+BATCH_BYTES = 16 << 20  # about, of the rows of a Parquet file that are in memory at a time
 SEPARATORS = ",;\t|"
 UNPAIRED = "its quotation marks do not pair; write those inside a quoted cell twice"
 
@@ -187,10 +187,19 @@ def _parquet(path: Path, columns: Columns, _fallback: str | None) -> Iterator[Ro
         for name in wanted:
             _require_type(path, name, schema.field(name).type, integers=name == fields.id)
         number = 0
-        for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
-            for values in batch.to_pylist():
+        for batch in _batches(file, wanted):
+            for scalars in zip(*batch.columns, strict=True):  # one row at a time: those of a batch may be long
                 number += 1
+                values = {name: scalar.as_py() for name, scalar in zip(batch.schema.names, scalars, strict=True)}
                 yield Row(str(number), _in_utf_8(values), size * number // file.metadata.num_rows)
+
+
+def _batches(file: parquet.ParquetFile, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
+    """The rows of a file, a few at a time where they are long."""
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        rows = BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)
+        yield from file.iter_batches(min(max(rows, 1), 1024), row_groups=[number], columns=columns)
 
 
 def _require_type(path: Path, name: str, kind: pyarrow.DataType, *, integers: bool) -> None:

@@ -34,7 +34,7 @@ def walk(paths: Sequence[Path], skip: Callable[[Unreadable], None]) -> list[Foun
         if not os.path.lexists(path):
             raise CorpusError(f"{printable(str(path))}: does not exist; check the path")
     tops = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100  # not resolved: a link keeps its name
-    base = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in tops]))
+    base = Path(os.path.commonpath([path if os.path.isdir(path) else path.parent for path in tops]))  # noqa: PTH112
     return _Walk(base, skip).files(tops)
 
 
@@ -63,7 +63,7 @@ class _Walk:
         folders = [path]
         while folders:
             path = folders.pop()
-            if path.is_symlink():
+            if _is_link(path):
                 self._links.append(path)
                 continue
             folders += self._take(path)
@@ -93,7 +93,7 @@ class _Walk:
         except OSError as error:
             self._skip(Unreadable(str(path), f"cannot be read ({error.strerror or error})"))
         else:
-            if key not in self._seen or not path.is_symlink():
+            if key not in self._seen or not _is_link(path):
                 self._files.setdefault(name, FoundFile(path, name, status.st_size))
             self._seen.add(key)
         return []
@@ -104,3 +104,8 @@ class _Walk:
         if set(names) >= INDEX_FILES:
             return []
         return [folder / name for name in names if not name.startswith(".")]
+
+
+def _is_link(path: Path) -> bool:
+    """Whether it is a symbolic link; False for what cannot be looked at, which Path.is_symlink would raise."""
+    return os.path.islink(path)  # noqa: PTH114

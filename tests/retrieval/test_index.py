@@ -1,6 +1,7 @@
 """Building an index: the files it writes, the input it refuses, and that it is never half written."""
 
 import json
+import os
 import re
 import threading
 import warnings
@@ -284,6 +285,14 @@ def test_a_manifest_is_read_strictly(
 def test_manifests_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(IndexFolderError, match="has no manifest"):
         Manifest.load(tmp_path / "manifest.json")
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(IndexFolderError, match="not a regular file"):
+        Manifest.load(tmp_path / "manifest.json")
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "manifest.json").symlink_to("/dev/zero")
+    with pytest.raises(IndexFolderError, match="not a regular file"):
+        Manifest.load(tmp_path / "manifest.json")
+    (tmp_path / "manifest.json").unlink()
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(IndexFolderError, match="unreadable"):
         Manifest.load(tmp_path / "manifest.json")

@@ -158,6 +158,7 @@ def test_unknown_routes_and_methods(site):
     missing = site.http.get("/v2/query")
     assert missing.status_code == 404
     assert error_of(missing)["message"] == "there is nothing at /v2/query; / lists what there is"
+    assert site.http.get("/healthz/").status_code == 404
     wrong = site.http.get("/v1/query")
     assert wrong.status_code == 405
     assert wrong.headers["allow"] == "POST, OPTIONS"

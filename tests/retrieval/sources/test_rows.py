@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,19 @@ def test_parquet_is_read_in_batches_and_only_what_is_needed(tmp_path: Path) -> N
         [Document("1", "", "x")],
         ["a.parquet:2: 'text' is missing; every row needs a string 'id' and a string 'text'"],
     )
+
+
+def test_of_long_rows_of_parquet_few_are_in_memory(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"id": range(100), "text": ["x" * (1 << 20)] * 100}), file)
+    tracemalloc.start()
+    try:
+        rows = documents_of_rows(file, file.name, ".parquet", Columns(), None)
+        lengths = [len(each.text) for _, each in rows if isinstance(each, Document)]
+        assert lengths == [1 << 20] * 100
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_text_of_parquet_that_is_not_marked_as_text(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The walk through folders: what it finds, in which order, under which names, and what it names as unreadable."""
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,32 @@ def test_dangling_links_and_devices_are_named_but_not_links_to_what_is_read(tmp_
         "nowhere: cannot be read (No such file or directory)",
         "pipe.txt: is not a regular file",
     ]
+
+
+def test_what_cannot_be_looked_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that may be listed but not entered, to one who is not root; a path that is too long."""
+    write(tmp_path / "a.txt")
+    deep = tmp_path
+    for _ in range(20):
+        deep /= "d" * 250
+        monkeypatch.chdir(deep.parent if deep.parent == tmp_path else "d" * 250)
+        os.mkdir("d" * 250)  # noqa: PTH102  # relative: the whole path is longer than the system takes
+    names, (skipped,) = found(tmp_path)
+    assert names == ["a.txt"]
+    assert skipped.endswith(": cannot be read (File name too long)")
+
+    monkeypatch.chdir(tmp_path)
+    locked, stat = write(tmp_path / "locked" / "b.txt"), Path.stat
+
+    def refused(path: Path, **options: Any) -> os.stat_result:
+        if path == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    monkeypatch.setattr(Path, "lstat", lambda path: refused(path, follow_symlinks=False))
+    names, skipped_too = found(tmp_path / "locked")
+    assert (names, skipped_too) == ([], ["b.txt: cannot be read (Permission denied)"])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
