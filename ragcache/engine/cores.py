@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 
 from ragcache.engine.cgroups import CGROUPS, OWN_CGROUPS
@@ -17,6 +19,9 @@ OWN_THREADS = Path("/proc/self/task")
 PROC_STAT = Path("/proc/stat")
 # fields of a line of /proc/stat that count time in which a core ran something, or the host ran another guest on it
 _USED = (1, 2, 3, 6, 7, 8)  # user, nice, system, irq, softirq, steal
+LONGEST_COUNTER = 1 << 20  # bytes: the lines of more than 4,000 CPUs
+
+log = logging.getLogger(__name__)
 
 
 def allowed_cpus() -> Set[int]:
@@ -43,10 +48,15 @@ def granted_cores(own_cgroups: Path = OWN_CGROUPS, mounted: Path = CGROUPS) -> f
 
 
 class OtherUse(ABC):
-    """How many of `cores` others than this process take, as a mean over `window` seconds or more."""
+    """How many of `cores` others than this process take, as a mean over `window` seconds or more.
+
+    `counter` is the file in which the system counts what everything uses of them. OSError, now or later, where it
+    cannot be read or does not say that.
+    """
 
     def __init__(
         self,
+        counter: Path,
         cores: float,
         window: float,
         now: Callable[[], float] = time.monotonic,
@@ -54,6 +64,7 @@ class OtherUse(ABC):
     ) -> None:
         self.cores = cores
         self.window = window
+        self._counter = counter
         self._now, self._own_seconds = now, own_seconds
         self._last = self._read()
 
@@ -67,11 +78,19 @@ class OtherUse(ABC):
 
     def _read(self) -> tuple[float, float, float]:
         """Now, seconds used by everything, and by this process."""
-        return self._now(), self._used(), self._own_seconds()
+        with self._counter.open("rb", buffering=0) as file:
+            # just before the one call that reads: it gives up Python's lock, and this process may use much CPU time
+            # until the thread has it again
+            now, own = self._now(), self._own_seconds()
+            text = file.read(LONGEST_COUNTER)
+        try:
+            return now, self._used(text.decode(errors="replace")), own
+        except (ValueError, LookupError) as error:
+            raise OSError(f"{self._counter} does not say what was used of the cores: {error}") from error
 
     @abstractmethod
-    def _used(self) -> float:
-        """Seconds used of the cores by everything so far. OSError where the system does not say."""
+    def _used(self, text: str) -> float:
+        """Seconds used of the cores by everything so far. ValueError or LookupError if this text does not say it."""
 
 
 class UseOfCpus(OtherUse):
@@ -89,25 +108,20 @@ class UseOfCpus(OtherUse):
         own_seconds: Callable[[], float] = time.process_time,
     ) -> None:
         """Raises OSError where the system has no /proc/stat."""
-        self._stat = stat
         cpus = allowed_cpus() if cpus is None else cpus
-        ours = {f"cpu{cpu}" for cpu in cpus}
-        whole = {name for name, _ in self._lines()} <= ours | {"cpu"}
-        self._names = {"cpu"} if whole else ours  # their sum is rounded down once
-        self._tick = _tick()
-        super().__init__(len(cpus), 10 * self._tick * (1.0 if whole else math.sqrt(len(ours))), now, own_seconds)
+        names, shown = {f"cpu{cpu}" for cpu in cpus}, _lines(stat.read_text(errors="replace")).keys() - {"cpu"}
+        # all together, their ticks are rounded down once. What shows a container its own CPUs numbers them anew (lxcfs)
+        whole = shown <= names or not names <= shown
+        self._names = {"cpu"} if whole else names
+        window = 10 * _tick() * (1.0 if whole else math.sqrt(len(names)))
+        super().__init__(stat, len(shown or names) if whole else len(names), window, now, own_seconds)
 
-    def _used(self) -> float:
-        ticks = sum(int(fields[field]) for name, fields in self._lines() if name in self._names for field in _USED)
-        return ticks * self._tick
-
-    def _lines(self) -> Iterator[tuple[str, list[str]]]:
-        """The lines of all CPUs together, "cpu", and of each, "cpu0" and so on. They come first in the file."""
-        for line in self._stat.read_text().splitlines():
-            fields = line.split()
-            if not fields[0].startswith("cpu"):
-                return
-            yield fields[0], fields
+    def _used(self, text: str) -> float:
+        lines = _lines(text)
+        online = self._names & lines.keys()
+        if not online:
+            raise ValueError(f"no line {min(self._names)}")
+        return sum(int(lines[name][field]) for name in online for field in _USED) * _tick()
 
 
 class UseOfQuota(OtherUse):
@@ -121,23 +135,36 @@ class UseOfQuota(OtherUse):
         own_seconds: Callable[[], float] = time.process_time,
     ) -> None:
         """Raises OSError where the system does not count what the group uses."""
+        if quota.counter is None:
+            raise FileNotFoundError("the system does not count what a control group uses")
         self._quota = quota
-        super().__init__(quota.cores, 10 * _tick(), now, own_seconds)
+        super().__init__(quota.counter, quota.cores, 10 * _tick(), now, own_seconds)
 
-    def _used(self) -> float:
-        return self._quota.used()
+    def _used(self, text: str) -> float:
+        return self._quota.used(text)
 
 
 def other_uses() -> list[OtherUse]:
     """What others take of each thing that bounds this process: its CPUs, and quotas that are less than these.
 
-    Raises OSError where the system has no /proc/stat. Quotas whose use it does not count are left out.
+    What the system does not count is left out, and the log says so.
     """
-    uses: list[OtherUse] = [UseOfCpus()]
-    for quota in cpu_quotas():
-        if quota.cores < uses[0].cores and quota.counter is not None:
-            uses.append(UseOfQuota(quota))
+    cpus = len(allowed_cpus())
+    quotas = [functools.partial(UseOfQuota, quota) for quota in cpu_quotas() if quota.cores < cpus]
+    openers: list[Callable[[], OtherUse]] = [UseOfCpus, *quotas]
+    uses: list[OtherUse] = []
+    for open_use in openers:
+        try:
+            uses.append(open_use())
+        except OSError as error:
+            log.info("what other processes take is not watched everywhere: %s", error)
     return uses
+
+
+def _lines(text: str) -> Mapping[str, list[str]]:
+    """The fields of the lines of /proc/stat for all CPUs together, "cpu", and for each, "cpu0" and so on."""
+    lines = (line.split() for line in text.splitlines() if line.startswith("cpu"))
+    return {fields[0]: fields for fields in lines}
 
 
 def _tick() -> float:

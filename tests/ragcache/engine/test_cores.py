@@ -1,17 +1,19 @@
 """Cores that a process may use, by its CPUs and its control groups, and what other processes take of them."""
 
+import io
 import os
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ragcache.engine import cores
 from ragcache.engine.cgroups import tasks_left
-from ragcache.engine.cores import UseOfCpus, UseOfQuota, available_cores, granted_cores, other_uses
+from ragcache.engine.cores import OtherUse, UseOfCpus, UseOfQuota, available_cores, granted_cores, other_uses
 from ragcache.engine.quotas import CpuQuota, cpu_quotas
 
 
@@ -90,6 +92,20 @@ def test_only_quotas_below_the_cpus_are_watched_and_those_that_are_counted(tmp_p
     assert [use.cores for use in other_uses()] == [cpus, cpus - 0.5, 0.5]
 
 
+def test_what_is_not_counted_is_left_out_and_the_log_says_so(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    counter, silent = tmp_path / "cpu.stat", tmp_path / "silent"
+    counter.write_text("usage_usec 1")
+    silent.write_text("nr_periods 3")
+    monkeypatch.setattr(cores, "cpu_quotas", lambda: [CpuQuota(0.5, silent), CpuQuota(0.25, counter)])
+    cpus = len(cores.allowed_cpus())
+    assert [use.cores for use in other_uses()] == [cpus, 0.25]
+    assert "silent does not say what was used of the cores: no line usage_usec" in caplog.text
+    monkeypatch.setattr(cores, "UseOfCpus", lambda: UseOfCpus(tmp_path / "stat"))
+    assert [use.cores for use in other_uses()] == [0.25]
+    assert str(tmp_path / "stat") in caplog.text
+
+
 @pytest.mark.parametrize(
     ("own", "files", "left"),
     [
@@ -162,6 +178,19 @@ def test_cpus_of_threads_that_are_bound_count_together():
         thread.join()
 
 
+@pytest.mark.parametrize("cpus", [{4, 5}, {1, 4}, {7}])
+def test_cpus_that_are_shown_by_other_numbers_count_together(tmp_path, cpus):
+    """As by lxcfs: the file shows the CPUs of a container, and numbers them from 0."""
+    stat, now, tick = tmp_path / "stat", [0.0], os.sysconf("SC_CLK_TCK")
+    lines = "cpu {both} 0 0 0 0 0 0 0 0 0\ncpu0 {each} 0 0 0 0 0 0 0 0 0\ncpu1 {each} 0 0 0 0 0 0 0 0 0\nintr 0\n"
+    stat.write_text(lines.format(both=0, each=0))
+    use = UseOfCpus(stat, cpus=cpus, now=lambda: now[0], own_seconds=lambda: 0.25 * now[0])
+    assert (use.cores, use.window) == (2, pytest.approx(0.1))
+    now[0] = 1.0
+    stat.write_text(lines.format(both=2 * tick, each=tick))
+    assert use.since_last() == (1.0, pytest.approx(1.75))
+
+
 def test_a_part_of_the_cpus_is_looked_at_for_longer(tmp_path):
     lines = [f"cpu{name} 1 1 1 1 1 1 1 1 0 0" for name in ("", *range(64))]
     (tmp_path / "stat").write_text("\n".join(lines))
@@ -172,6 +201,55 @@ def test_a_part_of_the_cpus_is_looked_at_for_longer(tmp_path):
 def test_a_system_that_does_not_count_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="stat"):
         UseOfCpus(tmp_path / "stat")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "intr 1 2\n", "cpu 1 2\n", "cpu a b c d e f g h\n", "\xff"])
+def test_a_file_in_another_form_is_an_os_error(tmp_path, text):
+    stat, counter = tmp_path / "stat", tmp_path / "cpu.stat"
+    for file in (stat, counter):
+        file.write_text(text, encoding="latin-1")
+    with pytest.raises(OSError, match="stat"):
+        UseOfCpus(stat)
+    with pytest.raises(OSError, match="stat"):
+        UseOfQuota(CpuQuota(1.0, counter))
+
+
+class SlowCounter(io.BytesIO):
+    """A file that counts what this process uses, and computes with both cores while a thread opens or reads it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.now = seconds, 0.0
+
+    def open(self, *_: object, **__: object) -> "SlowCounter":
+        self.now += self.seconds
+        return self
+
+    def read(self, _: int | None = -1) -> bytes:
+        used = 2.0 * self.now
+        self.now += self.seconds
+        return f"{used}".encode()
+
+    def close(self) -> None:
+        self.now += self.seconds
+
+
+class UseOfSlowCounter(OtherUse):
+    """A machine on which nothing else runs."""
+
+    def _used(self, text: str) -> float:
+        return float(text)
+
+
+def test_what_this_process_computes_while_a_counter_is_read_is_not_a_neighbours():
+    """A thread gives up Python's lock where it opens and reads, and may have it again after a whole step."""
+    counter: Any = SlowCounter(0.2)
+    use = UseOfSlowCounter(counter, 2, 0.1, now=lambda: counter.now, own_seconds=lambda: 2.0 * counter.now)
+    for counter.seconds in (0.0, 0.2, 0.0, 0.5, 0.1):
+        counter.now += 0.1
+        seconds, others = use.since_last()
+        assert seconds > 0.09
+        assert others == pytest.approx(0.0)
 
 
 def test_a_busy_process_is_seen_and_this_one_is_not():

@@ -23,7 +23,7 @@ class WorkerHooks:
     """A worker's blocks, host copies and disk cache, and the results of orders until vLLM asks for them.
 
     For each step vLLM calls `before`, `wait_for_layer` for each layer of a forward, then `after`, then what takes
-    results. On a CPU, that is when other processes are watched.
+    results. On a CPU, other processes are watched closely in between.
     """
 
     def __init__(

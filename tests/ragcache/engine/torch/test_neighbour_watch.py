@@ -1,5 +1,6 @@
 """The watch looks only while its process computes, follows what others take, and survives what it cannot read."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +17,16 @@ class ScriptedUse:
 
     def __init__(self) -> None:
         self.others: float | OSError = 0.0
-        self.looks = 0
+        self.times: list[float] = []
         self.cores = 2.0
         self.window = 0.002
 
+    @property
+    def looks(self) -> int:
+        return len(self.times)
+
     def since_last(self) -> tuple[float, float]:
-        self.looks += 1
+        self.times.append(time.monotonic())
         if isinstance(self.others, OSError):
             raise self.others
         return 0.2, self.others
@@ -77,7 +82,7 @@ def test_a_block_is_watched_from_beginning_to_end(use):
     assert use.looks == looks
 
 
-def test_nothing_is_looked_at_while_nothing_is_computed(use, watches):
+def test_what_others_took_is_looked_at_before_anything_is_computed(use, watches):
     watch = watches(2)
     watch.resume()
     until(lambda: use.looks > 5)
@@ -85,13 +90,44 @@ def test_nothing_is_looked_at_while_nothing_is_computed(use, watches):
     time.sleep(0.05)
     looks, use.others = use.looks, 1.0
     time.sleep(0.1)
-    assert use.looks == looks
+    assert use.looks == looks  # seldom, while nothing is computed
     watch.resume()
-    assert not watch.spinning  # before anything is computed
+    assert not watch.spinning
     watch.pause()
     use.others = 0.0
     time.sleep(0.05)
-    assert not watch.spinning  # as it was, until it is computed again
+    assert not watch.spinning
+
+
+def test_a_long_pause_is_looked_at_piece_by_piece(use, watches, monkeypatch):
+    """The mean over a long pause would not show who came near its end."""
+    monkeypatch.setattr(neighbour_watch, "PAUSED_WINDOW", 0.05)
+    watch = watches(2)
+    until(lambda: use.looks >= 3)
+    assert min(after - before for before, after in itertools.pairwise(use.times)) >= 0.05
+    use.others = 1.0
+    until(lambda: not watch.spinning)
+
+
+def test_looks_are_a_window_apart_however_long_a_step_is(use, watches):
+    """A counter of ticks is good over a window, not over less. As vLLM's do, steps keep Python's lock."""
+    use.window = 0.04
+    watch = watches(2)
+    begin = time.monotonic()
+    sum(range(1_000_000))
+    second = 1_000_000 / (time.monotonic() - begin)
+    ended = time.monotonic() + 1.0
+    for seconds in itertools.cycle((0.005, 0.013, 0.045, 0.055, 0.025)):
+        if time.monotonic() > ended:
+            break
+        watch.resume()
+        sum(range(int(seconds * second)))
+        watch.pause()
+        time.sleep(0.001)
+    apart = sorted(after - before for before, after in itertools.pairwise(use.times))
+    assert len(apart) > 5
+    assert apart[0] >= 0.04
+    assert apart[len(apart) // 2] < 0.04 + 0.055
 
 
 def test_others_may_have_the_cores_that_are_left_over(use, watches):
@@ -131,6 +167,16 @@ def test_a_short_pause_is_too_short_to_look_at_what_others_took(use, watches):
     assert use.looks <= 1
 
 
+def test_a_look_that_another_thread_took_meanwhile_is_not_taken_again(use, watches):
+    use.window = 60.0
+    watch = watches(2)
+    watch._looked -= 60.0
+    watch.resume()
+    assert use.looks == 1
+    watch._look()  # as its own thread would, if it had waited for Python's lock since its time came
+    assert use.looks == 1
+
+
 def test_one_thread_has_none_to_wait_for(use, watches):
     watch = watches(1)
     watch.resume()
@@ -146,13 +192,33 @@ def test_what_cannot_be_read_any_more_leaves_the_default(use, watches, caplog):
     use.others = OSError("/proc is gone")
     until(lambda: watch.spinning)
     assert "watched no more: /proc is gone" in caplog.text
+    looks = use.looks
+    watch.pause()
+    watch.resume()
+    time.sleep(0.05)
+    assert use.looks == looks
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_what_can_still_be_read_is_watched_on(use, watches, monkeypatch, caplog, gone):
+    """A process that is moved to another group loses the counter of its old one, and not that of its CPUs."""
+    uses = [use, ScriptedUse()]
+    monkeypatch.setattr(neighbour_watch, "other_uses", lambda: uses)
+    watch, left = watches(2), uses[1 - gone]
+    watch.resume()
+    uses[gone].others = OSError("it has gone")
+    until(lambda: "watched no more: it has gone" in caplog.text)
+    left.others = 1.0
+    until(lambda: not watch.spinning)
+    left.others = 0.0
+    until(lambda: watch.spinning)
+    looks = left.looks
+    until(lambda: left.looks > looks + 3)
+    assert caplog.text.count("it has gone") == 1
 
 
 def test_a_system_that_does_not_say_what_others_take_is_not_watched(monkeypatch, watches):
-    def refuse() -> list[ScriptedUse]:
-        raise OSError("no /proc/stat")
-
-    monkeypatch.setattr(neighbour_watch, "other_uses", refuse)
+    monkeypatch.setattr(neighbour_watch, "other_uses", list)
     watches(2).resume()
 
 

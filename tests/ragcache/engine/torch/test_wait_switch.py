@@ -1,18 +1,40 @@
 """The switch really changes how libgomp's threads wait: what they use of the cores after an operation."""
 
+import ctypes
 import json
 import os
 import subprocess
 import sys
+import threading
+from typing import Any
 
 import pytest
 
 from ragcache.engine.torch.wait_switch import WaitSwitch
 
+
+class OpenMP:
+    """A library for a machine of 4 CPUs that starts no threads."""
+
+    free = ctypes.CFUNCTYPE(None)(lambda: None)
+
+    def __init__(self, calls: list[Any]) -> None:
+        self.calls = calls
+        self.error: Exception | None = None
+
+    def omp_get_num_procs(self) -> int:
+        return 4
+
+    def GOMP_parallel(self, *_: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.calls.append("GOMP_parallel")
+
+
 # Runs operations with a rest after each, in which a thread that spins uses its core and one that sleeps does not. It
 # counts CPU time, so other processes do not matter
 RESTS = """
-import json, os, threading, time
+import json, os, resource, threading, time
 os.sched_setaffinity(0, range(os.cpu_count()))
 import torch
 torch.set_num_threads(2)
@@ -34,7 +56,13 @@ for way in (switch.spin, switch.sleep, switch.sleep, switch.spin, switch.sleep):
     time.sleep(0.2)
     rows.append((switch.spinning, used_in_rests(), threading.active_count() - threads))
 switch.spin()
-print(json.dumps({"rows": rows, "left": threading.active_count() - threads}))
+left = threading.active_count() - threads
+if os.getuid() == 0:
+    os.setuid(65534)  # root may have any number
+one_more = len(os.listdir("/proc/self/task")) + 1
+resource.setrlimit(resource.RLIMIT_NPROC, (one_more, one_more))
+switch.sleep()
+print(json.dumps({"rows": rows, "left": left, "spins at the limit": switch.spinning}))
 """
 
 
@@ -50,6 +78,7 @@ def test_threads_that_sleep_use_no_core_while_they_wait():
     slept = [used for spinning, used, _ in report["rows"] if not spinning]
     assert min(spun) > 4 * max(slept)
     assert report["left"] == 0
+    assert report["spins at the limit"]  # and libgomp did not end the process
 
 
 def test_without_libgomp_nothing_is_switched(monkeypatch):
@@ -60,17 +89,59 @@ def test_without_libgomp_nothing_is_switched(monkeypatch):
     switch.spin()
 
 
-def test_a_container_that_lacks_threads_goes_on_spinning_and_is_not_ended(monkeypatch, caplog):
-    left = [10]
-    monkeypatch.setattr("ragcache.engine.torch.wait_switch.tasks_left", lambda: left[0])
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    """The time of the switch."""
+    now = [0.0]
+    monkeypatch.setattr("ragcache.engine.torch.wait_switch.monotonic", lambda: now[0])
+    return now
+
+
+def assert_refuses_for_a_while(now: list[float], caplog, line: str) -> WaitSwitch:
+    """A switch that could not have threads sleep, and may try again."""
     switch = WaitSwitch(1)
-    for _ in range(3):
+    for now[0] in (0.0, 1.0, 59.0, 61.0):
         switch.sleep()
         assert switch.spinning
-    (line,) = [line for line in caplog.messages if "pids.max" in line]
-    assert "leaves 10" in line
+    assert [line in message for message in caplog.messages] == [True]
+    now[0] = 125.0
+    return switch
+
+
+def test_a_container_that_lacks_threads_goes_on_spinning_and_is_not_ended(monkeypatch, caplog, now):
+    left, asked = [10], []
+    monkeypatch.setattr("ragcache.engine.torch.wait_switch._torchs_openmp", lambda: OpenMP(asked))
+    monkeypatch.setattr("ragcache.engine.torch.wait_switch.tasks_left", lambda: left[0])
+    monkeypatch.setattr("ragcache.engine.torch.wait_switch.can_start", lambda count: asked.append(count) or True)
+    switch = assert_refuses_for_a_while(now, caplog, "(pids.max) leaves 10")
+    assert not asked
     left[0] = 10_000
     switch.sleep()
-    assert not switch.spinning or switch._library is None
+    assert not switch.spinning
+    assert asked == [4 + 32, "GOMP_parallel"]
+    switch.spin()
+    assert switch.spinning
+
+
+def test_a_user_who_may_have_no_more_threads_goes_on_spinning(monkeypatch, caplog, now):
+    may = [False]
+    monkeypatch.setattr("ragcache.engine.torch.wait_switch._torchs_openmp", lambda: OpenMP([]))
+    monkeypatch.setattr("ragcache.engine.torch.wait_switch.can_start", lambda _: may[0])
+    switch = assert_refuses_for_a_while(now, caplog, "refuses")
+    may[0] = True
+    switch.sleep()
+    assert not switch.spinning
+    switch.spin()
+
+
+def test_threads_that_cannot_be_had_hold_up_nothing(monkeypatch, caplog, now):
+    openmp = OpenMP([])
+    openmp.error = MemoryError("no room")
+    monkeypatch.setattr("ragcache.engine.torch.wait_switch._torchs_openmp", lambda: openmp)
+    switch = assert_refuses_for_a_while(now, caplog, "no room")
+    assert not [thread for thread in threading.enumerate() if thread.name == "openmp-idle"]
+    openmp.error = None
+    switch.sleep()
+    assert not switch.spinning
     switch.spin()
     assert switch.spinning
