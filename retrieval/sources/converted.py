@@ -20,27 +20,27 @@ import yaml
 
 from retrieval.sources.encoding import decoded
 from retrieval.sources.page import page_of
-from retrieval.sources.page_encoding import named_encoding
+from retrieval.sources.page_encoding import decoded_as, named_encoding
 from retrieval.sources.unreadable import Unreadable
 
-# bytes of a page, and of the XML in a DOCX: their trees take tens of times as much memory
-MOST_HTML = MOST_XML = 1 << 24
+MOST_HTML = MOST_XML = 1 << 24  # bytes of a page, and of the XML in a DOCX
+MOST_TAGS = 400_000  # in them, where attributes of XML count too: trees take 1.5 KB and 0.1 ms for each
 OLE = bytes.fromhex("d0cf11e0a1b11ae1")  # the container of encrypted documents and of .doc
 DOCX_TITLE = "{http://purl.org/dc/elements/1.1/}title"
 DOCX_STYLES = "p[style-name='Title'] => h1:fresh"
 _HEADING = re.compile(r"^ {0,3}#[ \t]+(\S.*)$|^(?=\S)(.+)\n=+[ \t]*$", re.MULTILINE)
 _FENCED = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
 _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\r?\n(.*?)^(?:\1|\.\.\.)[ \t]*\r?$", re.MULTILINE | re.DOTALL)
-_FRONT_TITLE = re.compile(r"^title[ \t]*[:=](.*)$", re.MULTILINE)
+_FRONT_TITLE = re.compile(r"^title[ \t]*[:=](.*)$(?:\n(?:[ \t].*)?$)*", re.MULTILINE)  # and the lines that it folds
 MARKDOWN_HEAD = 1 << 16  # characters in which a heading counts as the document's title
 
 
 class Converted(NamedTuple):
-    """What a file says. `title` may be empty; `unread` names a part of the file that could not be read."""
+    """What a file says. `title` may be empty; `unread` names what in the file could not be read."""
 
     title: str
     text: str
-    unread: Unreadable | None = None
+    unread: tuple[Unreadable, ...] = ()
 
 
 def plain(path: Path, fallback: str | None) -> Converted:
@@ -53,10 +53,9 @@ def markdown(path: Path, fallback: str | None) -> Converted:
     text = decoded(path, fallback)
     title = ""
     front = _FRONT_MATTER.match(text, 0, MARKDOWN_HEAD)
-    fields = front and _fields(front[2], tomllib.loads if front[1] == "+++" else yaml.safe_load)
-    if front and fields is not None:
-        named = fields.get("title")
-        title = "" if named is None or isinstance(named, dict | list) else str(named)
+    named = _front_title(front[2], _toml_title if front[1] == "+++" else _yaml_title) if front else None
+    if front and named is not None:
+        title = named
         # fields are no text: a passage of them would win searches
         rest = text[front.end() :].lstrip("\r\n")
         text = text if not rest or rest.isspace() else rest
@@ -66,15 +65,44 @@ def markdown(path: Path, fallback: str | None) -> Converted:
     return Converted(_line(title), text)
 
 
-def _fields(front: str, parse: Callable[[str], object]) -> dict[str, object] | None:
-    """The fields of what may be front matter; None if it is text between two rules."""
+def _front_title(front: str, title_of: Callable[[str], str | None]) -> str | None:
+    """The title in what may be front matter, empty if it has none; None if that is text between two rules."""
     try:
-        fields = parse(front)
-        return fields if isinstance(fields, dict) else None
-    except (ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError, AttributeError):
+        return title_of(front)
+    except (ValueError, yaml.YAMLError, RecursionError):
         # much of what stands there is not quite YAML, as in `title: Tea: a history`
-        named = _FRONT_TITLE.search(front)
-        return {"title": named[1].strip().strip("\"'")} if named else None
+        field = _FRONT_TITLE.search(front)
+    if field is None:
+        return None
+    try:
+        return title_of(field[0])
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return _as_written(field)
+
+
+def _as_written(field: re.Match[str]) -> str:
+    """The first line of a field of front matter, without quotation marks and a comment."""
+    return re.split(r"\s#", field[1], maxsplit=1)[0].strip().strip("\"'")
+
+
+def _yaml_title(front: str) -> str | None:
+    """The title in YAML as it is written there, so `007` stays that; None if there are no fields."""
+    fields = yaml.compose(front, yaml.SafeLoader)
+    if not isinstance(fields, yaml.MappingNode):
+        return None
+    titles = [value for key, value in fields.value if key.value == "title" and isinstance(value, yaml.ScalarNode)]
+    return titles[-1].value if titles and not titles[-1].tag.endswith(":null") else ""
+
+
+def _toml_title(front: str) -> str | None:
+    """The title in TOML; what is not a string, as it is written there."""
+    title = tomllib.loads(front).get("title", "")
+    if isinstance(title, dict | list):
+        return ""
+    if isinstance(title, str):
+        return title
+    field = _FRONT_TITLE.search(front)
+    return _as_written(field) if field else str(title)
 
 
 def _without_closing(heading: str) -> str:
@@ -88,7 +116,10 @@ def html(path: Path, fallback: str | None) -> Converted:
     """A page as Markdown, without scripts, styles, navigation and controls; links are kept as their words."""
     if path.stat().st_size > MOST_HTML:
         raise Unreadable(str(path), f"longer than {MOST_HTML >> 20} MiB of HTML; split it")
-    page = page_of(_html_text(path, fallback))
+    text = _html_text(path, fallback)
+    if text.count("<") > MOST_TAGS:
+        raise Unreadable(str(path), f"holds more than {MOST_TAGS:,} tags; split it")
+    page = page_of(text)
     return Converted(_line(page.title), page.text)
 
 
@@ -99,15 +130,16 @@ def _html_text(path: Path, fallback: str | None) -> str:
     if named is None:
         return decoded(path, fallback)
     try:
-        return data.decode(named)
+        return decoded_as(named.codec, data)
     except UnicodeDecodeError as error:
-        if fallback is None:
+        try:
+            return decoded(path, fallback)
+        except Unreadable:
             raise Unreadable(
                 str(path),
-                f"not {named}, as it says itself ({error.reason}, byte {error.start + 1}); save it as UTF-8, or name "
-                "its encoding, as in --encoding latin-1",
+                f"not {named.name}, as it says itself ({error.reason}, byte {error.start + 1}); save it as UTF-8, or "
+                "name its encoding, as in --encoding latin-1",
             ) from error
-    return decoded(path, fallback)
 
 
 def docx(path: Path, _fallback: str | None) -> Converted:
@@ -116,14 +148,24 @@ def docx(path: Path, _fallback: str | None) -> Converted:
         if file.read(len(OLE)) == OLE:
             raise Unreadable(str(path), "encrypted, or in the format before DOCX; save it again without a password")
         with zipfile.ZipFile(file) as parts:
-            unpacked = sum(part.file_size for part in parts.infolist() if part.filename.endswith((".xml", ".rels")))
-            if unpacked > MOST_XML:
+            xml = [part for part in parts.infolist() if part.filename.endswith((".xml", ".rels"))]
+            if sum(part.file_size for part in xml) > MOST_XML:
                 raise Unreadable(str(path), f"unpacks to more than {MOST_XML >> 20} MiB of XML; split it")
+            if sum(_tags_and_attributes(parts, part) for part in xml) > MOST_TAGS:
+                raise Unreadable(str(path), f"holds more than {MOST_TAGS:,} tags and attributes of XML; split it")
             title = _docx_title(parts)
         file.seek(0)
         converted = mammoth.convert_to_html(file, style_map=DOCX_STYLES, convert_image=_no_image)
     page = page_of(converted.value)
     return Converted(_line(title) or _line(page.title), page.text)
+
+
+def _tags_and_attributes(parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> int:
+    try:
+        xml = parts.read(part)
+    except (zipfile.BadZipFile, zlib.error):
+        return 0  # what needs this part says so
+    return xml.count(b"<") + xml.count(b"=")
 
 
 def _docx_title(parts: zipfile.ZipFile) -> str:
@@ -142,24 +184,38 @@ def _no_image(_image: object) -> list[object]:
 
 def pdf(path: Path, _fallback: str | None) -> Converted:
     """The text of a PDF, pages apart by a blank line. Its title is that of its properties."""
-    pages, pictures = [], 0
+    texts, pictures, damaged = [], 0, 0
     with pypdfium2.PdfDocument(path) as document:
-        for number in range(len(document)):
-            page = document[number]
-            words = page.get_textpage()
-            pages.append(_unwrapped(words.get_text_bounded()))
-            words.close()
-            pictures += not pages[-1] and next(page.get_objects([pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]), None) is not None
-            page.close()
+        pages = len(document)
+        for number in range(pages):
+            try:
+                text, picture = _pdf_page(document, number)
+            except pypdfium2.PdfiumError:
+                damaged += 1
+            else:
+                texts.append(text)
+                pictures += picture
         title = document.get_metadata_value("Title")
-    text = "\n\n".join(page for page in pages if page)
+    text = "\n\n".join(filter(None, texts))
+    if pages and damaged == pages:
+        raise Unreadable(str(path), "all of its pages are damaged")
     if pages and not text:
-        raise Unreadable(str(path), "its pages hold no text, only pictures; run text recognition (OCR) over it")
-    unread = None
-    if pictures:
-        where = f"{path} ({pictures} of {len(pages)} pages)"
-        unread = Unreadable(where, "pictures without text; run text recognition (OCR) over it")
-    return Converted(_line(title), text, unread)
+        or_ = f"are damaged ({damaged} of {pages}) or " if damaged else ""
+        raise Unreadable(str(path), f"its pages {or_}hold no text, only pictures; run text recognition (OCR) over it")
+    counts = [(damaged, "damaged"), (pictures, "pictures without text; run text recognition (OCR) over it")]
+    unread = (Unreadable(f"{path} ({count} of {pages} pages)", what) for count, what in counts if count)
+    return Converted(_line(title), text, tuple(unread))
+
+
+def _pdf_page(document: pypdfium2.PdfDocument, number: int) -> tuple[str, bool]:
+    """The text of a page, and whether it is pictures alone."""
+    page = document[number]
+    words = page.get_textpage()
+    text = _unwrapped(words.get_text_bounded())
+    words.close()
+    picture = not text and next(page.get_objects([pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]), None) is not None
+    page.close()
+    return text, picture
 
 
 def _unwrapped(text: str) -> str:

@@ -95,8 +95,8 @@ class MixedFiles:
             raise Unreadable(str(file.path), "empty")
         if kind in CONVERTERS:
             converted = convert(file.path, kind, self._fallback)
-            if converted.unread is not None:
-                self._skip(converted.unread)
+            for unread in converted.unread:
+                self._skip(unread)
             yield str(file.path), Document(file.name, converted.title, converted.text)
             return
         rows = documents_of_rows(file.path, file.name, kind, self._columns, self._fallback, progress)

@@ -26,9 +26,9 @@ class FoundFile:
 def walk(paths: Sequence[Path], skip: Callable[[Unreadable], None]) -> list[FoundFile]:
     """The regular files among `paths` and below the folders among them, each once, in the order of their names.
 
-    What is hidden in a folder (its name begins with a dot) is left out, and so are indexes. Symbolic links are
-    followed, unless they lead to what is read already. `skip` is called with what cannot be read. Raises CorpusError
-    for a path that does not exist.
+    What is hidden in a folder (its name begins with a dot) is left out, and so are indexes and the files by which
+    Office locks what is open (~$report.docx). Symbolic links are followed, unless they lead to what is read already.
+    `skip` is called with what cannot be read. Raises CorpusError for a path that does not exist.
     """
     for path in paths:
         if not os.path.lexists(path):
@@ -103,7 +103,7 @@ class _Walk:
             names = [entry.name for entry in entries]
         if set(names) >= INDEX_FILES:
             return []
-        return [folder / name for name in names if not name.startswith(".")]
+        return [folder / name for name in names if not name.startswith((".", "~$"))]
 
 
 def _is_link(path: Path) -> bool:

@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from pypdf import PdfWriter
-from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+from pypdf.generic import DecodedStreamObject, DictionaryObject, IndirectObject, NameObject
 
 
 def write_pdf(path: Path, pages: list[list[str]], title: str = "", password: str | None = None) -> Path:
@@ -32,6 +32,17 @@ def write_pdf(path: Path, pages: list[list[str]], title: str = "", password: str
         writer.add_metadata({"/Title": title})
     if password is not None:
         writer.encrypt(password, algorithm="RC4-128")
+    with path.open("wb") as file:
+        writer.write(file)
+    return path
+
+
+def damaged(path: Path, *pages: int) -> Path:
+    """A PDF some of whose pages, counted from 1, lead to objects that do not exist."""
+    writer = PdfWriter(clone_from=path)
+    kids = writer.root_object["/Pages"]["/Kids"]
+    for page in pages:
+        kids[page - 1] = IndirectObject(9999 + page, 0, writer)
     with path.open("wb") as file:
         writer.write(file)
     return path

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from retrieval.sources import converted as formats
 from retrieval.sources.converted import CONVERTERS, convert
 from retrieval.sources.unreadable import Unreadable
-from tests.retrieval.sources.real_files import write_docx, write_pdf, write_scan
+from tests.retrieval.sources.real_files import damaged, write_docx, write_pdf, write_scan
 
 
 def read(path: Path, fallback: str | None = None) -> tuple[str, str]:
@@ -25,6 +25,21 @@ def refusal(path: Path) -> str:
         read(path)
     assert refused.value.where == str(path)
     return refused.value.reason
+
+
+AS_WRITTEN = [
+    "No",
+    "true",
+    "12:30",
+    "12:30:00",
+    "007",
+    "1_000",
+    "0x1F",
+    "1.50",
+    "1e3",
+    "2024-01-05",
+    "2024-01-05T07:30:00Z",
+]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +66,20 @@ def refusal(path: Path) -> str:
         ("---\n" + "[" * 5000 + "\n---\n# Heading\n", "Heading"),
         ('+++\ntitle = "In TOML"\n+++\ntext', "In TOML"),
         ("+++\ntitle = 'not = quite\n+++\ntext", "not = quite"),
+        *((f"---\ntitle: {title}\n---\ntext", title) for title in AS_WRITTEN),
+        *((f"+++\ntitle = {title}  # a comment\n[title.of]\n+++\ntext", title) for title in AS_WRITTEN),
+        ("---\ntitle: 'No'\n---\ntext", "No"),
+        ("---\ntitle: !tag Tea\n---\ntext", "Tea"),
+        ("---\ntitle: ~\n---\n# Heading\n", "Heading"),
+        ("---\ntitle: 'null'\n---\n# Heading\n", "null"),
+        ("---\n? [a, b]\n: c\ntitle: Tea\n---\ntext", "Tea"),
+        ("---\ntitle: >\n  Folded\n\n  over\n  lines\nbad: a: b\n---\ntext", "Folded over lines"),
+        ("---\nbad: a: b\ntitle: 'Tea: a history' # a comment\n---\ntext", "Tea: a history"),
+        ("---\ntitle:\nbad: a: b\n---\n# Heading\n", "Heading"),
+        ("---\nbad: a: b\ntitle: 007\n---\ntext", "007"),
+        ("+++\ntitle = 'In TOML'\nbad = a\n+++\ntext", "In TOML"),
+        ("+++\nbad = a\ntitle = 1_000 # a comment\n+++\ntext", "1_000"),
+        ("+++\n[author]\ntitle = 'Dr.'\n+++\n# Heading\n", "Heading"),
     ],
 )
 def test_titles_of_markdown(tmp_path: Path, text: str, title: str) -> None:
@@ -161,46 +190,6 @@ def test_html_of_other_kinds(tmp_path: Path) -> None:
         assert read(tmp_path / name) == expected
 
 
-LATIN = "<p>café</p>".encode("latin-1")
-
-
-@pytest.mark.parametrize(
-    ("data", "fallback", "text"),
-    [
-        (b"<meta charset=utf-8>" + LATIN, None, None),
-        (b"<meta charset=utf-8>" + LATIN, "latin-1", "café"),
-        (b"<meta charset=utf-16><p>page</p>", None, "page"),
-        (b"<meta charset=utf-16>" + "<p>café</p>".encode(), None, "café"),
-        (b'<meta name="description" content="the charset=koi8-r of pages">' + LATIN, None, None),
-        (b'<meta name="description" content="the charset=koi8-r of pages">' + LATIN, "latin-1", "café"),
-        (b'<meta content="text/html; charset=iso-8859-1" http-equiv=content-type>' + LATIN, None, "café"),
-        (b"<meta charset=iso-8859-1><p>\x80 5</p>", None, "\u20ac 5"),  # as browsers read it
-        (b"<!-- <meta charset=koi8-r> --><meta charset=latin-1>" + LATIN, None, "café"),
-        (b'<?xml version="1.0" encoding="iso-8859-1"?>' + LATIN, None, "café"),
-        (b"<meta charset=klingon><meta charset=latin-1>" + LATIN, None, "café"),
-        (b"<meta charset=hex>" + LATIN, None, None),
-        (b"<meta charset=unicode_escape><p>a\\n</p>", None, "a\\n"),
-        (b"<meta charset=utf-7><p>+AGE-</p>", None, "+AGE-"),
-        (b"<meta charset=x-user-defined>" + LATIN, None, None),
-        (b"<meta charset=iso-2022-kr><p>page</p>", None, "page"),
-        (b"<meta charset=x-sjis>" + "<p>\u2460</p>".encode("cp932"), None, "\u2460"),
-        (b"<meta charset=gb2312>" + "<p>\u20ac</p>".encode("gb18030"), None, "\u20ac"),
-        (b"<meta charset=shift_jis><p>\x82</p>", None, None),
-        (b"<meta charset=shift_jis>" + LATIN, "latin-1", "café"),
-        (b"<meta charset=shift_jis>" + "<p>\u65e5\u672c</p>".encode("cp932"), "latin-1", "\u65e5\u672c"),
-        (codecs.BOM_UTF8 + b"<meta charset=koi8-r>" + "<p>café</p>".encode(), None, "café"),
-        ("<p>\u65e5\u672c</p>".encode("utf-16-le"), "utf-16-le", "\u65e5\u672c"),
-    ],
-)
-def test_no_encoding_of_a_page_is_guessed(tmp_path: Path, data: bytes, fallback: str | None, text: str | None) -> None:
-    file = tmp_path / "a.html"
-    file.write_bytes(data)
-    if text is None:
-        assert refusal(file).startswith("not ")
-    else:
-        assert read(file, fallback)[1] == text
-
-
 @pytest.mark.parametrize(
     ("page", "text"),
     [
@@ -289,9 +278,7 @@ def test_encodings_with_nuls_can_be_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_html_that_no_tree_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "deep.html").write_text("<div>" * 20_000 + "x")
-    assert refusal(tmp_path / "deep.html").startswith("damaged, or not html (")
+def test_html_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "MOST_HTML", 1 << 20)
     (tmp_path / "huge.html").write_text("<p>x</p>" * (1 << 18))
     assert refusal(tmp_path / "huge.html") == "longer than 1 MiB of HTML; split it"
@@ -306,7 +293,24 @@ def test_pages_of_pictures_are_counted(tmp_path: Path) -> None:
     file = write_scan(tmp_path / "a.pdf", ["words", None, None, ""])
     converted = convert(file, ".pdf", None)
     assert converted.text == "words"
-    assert str(converted.unread) == f"{file} (2 of 4 pages): pictures without text; run text recognition (OCR) over it"
+    assert [str(part) for part in converted.unread] == [
+        f"{file} (2 of 4 pages): pictures without text; run text recognition (OCR) over it"
+    ]
+
+
+def test_damaged_pages_cost_no_other(tmp_path: Path) -> None:
+    file = damaged(write_pdf(tmp_path / "a.pdf", [["One."], ["Two."], ["Three."]]), 2)
+    assert convert(file, ".pdf", None).text == "One.\n\nThree."
+    assert [str(part) for part in convert(file, ".pdf", None).unread] == [f"{file} (1 of 3 pages): damaged"]
+    scan = damaged(write_scan(tmp_path / "b.pdf", ["words", None, "more"]), 3)
+    assert [str(part) for part in convert(scan, ".pdf", None).unread] == [
+        f"{scan} (1 of 3 pages): damaged",
+        f"{scan} (1 of 3 pages): pictures without text; run text recognition (OCR) over it",
+    ]
+    assert refusal(damaged(write_pdf(tmp_path / "c.pdf", [["One."], []]), 1)).startswith(
+        "its pages are damaged (1 of 2) or hold no text, "
+    )
+    assert refusal(damaged(write_pdf(tmp_path / "d.pdf", [["One."], ["Two."]]), 1, 2)) == "all of its pages are damaged"
 
 
 def test_pdf_of_another_program(tmp_path: Path) -> None:
@@ -364,6 +368,18 @@ def test_docx_that_cannot_be_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.docx", "w", zipfile.ZIP_DEFLATED) as parts:
         parts.writestr("word/document.xml", b" " * (formats.MOST_XML + 1))
     assert refusal(tmp_path / "bomb.docx") == "unpacks to more than 16 MiB of XML; split it"
+
+
+@pytest.mark.parametrize("xml", ["<a/>", '<a b="" c=""/>', "<a></a>"])
+def test_docx_of_very_many_tags_is_refused_by_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xml: str
+) -> None:
+    file = write_docx(tmp_path / "a.docx", "", "Heading")
+    with zipfile.ZipFile(file, "a") as parts:
+        monkeypatch.setattr(formats, "MOST_TAGS", 60_000)
+        assert read(file) == ("Heading", "# Heading")
+        parts.writestr("word/more.xml", xml * 60_000)
+    assert refusal(file) == "holds more than 60,000 tags and attributes of XML; split it"
 
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:

@@ -40,6 +40,13 @@ def test_what_is_hidden_is_left_out_unless_it_is_named(tmp_path: Path) -> None:
     assert found(tmp_path / ".hidden.txt") == ([".hidden.txt"], [])
 
 
+def test_lock_files_of_word_are_left_out(tmp_path: Path) -> None:
+    for name in ("report.docx", "~$report.docx", "sub/~$port.docx", "~notes.txt", "$a.txt", "a~$b.txt"):
+        write(tmp_path / name)
+    assert found(tmp_path) == (["$a.txt", "a~$b.txt", "report.docx", "~notes.txt"], [])
+    assert found(tmp_path / "~$report.docx") == (["~$report.docx"], [])
+
+
 def test_several_paths_are_named_from_the_folder_that_holds_them_all(tmp_path: Path) -> None:
     write(tmp_path / "one" / "readme.md")
     write(tmp_path / "two" / "readme.md")
