@@ -51,6 +51,8 @@ def plain(path: Path, fallback: str | None) -> Converted:
 def markdown(path: Path, fallback: str | None) -> Converted:
     """The text of a file without its front matter, whose title it has, else that of the first heading of level 1."""
     text = decoded(path, fallback)
+    if "\n" not in text:
+        text = text.replace("\r", "\n")  # lines of old Macs
     title = ""
     front = _FRONT_MATTER.match(text, 0, MARKDOWN_HEAD)
     named = _front_title(front[2], _toml_title if front[1] == "+++" else _yaml_title) if front else None
@@ -148,16 +150,26 @@ def docx(path: Path, _fallback: str | None) -> Converted:
         if file.read(len(OLE)) == OLE:
             raise Unreadable(str(path), "encrypted, or in the format before DOCX; save it again without a password")
         with zipfile.ZipFile(file) as parts:
-            xml = [part for part in parts.infolist() if part.filename.endswith((".xml", ".rels"))]
+            xml = [part for part in parts.infolist() if _is_xml(parts, part)]  # whatever its name
             if sum(part.file_size for part in xml) > MOST_XML:
                 raise Unreadable(str(path), f"unpacks to more than {MOST_XML >> 20} MiB of XML; split it")
             if sum(_tags_and_attributes(parts, part) for part in xml) > MOST_TAGS:
                 raise Unreadable(str(path), f"holds more than {MOST_TAGS:,} tags and attributes of XML; split it")
             title = _docx_title(parts)
         file.seek(0)
-        converted = mammoth.convert_to_html(file, style_map=DOCX_STYLES, convert_image=_no_image)
+        converted = mammoth.convert_to_html(
+            file, style_map=DOCX_STYLES, convert_image=_no_image, include_embedded_style_map=False
+        )
     page = page_of(converted.value)
     return Converted(_line(title) or _line(page.title), page.text)
+
+
+def _is_xml(parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
+    try:
+        with parts.open(part) as content:
+            return content.read(64).lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] in (b"<", b"")
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError):
+        return False  # what needs this part says so
 
 
 def _tags_and_attributes(parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> int:

@@ -15,6 +15,10 @@ from retrieval.sources.unreadable import Unreadable
 from tests.retrieval.sources.real_files import damaged, write_docx, write_pdf, write_scan
 
 
+# to resolve these would take 10^12 steps
+MERGES = "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 13))
+
+
 def read(path: Path, fallback: str | None = None) -> tuple[str, str]:
     converted = convert(path, path.suffix, fallback)
     return converted.title, converted.text
@@ -48,6 +52,7 @@ AS_WRITTEN = [
         ("# Leave policy\n\ntext", "Leave policy"),
         ("intro\n\n  # Deep  heading #\n", "Deep heading"),
         ("Title\r\n=====\r\n\r\ntext", "Title"),
+        ("---\na0: &a0 {k: 1}\n" + MERGES + "title: Tea\n---\ntext", "Tea"),
         ("```\n# a comment\n```\n\n# The title\n", "The title"),
         ("## only a section\n\ntext #5\n#hash", ""),
         ('---\ntitle: "Front matter"\n---\n# Heading\n', "Front matter"),
@@ -95,6 +100,7 @@ def test_titles_of_markdown(tmp_path: Path, text: str, title: str) -> None:
     [
         ("---\ntitle: Tea\ntags: [a, b]\n---\n\n# Tea\n\nWords\n", "# Tea\n\nWords\n"),
         ("---\r\ntitle: Tea\r\n---\r\nWords\r\n", "Words\r\n"),
+        ("---\rtitle: Tea\r---\rWords\r", "Words\n"),
         ("---\ntitle: Tea: a history\n---\nWords", "Words"),
         ('+++\ntitle = "Tea"\n+++\nWords', "Words"),
         ("---\ntitle: Tea\n---\n", "---\ntitle: Tea\n---\n"),  # there is nothing else
@@ -368,6 +374,20 @@ def test_docx_that_cannot_be_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.docx", "w", zipfile.ZIP_DEFLATED) as parts:
         parts.writestr("word/document.xml", b" " * (formats.MOST_XML + 1))
     assert refusal(tmp_path / "bomb.docx") == "unpacks to more than 16 MiB of XML; split it"
+
+
+def test_docx_is_bounded_whatever_the_names_of_its_parts(tmp_path: Path) -> None:
+    whole = write_docx(tmp_path / "a.docx", "", "Heading")
+    with zipfile.ZipFile(whole) as parts, zipfile.ZipFile(tmp_path / "b.docx", "w", zipfile.ZIP_DEFLATED) as copy:
+        for name in parts.namelist():
+            data = parts.read(name).replace(b"word/document.xml", b"word/document.bin")
+            copy.writestr(name.replace("document.xml", "document.bin") if name.startswith("word/doc") else name, data)
+        copy.writestr("mammoth/style-map", "p => h1\n" * 3_000_000)  # which is not looked at
+        copy.writestr("word/media/image.png", b"\x89PNG" + b"\0" * formats.MOST_XML)
+    assert read(tmp_path / "b.docx") == ("Heading", "# Heading")
+    with zipfile.ZipFile(tmp_path / "b.docx", "a", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("word/other.bin", b"\n <a>" + b" " * formats.MOST_XML)
+    assert refusal(tmp_path / "b.docx") == "unpacks to more than 16 MiB of XML; split it"
 
 
 @pytest.mark.parametrize("xml", ["<a/>", '<a b="" c=""/>', "<a></a>"])
