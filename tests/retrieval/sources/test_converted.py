@@ -14,7 +14,6 @@ from retrieval.sources.converted import CONVERTERS, convert
 from retrieval.sources.unreadable import Unreadable
 from tests.retrieval.sources.real_files import damaged, write_docx, write_pdf, write_scan
 
-
 # to resolve these would take 10^12 steps
 MERGES = "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 13))
 
