@@ -190,7 +190,8 @@ class _Reader:
                 yield self._taken(end)
                 break
             elif mark in "{[":
-                if not opened and (closed if in_list else begun):
+                is_value = self._text[self._next : end].rstrip().endswith(":")
+                if not opened and not is_value and (closed if in_list else begun):
                     yield self._taken(end)  # the next row
                     break
                 opened += mark

@@ -182,6 +182,18 @@ def test_on_a_single_line_rows_are_read_on_or_said_to_be_lost(
     assert others == (expected[: len(others)] if "not JSON from this row on" in said[-1] else expected)
 
 
+@pytest.mark.parametrize("value", ['{"text": "no"}', '[{"text": "no"}]', '[[{"text": "no"}]]'])
+@pytest.mark.parametrize("form", ["[{}, {}, {}]", "{}\n{}\n{}"])
+def test_a_value_in_a_damaged_row_is_not_taken_for_a_row(tmp_path: Path, form: str, value: str) -> None:
+    row = '{"id": 2, "text": "y", "k": ' + value + "}"
+    file = tmp_path / "a.json"
+    for place in range(row.index(value) - 1):  # up to its colon
+        for damage in ("", "}", "]", ",", ":"):
+            text = row[:place] + damage + row[place + (not damage) :]
+            file.write_text(form.replace("{}", "%s") % (GOOD, text, LAST))
+            assert {document.id for document in read(file)[0]} <= {"1", "2", "3", "a.json:2"}
+
+
 def test_a_nested_object_is_not_taken_for_a_row(tmp_path: Path) -> None:
     rows = [
         {"id": n, "parts": [{"id": f"{n}a", "text": "no"}, {"id": f"{n}b", "text": "no"}], "text": "x"}
