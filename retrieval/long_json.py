@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 PIECE = 1 << 20  # characters of a string that are decoded at once; shorter strings are left to `json`
+MOST_OUTLINE = 1 << 27  # characters of a value without its long strings: in memory, it takes many times as much
 
-# The inside of a string, or as much of it as was read, without its closing quotation mark. It ends behind a whole
-# character: neither within an escape, nor between the two escapes of a surrogate pair
+# The inside of a string, or as much of it as was read and may stand in JSON, without its closing quotation mark. It
+# ends behind a whole character: neither within an escape, nor between the two escapes of a surrogate pair
 _INSIDE = re.compile(
-    r'(?:[^"\\]++|\\[^u]|\\u(?![dD][89abAB])[0-9a-fA-F]{4}'
+    r'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u(?![dD][89abAB])[0-9a-fA-F]{4}'
     r"|\\u[dD][89abAB][0-9a-fA-F]{2}"
     r"(?:\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?=[^\\])|(?=\\[^u])|(?=\\u(?![dD][c-fC-F])[0-9a-fA-F]{4})))*+",
     re.DOTALL,
@@ -40,17 +41,22 @@ class _Parser:
     def outline(self) -> str:
         """The text with a short name in place of each long string."""
         outline: list[str] = []
+        length = 0
         while True:
             quote = self._text.find('"', self._next)
             if quote >= 0:
                 outline.append(self._text[self._next : quote])
                 self._next = quote + 1
                 outline.append(f'"{self._string()}"')
+                length += len(outline[-2]) + len(outline[-1])
             else:
                 outline.append(self._text[self._next :])
                 self._next = len(self._text)
+                length += len(outline[-1])
                 if not self._more():
                     return "".join(outline)
+            if length > MOST_OUTLINE:
+                raise ValueError(f"it holds more than {MOST_OUTLINE} characters in other fields than long texts")
 
     def _more(self) -> bool:
         piece = next(self._pieces, None)
@@ -75,8 +81,10 @@ class _Parser:
                 name = uuid.uuid4().hex  # no string of the text's own
                 self.long[name] = whole.getvalue()
                 return name
+            if self._text[end : end + 1] not in ("\\", ""):
+                raise ValueError("Invalid control character in a string; write it as an escape")
             if len(self._text) - end > _LONGEST_ESCAPE:
-                raise ValueError(f"a string holds the invalid escape {self._text[end : end + 2]!r}")
+                raise ValueError(f"Invalid escape {self._text[end : end + 2]} in a string")
             if end - self._next >= PIECE:
                 whole = whole or io.StringIO()
                 whole.write(_decoded(match[0]))

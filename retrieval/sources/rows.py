@@ -139,8 +139,8 @@ def _json(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
         try:
             for count, (value, wrong) in enumerate(json_rows(text.read), start=1):
                 yield Row(str(count), CorpusError(f"not JSON ({wrong})") if wrong else value, file.tell())
-        except UnicodeDecodeError as error:
-            what = f"{error.reason}, not {encoding}"
+        except ValueError as error:
+            what = f"{error.reason}, not {encoding}" if isinstance(error, UnicodeDecodeError) else str(error)
             raise Unreadable(f"{path}:{count + 1}", f"not JSON from this row on ({what})") from error
 
 

@@ -135,6 +135,17 @@ def test_strict_fails_at_the_first(folder: Path, tmp_path: Path, name: str) -> N
         list(MixedFiles([folder], strict=True).documents())
 
 
+def test_json_that_cannot_be_read_further_is_counted_and_fails_if_strict(folder: Path) -> None:
+    (folder / "cut.json").write_text('[{"id": "8", "text": "good"}, {"id": "9", "text": "no mark}, {"text": "lost"}]')
+    said: list[Unreadable] = []
+    source = MixedFiles([folder], skip=said.append)
+    assert sorted(document.id for document in source.documents()) == sorted([*IDS, "8"])
+    assert [error.where for error in said] == [f"{folder}/cut.json:2"]
+    assert source.skipped == 1
+    with pytest.raises(CorpusError, match=r"cut\.json:2: not JSON from this row on"):
+        list(MixedFiles([folder], strict=True).documents())
+
+
 def test_strict_reads_what_is_right(folder: Path) -> None:
     assert [document.id for document in MixedFiles([folder], strict=True).documents()] == IDS
 

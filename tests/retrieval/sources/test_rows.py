@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import io
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,20 @@ UNPAIRED = "its quotation marks do not pair; write those inside a quoted cell tw
 @pytest.mark.parametrize(
     ("row", "text", "said"),
     [
-        ('2,"he said "no" twice"', 'he said no" twice"', []),
+        ('2,"he said "no" twice"', 'he said "no" twice', []),
+        ('2,"he said "no, never" twice"', 'he said "no, never" twice', []),
+        ('2,"he said ""no"" and "yes" twice"', 'he said "no" and "yes" twice', []),
+        ('2,""No" is what he said"', '"No" is what he said', []),
+        (r'2,"he said \"no\" twice"', 'he said "no" twice', []),
+        (r'2,"he said \"no\", twice"', 'he said "no", twice', []),
+        (r'2,"he said \"no\""', 'he said "no"', []),
+        (r'2,"\"No\", he said, and C:\dir"', '"No", he said, and C:\\dir', []),
+        ('2,"A" and "B"', None, [f"3: {UNPAIRED}"]),
+        ('2,"A" and more', None, [f"3: {UNPAIRED}"]),
+        ('2,"5" x 7" disk"', None, [f"3: {UNPAIRED}"]),
         ('2,5" disk', '5" disk', []),
         ('2,"he said "no twice"', None, [f"3: {UNPAIRED}"]),
-        ('2,"he said "no", twice"', None, ["3: has 3 cells, where the header has 2"]),
+        ('2,"he said "no", twice"', None, [f"3: {UNPAIRED}"]),
         ('2,"no end', None, [f"3: {UNPAIRED}"]),
         ('2,"one "stray\nline two"', None, [f"3: {UNPAIRED}", "4: has 1 cells, where the header has 2"]),
         (
@@ -181,12 +192,66 @@ def test_a_stray_quotation_mark_costs_no_other_row(
 
 
 def test_a_wrong_row_of_csv_that_is_too_long_to_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_rows, "MOST_KEPT", 20)
+    monkeypatch.setattr(csv_rows, "LONGEST_CELL", 200)
     file = tmp_path / "a.csv"
-    file.write_text('id,text\n1,x\n2,"no end\n' + "word\n" * 10 + '3,"z"\n4,v\n')
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        others = [(str(n), f"é {n}") for n in range(3, 2000)]
+        file.write_text('id,text\n1,x\n2,"no end\n' + "".join(f"{n},{text}\n" for n, text in others), encoding=encoding)
+        documents, said = read(file)
+        assert [(document.id, document.text) for document in documents] == [("1", "x"), *others]
+        assert said == [f"a.csv:3: {UNPAIRED}"]
+
+
+@pytest.mark.parametrize("mark", ['"', '""', '"""', 'a "b', '\\"'])
+def test_every_row_of_csv_may_have_a_stray_mark(tmp_path: Path, mark: str) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("id,text\n" + f'1,"words {mark} and\n' * 2000 + "2,z\n")
+    read_lines = 0
+
+    class Counted(io.StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            nonlocal read_lines
+            read_lines += 1
+            return super().readline(size)
+
+    rows = list(csv_rows.csv_rows(Counted(file.read_text(), newline=""), ","))
+    assert rows[-1][1] == ["2", "z"]
+    assert read_lines < 3 * 2002
+
+
+def test_a_wrong_row_of_csv_keeps_nothing_of_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_rows, "LONGEST_CELL", 1000)
+    text = io.StringIO('id,text\n1,"no end\n' + "2,fine text\n" * 100_000)
+    tracemalloc.start()
+    try:
+        assert sum(cells is not None for _, cells in csv_rows.csv_rows(text, ",")) == 100_001
+        assert tracemalloc.get_traced_memory()[1] < 50_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ('"Hello" he said.', '"Hello" he said.'),
+        ('"No" and "no" again', '"No" and "no" again'),
+        ('"He said "no" twice"', '"He said "no" twice"'),
+        ('5" disk', '5" disk'),
+        ('"never closed', '"never closed'),
+        ('"', '"'),
+        ('"whole, ""quoted"" cell"', 'whole, "quoted" cell'),
+        ('"two\nlines\n"', "two\nlines\n"),
+    ],
+)
+@pytest.mark.parametrize("after", ["3\tz", '3\t"z"', '3\tz"', '3\t"z'])
+def test_marks_of_tsv_are_text_unless_they_enclose_a_cell(tmp_path: Path, cell: str, text: str, after: str) -> None:
+    file = tmp_path / "a.tsv"
+    file.write_text(f"id\ttext\n2\t{cell}\n{after}\n4\tv\n")
+    last = after.partition("\t")[2]
+    expected = [("2", text), ("3", "z" if last == '"z"' else last), ("4", "v")]
     documents, said = read(file)
-    assert [document.id for document in documents] == ["1", "4"]
-    assert said == [f"a.csv:3: {UNPAIRED}"]
+    assert [(document.id, document.text) for document in documents] == expected
+    assert said == []
 
 
 @pytest.mark.parametrize(
