@@ -249,6 +249,7 @@ class Connection(H11Protocol):
             interrupt(self.cycle.scope, RefusedRequest(status, kind, message, headers={"Connection": "close"}))
             self.cycle.keep_alive = False
             self.cycle.message_event.set()
+            self._enter(Phase.ANSWER)  # the first error stands
         else:
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 self._answer_unread(status, ErrorBody.of(kind, message))
