@@ -65,7 +65,7 @@ class KeptCode(FunctionCache):
 
     def save_overload(self, *arguments: Any) -> None:
         """Keeps what was compiled, if that is possible."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # it reads a file first, which may be damaged still
             super().save_overload(*arguments)
 
 

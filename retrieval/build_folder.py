@@ -5,22 +5,27 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from retrieval.build_lock import alone
 from retrieval.errors import IndexFolderError
 from retrieval.exchange import exchanged
 from retrieval.full_disk import FULL, REFUSED
 
 LOCK = "lock"  # held by the process that builds
 NEW, OLD = "new", "old"
+REMOVING = "removing"  # is there once the index before is being removed, where it cannot be moved: NEW takes its place
+FINISHED = "finished"  # an index that could not take its place: stays until the user moves or removes it
 
 
 def require_replaceable(out: Path, names: Collection[str]) -> None:
     """IndexFolderError if an index cannot take the place of `out`.
 
-    It holds something besides the parts in `names`, a disk is mounted there, or nothing can be written beside it.
+    It holds something besides the parts in `names`, a disk is mounted there, it may not be moved away, or nothing can
+    be written beside it.
     """
     if out.exists() and not out.is_dir():
         raise IndexFolderError(f"{out}: is a file; name a folder for the index")
@@ -39,6 +44,8 @@ def require_replaceable(out: Path, names: Collection[str]) -> None:
     with _refusals(out, "cannot build there"):
         # the innermost folder that is there; what cannot be looked into is not, without an error
         _require_writable(next(path for path in _place(out).parents if os.path.exists(path)))  # noqa: PTH110
+        if out.exists():
+            _require_movable(_place(out))
 
 
 @contextlib.contextmanager
@@ -46,12 +53,14 @@ def built_beside(out: Path, names: Collection[str]) -> Iterator[Path]:
     """A folder to build in. It becomes `out` if the block ends without an exception, and is removed otherwise.
 
     `out` is replaced as a whole; if it is a link, what it leads to is. However this ends, `out` is the folder before or
-    the new one. Where the system cannot exchange two folders in one step, `out` is missing for a moment. What processes
-    that are dead left beside it is removed first.
+    the new one. Where the system cannot exchange two folders in one step, `out` is missing for a moment; where it
+    cannot move `out`, it is removed before the new one takes its place. What processes that are dead left beside it is
+    removed first.
 
     IndexFolderError if `out` holds something else than `names`, its place cannot be written to, or the disk is full or
-    fails.
+    fails. A finished folder that cannot take its place stays, and the error says where.
     """
+    require_replaceable(out, names)
     out = _place(out)
     with _refusals(out, "cannot build there"):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,13 +72,15 @@ def built_beside(out: Path, names: Collection[str]) -> Iterator[Path]:
                 folder.mkdir()
                 yield folder
                 _sync(folder)
-            with _refusals(out, "the new index cannot take its place"), _alone_in(out.parent):
-                _replace(out, folder, workplace / OLD, names)
+            _put_in_place(workplace, out, names)
+            with _refusals(out, "the new index is in its place, but may be gone if the power fails now"):
                 _sync_folder(out.parent)
         finally:
-            with _refusals(out, f"the index before is still at {workplace / OLD}", "build again to bring it back"):
-                _give_back(workplace, out)
-            shutil.rmtree(workplace, ignore_errors=True)  # not if that failed: it holds the only index
+            finished = f", the new one at {workplace / FINISHED}" if (workplace / FINISHED).exists() else ""
+            where = f"the index before is still at {workplace / OLD}{finished}"
+            with _refusals(out, where, "build again to bring it back"):
+                _settle(workplace, out)
+            _remove(workplace)  # not if that failed: it holds the only index
     finally:
         os.close(lock)
 
@@ -78,7 +89,7 @@ def is_being_built(out: Path) -> bool:
     """Whether an index is being built that is to lie at `out`, or was until the process that built it was killed."""
     out = _place(out)
     try:
-        return any(out.parent.glob(f"{_hidden(out)}*"))
+        return any(not (workplace / FINISHED).exists() for workplace in out.parent.glob(f"{_hidden(out)}*"))
     except OSError:
         return False
 
@@ -121,21 +132,17 @@ def _require_writable(folder: Path) -> None:
     raise OSError(code, os.strerror(code), str(folder))
 
 
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """A context that one process at a time enters, as far as the disk has locks."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _require_movable(folder: Path) -> None:
+    """OSError, as the system would raise it, if a folder may not be moved into another one."""
+    _require_writable(folder)  # its entry `..` changes
+    parent = folder.parent.stat()
+    if parent.st_mode & stat.S_ISVTX and os.geteuid() not in (0, parent.st_uid, folder.stat().st_uid):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(folder))
 
 
 def _claimed(out: Path) -> tuple[Path, int]:
     """A new folder beside `out` and the descriptor that locks it; sweeps what dead processes left there."""
-    with _alone_in(out.parent):  # so that a folder that stands here has its lock, or never will
+    with alone(out):  # so that a folder that stands here has its lock, or never will
         for workplace in out.parent.glob(f"{_hidden(out)}*"):
             _sweep(workplace, out)
         workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
@@ -149,20 +156,52 @@ def _claimed(out: Path) -> tuple[Path, int]:
         return workplace, lock
 
 
-def _replace(out: Path, folder: Path, old: Path, names: Collection[str]) -> None:
-    """Puts a folder in the place of `out`, which is then in the other's place, at `old`, or was missing."""
+def _put_in_place(workplace: Path, out: Path, names: Collection[str]) -> None:
+    """The new index takes the place of `out`. If it cannot, it is kept, and IndexFolderError says why and where."""
+    try:
+        with _refusals(out, "the new index cannot take its place"), alone(out):
+            _replace(workplace, out, names)
+    except IndexFolderError as error:
+        finished = workplace / FINISHED
+        with _refusals(out, f"{error}; and the new index at {workplace / NEW} cannot be kept"):
+            (workplace / NEW).rename(finished)
+        raise IndexFolderError(f"{error}; the new index is at {finished}: move it yourself, or remove it") from error
+
+
+def _replace(workplace: Path, out: Path, names: Collection[str]) -> None:
+    """Puts the new folder in the place of `out`, which is in the workplace then, or was missing, or is gone."""
     require_replaceable(out, names)  # it may have been filled meanwhile
+    new = workplace / NEW
     if not out.exists():
-        folder.rename(out)
-    elif not exchanged(folder, out):
-        out.rename(old)
-        folder.rename(out)
+        new.rename(out)
+    elif not exchanged(new, out):
+        try:
+            out.rename(workplace / OLD)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # it is of a layer of a container's image, or under a quota of its own
+            (workplace / REMOVING).touch()
+            _settle(workplace, out)
+        else:
+            new.rename(out)
 
 
-def _give_back(workplace: Path, out: Path) -> None:
-    """Brings back the index that was moved aside, if nothing has come in its place."""
-    if (workplace / OLD).is_dir() and not out.exists():
+def _settle(workplace: Path, out: Path) -> None:
+    """Ends a replacement that was cut off: with the new index once the one before is being removed, else with that one,
+    if nothing has come in its place."""
+    if (workplace / REMOVING).exists() and (workplace / NEW).is_dir():
+        if out.exists():
+            shutil.rmtree(out)
+        (workplace / NEW).rename(out)
+    elif (workplace / OLD).is_dir() and not out.exists():
         (workplace / OLD).rename(out)
+
+
+def _remove(workplace: Path) -> None:
+    """Removes what a build has left, but for a finished index that could not take its place."""
+    if not (workplace / FINISHED).exists():
+        shutil.rmtree(workplace, ignore_errors=True)
 
 
 def _hidden(out: Path) -> str:
@@ -185,8 +224,8 @@ def _sweep(workplace: Path, out: Path) -> None:
     try:
         if lock is not None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _give_back(workplace, out)  # killed between its two moves
-        shutil.rmtree(workplace, ignore_errors=True)
+        _settle(workplace, out)
+        _remove(workplace)
     except OSError:
         return
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from numba import config, njit
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, UserProvidedCacheLocator
 
 from retrieval.cache_folder import NoCacheFolder, cache_folder
 
@@ -31,7 +31,7 @@ class KeptCode(FunctionCache):
 
     def save_overload(self, *arguments: Any) -> None:
         """Keeps what was compiled, if that is possible."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # it reads a file first, which may be damaged still
             super().save_overload(*arguments)
 
 
@@ -43,17 +43,19 @@ def kernel(function: Callable[..., Any]) -> Any:
     Where nothing can be kept, or read again, each process compiles for itself.
     """
     folder = kernel_folder()
-    if folder is None or not _writable(folder):
-        return njit(function, nogil=True)  # with cache=True numba would go on to the source's folder
-    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
+    if folder is None:
+        return njit(function, nogil=True)
+    before = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
+    # the folder alone: else numba goes on to that of the source where this one takes no file
+    config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(folder), UserProvidedCacheLocator.__name__
     try:
         dispatcher = njit(function, nogil=True)
         dispatcher._cache = KeptCode(function)  # as numba's `cache=True` does
         return dispatcher
-    except RuntimeError:  # the function has no source file, by which numba names what it keeps
+    except RuntimeError:  # nothing can be kept there, or the function has no source file, by which numba names it
         return njit(function, nogil=True)
-    finally:
-        config.CACHE_DIR = before  # numba reads it for each function, and those of other packages keep their own
+    finally:  # numba reads them for each function, and those of other packages keep their own
+        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = before
 
 
 def kernel_folder() -> Path | None:
@@ -68,11 +70,3 @@ def kernel_folder() -> Path | None:
         return cache_folder() / "numba"
     except NoCacheFolder:
         return None
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)

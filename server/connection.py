@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -23,6 +24,7 @@ from server.schemas import ErrorBody
 CAN_PROBE = hasattr(socket, "TCP_INFO")  # on Linux
 TCP_CLOSE = 7  # of include/net/tcp_states.h: the connection is reset
 FIRST_PROBE_SECONDS, LAST_PROBE_SECONDS = 0.02, 1.0
+LONGEST_HEADER = 65_536  # bytes of a request line and the header behind it
 FAREWELL_PROBE_SECONDS = 0.1  # for a reset to come from a client that has gone in the midst of its body
 
 
@@ -49,6 +51,22 @@ class Phase(Enum):
     ANSWER = auto()  # the application
 
 
+class Requests(h11.Connection):
+    """h11's reader of requests, which also refuses a header that is too long where it comes in one piece."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=LONGEST_HEADER)
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            line = len(event.method) + len(event.target) + len(b"  HTTP/1.1\r\n")
+            length = line + sum(len(name) + len(value) + len(b": \r\n") for name, value in event.headers) + len(b"\r\n")
+            if length > LONGEST_HEADER:
+                raise h11.RemoteProtocolError("header too long", error_status_hint=431)
+        return event
+
+
 class Connection(H11Protocol):
     """uvicorn's protocol, with an end to waiting for the client.
 
@@ -72,6 +90,7 @@ class Connection(H11Protocol):
         `headers_unseen` are those of an answer to what is no request, or not yet: the application answers all others.
         """
         super().__init__(config, server_state, app_state)
+        self.conn = Requests()
         self._admits = admits
         self._headers_unseen = headers_unseen
         self.waiting_since: float | None = None  # the loop's time since which it waits for the client, if it does
@@ -86,11 +105,14 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # so that writing is paused for as long as anything is not taken
         self._enter(self._current_phase())
         if not self._admits(self):
             self._refuse(503, "unavailable", "too many connections are open; come back later")
 
     def data_received(self, data: bytes) -> None:
+        if self.conn.their_state in (h11.MUST_CLOSE, h11.ERROR):
+            return  # there is no request behind the last one, which keeps its answer
         super().data_received(data)
         self._enter(self._current_phase())
 
@@ -101,17 +123,15 @@ class Connection(H11Protocol):
         self._enter(self._current_phase())
         if self._half_closed and self._phase is not Phase.ANSWER:
             self.transport.close()
-        if self.transport.is_closing():
-            self._expect_to_be_read()
 
     def pause_writing(self) -> None:
+        """The client does not take what is sent: it is given up unless it does in time, also where it is closed."""
         super().pause_writing()
-        self._expect_to_be_read()
+        self._stalled = self.loop.call_later(self._patience.body, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if not self.transport.is_closing():
-            self._trust_to_read()
+        self._trust_to_read()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always closes
         """Whether the connection stays open for the answer: the client has sent a request, or part of one, then FIN.
@@ -160,8 +180,24 @@ class Connection(H11Protocol):
         """Says nothing: clients offer HTTP/2 with every request, and go on without it."""
 
     def send_400_response(self, msg: str) -> None:
+        """uvicorn calls it while it handles h11's error, which knows more than `msg`."""
         del msg
-        self._refuse(400, "malformed_request", "this is not a request of HTTP/1.1")
+        error = sys.exception()
+        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        if status == 431:
+            in_body = self.cycle is not None and not self.cycle.response_complete
+            what = (
+                "a line between the body's chunks, or the trailer, has"
+                if in_body
+                else "the request line and the header have"
+            )
+            self._refuse(431, "header_too_long", f"{what} more than {LONGEST_HEADER} bytes")
+        elif status == 501:
+            self._refuse(
+                501, "wrong_transfer_encoding", "the only Transfer-Encoding that is read is chunked, by itself"
+            )
+        else:
+            self._refuse(400, "malformed_request", "this is not a request of HTTP/1.1")
 
     def shed(self) -> None:
         """Ends it at once: another connection needs its place."""
@@ -213,11 +249,11 @@ class Connection(H11Protocol):
             interrupt(self.cycle.scope, RefusedRequest(status, kind, message, headers={"Connection": "close"}))
             self.cycle.keep_alive = False
             self.cycle.message_event.set()
+            self._enter(Phase.ANSWER)  # the first error stands
         else:
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 self._answer_unread(status, ErrorBody.of(kind, message))
             self.transport.close()
-        self._expect_to_be_read()
 
     def _answer_unread(self, status: int, error: ErrorBody) -> None:
         """Answers what is no request, or not yet."""
@@ -234,11 +270,6 @@ class Connection(H11Protocol):
         answer = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode())
         for part in (answer, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(part) or b"")
-
-    def _expect_to_be_read(self) -> None:
-        """Gives the connection up unless the client takes what is written to it, in time."""
-        if self._stalled is None:
-            self._stalled = self.loop.call_later(self._patience.body, self.transport.abort)
 
     def _trust_to_read(self) -> None:
         if self._stalled is not None:

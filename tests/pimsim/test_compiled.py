@@ -1,5 +1,6 @@
 """Compiled kernels: where their machine code is kept, and that it is never older than the sources it comes from."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -74,6 +75,25 @@ def test_kept_code_that_cannot_be_read_is_compiled_again(home, damage, suffix):
         again = kernel(double)
         assert again(21) == 42
         assert sum(again.stats.cache_hits.values()) == 1
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut"])
+def test_a_damaged_index_on_a_full_disk_stops_no_call(home, damage, monkeypatch):
+    """What is kept can be neither read nor begun anew."""
+    assert kernel(double)(21) == 42
+    (index,) = (home / "numba").rglob("test_compiled.double*.nbi")
+    index.write_bytes(b"" if damage == "emptied" else index.read_bytes()[:-7])
+    original = open
+
+    def full(path, mode="r", *more, **named):
+        if "w" in mode and str(path).startswith(str(home)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, mode, *more, **named)
+
+    monkeypatch.setattr("builtins.open", full)
+    compiled = kernel(double)
+    assert compiled(21) == 42
+    assert compiled(21.5) == 43
 
 
 def test_a_change_of_a_module_beside_the_kernels_is_seen(home, tmp_path):

@@ -145,14 +145,18 @@ def test_what_cannot_be_put_back_is_kept_for_the_next_build(tmp_path: Path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", refusing)
-        with pytest.raises(IndexFolderError, match=r"still at .*old \(.*denied.*; build again to bring it back"):
+        with pytest.raises(
+            IndexFolderError,
+            match=r"before is still at .*old, the new one at .*finished \(.*denied.*; build again to bring it back",
+        ):
             build(tmp_path / "index", "new")
     (hidden,) = names(tmp_path)
     assert (tmp_path / hidden / "old" / "faiss.idx").read_text() == "old"
     with contextlib.suppress(KeyboardInterrupt), built_beside(tmp_path / "index", NAMES):
         raise KeyboardInterrupt
-    assert names(tmp_path) == ["index"]
+    assert names(tmp_path) == [hidden, "index"]
     assert (tmp_path / "index" / "faiss.idx").read_text() == "old"
+    assert (tmp_path / hidden / "finished" / "faiss.idx").read_text() == "new"
 
 
 def test_an_index_is_never_missing_while_another_takes_its_place(tmp_path: Path) -> None:
@@ -242,6 +246,36 @@ def test_where_nothing_can_be_written_is_seen_before_the_work(
         with pytest.raises(IndexFolderError, match=words):
             require_replaceable(out, NAMES)
     assert names(tmp_path) == ["link"]
+
+
+def test_an_index_that_cannot_be_moved_away_is_seen_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that moves to another one has to be writable itself."""
+    out = tmp_path / "index"
+    build(out, "old")
+    (tmp_path / "link").symlink_to(out)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != out)  # root may write anywhere
+    for place in (out, tmp_path / "link"):
+        for begin in (lambda path: require_replaceable(path, NAMES), build):
+            with pytest.raises(IndexFolderError, match=r"Permission denied: '.*index'.*you may write to"):
+                begin(place)
+    assert names(tmp_path) == ["index", "link"]
+
+
+def test_another_users_index_in_a_folder_for_all_is_seen_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in /tmp: what lies there may be moved by its owner alone, whoever may write to it."""
+    build(tmp_path / "index", "old")
+    owner = tmp_path.stat().st_uid
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 12345)
+    with pytest.raises(IndexFolderError, match=r"Operation not permitted: '.*index'.*you may write to"):
+        require_replaceable(tmp_path / "index", NAMES)
+    require_replaceable(tmp_path / "another", NAMES)
+    tmp_path.chmod(0o777)
+    require_replaceable(tmp_path / "index", NAMES)
 
 
 def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:

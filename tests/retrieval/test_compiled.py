@@ -1,6 +1,8 @@
 """Compiled kernels: kept in the user's cache folder and nowhere else, and usable where nothing can be kept."""
 
+import errno
 import importlib.util
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -129,6 +131,47 @@ def test_kept_code_that_cannot_be_read_stops_no_call(
         third = again(tmp_path / "first")
         assert third.doubled(2) == 4
         assert sum(third.doubled.stats.cache_hits.values()) == 1
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut"])
+def test_a_damaged_index_on_a_full_disk_stops_no_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """What is kept can be neither read nor begun anew."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    assert loaded(tmp_path / "first").doubled(2) == 4
+    (index,) = [path for path in kept(tmp_path / "cache") if path.suffix == ".nbi"]
+    index.write_bytes(b"" if damage == "emptied" else index.read_bytes()[:-7])
+    original = open
+
+    def full(path: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if "w" in mode and str(path).startswith(str(tmp_path)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, mode, *more, **named)
+
+    monkeypatch.setattr("builtins.open", full)
+    module = again(tmp_path / "first")
+    assert module.doubled(2) == 4
+    assert module.doubled(2.5) == 5
+
+
+def test_a_folder_that_takes_no_file_is_not_replaced_by_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no room, or a server of files refuses what its mode allows."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    original = tempfile.TemporaryFile
+
+    def refusing(*arguments: Any, **named: Any) -> Any:
+        if str(named.get("dir")).startswith(str(tmp_path / "cache")):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
+    before = numba.config.CACHE_LOCATOR_CLASSES
+    assert loaded(tmp_path / "source").doubled(2) == 4
+    assert kept(tmp_path) == []
+    assert before == numba.config.CACHE_LOCATOR_CLASSES, "other packages' kernels are not concerned"
 
 
 def _doubled(a: Any) -> Any:

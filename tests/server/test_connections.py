@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from server.connection import Patience
+from server.connection import Connection, Patience
 from server.crowd import Crowd, Member
 from server.listener import Listener
-from tests.server.conftest import Site, until
+from tests.server.conftest import PATIENCE, Site, until
 from tests.server.raw_http import GET, HEAD, QUERY, answer, rest
 
 SHORT = Patience(header=0.3, body=0.3, idle=0.3)
@@ -156,11 +156,55 @@ def test_a_client_that_does_not_read_its_answer_is_let_go(open_site: Any) -> Non
         until(lambda: not site.server.connections)
 
 
+@pytest.mark.parametrize("end", ["idle", "stop", "hang up", "half-closed"])
+def test_a_few_bytes_that_a_client_does_not_read_keep_no_connection(open_site: Any, end: str) -> None:
+    """Its answer is complete, as far as the server knows, and the connection to be closed."""
+    idle = 0.3 if end == "idle" else 60
+    site = open_site(http={"patience": Patience(header=60, body=0.5, idle=idle), "grace_seconds": PATIENCE})
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        raw.connect(site.address)
+        until(lambda: len(site.server.connections) == 1)
+        (connection,) = site.server.connections
+        assert isinstance(connection, Connection)
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024)
+        raw.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+        if end == "half-closed":
+            raw.shutdown(socket.SHUT_WR)
+        until(lambda: connection.cycle is not None and connection.cycle.response_complete)
+        assert 0 < connection.transport.get_write_buffer_size() < 65536
+        begin = time.monotonic()
+        if end == "stop":
+            site.server.stop()
+        elif end == "hang up":
+            raw.shutdown(socket.SHUT_WR)
+        until(lambda: not site.server.connections)
+        assert time.monotonic() - begin < 5
+
+
+def test_an_answer_that_is_read_slowly_is_sent_whole(open_site: Any) -> None:
+    """Time counts for what is not taken, not for the whole answer."""
+    site = open_site(http={"patience": Patience(header=60, body=0.5, idle=0.2)})
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        raw.connect(site.address)
+        until(lambda: len(site.server.connections) == 1)
+        (connection,) = site.server.connections
+        assert isinstance(connection, Connection)
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024)
+        asked = 8
+        raw.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * asked)
+        received = b""
+        while part := raw.recv(2048):
+            received += part
+            time.sleep(0.01)
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == asked
+
+
 NOT_HTTP = [
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 100,  # TLS
     b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
-    b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
     b"POST /v1/query HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
     HEAD.replace(b"Content-Length: %d" % len(QUERY), b"Transfer-Encoding: chunked") + b"zz\r\n",
 ]

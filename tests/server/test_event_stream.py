@@ -133,6 +133,7 @@ def test_the_end_of_the_grace_is_told_to_each_request(
     slow = site.raw(
         b"POST /v1/query HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Type: application/json\r\n\r\n{"
     )
+    until(lambda: len(site.server._server.server_state.tasks) == 2)
     if begun:
         whole.close()
         site.settled()
