@@ -24,8 +24,8 @@ FINISHED = "finished"  # an index that could not take its place: stays until the
 def require_replaceable(out: Path, names: Collection[str]) -> None:
     """IndexFolderError if an index cannot take the place of `out`.
 
-    It holds something besides the parts in `names`, a disk is mounted there, it may not be moved away, or nothing can
-    be written beside it.
+    It holds something besides the parts in `names`, a disk is mounted there, this process runs in it, it may not be
+    moved away, or nothing can be written beside it.
     """
     if out.exists() and not out.is_dir():
         raise IndexFolderError(f"{out}: is a file; name a folder for the index")
@@ -40,6 +40,11 @@ def require_replaceable(out: Path, names: Collection[str]) -> None:
         raise IndexFolderError(
             f"{out}: is where a disk is mounted, which cannot be replaced as a whole; name a folder in it, "
             f"such as {out / 'index'}"
+        )
+    if out.exists() and Path.cwd().is_relative_to(out.resolve()):
+        raise IndexFolderError(
+            f"{out}: is the folder that you are in, which is replaced as a whole; run this in another folder, such as "
+            "the one above, or name a folder in it"
         )
     with _refusals(out, "cannot build there"):
         # the innermost folder that is there; what cannot be looked into is not, without an error

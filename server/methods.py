@@ -1,8 +1,9 @@
-"""Methods: HEAD and OPTIONS for every route of an app, and the methods that a path allows."""
+"""Methods: HEAD and OPTIONS for every route of an app, the methods that a path allows, and paths of whole URLs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +23,7 @@ class Methods:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = _with_path(scope)
         method, allowed = scope["method"], self._allowed(scope)
         if method == "OPTIONS" and allowed:
             headers = [(b"allow", ", ".join(allowed).encode()), (b"content-length", b"0")]
@@ -50,3 +52,12 @@ class Methods:
         if "GET" in methods:
             methods.add("HEAD")
         return [name for name in ORDER if name in methods | {"OPTIONS"}] if methods else []
+
+
+def _with_path(scope: Scope) -> Scope:
+    """The scope; of a request for a whole URL, as proxies are sent it (RFC 9112, 3.2.2), with the path of that."""
+    raw: bytes = scope.get("raw_path") or b""
+    if not raw.lower().startswith((b"http://", b"https://")):
+        return scope
+    path = b"/" + raw.split(b"://", 1)[1].partition(b"/")[2]
+    return {**scope, "raw_path": path, "path": unquote(path.decode("ascii"))}

@@ -345,3 +345,16 @@ def test_a_place_under_a_file_is_refused(tmp_path: Path, under: str) -> None:
     with pytest.raises(IndexFolderError, match="cannot build there"):
         build(tmp_path / under / "index")
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("here", [".", "part"])
+def test_the_folder_that_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str) -> None:
+    """It would be gone for all that runs there, without a word."""
+    index = tmp_path / "index"
+    (index / "part").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(index)
+    monkeypatch.chdir(index / here)
+    for out in (Path(os.path.relpath(index)), index, tmp_path / "link"):
+        with pytest.raises(IndexFolderError, match="is the folder that you are in"):
+            require_replaceable(out, {"part"})
+    require_replaceable(Path("another"), NAMES)

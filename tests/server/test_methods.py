@@ -67,6 +67,23 @@ def test_options_of_the_server_and_of_nothing(site: Site) -> None:
     assert site.http.options("/nothing").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://127.0.0.1/healthz", 200),
+        ("HTTP://elsewhere:80/healthz?x=1", 200),
+        ("http://x", 200),
+        ("http://x/%6eothing", 404),
+        ("ftp://x/healthz", 404),
+    ],
+)
+def test_a_request_for_a_whole_url_is_one_for_its_path(site: Site, target: str, status: int) -> None:
+    with site.raw(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()) as raw:
+        answer = raw.makefile("rb").read()
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert status != 404 or b"://x/nothing" not in answer
+
+
 def preflight(site: Site, origin: str, method: str = "POST") -> Any:
     headers = {
         "Origin": origin,
