@@ -65,7 +65,8 @@ def built_beside(out: Path, names: Collection[str]) -> Iterator[Path]:
     IndexFolderError if `out` holds something else than `names`, its place cannot be written to, or the disk is full or
     fails. A finished folder that cannot take its place stays, and the error says where.
     """
-    require_replaceable(out, names)
+    with alone(_place(out)):  # not while it is missing for a moment
+        require_replaceable(out, names)
     out = _place(out)
     with _refusals(out, "cannot build there"):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def built_beside(out: Path, names: Collection[str]) -> Iterator[Path]:
         finally:
             finished = f", the new one at {workplace / FINISHED}" if (workplace / FINISHED).exists() else ""
             where = f"the index before is still at {workplace / OLD}{finished}"
-            with _refusals(out, where, "build again to bring it back"):
+            with _refusals(out, where, "build again to bring it back"), alone(out):
                 _settle(workplace, out)
             _remove(workplace)  # not if that failed: it holds the only index
     finally:

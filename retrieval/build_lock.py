@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-ATTEMPTS = 100  # to lock the file before it is removed by the process that had it
+ATTEMPTS = 10_000  # to lock the file before it is removed by the process that had it; more than others ever come first
 
 
 @contextlib.contextmanager

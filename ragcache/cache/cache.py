@@ -249,6 +249,7 @@ class KnowledgeCache:
         return lease
 
     def leaders(self, path: Sequence[Segment], *, namespace: str = "default") -> Collection[Lease]:
+        """The leases whose requests compute what `path` begins with: one of it, given now, would wait for them."""
         return self._in_flight.owners_of(self.tree.match(self.tree.root(namespace), path))
 
     def drop_unheld(self) -> tuple[int, int]:
