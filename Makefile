@@ -9,8 +9,9 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 # The tests' tiers, by their marks: quick has the fast proof of every contract; full has rounds, real sizes and, drawn
-# anew, all examples of the properties (tests/props/budget.py); timing has bounds of speed, which are held alone
-PARALLEL = -n 2 --dist loadgroup --no-loadscope-reorder
+# anew, all examples of the properties (tests/props/budget.py); timing has bounds of speed, which are held alone. Three
+# workers keep two cores busy: what starts servers mostly waits for them
+PARALLEL = -n 3 --dist loadgroup --no-loadscope-reorder
 QUICK = RAGCACHE_TIER=quick $(PYTEST) $(PARALLEL) -m "not full and not timing"
 FULL = RAGCACHE_TIER=full $(PYTEST) $(PARALLEL) -m "(full or hypothesis) and not timing"
 TIMING = $(PYTEST) -n 0 -m timing
