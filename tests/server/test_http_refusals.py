@@ -193,7 +193,8 @@ def test_while_it_drains_it_refuses_and_says_so(site):
 def test_too_many_are_told_to_come_back(open_site):
     site = open_site(max_batch=1, max_waiting=0, step_seconds=0.01, max_tokens=2000)
     with site.http.stream("POST", "/v1/query", json={"question": "rust?", "stream": True, "max_tokens": 2000}) as first:
-        assert next(first.iter_lines()) == "event: documents"
+        lines = first.iter_lines()  # an iterator that is let go of would close the connection
+        assert next(lines) == "event: documents"
         refused = site.ask()
         assert refused.status_code == 429
         assert refused.headers["retry-after"] == "1"
