@@ -9,11 +9,11 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 # The tests' tiers, by their marks: quick has the fast proof of every contract; full has rounds, real sizes and, drawn
-# anew, all examples of the properties (tests/props/budget.py); timing has bounds of speed, which are held alone. Three
-# workers keep two cores busy: what starts servers mostly waits for them
-PARALLEL = -n 3 --dist loadgroup --no-loadscope-reorder
-QUICK = RAGCACHE_TIER=quick $(PYTEST) $(PARALLEL) -m "not full and not timing"
-FULL = RAGCACHE_TIER=full $(PYTEST) $(PARALLEL) -m "(full or hypothesis) and not timing"
+# anew, all examples of the properties (tests/props/budget.py); timing has bounds of speed, which are held alone. In the
+# quick tier, three workers keep two cores busy: its servers mostly wait for their clients
+PARALLEL = --dist loadgroup --no-loadscope-reorder
+QUICK = RAGCACHE_TIER=quick $(PYTEST) -n 3 $(PARALLEL) -m "not full and not timing"
+FULL = RAGCACHE_TIER=full $(PYTEST) -n 2 $(PARALLEL) -m "(full or hypothesis) and not timing"
 TIMING = $(PYTEST) -n 0 -m timing
 PYTEST := $(BIN)/python -m pytest
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
