@@ -117,7 +117,7 @@ def test_a_long_simulation_says_how_long_it_takes_yet_and_ends_at_once(tmp_path,
 
 
 def test_a_simulation_that_is_read_by_a_program_shows_no_bar(tmp_path):
-    arguments = simulation(tmp_path, 8_000, 2)
+    arguments = simulation(tmp_path, 5_000, 2)
     begin = time.monotonic()
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE * 2, check=True)
     assert time.monotonic() - begin > 2  # longer than the bar's delay

@@ -44,9 +44,9 @@ def test_fifty_answers_are_the_same_wherever_the_kv_comes_from(demo_index: Path)
     texts = [question.text for question in read_questions(QUESTIONS)]
     questions = [texts[number * len(texts) // 50] for number in range(50)]
     # one thread, because the other worker of the tier has the other core
-    config = ServeConfig(index=demo_index, max_doc_tokens=200, max_tokens=12, threads=1)
+    config = ServeConfig(index=demo_index, max_doc_tokens=100, max_tokens=8, threads=1)
 
-    results = Exactness(config, questions, max_tokens=12).run(plain=5)
+    results = Exactness(config, questions, max_tokens=8).run(plain=5)
 
     for result in results:
         print(f"{result.name}: {result.equal} equal, {result.ties} ties")

@@ -49,7 +49,7 @@ def slow_stream(client: httpx.Client, max_tokens: int) -> Any:
 def test_serve_answer_query_and_end(serve, command, tmp_path):
     """The whole life of a server: settings from a file, an answer, the command-line client, SIGTERM amid an answer."""
     settings = tmp_path / "serve.toml"
-    settings.write_text('max_tokens = 800\ndevice_cache = "4MiB"\ntop_k = 1\n')
+    settings.write_text('max_tokens = 300\ndevice_cache = "4MiB"\ntop_k = 1\n')
     serving = serve("--config", str(settings), "--top-k", "3")
     with serving.ready() as client:
         body = client.post("/v1/query", json={"question": "Why do otters hold hands?", "max_tokens": 6}).json()
@@ -75,14 +75,14 @@ def test_serve_answer_query_and_end(serve, command, tmp_path):
             f"ragcache serve: cannot listen on 127.0.0.1:{taken}: Address already in use; "
             "choose another --host or --port\n"
         )
-        with slow_stream(client, 800) as response:
+        with slow_stream(client, 300) as response:
             lines = response.iter_lines()
             while next(lines) != "event: delta":
                 pass
             serving.process.terminate()
             rest = list(lines)
         assert "event: done" in rest
-        assert json.loads(rest[-2].removeprefix("data: "))["usage"]["completion_tokens"] == 800
+        assert json.loads(rest[-2].removeprefix("data: "))["usage"]["completion_tokens"] == 300
     assert serving.process.wait(PATIENCE) == 0
     assert "Traceback" not in serving.errors
 

@@ -270,6 +270,7 @@ def test_a_script_that_forgets_to_close_ends_all_the_same(tmp_path, tiny_index, 
     assert (process.returncode, out, errors) == (0, "3\n", "")
 
 
+@pytest.mark.full(proof="test_it_answers_from_ordinary_code_and_reuses_kv")
 @pytest.mark.real
 def test_the_default_model_answers_in_five_lines(tiny_index):
     with ragcache.open_service(index=tiny_index / "faiss.idx", max_tokens=12) as service:

@@ -176,7 +176,7 @@ def ivf(tmp_path_factory, tiny_corpus):
     more = [
         {**row, "id": f"{row['id']}-{part}", "text": f"{row['text']} Part {part}."}
         for row in rows
-        for part in range(40)
+        for part in range(20)
     ]
     (folder / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more), encoding="utf-8")
     build_index(folder / "docs.jsonl", folder / "ivf", "ivf", Embedder.load(threads=1), progress=False)
@@ -191,7 +191,7 @@ def test_real_searches_are_recorded_as_they_are(tmp_path, ivf, capsys):
     options = ["--top-k", "3", "--stages", "4", "--limit", "4", "--repeat", "2"]
     assert main(["profile-search", *map(str, arguments), *options]) == 0
     profile = SearchProfile.load(out)
-    assert (profile.index_type, profile.vectors, profile.k, len(profile.lists)) == ("ivf", 640, 3, 4)
+    assert (profile.index_type, profile.vectors, profile.k, len(profile.lists)) == ("ivf", 320, 3, 4)
     assert len(profile.stage_seconds) == 4
     assert min(profile.stage_seconds) > 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 4
@@ -218,8 +218,8 @@ def test_a_flat_index_has_one_stage_and_that_is_said(tmp_path, tiny_index, capsy
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--top-k", "0"], "k is 0, but it must be from 1 to 640"),
-        (["--top-k", "641"], "k is 641, but it must be from 1 to 640"),
+        (["--top-k", "0"], "k is 0, but it must be from 1 to 320"),
+        (["--top-k", "321"], "k is 321, but it must be from 1 to 320"),
         (["--stages", "0"], ""),
         (["--limit", "0"], "--repeat and --limit must be at least 1"),
         (["--repeat", "0"], "--repeat and --limit must be at least 1"),

@@ -39,6 +39,7 @@ def test_linear_layers_are_replaced_wherever_they_lie_and_others_are_not():
     assert isinstance(module["float64"], nn.Linear)
 
 
+@pytest.mark.full(proof="test_linear_layers_are_replaced_wherever_they_lie_and_others_are_not")
 @pytest.mark.real
 def test_every_product_of_the_default_model_is_packed(model: TorchModel):
     assert not [name for name, child in model.module.named_modules() if isinstance(child, nn.Linear)]
@@ -92,6 +93,7 @@ def test_after_the_preparation_no_product_has_a_new_shape():
     assert list(preparation(nn.Linear(8, 4), spared=None)) == []
 
 
+@pytest.mark.full(proof="test_after_the_preparation_no_product_has_a_new_shape")
 @pytest.mark.real
 def test_steps_of_the_default_model_have_no_shape_that_was_not_prepared(model: TorchModel):
     with Products() as prepared:

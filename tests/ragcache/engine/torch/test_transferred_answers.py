@@ -70,6 +70,7 @@ def test_the_model_computes_nearly_the_same_over_float16(tiny_model):
     assert greedy(tiny_model, back, question, 1)[0][1] == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.full(proof="test_the_model_computes_the_same_over_spans_that_came_back")
 @pytest.mark.real
 def test_a_real_answer_is_the_same_from_a_document_that_came_back(checkpoint, model):
     template = PromptTemplate.load(checkpoint, max_doc_tokens=300, max_question_tokens=64)
