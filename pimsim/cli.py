@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
@@ -48,9 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where a test or the parent has put something else, or nothing
             stream.reconfigure(errors="backslashreplace")  # what its encoding lacks is spelled
-    if sys.stdout is None:  # the parent has closed it
-        return _main(arguments)
-    with contextlib.redirect_stdout(_Spelled(sys.stdout)):
+    with contextlib.ExitStack() as redirected:
+        if sys.stderr is None:  # the parent has closed it: print would take None for stdout
+            nowhere = redirected.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            redirected.enter_context(contextlib.redirect_stderr(nowhere))
+        if sys.stdout is not None:
+            redirected.enter_context(contextlib.redirect_stdout(_Spelled(sys.stdout)))
         return _main(arguments)
 
 

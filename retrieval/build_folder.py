@@ -123,8 +123,9 @@ def _refusals(out: Path, doing: str = "", advice: str = "") -> Iterator[None]:
             ) from error
         if not doing:
             raise
+        reason = error.strerror if error.strerror and error.filename in (None, str(out)) else error
         which = "a folder you may write to" if isinstance(error, PermissionError) else "another folder"
-        raise IndexFolderError(f"{out}: {doing} ({error}); {advice or f'choose {which}'}") from error
+        raise IndexFolderError(f"{out}: {doing} ({reason}); {advice or f'choose {which}'}") from error
 
 
 def _require_writable(folder: Path) -> None:

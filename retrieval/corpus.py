@@ -164,7 +164,7 @@ def _read_rows(path: Path, progress: Callable[[int], None] | None, fields: Field
             f"{path}: not a complete gzip file, readable up to line {number} ({error}); download or pack it again"
         ) from error
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error})") from error
+        raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not line_of:
         raise CorpusError(f"{path}: the corpus is empty; it needs at least one row with 'id' and 'text'")
 

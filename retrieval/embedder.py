@@ -22,6 +22,7 @@ from retrieval.model_folder import (
     max_tokens_of,
     pooling_of,
 )
+from retrieval.user_path import user_path
 
 DEFAULT_NAME = "default"
 # padded tokens in one forward. Larger batches gain nothing on a CPU: their matrices leave its caches, and memory of
@@ -73,7 +74,7 @@ class Embedder:
         """
         if name == DEFAULT_NAME:
             return cls(name, default_folder(), threads)
-        folder = Path(name).expanduser()
+        folder = user_path(name, "embedder", EmbedderError)
         if folder.is_dir():
             # absolute, because an index remembers the name and may be opened from elsewhere
             return cls(str(folder.resolve()), folder.resolve(), threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from server.schemas import ErrorBody
 CAN_PROBE = hasattr(socket, "TCP_INFO")  # on Linux
 TCP_CLOSE = 7  # of include/net/tcp_states.h: the connection is reset
 FIRST_PROBE_SECONDS, LAST_PROBE_SECONDS = 0.02, 1.0
+EMPTY_LINES = re.compile(rb"(\r?\n)*")
 LONGEST_HEADER = 65_536  # bytes of a request line and the header behind it
 FAREWELL_PROBE_SECONDS = 0.1  # for a reset to come from a client that has gone in the midst of its body
 
@@ -52,12 +54,21 @@ class Phase(Enum):
 
 
 class Requests(h11.Connection):
-    """h11's reader of requests, which also refuses a header that is too long where it comes in one piece."""
+    """h11's reader of requests, which passes over empty lines before a request (RFC 9112, 2.2), and also refuses a
+    header that is too long where it comes in one piece."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size=LONGEST_HEADER)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self.their_state is h11.IDLE:
+            received = self.trailing_data[0]
+            if received.startswith((b"\r", b"\n")):
+                empty = EMPTY_LINES.match(received)
+                assert empty is not None
+                self._receive_buffer.maybe_extract_at_most(empty.end())
+                if received[empty.end() :] == b"\r":  # of another one, whose end is on its way
+                    return h11.NEED_DATA
         event = super().next_event()
         if isinstance(event, h11.Request):
             line = len(event.method) + len(event.target) + len(b"  HTTP/1.1\r\n")

@@ -48,7 +48,7 @@ class Methods:
         methods: set[str] = set()
         for route in self._routes:
             if scope["path"] == "*" or route.matches(scope)[0] is not Match.NONE:
-                methods |= getattr(route, "methods", None) or set()
+                methods |= getattr(route, "methods", None) or {"GET"}  # a folder of files has no list of its own
         if "GET" in methods:
             methods.add("HEAD")
         return [name for name in ORDER if name in methods | {"OPTIONS"}] if methods else []

@@ -12,7 +12,7 @@ import httpx
 from ragcache.errors import BadQuery, DeadlineExceeded, Overloaded
 from ragcache.replay.replay import Served
 from ragcache.replay.workload import TimedRequest
-from server.client import ServerError
+from server.client import ServerError, no_answer, server_url
 
 _WORDS = (
     "what", "which", "where", "when", "how", "does", "is", "the", "of", "in", "to", "for", "file", "list", "number",
@@ -28,17 +28,14 @@ class RemoteAsker:
     """
 
     def __init__(self, url: str, timeout_ms: int | None = None, *, timeout_seconds: float = 600.0) -> None:
-        self._url = url.rstrip("/")
+        self._url = server_url(url)
         self._timeout_ms = timeout_ms
-        try:
-            self._http = httpx.AsyncClient(
-                base_url=self._url,
-                timeout=httpx.Timeout(timeout_seconds, connect=5.0),
-                limits=httpx.Limits(max_connections=None),
-                trust_env=False,
-            )
-        except httpx.InvalidURL as error:
-            raise ServerError(f"{url!r} is not the address of a server: {error}; write http://HOST:PORT") from error
+        self._http = httpx.AsyncClient(
+            base_url=self._url,
+            timeout=httpx.Timeout(timeout_seconds, connect=5.0),
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,
+        )
 
     async def ask(self, number: int, request: TimedRequest) -> Served:
         query = {
@@ -54,7 +51,7 @@ class RemoteAsker:
                 _raise(response.status_code, body["error"]["message"])
             return _served(body)
         except httpx.HTTPError as error:
-            raise ServerError(f"no answer from {self._url}: {error}; is `ragcache serve` running there?") from error
+            raise no_answer(self._url, error) from error
         except (ValueError, KeyError, TypeError) as error:
             raise ServerError(f"{self._url} is not a ragcache server, or not of this version") from error
 
@@ -63,7 +60,7 @@ class RemoteAsker:
             response = await self._http.get("/readyz")
         except httpx.HTTPError as error:
             await self._http.aclose()
-            raise ServerError(f"no answer from {self._url}: {error}; is `ragcache serve` running there?") from error
+            raise no_answer(self._url, error) from error
         if response.status_code != 200:
             await self._http.aclose()
             raise ServerError(f"{self._url}/readyz answers {response.status_code}: the server is not ready")

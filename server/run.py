@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
@@ -25,6 +26,7 @@ from server.request_log import RequestLog
 from server.signals import Hangups, on_stop_signals
 
 FAREWELL_SECONDS = 1.0  # for clients to take what they are told when the grace is over
+EVERYWHERE = ("0.0.0.0", "::")  # hosts that stand for all addresses of the machine
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ log = logging.getLogger(__name__)
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet, so that clients are refused until the service is ready.
 
-    Port 0 takes any free one. Raises ConfigError if the address cannot be used.
+    Port 0 takes any free one. Raises ConfigError if the address cannot be used, and if it stands for all of the
+    machine's without being written as such: the system reads the empty text and 0 so.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -42,7 +45,19 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         bound.close()
         raise _cannot_listen(host, port, error) from error
+    if host not in EVERYWHERE and _is_everywhere(bound.getsockname()[0]):
+        bound.close()
+        raise ConfigError(
+            f"host is {host!r}, which would listen on every address of this machine: choose one, such as 127.0.0.1, "
+            "or, for all, 0.0.0.0 or ::"
+        )
     return bound
+
+
+def _is_everywhere(host: str) -> bool:
+    """Whether a bound address stands for all of a machine's, or for all of version 4."""
+    address = ipaddress.ip_address(host)
+    return (getattr(address, "ipv4_mapped", None) or address).is_unspecified
 
 
 def url_of(bound: socket.socket) -> str:

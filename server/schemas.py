@@ -16,6 +16,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from ragcache.service.answer import Answer, Query, Retrieved, Speculated, Timing, Usage, UsedDocument
 
@@ -51,7 +52,16 @@ class QueryBody(BaseModel):
     @field_validator("stop", mode="before")
     @classmethod
     def _several(cls, stop: Any) -> Any:
+        if stop is None:
+            return []
+        if not isinstance(stop, str | list):
+            raise PydanticCustomError("stop_type", "Input should be a string or a list of strings")
         return [stop] if isinstance(stop, str) else stop
+
+    @field_validator("stream", mode="before")
+    @classmethod
+    def _whole(cls, stream: Any) -> Any:
+        return False if stream is None else stream
 
     def query(self) -> Query:
         return Query(

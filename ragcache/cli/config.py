@@ -8,17 +8,19 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ragcache.console.log import FORMATS, LEVELS
+from ragcache.engine.cores import MOST_THREADS
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES, PolicyChoice, policy_factory
 from ragcache.service.settings import ServiceSettings
 from ragcache.sizes import DiskCache, parse_size
+from retrieval.user_path import user_path
 
 ENGINES = ("torch", "vllm")
 KV_STORE_DTYPES = ("device", "float16")
@@ -76,9 +78,12 @@ class ServeConfig:
         form="JSON",
     )
     host: str = _option("127.0.0.1", "address to listen on")
-    port: int = _option(8000, "port to listen on (0: any free one)", least=0)
+    port: int = _option(8000, "port to listen on (0: any free one)", least=0, most=65535)
     threads: int = _option(
-        0, "threads that the engine computes with on a CPU (0: one for each core that it may use)", least=0
+        0,
+        "threads that the engine computes with on a CPU (0: one for each core that it may use)",
+        least=0,
+        most=MOST_THREADS,
     )
     profile: str = _option(
         "auto",
@@ -129,7 +134,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), field.metadata.get("least")
+            value, least, most = getattr(self, field.name), field.metadata.get("least"), field.metadata.get("most")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{field.name} must be a finite number, not {value}")
             one_of = field.metadata.get("one_of")
@@ -137,8 +142,12 @@ class ServeConfig:
                 raise ConfigError(f"{field.name} is one of {', '.join(one_of)}, not {value!r}")
             if least is not None and value < least:
                 raise ConfigError(f"{field.name} must be at least {least}, not {value}")
+            if most is not None and value > most:
+                raise ConfigError(f"{field.name} must be at most {most}, not {value}")
             if "above" in field.metadata and value <= field.metadata["above"]:
                 raise ConfigError(f"{field.name} must be above {field.metadata['above']}, not {value}")
+        for name in ("model", "profile"):  # each may be a path, and is refused here rather than amid the loading
+            user_path(getattr(self, name), name, ConfigError)
         object.__setattr__(self, "cors_origin", tuple(_origin(text) for text in self.cors_origin))
         _ = self.service  # checks the others
         if self.vllm and self.engine != "vllm":
@@ -149,8 +158,6 @@ class ServeConfig:
             raise ConfigError(f"with --engine vllm, name the policy as module:Class, not {self.policy!r}")
         if self.disk_cache_replace and not self.disk_cache:
             raise ConfigError("disk_cache_replace has no use without a disk cache: add --disk-cache PATH:SIZE")
-        if self.port > 65535:
-            raise ConfigError(f"port must be at most 65535, not {self.port}")
 
     @property
     def service(self) -> ServiceSettings:
@@ -193,8 +200,8 @@ class ServeConfig:
     @classmethod
     def of(cls, in_file: Mapping[str, Any], file: Path | None, options: Mapping[str, Any]) -> ServeConfig:
         """The same as `load`, where `read_toml` has read `in_file` from the file."""
-        settings = {} if file is None else _resolved(in_file, file)
-        settings |= {name: value for name, value in options.items() if value is not None}
+        given = {name: value for name, value in options.items() if value is not None}
+        settings = ({} if file is None else _resolved(in_file, file, given.keys())) | given
         if unknown := sorted(settings.keys() - _FIELDS.keys()):
             raise ConfigError(f"unknown setting {unknown[0]!r}; known are {', '.join(_FIELDS)}")
         if "index" not in settings:
@@ -224,11 +231,14 @@ def option_kind(name: str) -> type:
 def _coerce(name: str, value: Any, where: str) -> Any:
     kind = option_kind(name)
     if _FIELDS[name].metadata.get("size"):
-        return parse_size(value)
+        return parse_size(value, name)
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(text, str) and "\0" in text:  # which no path, host or name has, and few libraries take
+            raise ConfigError(f"{name} must be without NUL characters, not {text!r}{where}")
     if name == "policy" and callable(value):
         return value
     if kind is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
+        return user_path(value, name, ConfigError)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
@@ -280,24 +290,36 @@ def read_toml(file: Path | None) -> dict[str, Any]:
     try:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
+        raise ConfigError(
+            f"cannot read {file}: {error.strerror or error}; --config takes the path of a file of settings in TOML"
+        ) from error
     except (ValueError, RecursionError) as error:  # also of the encoding, and of a number of 5,000 digits
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
-    return {name.replace("-", "_"): value for name, value in settings.items()}
+    named: dict[str, Any] = {}
+    for written, value in settings.items():
+        name = written.replace("-", "_")
+        if name in named:
+            raise ConfigError(f"{file}: {name} is there twice, with - and with _: leave one out")
+        named[name] = value
+    return named
 
 
-def _resolved(in_file: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The settings of a file, whose relative paths begin at its folder. ConfigError for one that there is not."""
-    settings = dict(in_file)
-    if unknown := sorted(settings.keys() - _FIELDS.keys()):
+def _resolved(in_file: Mapping[str, Any], file: Path, given: Set[str]) -> dict[str, Any]:
+    """The settings of a file but those that are `given` elsewhere. Relative paths begin at the file's folder.
+
+    Raises ConfigError for a setting that there is not."""
+    if unknown := sorted(in_file.keys() - _FIELDS.keys()):
         raise ConfigError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+    settings = {name: value for name, value in in_file.items() if name not in given}
     if isinstance(index := settings.get("index"), str):
-        settings["index"] = str(file.parent / Path(index).expanduser())  # an absolute path stays as it is
+        settings["index"] = str(file.parent / user_path(index, "index", ConfigError))  # an absolute path stays as it is
     if isinstance(disk := settings.get("disk_cache"), str) and disk:
         cache = DiskCache.parse(disk)
         settings["disk_cache"] = f"{file.parent / cache.folder}:{disk.rpartition(':')[2]}"
     for name in ("model", "profile"):
-        path = file.parent / str(settings.get(name, ""))
-        if name in settings and path.exists():  # a name without such a file may be a model hub's
+        if not isinstance(written := settings.get(name), str):
+            continue
+        path = file.parent / user_path(written, name, ConfigError)
+        if path.exists():  # a name without such a file may be a model hub's
             settings[name] = str(path)
     return settings

@@ -98,7 +98,10 @@ def _run(name: str, words: Sequence[str]) -> int:
 
 
 def _fail(name: str, error: Exception) -> int:
-    print(one_line(f"ragcache {name}: {error}"), file=sys.stderr)
+    said: object = error
+    if isinstance(error, OSError) and error.strerror:  # without the system's number
+        said = ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    print(one_line(f"ragcache {name}: {said}"), file=sys.stderr)
     return 1
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ragcache.cost import PrefillProfile
+from ragcache.engine.cores import MOST_THREADS
 from ragcache.engine.simulated.hardware import HARDWARE
 from ragcache.errors import ConfigError
 from ragcache.model.shape import MODELS
@@ -171,6 +172,8 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if options.threads > MOST_THREADS:
+        raise ConfigError(f"--threads must be at most {MOST_THREADS}, not {options.threads}")
     if options.hardware is not None and (options.url is not None or options.engine == "torch"):
         other = "--url" if options.url is not None else "--engine torch"
         raise ConfigError(
@@ -182,8 +185,8 @@ def _settings(options: argparse.Namespace, *, hardware: str, model: str) -> Simu
     return SimulatedSettings(
         hardware=hardware,
         model=model,
-        device_cache=parse_size(options.device_cache),
-        host_cache=parse_size(options.host_cache),
+        device_cache=parse_size(options.device_cache, "--device-cache"),
+        host_cache=parse_size(options.host_cache, "--host-cache"),
         policy=options.policy,
         admission=options.admission,
         share_in_flight=options.share_in_flight,

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from ragcache.console.escapes import escaped, one_line
@@ -141,10 +142,26 @@ def run(command: Callable[[], int], name: str) -> int:
     `name` if what was written could not be handed over, as to a full disk. The streams before are back then.
     """
     before = sys.stdout, sys.stderr
-    # None where the parent has closed them: print does nothing then
-    out = None if sys.stdout is None else SafeStream(sys.stdout)
-    errors = None if sys.stderr is None else SafeStream(sys.stderr, redraws=True)
-    sys.stdout, sys.stderr = out, errors
+    with contextlib.ExitStack() as opened:
+        sys.stdout = out = SafeStream(_open(before[0], opened))
+        sys.stderr = errors = SafeStream(_open(before[1], opened), redraws=True)
+        opened.callback(_restore, before)
+        return _run(command, name, out, errors)
+
+
+def _open(stream: TextIO | None, opened: contextlib.ExitStack) -> TextIO:
+    """The stream, or a way to nowhere for one that the parent has closed: print takes `None` for stdout, and the next
+    file that is opened takes the place of stderr, into which libraries write without asking."""
+    if stream is not None:
+        return stream
+    return opened.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+
+
+def _restore(streams: tuple[TextIO, TextIO]) -> None:
+    sys.stdout, sys.stderr = streams
+
+
+def _run(command: Callable[[], int], name: str, out: SafeStream, errors: SafeStream) -> int:
     try:
         try:
             status = command()
@@ -158,28 +175,22 @@ def run(command: Callable[[], int], name: str) -> int:
     finally:
         for stream in (out, errors):
             _give_up_rest(stream)
-        sys.stdout, sys.stderr = before
 
 
-def _flushed(status: int, out: SafeStream | None, errors: SafeStream | None, name: str) -> int:
+def _flushed(status: int, out: SafeStream, errors: SafeStream, name: str) -> int:
     """The exit status once all is written. Raises ReaderGone."""
-    if out is None:
-        return status
     with contextlib.suppress(OSError):
         out.flush()
     if out.reader_gone:
         raise ReaderGone
     if out.failure is not None and not status:  # argparse swallows it where nothing is buffered
-        if errors is not None:
-            errors.write(f"{name}: cannot write to stdout: {out.failure.strerror or out.failure}\n")
+        errors.write(f"{name}: cannot write to stdout: {out.failure.strerror or out.failure}\n")
         return 1
     return status  # whatever became of the last lines of a log
 
 
-def _give_up_rest(stream: SafeStream | None) -> None:
+def _give_up_rest(stream: SafeStream) -> None:
     """Lets what cannot be written vanish: the interpreter would try again when it ends, and complain."""
-    if stream is None:
-        return
     try:
         stream.raw.flush()
     except OSError:

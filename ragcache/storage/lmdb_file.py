@@ -90,8 +90,8 @@ class DiskFile:
         except (lmdb.Error, OSError) as error:
             self.close()
             raise ConfigError(
-                f"{folder}: the disk tier cannot be opened there ({error}); check its permissions and the space left, "
-                "or name another folder"
+                f"{folder}: the disk tier cannot be opened there ({_reason(error)}); check its permissions and the "
+                "space left, or name another folder"
             ) from error
         except BaseException:
             self.close()
@@ -295,6 +295,17 @@ class DiskFile:
         return True
 
 
+def check_folder(folder: Path) -> None:
+    """Makes sure that a disk tier could be opened in `folder`, which is made. ConfigError if not, as opening it raises;
+    for a caller who has seconds of work before that."""
+    os.close(_claim(folder))
+
+
+def _reason(error: Exception) -> object:
+    """What the system says of an error, without the path, which the message has already."""
+    return getattr(error, "strerror", None) or error
+
+
 def _claim(folder: Path) -> int:
     """Locks a mark in the folder and returns its descriptor; ConfigError if the folder cannot be this process' alone.
 
@@ -309,8 +320,9 @@ def _claim(folder: Path) -> int:
             )
         mark = os.open(folder / MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else _reason(error)
         raise ConfigError(
-            f"{folder}: cannot be the folder of the disk tier ({error}); name one you may write to"
+            f"{folder}: cannot be the folder of the disk tier ({reason}); name one you may write to"
         ) from error
     try:
         fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -321,7 +333,7 @@ def _claim(folder: Path) -> int:
             raise ConfigError(
                 f"{folder}: another process (pid {owner}) has this disk tier open; stop it or name another folder"
             ) from error
-        raise ConfigError(f"{folder}: cannot be locked ({error}); name a folder on a local disk") from error
+        raise ConfigError(f"{folder}: cannot be locked ({_reason(error)}); name a folder on a local disk") from error
     with contextlib.suppress(OSError):  # the number is for people's eyes
         os.ftruncate(mark, 0)
         os.pwrite(mark, str(os.getpid()).encode(), 0)

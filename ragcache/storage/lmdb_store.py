@@ -22,6 +22,7 @@ import numpy as np
 import xxhash
 
 from ragcache.errors import ConfigError, RecordError
+from ragcache.sizes import LEAST_DISK, too_small
 from ragcache.storage.interface import OtherRecords
 from ragcache.storage.lmdb_chunks import flat, read_kv, write_record
 from ragcache.storage.lmdb_file import HEADERS, STATS, DiskFile, footprint_of
@@ -33,7 +34,6 @@ from retrieval.full_disk import says_full
 
 log = logging.getLogger(__name__)
 
-LEAST_CAPACITY = 16 << 20
 REMOVED_AT_ONCE = 256  # headers a transaction takes away
 
 
@@ -82,8 +82,8 @@ class DiskStore:
         ConfigError: `capacity` is below 16 MiB, the folder cannot be written or holds other things, or another process
         has it open.
         """
-        if capacity < LEAST_CAPACITY:
-            raise ConfigError(f"a disk tier of {capacity} bytes is too small; give it 16 MiB or more")
+        if capacity < LEAST_DISK:
+            raise ConfigError(too_small(capacity))
         file = DiskFile(folder, capacity, progress)
         try:
             store = cls(file, fingerprint, progress, name, replace=replace)

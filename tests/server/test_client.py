@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from server.client import RagClient, ServerError
+from server.remote import RemoteAsker
 
 
 @pytest.fixture
@@ -79,15 +80,44 @@ def test_no_server_there(call):
         getattr(client, call)(*arguments)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1", "http://[bad", "http://127.0.0.1:99999", "", "x"])
-def test_a_url_that_is_none(url):
-    with pytest.raises(ServerError), RagClient(url) as client:
+@pytest.mark.parametrize(
+    ("url", "wrong"),
+    [
+        ("127.0.0.1:8000", "it does not begin with http://"),
+        ("localhost:8000", "it does not begin with http://"),
+        ("ftp://127.0.0.1", "it does not begin with http://"),
+        ("//127.0.0.1", "it does not begin with http://"),
+        ("", "it does not begin with http://"),
+        ("x", "it does not begin with http://"),
+        ("http://", "it names no host"),
+        ("https:///path", "it names no host"),
+        ("http://:80", "it names no host"),
+        ("http://a b", "'a b' is not the name of a host"),
+        ("http://127.0.0.1:99999", "99999 is not a port"),
+        ("http://127.0.0.1:0", "0 is not a port"),
+        ("http://[bad", "Invalid"),
+    ],
+)
+def test_a_url_that_is_none(url, wrong):
+    for client in (RagClient, RemoteAsker):
+        with pytest.raises(ServerError) as caught:
+            client(url)
+        assert str(caught.value).startswith(f"{url!r} is not the address of a server: {wrong}")
+        assert str(caught.value).endswith("; write http://HOST:PORT")
+
+
+def test_a_server_that_speaks_no_https(canned):
+    url = canned(response(b"")).replace("http:", "https:")
+    with RagClient(url) as client, pytest.raises(ServerError, match=r"speaks no https.*: write http://HOST:PORT"):
         client.ask("why?")
 
 
-def test_a_temperature_that_json_has_no_word_for():
-    with RagClient("http://127.0.0.1:9") as client, pytest.raises(ServerError, match="cannot be sent"):
-        client.ask("why?", temperature=float("nan"))
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("option", ["temperature", "top_p"])
+def test_a_number_that_json_has_no_word_for_is_named(option, value):
+    wanted = f"^the question cannot be sent: {option} must be a finite number, not {value}$"
+    with RagClient("http://127.0.0.1:9") as client, pytest.raises(ServerError, match=wanted):
+        client.ask("why?", **{option: value})
 
 
 def test_a_question_that_is_no_text(site):

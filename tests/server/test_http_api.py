@@ -106,3 +106,10 @@ def test_the_api_describes_itself(site):
     assert {"200", "400", "413", "415", "422", "429", "500", "503"} <= set(
         description["paths"]["/v1/query"]["post"]["responses"]
     )
+
+
+def test_a_null_is_a_field_that_is_not_there(site):
+    fields = ("top_k", "max_tokens", "temperature", "top_p", "seed", "stop", "timeout_ms", "stream")
+    answered = site.ask(**dict.fromkeys(fields))
+    assert answered.status_code == 200, answered.text
+    assert answered.json()["answer"] == site.ask().json()["answer"]

@@ -1,5 +1,6 @@
 """Methods that programs other than people's scripts send: HEAD, OPTIONS, and a browser's questions about origins."""
 
+import re
 import threading
 from typing import Any
 
@@ -57,6 +58,14 @@ def test_options_names_the_methods(site: Site) -> None:
         assert response.headers["allow"] == methods
         wrong = site.http.request("PATCH", path)
         assert (wrong.status_code, wrong.headers["allow"]) == (405, methods)
+
+
+def test_options_of_the_files_of_the_page_about_the_api(site: Site) -> None:
+    [path] = re.findall(r'src="(/docs/assets/[^"]+\.js)"', site.http.get("/docs").text)
+    assert site.http.get(path).status_code == 200
+    response, wrong = site.http.options(path), site.http.post(path)
+    assert (response.status_code, response.headers["allow"]) == (200, "GET, HEAD, OPTIONS")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
 def test_options_of_the_server_and_of_nothing(site: Site) -> None:

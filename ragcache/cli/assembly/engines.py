@@ -23,3 +23,11 @@ def assembly_of(engine: str) -> Assemble:
         require_package()
     assemble: Assemble = importlib.import_module(f"ragcache.cli.assembly.{engine}").assemble
     return assemble
+
+
+def too_long(name: str, tokens: int, context_length: int) -> str:
+    """What is wrong with a setting of as many tokens as the model reads, or more."""
+    return (
+        f"{name} is {tokens}; the model's context is {context_length} tokens: choose a number well below that, for "
+        "documents, question and answer share it"
+    )

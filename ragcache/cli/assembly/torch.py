@@ -7,14 +7,13 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from ragcache.cache.mover import ThreadMover
-from ragcache.cli.assembly.engines import EMBEDDER_THREADS
+from ragcache.cli.assembly.engines import EMBEDDER_THREADS, too_long
 from ragcache.cli.config import ServeConfig
 from ragcache.cost import PrefillCost, PrefillProfile
 from ragcache.engine.cores import available_cores
@@ -33,9 +32,12 @@ from ragcache.service.retriever_finder import RetrieverFinder
 from ragcache.service.service import RagService
 from ragcache.service.settings import ServiceSettings
 from ragcache.service.wire import KvParts, Parts, wire
+from ragcache.sizes import in_bytes
+from ragcache.storage.lmdb_file import check_folder
 from ragcache.storage.lmdb_store import DiskStore
 from ragcache.storage.stores import DiskRecords, HostMemory
 from retrieval.retriever import Retriever
+from retrieval.user_path import user_path
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
     with contextlib.ExitStack() as opened:
         retriever = Retriever.open(config.index, threads=EMBEDDER_THREADS)
         opened.callback(retriever.close)
+        if settings.disk_cache is not None:
+            check_folder(settings.disk_cache.folder)  # before the seconds of loading
         checkpoint = Checkpoint.resolve(config.model)
         model = TorchModel.load(checkpoint)
         template = PromptTemplate.load(
@@ -59,13 +63,15 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
         system_tokens, threads = len(template.system), config.threads or available_cores()
         cost, cost_in_words = _choose_cost(model, config, threads)
         announce(cost_in_words)
+        top_k = min(config.top_k, len(retriever))  # as the service cuts it
         _check_sizes(config, system_tokens, model)
-        least = _tokens_without_documents(config, system_tokens)
+        least = min(_tokens_without_documents(config, system_tokens), model.context_length)
+        _warn_of_overflow(config, top_k, system_tokens, model.context_length)
         kv = _kv_parts(settings, model, config.kv_store_dtype, opened)
         parts = Parts(
             finder=RetrieverFinder(retriever, template),
             engine=TorchEngine(model, prefill_chunk=settings.prefill_chunk, threads=threads),
-            kv=replace(kv, cost=cost, request_tokens=least + config.top_k * config.max_doc_tokens),
+            kv=replace(kv, cost=cost, request_tokens=least + top_k * config.max_doc_tokens),
             model_name=checkpoint.name,
         )
         opened.callback(parts.engine.close)
@@ -125,13 +131,18 @@ def assemble_replay(
 
 def _check_sizes(config: ServeConfig, system_tokens: int, model: TorchModel) -> None:
     if config.max_tokens >= model.context_length:
-        raise ConfigError(f"max_tokens is {config.max_tokens}; the model's context is {model.context_length} tokens")
-    smallest = model.layout.bytes_per_token * _tokens_without_documents(config, system_tokens)
-    if config.device_cache < smallest:
-        raise ConfigError(
-            f"device_cache is {config.device_cache} bytes; one request without documents may need {smallest}"
-        )
-    _warn_of_overflow(config, system_tokens, model.context_length)
+        raise ConfigError(too_long("max_tokens", config.max_tokens, model.context_length))
+    tokens = _tokens_without_documents(config, system_tokens)
+    smallest = model.layout.bytes_per_token * tokens
+    if config.device_cache >= smallest:
+        return
+    if config.max_question_tokens >= model.context_length:
+        raise ConfigError(too_long("max_question_tokens", config.max_question_tokens, model.context_length))
+    raise ConfigError(
+        f"device_cache is {in_bytes(config.device_cache)}, but a request without documents may have {tokens} tokens, "
+        f"which take {in_bytes(smallest)}: give device_cache that or more, or lower max_question_tokens (now "
+        f"{config.max_question_tokens}) or max_tokens (now {config.max_tokens})"
+    )
 
 
 def _tokens_without_documents(config: ServeConfig, system_tokens: int) -> int:
@@ -182,7 +193,7 @@ def _choose_cost(model: TorchModel, config: ServeConfig, threads: int) -> tuple[
             return estimate(model), "prefill times: estimated from the model's shape (`ragcache profile` measures them)"
         file = Setting.of(model, threads).file
     else:
-        file = Path(config.profile).expanduser()
+        file = user_path(config.profile, "profile", ConfigError)
         profile = PrefillProfile.load(file)
         if differences := Setting.of(model, threads).differences(profile):
             log.warning("%s was measured with %s", file, ", ".join(differences))
@@ -190,13 +201,13 @@ def _choose_cost(model: TorchModel, config: ServeConfig, threads: int) -> tuple[
     return profile, f"prefill times: {file}, measured {profile.measured_at}{chunks}"
 
 
-def _warn_of_overflow(config: ServeConfig, system_tokens: int, context_length: int) -> None:
-    longest = system_tokens + config.top_k * config.max_doc_tokens + config.max_question_tokens + config.max_tokens
+def _warn_of_overflow(config: ServeConfig, top_k: int, system_tokens: int, context_length: int) -> None:
+    longest = system_tokens + top_k * config.max_doc_tokens + config.max_question_tokens + config.max_tokens
     if longest > context_length:
         log.warning(
             "a question over %d long documents may need %d tokens, but the model reads %d: such questions are refused; "
             "a smaller --top-k or --max-doc-tokens avoids it",
-            config.top_k,
+            top_k,
             longest,
             context_length,
         )

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from ragcache.cli.assembly.engines import EMBEDDER_THREADS
+from ragcache.cli.assembly.engines import EMBEDDER_THREADS, too_long
 from ragcache.cli.assembly.vllm_arguments import engine_arguments
 from ragcache.cli.config import ServeConfig
 from ragcache.engine.vllm.front.engine import VllmEngine
@@ -39,7 +39,7 @@ def assemble(config: ServeConfig, announce: Callable[[str], object] = log.info) 
         engine = VllmEngine(arguments)
         opened.callback(engine.close)
         if config.max_tokens >= engine.context_length:
-            raise ConfigError(f"max_tokens is {config.max_tokens}; vLLM's context is {engine.context_length} tokens")
+            raise ConfigError(too_long("max_tokens", config.max_tokens, engine.context_length))
         lower = [name for name, there in (("host", config.host_cache), ("disk", config.disk_cache)) if there]
         parts = Parts(
             finder=RetrieverFinder(retriever, template),

@@ -45,7 +45,8 @@ class TorchEngine:
     runs the model's preparation.
 
     If the stepping thread dies, every job that ran or waited ends with Failed and another thread takes over, until the
-    fifth death within a minute: from then on jobs are refused with EngineError.
+    fifth death within a minute: from then on jobs are refused with EngineError. So is the engine itself, when it is
+    made, if no thread of it lives to begin.
     """
 
     def __init__(self, model: TorchModel, *, prefill_chunk: int = 512, threads: int | None = None) -> None:
@@ -66,7 +67,12 @@ class TorchEngine:
         self._restarts = 0
         on_cpu = model.device.type == "cpu"
         self._watch = NeighbourWatch((threads or torch.get_num_threads()) if on_cpu else 1)
+        self._begun = threading.Event()  # a thread waits for jobs, or none will
         self._thread = self._start_thread()
+        self._begun.wait()
+        if self._dead:
+            self._watch.close()
+            raise EngineError(f"the engine could not begin: {self._error}")
 
     @property
     def context_length(self) -> int:
@@ -118,6 +124,7 @@ class TorchEngine:
         try:
             if self._threads is not None:
                 torch.set_num_threads(self._threads)  # OpenMP counts threads per calling thread
+            self._begun.set()
             while self._receive():
                 self._batch.drop_cancelled()
                 self._batch.step()
@@ -178,3 +185,4 @@ class TorchEngine:
             self._empty_inbox()  # jobs that came while events were delivered
             last_words = SHUT_DOWN if self._closed else died
         self._batch.fail_all(last_words)
+        self._begun.set()

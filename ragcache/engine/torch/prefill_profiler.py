@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from ragcache.cost import AnalyticCost, PrefillProfile
+from ragcache.engine.cores import MOST_THREADS
 from ragcache.engine.torch.kv import KVSpan
 from ragcache.engine.torch.model import StepInput, TorchModel
 from ragcache.errors import ConfigError
@@ -96,6 +97,8 @@ class Plan:
         for name, count in counts:
             if count < 1:
                 raise ConfigError(f"{name} must be 1 or more, not {count}")
+        if self.threads > MOST_THREADS:
+            raise ConfigError(f"--threads must be at most {MOST_THREADS}, not {self.threads}")
         for name, axis, least in (("--cached", self.cached, 0), ("--new", self.new, 1)):
             if axis is not None:
                 _check_axis(name, axis, least)

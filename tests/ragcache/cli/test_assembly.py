@@ -33,8 +33,19 @@ def test_a_service_is_put_together_from_settings(tiny_index, tiny_folder):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"max_tokens": 8192}, ConfigError, "max_tokens is 8192; the model's context is 8192 tokens"),
-        ({"device_cache": 1000}, ConfigError, "device_cache is 1000 bytes; one request without documents may need"),
+        ({"max_tokens": 8192}, ConfigError, "max_tokens is 8192; the model's context is 8192 tokens: choose a number"),
+        (
+            {"device_cache": 1},
+            ConfigError,
+            r"device_cache is 1 byte, but a request .* tokens, which take \d+ bytes \(.* KiB\): give device_cache that "
+            r"or more, or lower max_question_tokens \(now 512\) or max_tokens \(now 128\)",
+        ),
+        (
+            {"max_question_tokens": 10**30},
+            ConfigError,
+            "max_question_tokens is 10*; the model's context is 8192 tokens",
+        ),
+        ({"disk_cache": "/dev/null:1GiB", "model": "/none"}, ConfigError, r"^/dev/null: .* \(it is not a folder\)"),
         ({"model": "/no/such/model"}, ModelError, "no model at /no/such/model"),
         ({"index": "/no/such/index/faiss.idx"}, RetrievalError, "/no/such/index"),
     ],
@@ -44,6 +55,12 @@ def test_settings_that_do_not_fit_are_refused_and_nothing_stays_open(tiny_index,
     with pytest.raises(error, match=message):
         assemble(dataclasses.replace(assembled(tiny_index, tiny_folder), **_paths(settings)))
     assert {thread for thread in threading.enumerate() if thread.name.startswith("torch-engine")} <= before
+
+
+def test_a_top_k_above_the_corpus_warns_of_what_it_is_cut_to(tiny_index, tiny_folder, caplog):
+    assemble(assembled(tiny_index, tiny_folder, top_k=10**30, threads=1)).close()
+    [warning] = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert warning.startswith("a question over 16 long documents may need 17")
 
 
 def _paths(settings: dict[str, Any]) -> dict[str, Any]:

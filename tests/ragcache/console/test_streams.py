@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from ragcache.console.streams import PROGRESS_SECONDS, READER_GONE, SafeStream
+from pimsim.cli import main as pimsim_main
+from ragcache.cli.main import main as ragcache_main
+from ragcache.console.streams import PROGRESS_SECONDS, READER_GONE, SafeStream, run
 from tests.props.terminal import on_terminal
 
 ROOT = Path(__file__).parents[3]
@@ -304,3 +306,28 @@ def test_progress_of_index_in_a_log_is_lines(tmp_path):
     )
     assert b"embedding" in done.stderr
     assert b"\r" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_what_goes_to_a_closed_stream_goes_nowhere_else(monkeypatch, closed):
+    kept = io.StringIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None if name == closed else kept)
+
+    def work() -> int:
+        print("an answer")
+        print("a figure", file=sys.stderr)
+        return 3
+
+    assert run(work, "name") == 3
+    assert kept.getvalue() == ("a figure\n" if closed == "stdout" else "an answer\n")
+    assert getattr(sys, closed) is None
+
+
+def test_an_error_of_a_command_whose_stderr_is_closed_is_not_on_stdout(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert ragcache_main(["query", "--url", "localhost:1", "Why"]) == 1
+    assert pimsim_main(["run", "no-such-system"]) != 0
+    with pytest.raises(SystemExit):
+        ragcache_main(["query"])
+    assert capsys.readouterr().out == ""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ragcache.errors import ConfigError
-from ragcache.storage.lmdb_file import MARK
+from ragcache.storage.lmdb_file import MARK, check_folder
 from tests.props.disk_records import SMALLEST, bytes_of, opened, put, read, record
 
 PAGE = 4096
@@ -43,10 +43,12 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="name one you may write to"):
-        opened(tmp_path / "file")
-    with pytest.raises(ConfigError, match="name one you may write to"):
-        opened(tmp_path / "file" / "below")
+    for folder, reason in ((tmp_path / "file", "it is not a folder"), (tmp_path / "file" / "below", "Not a directory")):
+        for refused in (opened, check_folder):
+            with pytest.raises(ConfigError) as caught:
+                refused(folder)
+            wanted = f"{folder}: cannot be the folder of the disk tier ({reason}); name one you may write to"
+            assert str(caught.value) == wanted
     with pytest.raises(ConfigError, match="16 MiB or more"):
         opened(tmp_path / "new", SMALLEST - 1)
     assert not (tmp_path / "new").exists()

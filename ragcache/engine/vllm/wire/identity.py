@@ -14,7 +14,8 @@ from vllm.platforms import current_platform
 
 from ragcache.cost import AnalyticCost, PrefillCost, PrefillProfile
 from ragcache.engine.torch.fingerprint import numbers_of
-from ragcache.errors import ModelError
+from ragcache.errors import ConfigError, ModelError
+from retrieval.user_path import user_path
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 _READ_AT_ONCE = 16 << 20
@@ -64,7 +65,7 @@ def weight_files(model: str, revision: str | None) -> list[Path]:
 def estimated_cost(config: Any, profile: str) -> PrefillCost:
     """Seconds that a prefill takes: as measured in the file `profile`, or estimated from the model's shape if empty."""
     if profile:
-        return PrefillProfile.load(Path(profile).expanduser())
+        return PrefillProfile.load(user_path(profile, "profile", ConfigError))
     text = config.model_config.hf_text_config
     hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = getattr(text, "intermediate_size", None) or 4 * hidden

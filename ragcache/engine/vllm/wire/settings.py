@@ -63,8 +63,10 @@ class ConnectorSettings:
             if name not in kinds:
                 raise ConfigError(f"kv_connector_extra_config: unknown setting {name!r}; there are {', '.join(kinds)}")
             if name == "host_cache":
-                value = parse_size(value)
+                value = parse_size(value, f"kv_connector_extra_config: {name}")
             if type(value).__name__ != kinds[name]:
                 raise ConfigError(f"kv_connector_extra_config: {name} must be of type {kinds[name]}, not {value!r}")
+            if isinstance(value, str) and "\0" in value:
+                raise ConfigError(f"kv_connector_extra_config: {name} must be without NUL characters, not {value!r}")
             values[name] = value
         return cls(**values)

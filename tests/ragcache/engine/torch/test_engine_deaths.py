@@ -232,3 +232,14 @@ def test_closing_while_it_dies_leaves_no_thread_and_no_job(engines, tiny_model, 
             run.wait()
         assert [last_events(run) for run in runs] == [1] * 6
         assert not engine._thread.is_alive()
+
+
+def test_an_engine_whose_thread_cannot_begin_is_refused(tiny_model, monkeypatch):
+    def refused(_: int) -> None:
+        raise OverflowError("too many threads")
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(torch_engine.torch, "set_num_threads", refused)
+    with pytest.raises(EngineError, match=r"the engine could not begin: .*OverflowError: too many threads"):
+        torch_engine.TorchEngine(tiny_model, threads=1)
+    assert {each for each in threading.enumerate() if each.name == "torch-engine" and each.is_alive()} <= before
