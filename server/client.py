@@ -41,7 +41,7 @@ def _wrong(url: httpx.URL) -> str:
         return "it does not begin with http://"
     if not url.host:
         return "it names no host"
-    if "%" in url.host:  # of a blank, for one
+    if "%" in url.host and ":" not in url.host:  # of a blank, for one; an address of version 6 may name its zone so
         return f"{unquote(url.host)!r} is not the name of a host"
     if url.port is not None and not 0 < url.port < 65536:
         return f"{url.port} is not a port"

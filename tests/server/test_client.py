@@ -95,7 +95,7 @@ def test_no_server_there(call):
         ("http://a b", "'a b' is not the name of a host"),
         ("http://127.0.0.1:99999", "99999 is not a port"),
         ("http://127.0.0.1:0", "0 is not a port"),
-        ("http://[bad", "Invalid"),
+        ("http://[bad", "'[bad' is not the name of a host"),
     ],
 )
 def test_a_url_that_is_none(url, wrong):

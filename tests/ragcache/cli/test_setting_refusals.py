@@ -130,7 +130,7 @@ def test_a_name_too_long_for_a_file_is_refused_with_its_setting(tmp_path, name):
         ServeConfig.load(None, {"index": "i", name: value})
     with pytest.raises(ConfigError, match=f"{name} has 4096 bytes, but a path has at most 4095"):
         ServeConfig.load(None, {"index": "i", name: "/" + "a/" * 2047 + "a" + ":1GiB" * (name == "disk_cache")})
-    instead = from_file(tmp_path, f'{name} = "{value}"', index="i", **{name: "x:1GiB"})
+    instead = from_file(tmp_path, f'{name} = "{value}"', **{"index": "i", name: "x:1GiB"})
     assert str(getattr(instead, name)) == "x:1GiB"
 
 
