@@ -123,7 +123,8 @@ def _refusals(out: Path, doing: str = "", advice: str = "") -> Iterator[None]:
             ) from error
         if not doing:
             raise
-        reason = error.strerror if error.strerror and error.filename in (None, str(out)) else error
+        elsewhere = "" if error.filename in (None, str(out)) else f"{error.filename}: "
+        reason = f"{elsewhere}{error.strerror}" if error.strerror else error
         which = "a folder you may write to" if isinstance(error, PermissionError) else "another folder"
         raise IndexFolderError(f"{out}: {doing} ({reason}); {advice or f'choose {which}'}") from error
 
