@@ -18,6 +18,7 @@ from ragcache.engine.torch.model import TorchModel
 from ragcache.engine.torch.transfer import KVTransfer
 from ragcache.engine.vllm.worker.paged_kv import Filling, PagedKV
 from ragcache.errors import ModelError
+from ragcache.model.checkpoint import Checkpoint
 from tests.props.torch_runs import Run, job, prompt
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch computes on (CUDA)")
@@ -49,7 +50,7 @@ def test_attention_is_that_of_the_definition(function, dtype, heads, kv_heads, d
     query, key, value = tensors(heads, kv_heads, dim, new, keys, dtype)
     scale = dim**-0.5
     expected, expected_lse = exactly(query, key, value, causal=causal, scale=scale)
-    bound = {"rtol": 1e-5, "atol": 1e-5 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps}
+    bound = {"rtol": 1e-5, "atol": 4e-5 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps}
     out, lse = function(query, key, value, causal=causal, scale=scale)
     torch.testing.assert_close(out.double(), expected, **bound)
     torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-5, atol=1e-4)
@@ -210,10 +211,11 @@ def test_where_the_gpu_is_full_jobs_give_way_or_fail_and_the_engine_goes_on(engi
 
 
 @pytest.mark.usefixtures("limited")
-def test_weights_for_which_the_gpu_has_no_room_are_a_model_error(tiny_checkpoint):
+def test_weights_for_which_the_gpu_has_no_room_are_a_model_error(llama, tmp_path):
+    llama(hidden_size=1024, intermediate_size=8192).save_pretrained(tmp_path / "wide")  # 112 MiB in 16 bits
     leave(0)
-    with pytest.raises(ModelError, match="cannot load 'tiny-llama' onto cuda: CUDA out of memory"):
-        TorchModel.load(tiny_checkpoint)
+    with pytest.raises(ModelError, match="cannot load 'wide' onto cuda: CUDA out of memory"):
+        TorchModel.load(Checkpoint.resolve(str(tmp_path / "wide")))
 
 
 @pytest.mark.usefixtures("limited")
