@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,9 @@ def busy_processes(cores: int) -> dict[str, int]:
 class BusyBench:
     """Times the same work on the quiet machine and beside processes that compute, which it starts and ends."""
 
-    def __init__(self, checkpoint: Checkpoint, runs: int, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, runs: int, threads: int, loads: Collection[str] = LIMITS) -> None:
+        """`loads` are names of LIMITS."""
+        self._loads = {name: count for name, count in busy_processes(threads).items() if name in loads}
         self._checkpoint = checkpoint
         self._runs = runs
         self._threads = threads
@@ -54,6 +56,7 @@ class BusyBench:
             Bound(f"{name}, beside {load} / quiet", row[load]["ratio"], limit)
             for name, row in times.items()
             for load, limit in LIMITS.items()
+            if load in self._loads
         ]
         return times, bounds
 
@@ -63,7 +66,7 @@ class BusyBench:
         busy: dict[str, dict[str, float]] = {name: {} for name in works}
         for work in works.values():
             work()  # what the first call sets up is not measured
-        for load, count in busy_processes(self._threads).items():
+        for load, count in self._loads.items():
             time.sleep(SETTLE_SECONDS)
             for name, work in works.items():
                 quiet[name] += [work() for _ in range(self._runs)]

@@ -117,7 +117,7 @@ class Bench:
 
     def overhead(self) -> dict[str, Any]:
         """TTFT with nothing cached. From prompt to prompt, the engine that goes first changes."""
-        prompts = [self._stream.prompt([n]) for n in range(2 * self._options.runs + 2)]
+        prompts = [self._stream.prompt([n]) for n in range(4 * self._options.runs + 2)]  # what differs is small
         ratios = []
         with self._pair(self._blocks_for(prompts)) as (plain, ours):
             for number, prompt in enumerate(prompts):

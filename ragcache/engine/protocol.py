@@ -146,7 +146,7 @@ class Engine(Protocol):
     leaves it out. Events are delivered on a thread of the engine's, or, if it has none, by callbacks of the event loop,
     never by `submit`. `close`, too, delivers last events.
     Greedy output does not depend on what was cached, up to float rounding: where the two best logits differ by less
-    than about 1e-4 either may be chosen.
+    than about 1e-4 in float32, or about 1 in bfloat16, either may be chosen.
     """
 
     @property

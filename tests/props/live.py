@@ -1,4 +1,4 @@
-"""Live parts, as fixtures: the demo's index and model, and a tiny index and model for the rest.
+"""Live parts, as fixtures: the demo's index and model, and a tiny index and model for the rest, on the CPU.
 
 A plugin of pytest, loaded by the conftests of the folders that use it, for it imports torch. The tiny model has random
 weights, large enough that attention matters, and no end-of-text token, so that an answer is exactly as long as asked.
@@ -71,7 +71,7 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture(scope="session")
 def model(checkpoint: Checkpoint) -> TorchModel:
     """The default model with its real weights."""
-    return TorchModel.load(checkpoint)
+    return TorchModel.load(checkpoint, "cpu")
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +128,7 @@ def tiny_checkpoint(tiny_folder: Path) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_checkpoint: Checkpoint) -> TorchModel:
-    return TorchModel.load(tiny_checkpoint)
+    return TorchModel.load(tiny_checkpoint, "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -271,7 +271,7 @@ def written(path: Path, texts: Iterable[str], pack: bool = False) -> Path:
 
 
 @pytest.mark.full(proof="test_texts_are_cut_before_they_are_tokenised_and_in_parts")
-@pytest.mark.parametrize(("megabytes", "pack"), [(20, False), (20, True), (200, False)])
+@pytest.mark.parametrize(("megabytes", "pack"), [(20, True), (200, False)])
 def test_memory_hardly_follows_the_length_of_a_document(tmp_path, embedder_folder, megabytes: int, pack: bool) -> None:
     line = 'the river ran past warehouse number nine, "so they say", and on\n'
     small = written(tmp_path / "small.jsonl", [line * 60, "otters"])

@@ -117,17 +117,20 @@ def test_a_document_damaged_under_a_running_server_is_an_error_and_never_its_end
         (removed("faiss.idx"), "faiss.idx"),
     ],
 )
-@pytest.mark.parametrize("command", ["serve", "profile-search"])
-def test_serve_refuses_a_damaged_index_in_one_line(
-    index: Path, tiny_folder: Path, tmp_path: Path, command, damage, name
-):
-    damage(index)
+def test_serve_refuses_a_damaged_index_in_one_line(index: Path, tiny_folder: Path, damage, name):
+    assert_refused(index, damage, name, "serve", "--index", index / "faiss.idx", "--model", tiny_folder, "--port", "0")
+
+
+@pytest.mark.full(proof="test_a_damaged_index_is_refused_in_a_line_that_names_the_file")
+def test_profile_search_does_so_too(index: Path, tmp_path: Path):
     questions = tmp_path / "questions.jsonl"
     questions.write_text('{"question": "Why?"}\n')
-    options = {
-        "serve": ["--index", index / "faiss.idx", "--model", tiny_folder, "--port", "0"],
-        "profile-search": ["--index", index, "--questions", questions, "--out", tmp_path / "out.json"],
-    }[command]
+    options = ["--index", index, "--questions", questions, "--out", tmp_path / "out.json"]
+    assert_refused(index, zeroed(DATA, 3, 2), DATA, "profile-search", *options)
+
+
+def assert_refused(index: Path, damage: Callable[[Path], object], name: str, command: str, *options: object) -> None:
+    damage(index)
     done = subprocess.run(
         [sys.executable, "-m", "ragcache", command, *map(str, options)],
         capture_output=True,

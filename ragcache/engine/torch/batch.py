@@ -114,7 +114,8 @@ class Batch:
     Each step is one forward over a token of every decoding job and, of the prompts in order of their turns, at most
     `prefill_chunk` tokens. A forward that raises fails the jobs in it, one that lacks memory preempts the youngest of
     them and is composed anew. A listener (`deliver`) that raises an Exception loses its job, which ends with Failed;
-    other jobs do not notice. Any other BaseException leaves `running` as it is.
+    other jobs do not notice. Any other BaseException leaves `running` as it is, as does every error on a device that is
+    lost.
     """
 
     def __init__(self, model: TorchModel, prefill_chunk: int) -> None:
@@ -150,6 +151,8 @@ class Batch:
             except Exception as error:  # whatever a forward raises ends its jobs at most, never the engine
                 reason = f"{type(error).__name__}: {error}"
                 if not is_out_of_memory(error):
+                    if self.model.lost():
+                        raise
                     log.exception("a step over %d jobs failed", len(chosen))
                     self._fail(chosen, reason)
                     return
@@ -222,6 +225,8 @@ class Batch:
         try:
             running.next_token, margin = running.sampler.choose(logits, running.generated)
         except Exception as error:
+            if self.model.lost():  # what a GPU cannot compute may show only when its results are read
+                raise
             log.exception("no token could be chosen")
             self._end(running, Failed(f"{type(error).__name__}: {error}", running.computed_tokens))
             return

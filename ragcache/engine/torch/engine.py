@@ -45,8 +45,8 @@ class TorchEngine:
     runs the model's preparation.
 
     If the stepping thread dies, every job that ran or waited ends with Failed and another thread takes over, until the
-    fifth death within a minute: from then on jobs are refused with EngineError. So is the engine itself, when it is
-    made, if no thread of it lives to begin.
+    fifth death within a minute: from then on jobs are refused with EngineError. So they are from the first death on if
+    the device is lost. EngineError, too, where an engine is made and no thread of it lives to begin.
     """
 
     def __init__(self, model: TorchModel, *, prefill_chunk: int = 512, threads: int | None = None) -> None:
@@ -87,6 +87,10 @@ class TorchEngine:
             return self.model.layout.allocate(tokens, self.model.device)
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from error
+        except RuntimeError as error:
+            if self.model.lost():
+                raise EngineError(f"the device is lost, restart the server: {error}") from error
+            raise
 
     def submit(self, job: Job, deliver: Deliver) -> Callable[[], None]:
         running = RunningJob.of(job, deliver)
@@ -131,12 +135,13 @@ class TorchEngine:
         except BaseException as error:
             log.critical("the engine's thread died", exc_info=True)
             died = f"the engine's thread died: {type(error).__name__}: {error}"
+            lost = self.model.lost()
         else:
             self._empty_inbox()
             self._batch.fail_all(SHUT_DOWN)
             return
         self._watch.pause()
-        self._hand_over(died)
+        self._hand_over(died, lost=lost)
 
     def _receive(self) -> bool:
         """Takes in submitted jobs, waiting for one when idle and prepared. Returns False when the engine is to end."""
@@ -162,14 +167,14 @@ class TorchEngine:
             if (running := self._inbox.get()) is not None:
                 self._batch.add(running)
 
-    def _hand_over(self, died: str) -> None:
-        """Last act of a dying thread: ends the jobs, and starts the thread that takes over."""
+    def _hand_over(self, died: str, *, lost: bool) -> None:
+        """Last act of a dying thread: ends the jobs and, unless the device is lost, starts the next thread."""
         now = time.monotonic()
         self._deaths.append(now)
         with self._lock:
             self._error = died
             # before events are delivered: jobs submitted by listeners are for the next thread, or refused
-            self._dead = len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATHS_SECONDS
+            self._dead = lost or (len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATHS_SECONDS)
             self._empty_inbox()
         self._batch.fail_all(died)
         with self._lock:

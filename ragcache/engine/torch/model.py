@@ -65,7 +65,10 @@ class TorchModel:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: str | None = None) -> TorchModel:
-        """Loads the weights: float32 on CPU, bfloat16 or float16 on CUDA. Raises ModelError if that fails."""
+        """Loads the weights: float32 on CPU, bfloat16 or float16 on CUDA.
+
+        Raises ModelError if that fails, also for lack of memory on the device.
+        """
         config = load_config(checkpoint)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = torch.float32
@@ -82,7 +85,10 @@ class TorchModel:
         if missing := sorted(info["missing_keys"]):  # transformers would make them up
             raise ModelError(f"{checkpoint.name!r} lacks {len(missing)} of its weights, {missing[0]} for one")
         fingerprint = fingerprint_of(module)
-        module = module.eval().to(where)
+        try:
+            module = module.eval().to(where)
+        except RuntimeError as error:  # a full device, or none that answers
+            raise ModelError(f"cannot load {checkpoint.name!r} onto {where}: {_first_line(error)}") from error
         with torch.inference_mode():
             if pack_linears(module):
                 # what was packed is a copy; copy the rest too, and the file's pages leave the process's memory
@@ -128,6 +134,18 @@ class TorchModel:
                 span.length += share
         return output.logits[0].float()
 
+    def lost(self) -> bool:
+        """Whether the device computes nothing any more in this process: a GPU after an illegal access, for one."""
+        if self.device.type == "cpu":
+            return False
+        try:
+            torch.zeros(1, device=self.device).cpu()
+        except torch.OutOfMemoryError:
+            return False
+        except RuntimeError:
+            return True
+        return False
+
     @torch.inference_mode()
     def _check_exact(self) -> None:
         """Compares split, packed attention with the model's own; refuses a model that we would run wrongly.
@@ -148,6 +166,8 @@ class TorchModel:
             self.forward([StepInput(ids[:9], 0, [], spans)])
             self.forward([StepInput(ids[9:-1], 9, spans, spans[1:])])
             got = self.forward([StepInput(ids[-1:], PROBE_TOKENS - 1, spans, spans[1:])])[0]
+        except torch.OutOfMemoryError as error:
+            raise ModelError(f"no memory to run {self.name!r} on {self.device}: {_first_line(error)}") from error
         except (ModelError, RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise ModelError(
                 f"{self.name!r} ({type(self.module).__name__}) does not run with this engine's attention: {error}"
@@ -158,6 +178,10 @@ class TorchModel:
                 f"{self.name!r} ({type(self.module).__name__}) uses an attention that this engine does not reproduce: "
                 f"its logits differ by {difference:.3g} from the model's own"
             )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]
 
 
 def _shares(step: StepInput) -> list[tuple[KVSpan, int]]:

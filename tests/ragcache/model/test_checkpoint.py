@@ -28,7 +28,7 @@ def default_gguf() -> Path:
 
 
 def load(model: str) -> TorchModel:
-    return TorchModel.load(Checkpoint.resolve(model))
+    return TorchModel.load(Checkpoint.resolve(model), "cpu")
 
 
 def test_a_folder_is_itself(tiny_folder):

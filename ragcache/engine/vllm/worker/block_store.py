@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import torch
 import xxhash
 
 from ragcache.engine.vllm.wire.orders import (
@@ -90,7 +91,7 @@ class BlockStore:
         for order in orders.orders:
             if isinstance(order, Load):
                 if order.waits:
-                    self._submit(self._reader, self._load_later, order, orders.era)
+                    self._submit(self._reader, self._load_later, order, orders.era, self._paged.queued())
                 else:
                     self._load(order, orders.era)
 
@@ -150,8 +151,11 @@ class BlockStore:
                 self._fail(piece, era)
                 self._report(number, reason if place == len(fillings) else NOT_TRIED, 0.0)
 
-    def _load_later(self, order: Load, era: int) -> None:
-        """Fills blocks from host copies and records, beside the engine: the request waits."""
+    def _load_later(self, order: Load, era: int, queued: torch.cuda.Event | None) -> None:
+        """Fills blocks from host copies and records, beside the engine: the request waits.
+
+        Not before what is `queued`: a step that is under way may use blocks that were freed since.
+        """
         failed = False
         for number, piece in order.pieces:
             begin = time.perf_counter()
@@ -159,7 +163,7 @@ class BlockStore:
             if reason is None:
                 try:
                     host = self._checked(piece) if isinstance(piece.source, int) else self._read(piece)
-                    self._paged.fill_and_wait([Filling(host, piece.first, piece.blocks)])
+                    self._paged.fill_and_wait([Filling(host, piece.first, piece.blocks)], queued)
                 except Exception as error:  # as above
                     reason = _reason(error)
                     failed = True

@@ -6,7 +6,6 @@ here looks inside.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,9 +136,21 @@ class PagedKV:
                 filled.append(event)
         return filled
 
-    def fill_and_wait(self, fillings: Sequence[Filling]) -> None:
-        """Copies into blocks; all of them are complete on return. May be called from any thread."""
-        with torch.cuda.device(self._device) if self._stream is not None else contextlib.nullcontext():
+    def queued(self) -> torch.cuda.Event | None:
+        """All work that the calling thread has queued on the device so far, for `fill_and_wait`; None on a CPU."""
+        return None if self._stream is None else torch.cuda.current_stream(self._device).record_event()
+
+    def fill_and_wait(self, fillings: Sequence[Filling], after: torch.cuda.Event | None) -> None:
+        """Copies into blocks once `after`, of `queued`, is done; all of them are complete on return.
+
+        May be called from any thread. The engine's knows what may still use the blocks: streams are a thread's own.
+        """
+        if self._stream is None:
+            self._fill(fillings)
+            return
+        with torch.cuda.device(self._device):
+            if after is not None:
+                self._stream.wait_event(after)
             for event in self._fill(fillings)[-1:]:
                 event.synchronize()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ragcache.engine.torch.attention import attend, attend_plainly, merge
+from ragcache.engine.torch.attention import attend, attend_plainly, merge, merge_at_once
 from tests.props.budget import examples
 
 TOLERANCE = {"rtol": 1e-5, "atol": 2e-6}
@@ -92,7 +92,8 @@ def test_a_split_context_merges_to_the_whole(shape, sizes, new, spread, seed):
             function(query, k, v, causal=False, scale=dim**-0.5)
             for k, v in zip(key.split(sizes, dim=2), value.split(sizes, dim=2), strict=True)
         ]
-        torch.testing.assert_close(merge(parts).double(), expected, rtol=1e-4, atol=1e-5 * spread)
+        for merged in (merge(parts), merge_at_once(parts)):
+            torch.testing.assert_close(merged.double(), expected, rtol=1e-4, atol=1e-5 * spread)
 
 
 @settings(max_examples=examples(40), deadline=None)
@@ -109,6 +110,23 @@ def test_past_and_new_tokens_merge_to_causal_attention(shape, cut, seed):
     torch.testing.assert_close(merge(parts).double(), whole[:, :, cut:], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_are_not_rounded_to_16_bits(dtype):
+    """A score of 16 in bfloat16 is off by up to 0.06: parts would be merged with wrong weights."""
+    query, key, value = (tensor.to(dtype) for tensor in tensors(9, 3, 64, 4, 300, spread=2.0))
+    out, lse = attend_plainly(query, key, value, causal=False, scale=0.125)
+    expected_out, expected_lse = exactly(query, key, value, causal=False, scale=0.125)
+    torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out.double(), expected_out, rtol=0, atol=4 * torch.finfo(dtype).eps)
+    parts = [
+        attend_plainly(query, key[:, :, s], value[:, :, s], causal=False, scale=0.125)
+        for s in (slice(99), slice(99, 300))
+    ]
+    for merged in (merge(parts), merge_at_once(parts)):
+        assert merged.dtype == torch.float32
+        torch.testing.assert_close(merged.double(), expected_out, rtol=0, atol=4 * torch.finfo(dtype).eps)
+
+
 def test_order_of_the_parts_does_not_matter():
     query, key, value = tensors(4, 2, 16, 5, 30)
     sizes = [4, 17, 9]
@@ -122,7 +140,8 @@ def test_a_part_that_matters_nothing_changes_nothing():
     query, key, value = tensors(2, 1, 8, 3, 10)
     near = attend(query, key, value, causal=False, scale=1.0)
     out, lse = attend(query, key, value * 1e6, causal=False, scale=1.0)
-    torch.testing.assert_close(merge([near, (out, lse - 200.0)]), near[0])
+    for function in (merge, merge_at_once):
+        torch.testing.assert_close(function([near, (out, lse - 200.0)]), near[0])
 
 
 def test_large_scores_do_not_overflow():

@@ -11,6 +11,7 @@ import pytest
 
 from ragcache.engine.protocol import EngineEvent, Failed, Finished, LastEvent, Started, Token
 from ragcache.engine.torch import engine as torch_engine
+from ragcache.engine.torch.kv import KVLayout
 from ragcache.errors import EngineError
 from tests.props.torch_runs import PATIENCE, Changed, Gate, Run, job, prompt
 
@@ -61,6 +62,34 @@ def test_running_and_queued_jobs_fail_and_the_next_one_is_answered(engines, tiny
     stats = engine.stats()
     assert (stats.restarts, stats.error, stats.alive, stats.running) == (1, died, True, 0)
     assert [last_events(run) for run in [*running, queued]] == [1, 1, 1]
+
+
+def test_an_engine_whose_device_is_lost_takes_no_more_jobs(engines, tiny_model, monkeypatch):
+    """As a GPU is after an illegal access: whatever is tried in this process fails, so no other thread takes over."""
+    lost = threading.Event()
+
+    def forward(steps: Any) -> Any:
+        if lost.is_set():
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return tiny_model.forward(steps)
+
+    gate = Gate(Changed(tiny_model, forward=forward, lost=lost.is_set))
+    engine = engines(gate, prefill_chunk=64)
+    runs = [Run(engine, job(engine, prompt(10, n), 500)) for n in range(2)]
+    gate.step()
+    gate.begun.get(timeout=PATIENCE)
+    work = job(engine, prompt(10, 3), 5)
+    lost.set()
+    gate.allowed.release(10)
+    died = "the engine's thread died: RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert {run.wait().events[-1].message for run in runs} == {died}
+    stats = engine.stats()
+    assert (stats.restarts, stats.error, stats.alive, stats.running) == (0, died, False, 0)
+    with pytest.raises(EngineError, match=r"takes no more jobs, restart the server: .* illegal memory access"):
+        Run(engine, work)
+    monkeypatch.setattr(KVLayout, "allocate", lambda *_: forward([]))
+    with pytest.raises(EngineError, match="the device is lost, restart the server: CUDA error: an illegal"):
+        engine.allocate(5)
 
 
 def test_an_error_outside_the_forward_is_a_death_like_another(engines, monkeypatch, generate):

@@ -28,7 +28,7 @@ def copied(tiny_folder: Path, tmp_path: Path) -> Path:
 
 
 def loaded(folder: Path) -> bytes:
-    return TorchModel.load(Checkpoint.resolve(str(folder))).fingerprint
+    return TorchModel.load(Checkpoint.resolve(str(folder)), "cpu").fingerprint
 
 
 def edit_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -50,7 +50,7 @@ def test_processes_agree(tiny_model, copied):
         "import sys\n"
         "from ragcache.model.checkpoint import Checkpoint\n"
         "from ragcache.engine.torch.model import TorchModel\n"
-        "print(TorchModel.load(Checkpoint.resolve(sys.argv[1])).fingerprint.hex())"
+        "print(TorchModel.load(Checkpoint.resolve(sys.argv[1]), 'cpu').fingerprint.hex())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(copied)],

@@ -209,7 +209,7 @@ def test_other_decoders_run_exactly(name, tmp_path):
     torch.manual_seed(2)
     module = MODELS[name]().eval()
     module.save_pretrained(tmp_path)
-    model = TorchModel.load(Checkpoint.resolve(str(tmp_path)))
+    model = TorchModel.load(Checkpoint.resolve(str(tmp_path)), "cpu")
     tokens = [token % 300 for token in random_tokens(60, 6)]
     spans = spans_for(model, [20, 40])
     model.forward([StepInput(tokens[:33], 0, spans, spans)])
@@ -235,7 +235,7 @@ def test_within_its_window_a_model_is_exact_to_the_last_token(tmp_path):
     torch.manual_seed(2)
     module = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=32)).eval()
     module.save_pretrained(tmp_path)
-    model = TorchModel.load(Checkpoint.resolve(str(tmp_path)))
+    model = TorchModel.load(Checkpoint.resolve(str(tmp_path)), "cpu")
     tokens = [token % 300 for token in random_tokens(model.context_length, 7)]
     spans = spans_for(model, [32])
     model.forward([StepInput(tokens[:31], 0, spans, spans)])
@@ -306,6 +306,26 @@ def test_an_encoder_decoder_is_refused(tmp_path):
 def test_a_model_without_attention_is_refused(tmp_path):
     config = MambaConfig(vocab_size=300, hidden_size=48, num_hidden_layers=2, state_size=4)
     refuses(MambaForCausalLM(config), tmp_path, "Mamba")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory.\nMore"), RuntimeError("No CUDA GPUs")])
+def test_a_device_that_does_not_take_the_weights_is_a_model_error(error, tiny_checkpoint, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(LlamaForCausalLM, "to", refuse)
+    with pytest.raises(ModelError) as refused:
+        TorchModel.load(tiny_checkpoint, "cpu")
+    assert str(refused.value) == f"cannot load 'tiny-llama' onto cpu: {str(error).splitlines()[0]}"
+
+
+def test_a_device_without_memory_for_a_first_step_is_no_fault_of_the_models_attention(llama, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
+
+    monkeypatch.setattr(TorchModel, "forward", refuse)
+    with pytest.raises(ModelError, match=r"^no memory to run 'tiny' on cpu: CUDA out of memory\.$"):
+        TorchModel(llama(), "tiny")
 
 
 def test_end_tokens_are_those_of_the_generation_config(tmp_path, llama, tiny_model):

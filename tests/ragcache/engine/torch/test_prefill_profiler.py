@@ -6,6 +6,7 @@ import json
 import statistics
 
 import pytest
+import torch
 
 from ragcache.cli.assembly import torch as assembly
 from ragcache.cli.config import ServeConfig
@@ -30,7 +31,8 @@ PLAN = Plan(threads=1, runs=2, prefill_chunk=20, cached=(0, 30, 600), new=(5, 50
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """No test finds or leaves a profile in this machine's own cache."""
+    """No test finds or leaves a profile in this machine's own cache, or measures its GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("RAGCACHE_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
