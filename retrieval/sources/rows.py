@@ -18,9 +18,9 @@ from retrieval.errors import CorpusError
 from retrieval.sources.csv_rows import csv_rows
 from retrieval.sources.encoding import HEAD, encoding_of, marked_encoding
 from retrieval.sources.json_rows import json_rows
+from retrieval.sources.parquet_rows import parquet_rows
 from retrieval.sources.unreadable import Unreadable
 
-BATCH_BYTES = 16 << 20  # about, of the rows of a Parquet file that are in memory at a time
 SEPARATORS = ",;\t|"
 UNPAIRED = "its quotation marks do not pair; write those inside a quoted cell twice"
 
@@ -77,7 +77,7 @@ def documents_of_rows(
     except Unreadable:
         raise
     except OSError as error:
-        raise Unreadable(str(path), f"cannot be read ({error.strerror or error})") from error
+        raise Unreadable(str(path), f"cannot be read ({error.strerror or _in_a_line(error)})") from error
     except (
         pyarrow.ArrowException,
         csv.Error,
@@ -88,10 +88,13 @@ def documents_of_rows(
         LookupError,
         RecursionError,
     ) as error:
-        what = " ".join(str(error).split())[:200]
-        raise Unreadable(str(path), f"damaged, or not {kind.lstrip('.')} ({what})") from error
+        raise Unreadable(str(path), f"damaged, or not {kind.lstrip('.')} ({_in_a_line(error)})") from error
     if row is None:
         raise Unreadable(str(path), "holds no rows")
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _document(row: Row, where: str, name: str, columns: Columns) -> Document:
@@ -186,20 +189,12 @@ def _parquet(path: Path, columns: Columns, _fallback: str | None) -> Iterator[Ro
         wanted = [name for name in (fields.id, fields.title, fields.text) if name in schema.names]
         for name in wanted:
             _require_type(path, name, schema.field(name).type, integers=name == fields.id)
-        number = 0
-        for batch in _batches(file, wanted):
-            for scalars in zip(*batch.columns, strict=True):  # one row at a time: those of a batch may be long
-                number += 1
-                values = {name: scalar.as_py() for name, scalar in zip(batch.schema.names, scalars, strict=True)}
-                yield Row(str(number), _in_utf_8(values), size * number // file.metadata.num_rows)
-
-
-def _batches(file: parquet.ParquetFile, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
-    """The rows of a file, a few at a time where they are long."""
-    for number in range(file.num_row_groups):
-        group = file.metadata.row_group(number)
-        rows = BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)
-        yield from file.iter_batches(min(max(rows, 1), 1024), row_groups=[number], columns=columns)
+        count = file.metadata.num_rows
+    for first, last, values in parquet_rows(path, wanted):
+        if isinstance(values, str):
+            yield Row(f"{first}-{last}" if first < last else str(first), CorpusError(values), size * last // count)
+        else:
+            yield Row(str(first), _in_utf_8(values), size * last // count)
 
 
 def _require_type(path: Path, name: str, kind: pyarrow.DataType, *, integers: bool) -> None:

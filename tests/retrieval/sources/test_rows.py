@@ -278,67 +278,6 @@ def test_columns_of_the_same_name_are_named(tmp_path: Path) -> None:
     assert read(tmp_path / "b.csv")[0][0].text == "x"
 
 
-def test_parquet_is_read_in_batches_and_only_what_is_needed(tmp_path: Path) -> None:
-    file = tmp_path / "a.parquet"
-    table = pa.table({"id": range(1000), "text": [f"text {n}" for n in range(1000)], "vector": [[0.0] * 8] * 1000})
-    parquet.write_table(table, file)
-    documents, said = read(file)
-    assert (len(documents), said) == (1000, [])
-    assert documents[999] == Document("999", "", "text 999")
-    parquet.write_table(pa.table({"id": [1, 2], "text": ["x", None]}), file)
-    assert read(file) == (
-        [Document("1", "", "x")],
-        ["a.parquet:2: 'text' is missing; every row needs a string 'id' and a string 'text'"],
-    )
-
-
-def test_of_long_rows_of_parquet_few_are_in_memory(tmp_path: Path) -> None:
-    file = tmp_path / "a.parquet"
-    parquet.write_table(pa.table({"id": range(100), "text": ["x" * (1 << 20)] * 100}), file)
-    tracemalloc.start()
-    try:
-        rows = documents_of_rows(file, file.name, ".parquet", Columns(), None)
-        lengths = [len(each.text) for _, each in rows if isinstance(each, Document)]
-        assert lengths == [1 << 20] * 100
-        assert tracemalloc.get_traced_memory()[1] < 16 << 20
-    finally:
-        tracemalloc.stop()
-
-
-def test_text_of_parquet_that_is_not_marked_as_text(tmp_path: Path) -> None:
-    file = tmp_path / "a.parquet"
-    parquet.write_table(pa.table({"id": [b"a", b"b", b"c"], "text": ["é".encode(), b"\xe9", b"z"]}), file)
-    documents, said = read(file)
-    assert documents == [Document("a", "", "é"), Document("c", "", "z")]
-    assert said == ["a.parquet:2: not UTF-8 (unexpected end of data, byte 1 of a value)"]
-    for kind in (pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.large_binary()):
-        parquet.write_table(pa.table({"text": pa.array(["x", "y", "x"]).cast(kind)}), file)
-        assert [document.text for document in read(file)[0]] == ["x", "y", "x"]
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "values", "right"),
-    [
-        ("id", pa.timestamp("us"), [-(2**62), 2], "text or integers"),
-        ("id", pa.float64(), [1.0, 2.0], "text or integers"),
-        ("id", pa.bool_(), [True, False], "text or integers"),
-        ("text", pa.int64(), [1, 2], "text"),
-        ("title", pa.date32(), [1, 2], "text"),
-    ],
-)
-def test_a_wrong_column_of_parquet_is_named_once(
-    tmp_path: Path, name: str, kind: pa.DataType, values: list[Any], right: str
-) -> None:
-    file = tmp_path / "a.parquet"
-    columns = {"id": ["a", "b"], "text": ["x", "y"], name: pa.array(values, kind)}
-    parquet.write_table(pa.table(columns), file)
-    begin = f"a.parquet: the column {name!r} is of type {kind}, not {right}; convert"
-    documents, said = read(file)
-    assert documents == []
-    assert len(said) == 1
-    assert said[0].startswith(begin)
-
-
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz", "a.json"])
 @pytest.mark.parametrize("data", [b"PAR1 not really PAR1", b"\x1f\x8b\x08 broken", b"\0\1\2", b"oops"])
 def test_files_of_another_kind_are_named(tmp_path: Path, name: str, data: bytes) -> None:
