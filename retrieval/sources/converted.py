@@ -19,9 +19,10 @@ import pypdfium2
 import yaml
 
 from retrieval.sources.encoding import decoded
-from retrieval.sources.page import page_of
+from retrieval.sources.page import Page, page_of
 from retrieval.sources.page_encoding import decoded_as, named_encoding
 from retrieval.sources.unreadable import Unreadable
+from retrieval.sources.word_document import word_document
 
 MOST_HTML = MOST_XML = 1 << 24  # bytes of a page, and of the XML in a DOCX
 MOST_TAGS = 400_000  # in them, where attributes of XML count too: trees take 1.5 KB and 0.1 ms for each
@@ -156,12 +157,22 @@ def docx(path: Path, _fallback: str | None) -> Converted:
             if sum(_tags_and_attributes(parts, part) for part in xml) > MOST_TAGS:
                 raise Unreadable(str(path), f"holds more than {MOST_TAGS:,} tags and attributes of XML; split it")
             title = _docx_title(parts)
-        file.seek(0)
+            word = word_document(parts)
+    unread = word.unread
+    try:
         converted = mammoth.convert_to_html(
-            file, style_map=DOCX_STYLES, convert_image=_no_image, include_embedded_style_map=False
+            word.copy, style_map=DOCX_STYLES, convert_image=_no_image, include_embedded_style_map=False
         )
-    page = page_of(converted.value)
-    return Converted(_line(title) or _line(page.title), page.text)
+        page = page_of(converted.value)
+    except Exception as error:  # what it raises for a document that is not as it should be has no class of its own
+        if not word.paragraphs:
+            raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        unread = [*unread, f"read without its headings, lists and tables, for it is damaged ({what})"]
+        page = Page("", "\n\n".join(word.paragraphs))
+    return Converted(
+        _line(title) or _line(page.title), page.text, tuple(Unreadable(str(path), each) for each in unread)
+    )
 
 
 def _is_xml(parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
