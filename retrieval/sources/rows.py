@@ -22,6 +22,8 @@ from retrieval.sources.parquet_rows import parquet_rows
 from retrieval.sources.unreadable import Unreadable
 
 SEPARATORS = ",;\t|"
+BLANK_CELLS = f'{SEPARATORS}" \r\n'  # what lines of blank cells consist of, which may stand above the header
+_NAMED_SEPARATOR = re.compile(r'"?sep=([^\r\n"])"?[,;\t| ]*\r?\n?', re.IGNORECASE)  # Excel's first line
 UNPAIRED = "its quotation marks do not pair; write those inside a quoted cell twice"
 
 
@@ -150,11 +152,16 @@ def _json(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
 def _csv(path: Path, columns: Columns, fallback: str | None) -> Iterator[Row]:
     encoding = encoding_of(path, fallback)
     with path.open("rb") as raw, io.TextIOWrapper(raw, encoding, newline="") as file:
-        separator = "\t" if path.suffix.lower() == ".tsv" else _separator(file.readline(HEAD), columns.fields.text)
+        first = next((line for line in iter(lambda: file.readline(HEAD), "") if line.strip(BLANK_CELLS)), "")
+        named = _NAMED_SEPARATOR.fullmatch(first)
+        separator = "\t" if path.suffix.lower() == ".tsv" else _separator(first, columns.fields.text)
         file.seek(0)
-        rows = csv_rows(file, separator)
+        rows = csv_rows(file, named[1] if named else separator)
         try:
-            place, header = next(rows, (1, []))
+            above = (each for each in rows if each[1] is None or any(map(str.strip, each[1])))
+            if named:
+                next(above, None)
+            place, header = next(above, (1, []))
             if header is None:
                 raise Unreadable(f"{path}:{place}", f"not a header: {UNPAIRED}")
             _require_columns(path, columns, header)

@@ -133,6 +133,26 @@ def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
     assert len(read(file)[0][0].text) == 500_000
 
 
+@pytest.mark.parametrize(
+    "above", ["\n\n", " \r\n\t\r\n", ";;\n", '"";""\n\n', "sep=;\n", '"SEP=;"\r\n', "\n\nsep=;\n\n"]
+)
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_what_may_stand_above_the_header_of_csv(tmp_path: Path, above: str, mark: bytes) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(mark + f"{above}id;text\n1;x, y, z\n2;a;b;c\n".encode())
+    documents, said = read(file)
+    assert documents == [Document("1", "", "x, y, z")]
+    assert said == [f"a.csv:{above.count(chr(10)) + 3}: has 4 cells, where the header has 2"]
+
+
+def test_the_separator_may_be_any_that_is_named(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.tsv"):
+        (tmp_path / name).write_text("sep=~\nid~text\n1~x;y,z\n")
+        assert read(tmp_path / name) == ([Document("1", "", "x;y,z")], [])
+        (tmp_path / name).write_text("\n" * 100)
+        assert "has no column 'text' but no columns" in read(tmp_path / name)[1][0]
+
+
 def test_wrong_rows_of_csv_are_named_by_their_first_line(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text('id,text\n1,"two\nlines"\n2,too,many\n3,\n4,good\n')
