@@ -13,8 +13,9 @@ from typing import IO, Any, NamedTuple
 import pyarrow
 from pyarrow import parquet, types
 
-from retrieval.corpus import JSON_LINES, Document, Fields, ReadsLines, document_of, lines_in, parsed, unpacked
+from retrieval.corpus import JSON_LINES, Document, Fields, document_of, lines_in, parsed, unpacked
 from retrieval.errors import CorpusError
+from retrieval.line_ends import ReadsLines
 from retrieval.sources.csv_rows import csv_rows
 from retrieval.sources.encoding import HEAD, encoding_of, marked_encoding
 from retrieval.sources.json_rows import json_rows
