@@ -21,6 +21,7 @@ PIECE = 1 << 18  # characters of a text, or bytes of a line, that are handled at
 FIELDS = ("id", "title", "text")  # the keys retrieval uses; every other key of a row is kept in `extra`
 JSON_LINES = (".jsonl", ".jsonl.gz")  # what names of corpus files end in
 MOST_NESTED = 100  # lists and objects in one another: what is parsed near the interpreter's limit cannot be written
+LONG_INTEGER = "Exceeds the limit"  # what Python says of an integer that takes long to read, before advice on Python
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -225,6 +226,9 @@ def parsed(line: bytes | Iterator[bytes], path: Path, number: int) -> Any:
             f"{path}:{number}: not UTF-8 (byte {position + error.start + 1} of the line); save the corpus as UTF-8"
         ) from error
     except (ValueError, RecursionError) as error:
+        if LONG_INTEGER in str(error):
+            what = "holds an integer of more digits than are read"
+            raise CorpusError(f"{path}:{number}: {what}; write it as a string") from error
         raise CorpusError(f"{path}:{number}: not JSON ({error}); each line must be one JSON object") from error
 
 
@@ -235,7 +239,7 @@ def document_of(row: Any, where: str, fields: Fields) -> Document:
     """
     if not isinstance(row, dict):
         raise CorpusError(
-            f"{where}: the row is a JSON {_json_type(row)}; each line must be an object with {fields.id!r} and "
+            f"{where}: the row is a JSON {_json_type(row)}; every row must be an object with {fields.id!r} and "
             f"{fields.text!r}"
         )
     name, title = row.get(fields.id), row.get(fields.title)

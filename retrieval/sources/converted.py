@@ -253,7 +253,8 @@ def pdf(path: Path, _fallback: str | None) -> Converted:
         raise Unreadable(str(path), "all of its pages are damaged")
     if pages and not text:
         or_ = f"are damaged ({damaged} of {pages}) or " if damaged else ""
-        raise Unreadable(str(path), f"its pages {or_}hold no text, only pictures; run text recognition (OCR) over it")
+        holds = "no text, only pictures;" if pictures else "neither text nor pictures; if they show words,"
+        raise Unreadable(str(path), f"its pages {or_}hold {holds} run text recognition (OCR) over it")
     counts = [(damaged, "damaged"), (pictures, "pictures without text; run text recognition (OCR) over it")]
     unread = (Unreadable(f"{path} ({count} of {pages} pages)", what) for count, what in counts if count)
     return Converted(_line(title), text, tuple(unread))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import re
 import zlib
@@ -13,7 +14,7 @@ from typing import IO, Any, NamedTuple
 import pyarrow
 from pyarrow import parquet, types
 
-from retrieval.corpus import JSON_LINES, Document, Fields, document_of, lines_in, parsed, unpacked
+from retrieval.corpus import JSON_LINES, LONG_INTEGER, Document, Fields, document_of, lines_in, parsed, unpacked
 from retrieval.errors import CorpusError
 from retrieval.line_ends import ReadsLines
 from retrieval.sources.csv_rows import csv_rows
@@ -79,13 +80,16 @@ def documents_of_rows(
                 yield where, Unreadable(where, str(error).removeprefix(f"{where}: "))
     except Unreadable:
         raise
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        last = f"readable up to row {row.place}" if row else "no row can be read"
+        raise Unreadable(
+            str(path), f"not a complete gzip file, {last} ({_in_a_line(error)}); download or pack it again"
+        ) from error
     except OSError as error:
         raise Unreadable(str(path), f"cannot be read ({error.strerror or _in_a_line(error)})") from error
     except (
         pyarrow.ArrowException,
         csv.Error,
-        EOFError,
-        zlib.error,
         ValueError,
         ArithmeticError,
         LookupError,
@@ -144,10 +148,16 @@ def _json(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
     with path.open("rb") as file, io.TextIOWrapper(file, encoding) as text:
         try:
             for count, (value, wrong) in enumerate(json_rows(text.read), start=1):
-                yield Row(str(count), CorpusError(f"not JSON ({wrong})") if wrong else value, file.tell())
+                yield Row(str(count), _wrong(wrong) if wrong else value, file.tell())
         except ValueError as error:
             what = f"{error.reason}, not {encoding}" if isinstance(error, UnicodeDecodeError) else str(error)
             raise Unreadable(f"{path}:{count + 1}", f"not JSON from this row on ({what})") from error
+
+
+def _wrong(reason: str) -> CorpusError:
+    if LONG_INTEGER in reason:
+        return CorpusError("holds an integer of more digits than are read; write it as a string")
+    return CorpusError(f"not JSON ({reason})")
 
 
 def _csv(path: Path, columns: Columns, fallback: str | None) -> Iterator[Row]:

@@ -316,3 +316,21 @@ def test_a_gzip_file_that_is_cut_short_keeps_what_came_before(tmp_path: Path) ->
     assert 1000 < len(documents) < 5000
     assert len(said) == 1
     assert "Compressed file ended" in said[0]
+
+
+def test_a_gzip_file_with_garbage_behind_it_says_up_to_where_it_was_read(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "text": f"text {n * n}"} for n in range(5000)]
+    file = write_rows(tmp_path / "a.jsonl.gz", rows)
+    file.write_bytes(file.read_bytes() + b"garbage")
+    documents, said = read(file)
+    assert len(documents) > 1000
+    assert said[0].startswith(f"a.jsonl.gz: not a complete gzip file, readable up to row {len(documents)} (Not a gzip")
+    assert said[0].endswith("; download or pack it again")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_an_integer_of_very_many_digits_is_named_without_advice_on_python(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"id": 1' + "0" * 5000 + ', "text": "x"}\n{"id": 2, "text": "y"}')
+    documents, said = read(tmp_path / name)
+    assert [document.id for document in documents] == ["2"]
+    assert said == [f"{name}:1: holds an integer of more digits than are read; write it as a string"]
