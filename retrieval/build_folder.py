@@ -93,18 +93,27 @@ def built_beside(out: Path, names: Collection[str]) -> Iterator[Path]:
 
 def is_being_built(out: Path) -> bool:
     """Whether an index is being built that is to lie at `out`, or was until the process that built it was killed."""
-    out = _place(out)
     try:
+        out = _place(out)
         return any(not (workplace / FINISHED).exists() for workplace in out.parent.glob(f"{_hidden(out)}*"))
-    except OSError:
+    except (OSError, IndexFolderError):
         return False
 
 
 def _place(out: Path) -> Path:
     """Where a folder lies. A link stays where it is, and may lead to another disk; links on the way to it are the
-    system's business."""
+    system's business. IndexFolderError for a link that leads to itself."""
     out = Path(os.path.abspath(out))  # noqa: PTH100
-    return out.resolve() if out.is_symlink() else out
+    if not out.is_symlink():
+        return out
+    try:
+        out.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise IndexFolderError(
+                f"{out}: is a link that leads to itself; name a folder, or remove the link"
+            ) from error
+    return out.resolve()
 
 
 @contextlib.contextmanager

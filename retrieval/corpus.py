@@ -11,15 +11,17 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from retrieval.errors import CorpusError
+from retrieval.line_ends import OldMacLines, ReadsLines, ends_as_on_old_macs
 from retrieval.long_json import parse_pieces
 
 PIECE = 1 << 18  # characters of a text, or bytes of a line, that are handled at once
 FIELDS = ("id", "title", "text")  # the keys retrieval uses; every other key of a row is kept in `extra`
 JSON_LINES = (".jsonl", ".jsonl.gz")  # what names of corpus files end in
 MOST_NESTED = 100  # lists and objects in one another: what is parsed near the interpreter's limit cannot be written
+LONG_INTEGER = "Exceeds the limit"  # what Python says of an integer that takes long to read, before advice on Python
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -175,18 +177,19 @@ def unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
     return gzip.GzipFile(fileobj=file, mode="rb") if path.suffix.lower() == ".gz" else file  # type: ignore[return-value]
 
 
-class ReadsLines(Protocol):
-    """Bytes that can be read by lines, or by less."""
-
-    def readline(self, size: int = -1, /) -> bytes:
-        """The rest of the line, with its end, but about `size` bytes at most."""
-
-
 def lines_in(file: ReadsLines) -> Iterator[bytes | Iterator[bytes]]:
-    """The lines of a file, without the white space around them; a long one as its pieces, to be read at once."""
+    """The lines of a file, without the white space and a byte order mark around them.
+
+    A long one is given as its pieces, to be read at once. Where the first rows end as on old Macs, all lines may.
+    """
+    first = True
     while line := file.readline(PIECE):
+        if first and ends_as_on_old_macs(line):
+            file = OldMacLines(line, file)
+            line = file.readline(PIECE)
+        first = False
         if len(line) < PIECE or line.endswith(b"\n"):
-            yield line.strip()
+            yield line.strip().removeprefix(codecs.BOM_UTF8).lstrip()
             continue
         rest = _pieces(line, file)
         yield rest
@@ -201,8 +204,7 @@ def _pieces(piece: bytes, file: ReadsLines) -> Iterator[bytes]:
 
 def parsed(line: bytes | Iterator[bytes], path: Path, number: int) -> Any:
     """The JSON value of line `number` of a file; CorpusError, naming the line, if it is not JSON in UTF-8."""
-    # editors on Windows start a file with a byte order mark
-    encoding = "utf-8-sig" if number == 1 else "utf-8"
+    encoding = "utf-8-sig"  # editors on Windows start a file with a byte order mark, and files are put together
     position = 0  # bytes of the line before the piece that is decoded
     try:
         if isinstance(line, bytes):
@@ -224,6 +226,9 @@ def parsed(line: bytes | Iterator[bytes], path: Path, number: int) -> Any:
             f"{path}:{number}: not UTF-8 (byte {position + error.start + 1} of the line); save the corpus as UTF-8"
         ) from error
     except (ValueError, RecursionError) as error:
+        if LONG_INTEGER in str(error):
+            what = "holds an integer of more digits than are read"
+            raise CorpusError(f"{path}:{number}: {what}; write it as a string") from error
         raise CorpusError(f"{path}:{number}: not JSON ({error}); each line must be one JSON object") from error
 
 
@@ -234,7 +239,7 @@ def document_of(row: Any, where: str, fields: Fields) -> Document:
     """
     if not isinstance(row, dict):
         raise CorpusError(
-            f"{where}: the row is a JSON {_json_type(row)}; each line must be an object with {fields.id!r} and "
+            f"{where}: the row is a JSON {_json_type(row)}; every row must be an object with {fields.id!r} and "
             f"{fields.text!r}"
         )
     name, title = row.get(fields.id), row.get(fields.title)

@@ -23,6 +23,8 @@ TITLE_SHARE = 4  # a title has at most a quarter of a passage
 # most this number of splitters is made
 SPLITTERS = 16
 SERVED_TOKENS = 1024  # what `serve` reads of a document unless --max-doc-tokens says otherwise
+# a gap in the text, where it is cut in any case: the splitter takes the square of the length of blank lines in a row
+_GAP = re.compile(r"(?<!\s)\s{512,}+")
 _NUMBERED = re.compile(r"(.*#)([1-9][0-9]{0,8})", re.DOTALL)
 
 
@@ -138,9 +140,10 @@ class PassageSplitter:
         first = 0
         while first < len(text):
             window = text[first : first + WINDOW_CHARACTERS]
-            pieces = splitter.chunk_indices(window)
-            last = first + len(window)
-            if last < len(text) and len(pieces) > 1:
+            gap = _GAP.search(window)
+            pieces = splitter.chunk_indices(window[: gap.start()] if gap else window)
+            last = first + (gap.end() if gap else len(window))
+            if not gap and last < len(text) and len(pieces) > 1:
                 # the last one may go on behind the window: it is cut again at the head of the next
                 last = first + pieces.pop()[0]
             for offset, piece in pieces:

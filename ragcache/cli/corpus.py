@@ -30,5 +30,5 @@ def run(options: argparse.Namespace) -> int:
     """Writes the corpus. Raises RetrievalError for a package that is not installed."""
     documents = collect(options.package)
     write_corpus(options.out, documents)
-    print(f"{len(documents)} documents in {options.out}")
+    print(f"{len(documents)} {'document' if len(documents) == 1 else 'documents'} in {options.out}")
     return 0

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragcache.errors import RagCacheError
+
 if TYPE_CHECKING:
     from retrieval.embedder import Embedder
     from retrieval.passages import PassageSplitter, WholeDocuments
@@ -110,8 +112,7 @@ def run(options: argparse.Namespace) -> int:
     manifest = build_index(
         source, options.out, options.type, embedder, options.embeddings, progress=not options.quiet, cut=cut
     )
-    print(f"{cut.documents} documents in {options.out / 'faiss.idx'} ({options.type})")
-    _tell_lengths(cut, manifest.documents)
+    _tell(options, cut, manifest.documents)
     if source.skipped:
         what = "1 file or row" if source.skipped == 1 else f"{source.skipped} files or rows"
         print(f"{what} could not be read: see above", file=sys.stderr)
@@ -159,6 +160,20 @@ def _require_cutting(options: argparse.Namespace) -> None:
             raise RetrievalError(
                 f"--{name.replace('_', '-')} does not go with {by} for that cuts nothing; leave one out"
             )
+
+
+def _tell(options: argparse.Namespace, cut: PassageSplitter | WholeDocuments, indexed: int) -> None:
+    """Prints what was built. RagCacheError if stdout does not take it, as on a full disk: the index is there."""
+    try:
+        count = "1 document" if cut.documents == 1 else f"{cut.documents} documents"
+        print(f"{count} in {options.out / 'faiss.idx'} ({options.type})", flush=True)
+        _tell_lengths(cut, indexed)
+    except BrokenPipeError:  # whoever read it wants no more
+        raise
+    except OSError as error:
+        raise RagCacheError(
+            f"cannot write to stdout ({error.strerror or error}); the index is in its place, {options.out}"
+        ) from error
 
 
 def _tell_lengths(cut: PassageSplitter | WholeDocuments, indexed: int) -> None:

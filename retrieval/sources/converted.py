@@ -5,6 +5,7 @@ PDFium reads PDF, lxml, Beautiful Soup and markdownify read HTML, and what mammo
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tomllib
 import zipfile
@@ -19,20 +20,32 @@ import pypdfium2
 import yaml
 
 from retrieval.sources.encoding import decoded
-from retrieval.sources.page import page_of
+from retrieval.sources.page import Page, page_of
 from retrieval.sources.page_encoding import decoded_as, named_encoding
 from retrieval.sources.unreadable import Unreadable
+from retrieval.sources.word_document import word_document
 
 MOST_HTML = MOST_XML = 1 << 24  # bytes of a page, and of the XML in a DOCX
 MOST_TAGS = 400_000  # in them, where attributes of XML count too: trees take 1.5 KB and 0.1 ms for each
 OLE = bytes.fromhex("d0cf11e0a1b11ae1")  # the container of encrypted documents and of .doc
 DOCX_TITLE = "{http://purl.org/dc/elements/1.1/}title"
 DOCX_STYLES = "p[style-name='Title'] => h1:fresh"
-_HEADING = re.compile(r"^ {0,3}#[ \t]+(\S.*)$|^(?=\S)(.+)\n=+[ \t]*$", re.MULTILINE)
-_FENCED = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r" {0,3}#[ \t]+(\S.*)")
+_UNDERLINE = re.compile(r" {0,3}=+[ \t]*")  # makes a heading of the paragraph above
+_NO_PARAGRAPH = re.compile(r"[ \t]*(?:[-*+>|<#]|\d{1,9}[.)][ \t]|$)")  # what begins a line of something else
+# code and comments, where "#" begins no heading; a fence of code is closed by one that is no shorter
+_ASIDE = re.compile(
+    r"^ {0,3}(?:(?:(`{3,}+)(?=[^`\n]*$)|(~{3,}+)).*?(?:^ {0,3}(?:\1`*+|\2~*+)[ \t]*$|\Z)|<!--.*?(?:-->|\Z))",
+    re.MULTILINE | re.DOTALL,
+)
 _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\r?\n(.*?)^(?:\1|\.\.\.)[ \t]*\r?$", re.MULTILINE | re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title[ \t]*[:=](.*)$(?:\n(?:[ \t].*)?$)*", re.MULTILINE)  # and the lines that it folds
-MARKDOWN_HEAD = 1 << 16  # characters in which a heading counts as the document's title
+# a line of fields that are not quite YAML or TOML: a key, an item, a table, a comment, or the rest of a value
+_FIELD = re.compile(
+    r"(?P<key>[\w\"'][\w\"'. /-]{0,99}?[ \t]*(?::(?=\s|$)|=))|[ \t]|#|-[ \t]|[\]})]|\[\[?[\w.\"-]+\]\]?\s*$|$"
+)
+MARKDOWN_HEAD = 1 << 16  # characters in which a heading counts as the document's title, and fields are parsed
+MOST_FRONT_MATTER = 1 << 20  # characters
 
 
 class Converted(NamedTuple):
@@ -54,7 +67,7 @@ def markdown(path: Path, fallback: str | None) -> Converted:
     if "\n" not in text:
         text = text.replace("\r", "\n")  # lines of old Macs
     title = ""
-    front = _FRONT_MATTER.match(text, 0, MARKDOWN_HEAD)
+    front = _FRONT_MATTER.match(text, 0, MOST_FRONT_MATTER)
     named = _front_title(front[2], _toml_title if front[1] == "+++" else _yaml_title) if front else None
     if front and named is not None:
         title = named
@@ -62,20 +75,37 @@ def markdown(path: Path, fallback: str | None) -> Converted:
         rest = text[front.end() :].lstrip("\r\n")
         text = text if not rest or rest.isspace() else rest
     head = text[:MARKDOWN_HEAD].replace("\r\n", "\n")
-    if not title and (heading := _HEADING.search(_FENCED.sub("", head))):
-        title = _without_closing(heading[1]) if heading[1] else heading[2]
-    return Converted(_line(title), text)
+    return Converted(_line(title or _heading(_ASIDE.sub("", head))), text)
+
+
+def _heading(head: str) -> str:
+    """The first heading of level 1, empty if there is none."""
+    paragraph: list[str] = []
+    for line in head.split("\n"):
+        if heading := _HEADING.fullmatch(line):
+            return _without_closing(heading[1])
+        if paragraph and _UNDERLINE.fullmatch(line):
+            return " ".join(paragraph)
+        if _NO_PARAGRAPH.match(line) or (not paragraph and line.startswith(("    ", "\t"))):
+            paragraph = []
+        else:
+            paragraph.append(line)
+    return ""
 
 
 def _front_title(front: str, title_of: Callable[[str], str | None]) -> str | None:
     """The title in what may be front matter, empty if it has none; None if that is text between two rules."""
-    try:
-        return title_of(front)
-    except (ValueError, yaml.YAMLError, RecursionError):
-        # much of what stands there is not quite YAML, as in `title: Tea: a history`
-        field = _FRONT_TITLE.search(front)
+    lines = front.splitlines()
+    if all(line.startswith("#") for line in lines):
+        return ""  # no fields, or each in a comment
+    if len(front) <= MARKDOWN_HEAD:
+        with contextlib.suppress(ValueError, yaml.YAMLError, RecursionError):
+            return title_of(front)
+    # much of what stands there is not quite YAML, as in `title: Tea: a history`
+    field = _FRONT_TITLE.search(front)
     if field is None:
-        return None
+        kinds = [_FIELD.match(line) for line in lines]
+        return "" if all(kinds) and any(kind and kind["key"] for kind in kinds) else None
     try:
         return title_of(field[0])
     except (ValueError, yaml.YAMLError, RecursionError):
@@ -156,12 +186,22 @@ def docx(path: Path, _fallback: str | None) -> Converted:
             if sum(_tags_and_attributes(parts, part) for part in xml) > MOST_TAGS:
                 raise Unreadable(str(path), f"holds more than {MOST_TAGS:,} tags and attributes of XML; split it")
             title = _docx_title(parts)
-        file.seek(0)
+            word = word_document(parts)
+    unread = word.unread
+    try:
         converted = mammoth.convert_to_html(
-            file, style_map=DOCX_STYLES, convert_image=_no_image, include_embedded_style_map=False
+            word.copy, style_map=DOCX_STYLES, convert_image=_no_image, include_embedded_style_map=False
         )
-    page = page_of(converted.value)
-    return Converted(_line(title) or _line(page.title), page.text)
+        page = page_of(converted.value)
+    except Exception as error:  # what it raises for a document that is not as it should be has no class of its own
+        if not word.paragraphs:
+            raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        unread = [*unread, f"read without its headings, lists and tables, for it is damaged ({what})"]
+        page = Page("", "\n\n".join(word.paragraphs))
+    return Converted(
+        _line(title) or _line(page.title), page.text, tuple(Unreadable(str(path), each) for each in unread)
+    )
 
 
 def _is_xml(parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
@@ -213,7 +253,8 @@ def pdf(path: Path, _fallback: str | None) -> Converted:
         raise Unreadable(str(path), "all of its pages are damaged")
     if pages and not text:
         or_ = f"are damaged ({damaged} of {pages}) or " if damaged else ""
-        raise Unreadable(str(path), f"its pages {or_}hold no text, only pictures; run text recognition (OCR) over it")
+        holds = "no text, only pictures;" if pictures else "neither text nor pictures; if they show words,"
+        raise Unreadable(str(path), f"its pages {or_}hold {holds} run text recognition (OCR) over it")
     counts = [(damaged, "damaged"), (pictures, "pictures without text; run text recognition (OCR) over it")]
     unread = (Unreadable(f"{path} ({count} of {pages} pages)", what) for count, what in counts if count)
     return Converted(_line(title), text, tuple(unread))

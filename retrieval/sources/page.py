@@ -13,14 +13,18 @@ from bs4.builder import LXMLTreeBuilder  # type: ignore[attr-defined]  # bs4 set
 from bs4.element import NavigableString, Tag
 from markdownify import MarkdownConverter
 
-# what a browser does not show, or shows without being text
-NOT_SHOWN = ["script", "style", "template", "noscript", "svg", "iframe", "input", "button", "select", "textarea"]
+# what a browser does not show, or shows without being text; the second only where it is closed, for else it may hold
+# all that follows, which a browser shows
+NOT_SHOWN = ["script", "style", "iframe", "input", "textarea"]
+CLOSED = ["template", "noscript", "svg", "button", "select"]
 AROUND = ["nav", "aside", "footer", "object"]  # what stands around a page's text, unless it holds all of it
 HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
-MARK = "input"  # stands before each end tag of AROUND, for the parser does not tell which elements had one
+MARK = "input"  # stands before each end tag of CLOSED and AROUND, for the parser does not tell which elements had one
 MOST_DEPTH = 100  # markdownify calls itself for each level
-_KEPT = re.compile(r"closes=\w+|colspan=[1-9][0-9]?|start=[0-9]{1,9}")  # attributes that count, and what is believed
-_END_TAG = re.compile(rf"(?=</({'|'.join(AROUND)})[\s/>])", re.IGNORECASE)
+_KEPT = re.compile(
+    r"closes=\w+|colspan=[1-9][0-9]?|start=[0-9]{1,9}|shadowrootmode=(?i:open|closed)"
+)  # attributes that count, and what is believed
+_END_TAG = re.compile(rf"(?=</({'|'.join(CLOSED + AROUND)})[\s/>])", re.IGNORECASE)
 _MARK_IN_TITLE = re.compile(rf"<{MARK} closes=\w+>")  # where tags are text
 _BLANKS = re.compile(r"[ \t\r\n]{100,}")  # markdownify takes the square of their number
 
@@ -46,8 +50,9 @@ def _read(page: str, around: list[str]) -> tuple[str, str]:
         soup = BeautifulSoup(marked, builder=_ShallowTree(), element_classes={Tag: _Element})
     for element in soup(NOT_SHOWN):
         element.clear(decompose=True)  # to take it out as well, its place among its neighbours had to be looked for
-    for mark in soup(MARK, closes=around):
-        if (closed := _closed_by(mark)) is not None:
+    for mark in soup(MARK, closes=CLOSED + around):
+        # a shadow root takes the place of what is around it
+        if (closed := _closed_by(mark)) is not None and not closed.has_attr("shadowrootmode"):
             closed.clear(decompose=True)
     for element in filter(len, soup(["form", *AROUND])):
         element.name = "div"  # so that what is in it is a paragraph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import re
 import zlib
@@ -13,15 +14,18 @@ from typing import IO, Any, NamedTuple
 import pyarrow
 from pyarrow import parquet, types
 
-from retrieval.corpus import JSON_LINES, Document, Fields, ReadsLines, document_of, lines_in, parsed, unpacked
+from retrieval.corpus import JSON_LINES, LONG_INTEGER, Document, Fields, document_of, lines_in, parsed, unpacked
 from retrieval.errors import CorpusError
+from retrieval.line_ends import ReadsLines
 from retrieval.sources.csv_rows import csv_rows
 from retrieval.sources.encoding import HEAD, encoding_of, marked_encoding
 from retrieval.sources.json_rows import json_rows
+from retrieval.sources.parquet_rows import parquet_rows
 from retrieval.sources.unreadable import Unreadable
 
-BATCH_BYTES = 16 << 20  # about, of the rows of a Parquet file that are in memory at a time
 SEPARATORS = ",;\t|"
+BLANK_CELLS = f'{SEPARATORS}" \r\n'  # what lines of blank cells consist of, which may stand above the header
+_NAMED_SEPARATOR = re.compile(r'"?sep=([^\r\n"])"?[,;\t| ]*\r?\n?', re.IGNORECASE)  # Excel's first line
 UNPAIRED = "its quotation marks do not pair; write those inside a quoted cell twice"
 
 
@@ -76,22 +80,28 @@ def documents_of_rows(
                 yield where, Unreadable(where, str(error).removeprefix(f"{where}: "))
     except Unreadable:
         raise
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        last = f"readable up to row {row.place}" if row else "no row can be read"
+        raise Unreadable(
+            str(path), f"not a complete gzip file, {last} ({_in_a_line(error)}); download or pack it again"
+        ) from error
     except OSError as error:
-        raise Unreadable(str(path), f"cannot be read ({error.strerror or error})") from error
+        raise Unreadable(str(path), f"cannot be read ({error.strerror or _in_a_line(error)})") from error
     except (
         pyarrow.ArrowException,
         csv.Error,
-        EOFError,
-        zlib.error,
         ValueError,
         ArithmeticError,
         LookupError,
         RecursionError,
     ) as error:
-        what = " ".join(str(error).split())[:200]
-        raise Unreadable(str(path), f"damaged, or not {kind.lstrip('.')} ({what})") from error
+        raise Unreadable(str(path), f"damaged, or not {kind.lstrip('.')} ({_in_a_line(error)})") from error
     if row is None:
         raise Unreadable(str(path), "holds no rows")
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _document(row: Row, where: str, name: str, columns: Columns) -> Document:
@@ -138,20 +148,31 @@ def _json(path: Path, _columns: Columns, fallback: str | None) -> Iterator[Row]:
     with path.open("rb") as file, io.TextIOWrapper(file, encoding) as text:
         try:
             for count, (value, wrong) in enumerate(json_rows(text.read), start=1):
-                yield Row(str(count), CorpusError(f"not JSON ({wrong})") if wrong else value, file.tell())
+                yield Row(str(count), _wrong(wrong) if wrong else value, file.tell())
         except ValueError as error:
             what = f"{error.reason}, not {encoding}" if isinstance(error, UnicodeDecodeError) else str(error)
             raise Unreadable(f"{path}:{count + 1}", f"not JSON from this row on ({what})") from error
 
 
+def _wrong(reason: str) -> CorpusError:
+    if LONG_INTEGER in reason:
+        return CorpusError("holds an integer of more digits than are read; write it as a string")
+    return CorpusError(f"not JSON ({reason})")
+
+
 def _csv(path: Path, columns: Columns, fallback: str | None) -> Iterator[Row]:
     encoding = encoding_of(path, fallback)
     with path.open("rb") as raw, io.TextIOWrapper(raw, encoding, newline="") as file:
-        separator = "\t" if path.suffix.lower() == ".tsv" else _separator(file.readline(HEAD), columns.fields.text)
+        first = next((line for line in iter(lambda: file.readline(HEAD), "") if line.strip(BLANK_CELLS)), "")
+        named = _NAMED_SEPARATOR.fullmatch(first)
+        separator = "\t" if path.suffix.lower() == ".tsv" else _separator(first, columns.fields.text)
         file.seek(0)
-        rows = csv_rows(file, separator)
+        rows = csv_rows(file, named[1] if named else separator)
         try:
-            place, header = next(rows, (1, []))
+            above = (each for each in rows if each[1] is None or any(map(str.strip, each[1])))
+            if named:
+                next(above, None)
+            place, header = next(above, (1, []))
             if header is None:
                 raise Unreadable(f"{path}:{place}", f"not a header: {UNPAIRED}")
             _require_columns(path, columns, header)
@@ -186,20 +207,12 @@ def _parquet(path: Path, columns: Columns, _fallback: str | None) -> Iterator[Ro
         wanted = [name for name in (fields.id, fields.title, fields.text) if name in schema.names]
         for name in wanted:
             _require_type(path, name, schema.field(name).type, integers=name == fields.id)
-        number = 0
-        for batch in _batches(file, wanted):
-            for scalars in zip(*batch.columns, strict=True):  # one row at a time: those of a batch may be long
-                number += 1
-                values = {name: scalar.as_py() for name, scalar in zip(batch.schema.names, scalars, strict=True)}
-                yield Row(str(number), _in_utf_8(values), size * number // file.metadata.num_rows)
-
-
-def _batches(file: parquet.ParquetFile, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
-    """The rows of a file, a few at a time where they are long."""
-    for number in range(file.num_row_groups):
-        group = file.metadata.row_group(number)
-        rows = BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)
-        yield from file.iter_batches(min(max(rows, 1), 1024), row_groups=[number], columns=columns)
+        count = file.metadata.num_rows
+    for first, last, values in parquet_rows(path, wanted):
+        if isinstance(values, str):
+            yield Row(f"{first}-{last}" if first < last else str(first), CorpusError(values), size * last // count)
+        else:
+            yield Row(str(first), _in_utf_8(values), size * last // count)
 
 
 def _require_type(path: Path, name: str, kind: pyarrow.DataType, *, integers: bool) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.build_folder import built_beside, is_being_built
+from retrieval.build_folder import built_beside, is_being_built, require_replaceable
 from retrieval.errors import IndexFolderError
+from retrieval.retriever import Retriever
 from tests.retrieval.test_build_folder import NAMES, ROOT, build, ended, names, started
 
 
@@ -134,3 +135,21 @@ def test_an_index_in_a_layer_of_an_image_is_replaced(tmp_path: Path) -> None:
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("needs to mount disks")
     assert (done.returncode, done.stdout) == (0, "index new\n"), done.stderr
+
+
+def test_a_link_that_leads_to_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "there").symlink_to("back")
+    (tmp_path / "back").symlink_to("there")
+    for name in ("self", "there"):
+        with pytest.raises(IndexFolderError, match=f"{name}: is a link that leads to itself; name a folder, or remove"):
+            require_replaceable(tmp_path / name, NAMES)
+        with pytest.raises(IndexFolderError, match="is a link that leads to itself"):
+            build(tmp_path / name, "new")
+        with pytest.raises(IndexFolderError, match="cannot build there"):
+            build(tmp_path / name / "index", "new")
+        assert not is_being_built(tmp_path / name)
+        assert not is_being_built(tmp_path / name / "index")
+        with pytest.raises(IndexFolderError, match="there is no index folder; build one"):
+            Retriever.open(tmp_path / name)
+    assert names(tmp_path) == ["back", "self", "there"]

@@ -96,6 +96,24 @@ def test_a_long_first_line_may_begin_with_a_mark_and_any_may_end_as_on_windows(t
     assert [document.text for document in read_corpus(tmp_path / "docs.jsonl")] == [WORDS] * 3
 
 
+@pytest.mark.parametrize("end", [b"\r", b" \r\r", b"\r\xef\xbb\xbf", b"\n\xef\xbb\xbf"])
+@pytest.mark.parametrize("last", [b"", b"\r", b"\r\n"])
+@pytest.mark.parametrize("short", [True, False])
+def test_lines_may_end_as_on_old_macs_and_begin_with_a_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: bytes, last: bytes, short: bool
+) -> None:
+    if short:  # of the later rows, for the line ends are known by the first two
+        monkeypatch.setattr(corpus_module, "PIECE", 128)
+    rows = [json.dumps({"id": str(n), "text": "é " + "x" * (n * n)}, ensure_ascii=False).encode() for n in range(30)]
+    (tmp_path / "docs.jsonl").write_bytes(b"\xef\xbb\xbf" + end.join(rows) + last)
+    assert [len(document.text) for document in read_corpus(tmp_path / "docs.jsonl")] == [2 + n * n for n in range(30)]
+
+
+def test_a_line_end_of_old_macs_within_a_row_ends_no_row(tmp_path: Path) -> None:
+    (tmp_path / "docs.jsonl").write_bytes(b'{"id": "a",\r"text": "x", "more": {}\r}\n{"id": "b", "text": "y"}\r\n')
+    assert [document.id for document in read_corpus(tmp_path / "docs.jsonl")] == ["a", "b"]
+
+
 def row(text: bytes) -> bytes:
     return b'{"id": "a", "text": "' + text + b'"}'
 

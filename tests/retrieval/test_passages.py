@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,37 @@ def test_windows_overlap_and_cut_no_sentence(tiny: Embedder, monkeypatch: pytest
     whole = list(PassageSplitter(tiny, 32, 8)(words))
     monkeypatch.setattr(passages_module, "WINDOW_CHARACTERS", 1 << 20)
     assert list(PassageSplitter(tiny, 32, 8)(words)) == whole  # windows are not seen in plain text
+
+
+@pytest.mark.parametrize("line", ["\n", "\r\n", " \n", "\t\n \u2003\n"])
+@pytest.mark.parametrize("form", ["First.\n{}Last.", "{}First.{}Last.{}", "{0}First." + "{0}Last." * 9])
+def test_a_gap_of_blank_lines_is_never_split(
+    tiny: Embedder, monkeypatch: pytest.MonkeyPatch, form: str, line: str
+) -> None:
+    splitter = PassageSplitter(tiny)
+    given: list[str] = []
+
+    class Recorded:
+        def chunk_indices(self, text: str) -> list[tuple[int, str]]:
+            given.append(text)
+            return made.chunk_indices(text)
+
+    made = splitter._splitter(46)
+    monkeypatch.setattr(splitter, "_splitter", lambda _capacity: Recorded())
+    gap = line * 70_000
+    document = Document("a", "", form.format(gap, gap, gap))
+    cut = list(splitter(document))
+    check(document, cut, splitter, tiny)
+    assert {passage.text for passage in cut} == {"First.", "Last."}
+    # the splitter takes the square of the number of blank lines in a row
+    assert max(map(len, given)) < 1000
+
+
+@pytest.mark.timing
+def test_blank_lines_are_cut_in_linear_time(tiny: Embedder) -> None:
+    begin = time.monotonic()
+    list(PassageSplitter(tiny)(Document("a", "", "hello\n" + "\n" * 1_000_000 + ("word\n" + "\n" * 500) * 200 + "end")))
+    assert time.monotonic() - begin < 10
 
 
 def test_equal_documents_are_cut_equally(tiny: Embedder) -> None:

@@ -1,13 +1,16 @@
 """`ragcache index` on the rows of one file: wrong ones are named and skipped with any options, or fail if strict."""
 
 import argparse
+import contextlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from ragcache.cli.index import add_options
+from ragcache.cli.index import _tell, add_options
 from ragcache.cli.main import main
+from ragcache.errors import RagCacheError
 from retrieval.store import DocumentStore
 
 ROWS = [
@@ -60,3 +63,22 @@ def test_what_is_no_encoding_of_text_is_refused(name: str, capsys: pytest.Captur
     assert "is not an encoding of text that Python knows" in capsys.readouterr().err
     for known in ("latin-1", "utf-16-le", "UTF-8", "gb18030"):
         assert parser.parse_args(["--corpus", "c", "--out", "o", "--encoding", known]).encoding is not None
+
+
+def test_a_full_stdout_is_named_beside_the_index_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = argparse.Namespace(documents=1, longer=0)
+    options = argparse.Namespace(out=tmp_path / "i", type="flat")
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", full)
+        said = f"cannot write to stdout (No space left on device); the index is in its place, {tmp_path / 'i'}"
+        with pytest.raises(RagCacheError, match=re.escape(said)):
+            _tell(options, cut, 1)
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_one_document_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for count, words in ((1, "1 document"), (2, "2 documents")):
+        cut = argparse.Namespace(documents=count, longer=0)
+        _tell(argparse.Namespace(out=tmp_path, type="flat"), cut, count)
+        assert capsys.readouterr().out == f"{words} in {tmp_path / 'faiss.idx'} (flat)\n"

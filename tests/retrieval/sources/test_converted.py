@@ -202,7 +202,7 @@ def test_damaged_pages_cost_no_other(tmp_path: Path) -> None:
         f"{scan} (1 of 3 pages): pictures without text; run text recognition (OCR) over it",
     ]
     assert refusal(damaged(write_pdf(tmp_path / "c.pdf", [["One."], []]), 1)).startswith(
-        "its pages are damaged (1 of 2) or hold no text, "
+        "its pages are damaged (1 of 2) or hold neither text nor "
     )
     assert refusal(damaged(write_pdf(tmp_path / "d.pdf", [["One."], ["Two."]]), 1, 2)) == "all of its pages are damaged"
 
@@ -224,7 +224,10 @@ def test_pdfs_that_cannot_be_read(tmp_path: Path) -> None:
     cut = write_pdf(tmp_path / "cut.pdf", [["some text"] * 40] * 5)
     cut.write_bytes(cut.read_bytes()[:300])
     assert refusal(cut).startswith("damaged, or not pdf (")
-    assert "run text recognition" in refusal(write_pdf(tmp_path / "scan.pdf", [[], []]))
+    ocr = "run text recognition (OCR) over it"
+    blank = write_pdf(tmp_path / "blank.pdf", [[], []])
+    assert refusal(blank) == f"its pages hold neither text nor pictures; if they show words, {ocr}"
+    assert refusal(write_scan(tmp_path / "scan.pdf", [None])) == f"its pages hold no text, only pictures; {ocr}"
     (tmp_path / "text.pdf").write_text("just text")
     assert refusal(tmp_path / "text.pdf").startswith("damaged, or not pdf (")
 

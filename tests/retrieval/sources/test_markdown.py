@@ -39,6 +39,20 @@ AS_WRITTEN = [
         ('---\ntitle: "Front matter"\n---\n# Heading\n', "Front matter"),
         ("---\nauthor: me\n---\n# Heading\n", "Heading"),
         ("no heading", ""),
+        ("````\n```\n# inside\n```\n# inside\n````\n# Real\n", "Real"),
+        ("```\n~~~\n# inside\n```\n# Real\n", "Real"),
+        ("~~~ `\n# inside\n~~~~ \n# Real\n", "Real"),
+        ("```\n# inside\n``` more\n# inside\n```\n# Real\n", "Real"),
+        ("```inline```\n\n# Real\n", "Real"),
+        ("```\n# inside, never closed\n", ""),
+        ("<!--\n# commented\n-->\n# Real\n", "Real"),
+        ("<!-- a -->\n# Real\n<!-- b -->", "Real"),
+        ("<!--\n```\n-->\n# Real\n```\n", "Real"),
+        ("<!-- # never closed\n# inside\n", ""),
+        ("Two lines\n  of heading\n===\ntext", "Two lines of heading"),
+        ("above\n\nTwo lines\r\nof heading\r\n  === \r\ntext", "Two lines of heading"),
+        ("- item\nHeading\n===\n", "Heading"),
+        ("===\n# Real\n", "Real"),
         ("# C#\n", "C#"),
         ("# C# #  \n", "C#"),
         ("# #\n# Real\n", ""),
@@ -65,6 +79,8 @@ AS_WRITTEN = [
         ("---\nbad: a: b\ntitle: 007\n---\ntext", "007"),
         ("+++\ntitle = 'In TOML'\nbad = a\n+++\ntext", "In TOML"),
         ("+++\nbad = a\ntitle = 1_000 # a comment\n+++\ntext", "1_000"),
+        ("---\ntags:\n" + "- a\n" * 40_000 + "title: 'Tea' # long\n---\n# Heading", "Tea"),
+        ("---\ntags:\n" + "- a\n" * 40_000 + "---\n# Heading", "Heading"),
         ("+++\n[author]\ntitle = 'Dr.'\n+++\n# Heading\n", "Heading"),
     ],
 )
@@ -89,6 +105,14 @@ def test_titles_of_markdown(tmp_path: Path, text: str, title: str) -> None:
         ("---\nWords between rules\n---\nWords", "---\nWords between rules\n---\nWords"),
         ("---\n\n---\nWords", "---\n\n---\nWords"),
         ("---\n[Words: between\n---\nWords", "---\n[Words: between\n---\nWords"),
+        ("---\n---\nWords", "Words"),
+        ("---\n# title: Tea\n# tags: []\n---\nWords", "Words"),
+        ("+++\n+++\nWords", "Words"),
+        ("---\ndescription: Tea: a history\ntags: [a]\n---\nWords", "Words"),
+        ("---\ndescription: Tea: a history\n\n# comment\ntags:\n- a\n  - b\n---\nWords", "Words"),
+        ("+++\na = b\n[c.d]\n+++\nWords", "Words"),
+        ("---\nWords: of a: kind\nand text\n---\nWords", "---\nWords: of a: kind\nand text\n---\nWords"),
+        ("---\ntags:\n" + "- a\n" * 40_000 + "---\nWords", "Words"),
         ("---\ntitle: it never ends\n\nWords", "---\ntitle: it never ends\n\nWords"),
     ],
 )
@@ -98,7 +122,9 @@ def test_front_matter_is_no_text(tmp_path: Path, text: str, rest: str) -> None:
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("begin", ["# a", "---\ntitle: a", "+++\ntitle = a", "a\n=", "--- "])
+@pytest.mark.parametrize(
+    "begin", ["# a", "---\ntitle: a", "+++\ntitle = a", "a\n=", "--- ", "```", "<!--", "---\na: b: c\nb", "a\n" * 9000]
+)
 def test_titles_are_looked_for_in_linear_time(tmp_path: Path, begin: str) -> None:
     blanks = " " * (formats.MARKDOWN_HEAD - 100)
     (tmp_path / "a.md").write_text(f"{begin}{blanks}b\n---\n+++\n{blanks}")

@@ -67,6 +67,19 @@ def test_a_table_has_one_line_below_its_head(rows: str, text: str) -> None:
     assert page_of(f"<table>{rows}</table>").text == text
 
 
+@pytest.mark.parametrize("name", ["template", "noscript", "svg", "button", "select"])
+def test_what_is_not_shown_costs_no_text_where_its_end_tag_is_missing(name: str) -> None:
+    assert page_of(f"<h1>T</h1><{name}><p>after").text == "# T\n\nafter"
+    assert page_of(f"<h1>T</h1><{name}>gone<b>gone</{name.upper()} ><p>after").text == "# T\n\nafter"
+    assert page_of(f"<h1>T</h1><{name} a=b>gone<b>gone</{name}><p>after<{name}>, too").text == "# T\n\nafter, too"
+    assert page_of(f"<head><{name}>gone</{name}><title>T</title></head><nav>all</nav>") == ("T", "all")
+
+
+def test_a_shadow_root_is_shown() -> None:
+    assert page_of("<p>a<div><template shadowrootmode=OPEN><p>b</template></div>").text == "a\n\nb"
+    assert page_of("<p>a<div><template shadowrootmode=other><p>b</template></div>").text == "a"
+
+
 def test_a_number_that_no_list_begins_with_is_not_believed() -> None:
     assert page_of(f"<ol start={'9' * 5000}><li>a</ol><ol start=1984><li>b").text == "1. a\n\n1984. b"
 

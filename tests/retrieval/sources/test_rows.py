@@ -133,6 +133,26 @@ def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
     assert len(read(file)[0][0].text) == 500_000
 
 
+@pytest.mark.parametrize(
+    "above", ["\n\n", " \r\n\t\r\n", ";;\n", '"";""\n\n', "sep=;\n", '"SEP=;"\r\n', "\n\nsep=;\n\n"]
+)
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_what_may_stand_above_the_header_of_csv(tmp_path: Path, above: str, mark: bytes) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(mark + f"{above}id;text\n1;x, y, z\n2;a;b;c\n".encode())
+    documents, said = read(file)
+    assert documents == [Document("1", "", "x, y, z")]
+    assert said == [f"a.csv:{above.count(chr(10)) + 3}: has 4 cells, where the header has 2"]
+
+
+def test_the_separator_may_be_any_that_is_named(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.tsv"):
+        (tmp_path / name).write_text("sep=~\nid~text\n1~x;y,z\n")
+        assert read(tmp_path / name) == ([Document("1", "", "x;y,z")], [])
+        (tmp_path / name).write_text("\n" * 100)
+        assert "has no column 'text' but no columns" in read(tmp_path / name)[1][0]
+
+
 def test_wrong_rows_of_csv_are_named_by_their_first_line(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text('id,text\n1,"two\nlines"\n2,too,many\n3,\n4,good\n')
@@ -278,67 +298,6 @@ def test_columns_of_the_same_name_are_named(tmp_path: Path) -> None:
     assert read(tmp_path / "b.csv")[0][0].text == "x"
 
 
-def test_parquet_is_read_in_batches_and_only_what_is_needed(tmp_path: Path) -> None:
-    file = tmp_path / "a.parquet"
-    table = pa.table({"id": range(1000), "text": [f"text {n}" for n in range(1000)], "vector": [[0.0] * 8] * 1000})
-    parquet.write_table(table, file)
-    documents, said = read(file)
-    assert (len(documents), said) == (1000, [])
-    assert documents[999] == Document("999", "", "text 999")
-    parquet.write_table(pa.table({"id": [1, 2], "text": ["x", None]}), file)
-    assert read(file) == (
-        [Document("1", "", "x")],
-        ["a.parquet:2: 'text' is missing; every row needs a string 'id' and a string 'text'"],
-    )
-
-
-def test_of_long_rows_of_parquet_few_are_in_memory(tmp_path: Path) -> None:
-    file = tmp_path / "a.parquet"
-    parquet.write_table(pa.table({"id": range(100), "text": ["x" * (1 << 20)] * 100}), file)
-    tracemalloc.start()
-    try:
-        rows = documents_of_rows(file, file.name, ".parquet", Columns(), None)
-        lengths = [len(each.text) for _, each in rows if isinstance(each, Document)]
-        assert lengths == [1 << 20] * 100
-        assert tracemalloc.get_traced_memory()[1] < 16 << 20
-    finally:
-        tracemalloc.stop()
-
-
-def test_text_of_parquet_that_is_not_marked_as_text(tmp_path: Path) -> None:
-    file = tmp_path / "a.parquet"
-    parquet.write_table(pa.table({"id": [b"a", b"b", b"c"], "text": ["é".encode(), b"\xe9", b"z"]}), file)
-    documents, said = read(file)
-    assert documents == [Document("a", "", "é"), Document("c", "", "z")]
-    assert said == ["a.parquet:2: not UTF-8 (unexpected end of data, byte 1 of a value)"]
-    for kind in (pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.large_binary()):
-        parquet.write_table(pa.table({"text": pa.array(["x", "y", "x"]).cast(kind)}), file)
-        assert [document.text for document in read(file)[0]] == ["x", "y", "x"]
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "values", "right"),
-    [
-        ("id", pa.timestamp("us"), [-(2**62), 2], "text or integers"),
-        ("id", pa.float64(), [1.0, 2.0], "text or integers"),
-        ("id", pa.bool_(), [True, False], "text or integers"),
-        ("text", pa.int64(), [1, 2], "text"),
-        ("title", pa.date32(), [1, 2], "text"),
-    ],
-)
-def test_a_wrong_column_of_parquet_is_named_once(
-    tmp_path: Path, name: str, kind: pa.DataType, values: list[Any], right: str
-) -> None:
-    file = tmp_path / "a.parquet"
-    columns = {"id": ["a", "b"], "text": ["x", "y"], name: pa.array(values, kind)}
-    parquet.write_table(pa.table(columns), file)
-    begin = f"a.parquet: the column {name!r} is of type {kind}, not {right}; convert"
-    documents, said = read(file)
-    assert documents == []
-    assert len(said) == 1
-    assert said[0].startswith(begin)
-
-
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz", "a.json"])
 @pytest.mark.parametrize("data", [b"PAR1 not really PAR1", b"\x1f\x8b\x08 broken", b"\0\1\2", b"oops"])
 def test_files_of_another_kind_are_named(tmp_path: Path, name: str, data: bytes) -> None:
@@ -357,3 +316,21 @@ def test_a_gzip_file_that_is_cut_short_keeps_what_came_before(tmp_path: Path) ->
     assert 1000 < len(documents) < 5000
     assert len(said) == 1
     assert "Compressed file ended" in said[0]
+
+
+def test_a_gzip_file_with_garbage_behind_it_says_up_to_where_it_was_read(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "text": f"text {n * n}"} for n in range(5000)]
+    file = write_rows(tmp_path / "a.jsonl.gz", rows)
+    file.write_bytes(file.read_bytes() + b"garbage")
+    documents, said = read(file)
+    assert len(documents) > 1000
+    assert said[0].startswith(f"a.jsonl.gz: not a complete gzip file, readable up to row {len(documents)} (Not a gzip")
+    assert said[0].endswith("; download or pack it again")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_an_integer_of_very_many_digits_is_named_without_advice_on_python(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"id": 1' + "0" * 5000 + ', "text": "x"}\n{"id": 2, "text": "y"}')
+    documents, said = read(tmp_path / name)
+    assert [document.id for document in documents] == ["2"]
+    assert said == [f"{name}:1: holds an integer of more digits than are read; write it as a string"]
