@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 HALF_LIFE = 20_000  # requests
@@ -41,4 +42,4 @@ class Popularity:
         if known is None:
             return 0.0
         count, last = known
-        return count * 0.5 ** ((self._requests - last) / self._half_life)
+        return count * math.exp2((last - self._requests) / self._half_life)

@@ -57,13 +57,15 @@ def test_tokens_count_and_not_documents():
 
 def test_popular_documents_come_first_behind_what_is_cached_and_among_equals():
     b, c, d = DOCUMENTS[1:4]
-    liked = {"d3": 5.0, "d0": 2.0}
+    liked = {"d3": 9.0}
     assert arranged(tree_of([b]), singles(0, 1, 2, 3), liked) == (1, 3, 0, 2)
+    assert arranged(tree_of([b]), singles(0, 1, 2, 3), liked | {"d0": 0.5}) == (1, 0, 3, 2)
+    assert arranged(tree_of([b]), singles(0, 1, 2, 3), {"d3": 0.9}) == (1, 0, 2, 3)  # asked for not twice as often
     one, other = Segment.of("one", [1, 2]), Segment.of("other", [3, 4])
     groups = [Group((one,)), Group((other,)), Group((d,))]
     tree = tree_of([one], [other])
     assert arranged(tree, groups) == (0, 1, 2)
-    assert arranged(tree, groups, {"other": 1.0}) == (1, 0, 2)
+    assert arranged(tree, groups, {"other": 2.0}) == (1, 0, 2)
     assert len(c) > len(b)
 
 
@@ -73,7 +75,7 @@ def test_what_may_not_move_stays_in_its_place():
     assert arranged(tree_of([b, a, c, d]), groups) == (0, 1, 2, 3)
     assert arranged(tree_of([d, b, c], [c, a]), groups) == (3, 1, 2, 0)
     everywhere = singles(0, 1, 2, 3, fixed=[0, 1, 2, 3])
-    assert arranged(tree_of([d, c, b, a]), everywhere, {"d3": 9.0}) == (0, 1, 2, 3)
+    assert arranged(tree_of([d, c, b, a]), everywhere, {"d3": 99.0}) == (0, 1, 2, 3)
 
 
 def test_documents_of_a_group_stay_together_and_may_be_cached_in_part():
