@@ -57,6 +57,11 @@ class Document:
         """Id of the whole document."""
         return self.id if self.passage is None else self.passage.source
 
+    @property
+    def movable(self) -> bool:
+        """Whether it may be read at another place among the documents: unless its row has `"movable": false`."""
+        return self.extra.get("movable") is not False
+
 
 @dataclass(frozen=True, slots=True)
 class Fields:

@@ -37,6 +37,11 @@ class QueryBody(BaseModel):
     stop: Annotated[list[StrictStr], FailFast()] = Field(
         [], description="a string or several: the answer ends before the first that appears"
     )
+    order: StrictStr | None = Field(
+        None,
+        description="of the documents in the prompt: retrieval, the best first, or tree, as most of it is cached; the "
+        "server's default if absent",
+    )
     timeout_ms: StrictInt | None = Field(None, description="give up after this many milliseconds: 504")
     stream: StrictBool = Field(False, description="answer as server-sent events")
 
@@ -69,6 +74,7 @@ class QueryBody(BaseModel):
             top_k=self.top_k,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
+            order=self.order,
             timeout_ms=self.timeout_ms,
             top_p=self.top_p,
             seed=self.seed,
@@ -83,6 +89,7 @@ class AnswerBody(BaseModel):
     answer: str
     finish_reason: str
     documents: list[UsedDocument]
+    order: list[str] = Field(description="ids of the documents in the order in which the model read them")
     usage: Usage
     timing: Timing
     speculation: Speculated
@@ -94,6 +101,7 @@ class AnswerBody(BaseModel):
             answer=answer.answer,
             finish_reason=answer.finish_reason,
             documents=list(answer.documents),
+            order=list(answer.order),
             usage=answer.usage,
             timing=answer.timing,
             speculation=answer.speculation,

@@ -28,6 +28,7 @@ from ragcache.cache.write_behind import WriteBehind
 from ragcache.cost import ConstantCost, PrefillCost
 from ragcache.errors import IntegrityError
 from ragcache.policy import Policy
+from ragcache.reuse import prefix
 from ragcache.storage.interface import LoadingHostStore, LoadingRecordStore
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import DEVICE, KnowledgeTree, Node
@@ -247,6 +248,11 @@ class KnowledgeCache:
         if self._lower or self.shares_in_flight:
             self._wait_for_kv(lease, fills=needed > 0)
         return lease
+
+    def held(self, path: Sequence[Segment], *, namespace: str = "default") -> tuple[int, bool]:
+        """Tokens of the beginning of `path` that are cached or being computed, and whether that is all of it."""
+        nodes = self.tree.match(self.tree.root(namespace), path)
+        return prefix.cached_tokens(nodes), len(nodes) == len(path)
 
     def leaders(self, path: Sequence[Segment], *, namespace: str = "default") -> Collection[Lease]:
         """The leases whose requests compute what `path` begins with: one of it, given now, would wait for them."""

@@ -99,6 +99,10 @@ class CacheContract(Protocol):
         Namespaces share nothing.
         """
 
+    def held(self, path: Sequence[Segment], *, namespace: str = "default") -> tuple[int, bool]:
+        """Tokens of the beginning of `path` that are cached on any tier, or that open leases compute and share, and
+        whether no more of it ever could be. Changes nothing."""
+
     def leaders(self, path: Sequence[Segment], *, namespace: str = "default") -> Collection[Lease]:
         """The leases whose requests compute what `path` begins with: one of it, given now, would wait for them."""
 

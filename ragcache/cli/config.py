@@ -18,6 +18,7 @@ from ragcache.console.log import FORMATS, LEVELS
 from ragcache.engine.cores import MOST_THREADS
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES, PolicyChoice, policy_factory
+from ragcache.reuse.arrangement import ORDERS
 from ragcache.service.settings import ServiceSettings
 from ragcache.sizes import DiskCache, parse_size
 from retrieval.user_path import user_path
@@ -39,6 +40,12 @@ class ServeConfig:
     index: Path = _option(Path(), "faiss.idx of a folder written by `ragcache index`", required=True)
     model: str = _option("default", "folder of a model, GGUF file or Hugging Face id")
     top_k: int = _option(2, "documents for a question that does not ask for another number")
+    order: str = _option(
+        "retrieval",
+        "order of the documents in a prompt: retrieval, the best first, or tree, by what is cached: KV is exact, but "
+        "the prompt is another one",
+        one_of=ORDERS,
+    )
     max_doc_tokens: int = _option(1024, "cut longer documents to this many tokens", least=16)
     max_question_tokens: int = _option(512, "refuse questions of more tokens", least=1)
     max_tokens: int = _option(128, "longest answer in tokens; a question may ask for a shorter one")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ragcache.console.escapes import one_line
 from ragcache.errors import BadQuery
+from ragcache.reuse.arrangement import ORDERS
 from server.client import DEFAULT_URL, RagClient
 
 
@@ -16,6 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default=DEFAULT_URL, help="address of the server (default: %(default)s)")
     parser.add_argument("--top-k", type=int, metavar="N", help="documents to answer from (default: the server's)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer in tokens (default: the server's)")
+    parser.add_argument("--order", choices=ORDERS, help="order of the documents in the prompt (default: the server's)")
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="0, the default, always takes the most probable token"
     )
@@ -29,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     if any("\ud800" <= character <= "\udfff" for character in options.question):  # Python's spelling of such bytes
         encoding = sys.getfilesystemencoding()
         raise BadQuery(f"the question is not in {encoding}, this terminal's encoding", field="question")
-    asked = {"top_k": options.top_k, "max_tokens": options.max_tokens, "temperature": options.temperature}
+    asked = {name: getattr(options, name) for name in ("top_k", "max_tokens", "temperature", "order")}
     with RagClient(options.url) as client:
         for event, data in client.stream(options.question, **asked):
             if event == "documents":

@@ -24,6 +24,7 @@ from ragcache.replay.searches import SearchesTogether
 from ragcache.replay.service import SimulatedSettings
 from ragcache.replay.timeline import write_timeline
 from ragcache.replay.workload import Workload
+from ragcache.reuse.arrangement import ORDERS
 from ragcache.sizes import parse_size
 from ragcache.whole_file import check_writable
 
@@ -129,6 +130,12 @@ def _add_service(parser: argparse.ArgumentParser) -> None:
         default="off",
         help="dynamic: prefill the documents that a search has found so far, while it goes on (default: off)",
     )
+    service.add_argument(
+        "--order",
+        choices=ORDERS,
+        default="retrieval",
+        help="order of the documents in a prompt, as for `serve` (default: retrieval, that of the workload)",
+    )
     service.add_argument("--timeout-ms", type=int, metavar="N", help="give a request up after this many milliseconds")
 
 
@@ -196,6 +203,7 @@ def _settings(options: argparse.Namespace, *, hardware: str, model: str) -> Simu
         max_waiting=options.max_waiting,
         reorder_window=options.reorder_window,
         speculate=options.speculate == "dynamic",
+        order=options.order,
     )
 
 

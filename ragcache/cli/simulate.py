@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ragcache.cost import parse_cost
 from ragcache.policy import POLICIES
+from ragcache.reuse.arrangement import ORDERS
 from ragcache.simulate.simulation import Simulation, choices, report
 from ragcache.simulate.trace import FORMATS, read_trace
 
@@ -55,6 +56,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="capacity of a host tier below the cache, in the same unit; loading from it takes no time (default: none)",
     )
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        default="retrieval",
+        help="order of the documents of a request: retrieval, that of the trace, or tree, by what is cached (default: "
+        "%(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
     parser.add_argument(
         "--curve",
@@ -66,14 +74,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints a table or JSON. Raises ConfigError for options and TraceError for a trace that cannot be used."""
-    policies, capacities = choices(options.policy, options.capacity)
+    policies, capacities = choices(options.policy, options.capacity, options.order)
     cost = parse_cost(options.cost)
     if options.curve is not None:
         from ragcache.simulate.curve import check_plotting
 
         check_plotting(options.curve)  # now, and not after minutes of replay
     trace = read_trace(options.trace, options.format)
-    simulation = Simulation(trace, cost, options.admission, options.host_capacity)
+    simulation = Simulation(trace, cost, options.admission, options.host_capacity, options.order)
     outcomes = simulation.run_all(policies, capacities)
     print(report(outcomes, as_json=options.json))
     if options.curve is not None:

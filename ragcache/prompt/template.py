@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from ragcache.errors import BadQuery, ModelError, QuestionTooLong
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.prompt import Prompt
+from ragcache.reuse.arrangement import Group
 from ragcache.tree.segment import Segment
 from retrieval.corpus import Document
 from retrieval.embedder import MAX_CHARACTERS_PER_TOKEN
@@ -109,28 +110,38 @@ class PromptTemplate:
 
         `documents` come best first. Passages that follow one another in their text are joined, see `retrieval.joined`;
         the overlap is left out only where the prompt holds it already, so not behind a passage that was cut short. The
-        label of a segment is the id of its document.
+        label of a segment is the id of its document. Neighbours stay together where a prompt is arranged anew, and
+        documents that are not `movable` where they are.
         """
         ending = self.question(question)
-        path = [self.system]
+        runs: list[list[Segment]] = []  # of passages that follow one another
+        movable: list[bool] = []
         length = len(self.system) + len(ending)
         before: Document | None = None
-        for document in reading_order(documents):
-            if before is not None and follows(before, document) and not path[-1].truncated:
-                path.append(self.document(continuation(before, document)))
+        for count, document in enumerate(reading_order(documents), 1):
+            joins = before is not None and follows(before, document)
+            if before is not None and joins and not runs[-1][-1].truncated:
+                segment = self.document(continuation(before, document))
             else:
-                path.append(self.document(document))
+                segment = self.document(document)
+            if joins:
+                runs[-1].append(segment)
+                movable[-1] &= document.movable
+            else:
+                runs.append([segment])
+                movable.append(document.movable)
             before = document
-            length += len(path[-1])
+            length += len(segment)
             if length > room:
                 raise BadQuery(
-                    f"{len(documents)} documents do not fit: system prompt, question and the first {len(path) - 1} "
+                    f"{len(documents)} documents do not fit: system prompt, question and the first {count} "
                     f"take {length} tokens, {room} fit before the answer; ask for a smaller top_k, or "
                     "serve with a smaller --max-doc-tokens",
                     field="top_k",
                     limit=room,
                 )
-        return Prompt(tuple(path), ending)
+        groups = [Group(tuple(run), free) for run, free in zip(runs, movable, strict=True)]
+        return Prompt.of([self.system], groups, ending)
 
     def _template(self, text: str) -> list[int]:
         return self._template_tokenizer.encode(text, add_special_tokens=False).ids

@@ -16,6 +16,7 @@ from ragcache.prompt.prompt import Prompt
 from ragcache.replay.search_profile import SearchProfile
 from ragcache.replay.searches import Documents, Outsider, Searches, SearchesInTurn
 from ragcache.replay.workload import TimedRequest, Workload
+from ragcache.reuse.arrangement import Group
 from ragcache.service.answer import UsedDocument
 from ragcache.service.finder import Stage
 from ragcache.service.health import State
@@ -156,8 +157,9 @@ class SimulatedFinder:
             yield document
 
     def _prompt(self, documents: Documents, question: Sequence[int]) -> Prompt:
-        segments = [self._system, *(self._segment(name, size) for name, size in documents)]
-        return Prompt(tuple(segment for segment in segments if len(segment)), question)
+        segments = [self._segment(name, size) for name, size in documents]
+        groups = [Group((segment,)) for segment in segments if len(segment)]
+        return Prompt.of([self._system] if len(self._system) else [], groups, question)
 
     def _question_tokens(self, number: int) -> int:
         question = self._requests[number].question

@@ -41,8 +41,8 @@ def replay(
 
     `settings` are fields of SimulatedSettings: `hardware`, `model`, `device_cache` and `host_cache` (bytes, or a text
     such as "8GiB"), `policy` (a name, `module:Class` or a class), `admission`, `share_in_flight`, `prefill_chunk`,
-    `max_batch`, `max_prefill_batch`, `max_waiting`, `reorder_window` and `speculate`. The other arguments are those of
-    `simulate`. Equal arguments give equal reports. The report's times are seconds.
+    `max_batch`, `max_prefill_batch`, `max_waiting`, `reorder_window`, `speculate` and `order`. The other arguments are
+    those of `simulate`. Equal arguments give equal reports. The report's times are seconds.
 
     Raises ConfigError for settings that cannot be used, TraceError for a workload that cannot.
     """

@@ -42,6 +42,7 @@ class SimulatedSettings:
     max_waiting: int = 100_000
     reorder_window: int = 32
     speculate: bool = False
+    order: str = "retrieval"
 
     def __post_init__(self) -> None:
         self.service(device_cache=self.device_cache)  # checks them

@@ -11,7 +11,8 @@ class Query:
 
     Above `temperature` 0, tokens are drawn from the most probable ones that have `top_p` of the probability together;
     equal seeds give equal answers. The answer ends before the first of the `stop` strings that appears. Queries of
-    different `tenant`s (a name of 1 to 200 characters) share no KV, on any tier.
+    different `tenant`s (a name of 1 to 200 characters) share no KV, on any tier. The model reads the documents in the
+    `order` "retrieval", the best first, or "tree", as most of the prompt is cached.
     """
 
     question: str
@@ -23,6 +24,7 @@ class Query:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     tenant: str = "default"
+    order: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ class Delta:
 class Answer:
     """Last event of a request.
 
-    `finish_reason` is "stop" (the model ended its answer) or "length" (`max_tokens` were generated).
+    `finish_reason` is "stop" (the model ended its answer) or "length" (`max_tokens` were generated). `documents` come
+    best first, `order` has their ids as the model read them.
     `token_ids` are the generated ones and `margins` their best logits less the second best: both serve comparisons.
     """
 
@@ -124,6 +127,7 @@ class Answer:
     answer: str
     finish_reason: str
     documents: tuple[UsedDocument, ...]
+    order: tuple[str, ...]
     usage: Usage
     timing: Timing
     speculation: Speculated

@@ -206,6 +206,7 @@ class Answering:
             answer=self._detokenizer.text,
             finish_reason=self._reason,
             documents=self._documents,
+            order=tuple(segment.label for segment in self.task.prompt.documents),
             usage=self._usage(),
             timing=self.times.timing(self.attempt.overlap),
             speculation=speculation,

@@ -9,6 +9,7 @@ from typing import Any
 
 from ragcache.engine.protocol import Sampling
 from ragcache.errors import BadQuery
+from ragcache.reuse.arrangement import ORDERS
 from ragcache.service.answer import Query
 from ragcache.service.limits import Limits
 
@@ -31,6 +32,7 @@ class Request:
     sampling: Sampling
     stop: tuple[str, ...]
     tenant: str
+    order: str
     seconds: float | None
 
     @classmethod
@@ -45,6 +47,7 @@ class Request:
             sampling=_sampling(query),
             stop=_stop(query),
             tenant=_tenant(query),
+            order=_order(query, limits),
             seconds=_seconds(query),
         )
 
@@ -58,6 +61,8 @@ def _check_types(query: Query) -> None:
             value = getattr(query, field)
             if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
                 raise BadQuery(f"{field} must be {words}, not of type {type(value).__name__}", field=field)
+    if query.order is not None and not isinstance(query.order, str):
+        raise BadQuery(f"order must be a text, not of type {type(query.order).__name__}", field="order")
     if not isinstance(query.stop, tuple) or not all(isinstance(text, str) for text in query.stop):
         raise BadQuery("stop must be a tuple of texts", field="stop")
 
@@ -112,6 +117,13 @@ def _tenant(query: Query) -> str:
     except UnicodeEncodeError as error:
         raise BadQuery("tenant holds half of a surrogate pair, which is not text", field="tenant") from error
     return query.tenant
+
+
+def _order(query: Query, limits: Limits) -> str:
+    order = limits.order if query.order is None else query.order
+    if order not in ORDERS:
+        raise BadQuery(f"order is one of {', '.join(ORDERS)}, not {order[:40]!r}", field="order")
+    return order
 
 
 def _seconds(query: Query) -> float | None:

@@ -20,6 +20,7 @@ from ragcache.schedule.order import Order
 from ragcache.schedule.speculation import Speculation
 from ragcache.service.answer import Answer, Delta, Query, ServiceEvent, Speculated, UsedDocument
 from ragcache.service.answering import Answering, Times
+from ragcache.service.arranger import Arranger
 from ragcache.service.aside import aside
 from ragcache.service.audit import IdleAudit
 from ragcache.service.finder import Finder, ReopenableFinder, Stage
@@ -63,6 +64,7 @@ class RagService:
         self._finders = FinderInUse(finder, self._close_aside)
         order = Order(cache.cached_paths, limits.reorder_window)
         self._admission = AdmissionQueue(limits.max_batch, order, on_blocked=self._make_way)
+        self._arranger = Arranger(cache)
         self._searches = 0
         # oldest first: those that run or are ending, and some that have ended since
         self._speculations: dict[Speculation, None] = {}
@@ -260,6 +262,7 @@ class RagService:
         Documents that the search takes for the best before it ends are speculated on.
         """
         room, staged = self.engine.context_length - request.max_tokens, self.limits.speculate
+        arranging = self._arranger.arranging(request)
         self._searches += 1
         try:
             async with contextlib.aclosing(
@@ -268,9 +271,8 @@ class RagService:
                 async for stage in stages:
                     # the last token generated is never read back, so it needs no KV
                     extra = len(stage.prompt.question) + request.max_tokens - 1
-                    task = GenerationTask(
-                        stage.prompt, extra, request.max_tokens, request.sampling, namespace=request.tenant
-                    )
+                    prompt = arranging.arranged(stage.prompt, final=stage.done)
+                    task = GenerationTask(prompt, extra, request.max_tokens, request.sampling, namespace=request.tenant)
                     if stage.done:
                         return stage.documents, task
                     speculation.show(task)

@@ -9,6 +9,7 @@ from typing import Any
 from ragcache.cache.cache import check_admission
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES, Policy
+from ragcache.reuse.arrangement import check_order
 from ragcache.service.limits import Limits
 from ragcache.sizes import DiskCache
 
@@ -61,6 +62,7 @@ class ServiceSettings(Limits):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
         check_admission(self.admission, ConfigError)
+        check_order(self.order, ConfigError)
         if not self.keeps and (self.host_cache or self.disk_cache):
             raise ConfigError(
                 "a host cache or a disk cache has no use where no KV is kept (--no-cache, or policy none): leave out "

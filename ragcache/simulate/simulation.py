@@ -13,7 +13,9 @@ from ragcache.cache.interface import HostTier
 from ragcache.cost import PrefillCost
 from ragcache.errors import ConfigError
 from ragcache.policy import POLICIES, Belady, Policy, PolicyChoice, policy_factory, policy_name
-from ragcache.simulate.trace import Trace
+from ragcache.reuse.arrangement import Group, arrange, check_order
+from ragcache.reuse.popularity import Popularity
+from ragcache.simulate.trace import Requested, Trace
 from ragcache.storage.imaginary import Imaginary
 from ragcache.tree.segment import Segment
 from ragcache.tree.tree import KnowledgeTree
@@ -52,19 +54,29 @@ class Simulation:
     Capacities are in the trace's unit of size (tokens) and bound the size of the cached documents. Of a path that is
     larger, only the beginning that fits is cached. With admission "competes", what a request computes lies outside the
     capacity until the request ends. With a `host_capacity` above 0, a host tier of that size lies below the cache,
-    under the same policy. `cost` prices prefills. Raises ConfigError for a negative `host_capacity`.
+    under the same policy. `cost` prices prefills. The `order` of a request's documents is "retrieval", that of the
+    trace, or "tree", by what is cached. Raises ConfigError for a negative `host_capacity` and an unknown `order`.
 
     A policy is a name (those of POLICIES, or "belady", which knows the future), `module:Class`, or a class or function
     that is called with the capacity or with nothing.
     """
 
-    def __init__(self, trace: Trace, cost: PrefillCost, admission: str = "always", host_capacity: int = 0) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        cost: PrefillCost,
+        admission: str = "always",
+        host_capacity: int = 0,
+        order: str = "retrieval",
+    ) -> None:
         if host_capacity < 0:
             raise ConfigError(f"a host's capacity is 0 or more, not {host_capacity}")
+        check_order(order, ConfigError)
         self.trace = trace
         self.cost = cost
         self.admission = admission
         self.host_capacity = host_capacity
+        self.order = order
         self._future: dict[int, list[int]] | None = None
 
     def run_all(self, policies: Sequence[PolicyChoice], capacities: Sequence[int]) -> list[Outcome]:
@@ -101,11 +113,14 @@ class Simulation:
         )
         clairvoyants = [each for each in policies if isinstance(each, Belady)]
         cost = self.cost
+        arranged = _by_tree(cache) if self.order == "tree" else None
         hits = hit_tokens = 0
         seconds = saved = 0.0
         for number, (path, tokens) in enumerate(zip(self.trace.paths, self.trace.tokens, strict=True)):
             for clairvoyant in clairvoyants:
                 clairvoyant.now = number
+            if arranged is not None:
+                path = arranged(path)
             if tokens > capacity:
                 path = _beginning(path, capacity)
             lease = cache.lease(path, 0)
@@ -146,17 +161,22 @@ class Simulation:
         if capacity < 1:
             raise ConfigError(f"a capacity is 1 or more, not {capacity}")
         if choice == "belady":
+            if self.order != "retrieval":
+                raise ConfigError("belady knows the future of paths as the trace has them: leave it or the order out")
             if self._future is None:
                 self._future = self.trace.future(KnowledgeTree().root("default").path_key)
             return Belady(self._future)
         return policy_factory(choice, more=["belady"])(capacity)
 
 
-def choices(policies: str, capacities: str) -> tuple[list[str], list[int]]:
+def choices(policies: str, capacities: str, order: str = "retrieval") -> tuple[list[str], list[int]]:
     """The policies and capacities of a command line: names with commas between or "all", and whole numbers.
 
+    All are those that can replay a trace in this order of documents.
+
     Raises ConfigError for a name that is not known and a number below 1."""
-    names = list(SIMULATED) if policies == "all" else [name.strip() for name in policies.split(",")]
+    every = SIMULATED if order == "retrieval" else POLICIES
+    names = list(every) if policies == "all" else [name.strip() for name in policies.split(",")]
     for name in names:
         if name != "belady":
             policy_factory(name, more=["belady", "all"])  # checked now, before a trace is read
@@ -201,6 +221,22 @@ def report(outcomes: Sequence[Outcome], *, as_json: bool) -> str:
     if with_host:
         lines[-1] += f"; with a host of {outcomes[0].host_capacity:,}, whose hits are among the hits"
     return "\n".join(lines)
+
+
+def _by_tree(cache: KnowledgeCache) -> Callable[[Requested], Requested]:
+    """Puts each request's documents in the order that a service chooses by what is cached."""
+    popularity = Popularity()
+
+    def arranged(path: Requested) -> Requested:
+        order = arrange(
+            [Group((segment,)) for segment in path],
+            lambda numbers: cache.held([path[number] for number in numbers]),
+            lambda segment: popularity.of("", segment.key),
+        )
+        popularity.count("", [segment.key for segment in path])
+        return tuple(path[number] for number in order)
+
+    return arranged
 
 
 def _beginning(path: tuple[Segment, ...], capacity: int) -> tuple[Segment, ...]:

@@ -11,7 +11,7 @@ def test_an_answer_has_the_documented_shape(site):
     response = site.ask(top_k=2, max_tokens=5)
     assert response.status_code == 200
     body = response.json()
-    assert body.keys() == {"id", "answer", "finish_reason", "documents", "usage", "timing", "speculation"}
+    assert body.keys() == {"id", "answer", "finish_reason", "documents", "order", "usage", "timing", "speculation"}
     assert body["documents"][0].keys() == {"id", "title", "score", "truncated", "source", "start", "end"}
     assert [body["documents"][0][name] for name in ("id", "title")] == ["otter", "Otter"]
     assert len(body["documents"]) == 2

@@ -53,6 +53,8 @@ from tests.server.responses import error_of
         ({"question": "a", "stop": 1}, 422, "stop", "a string or a list of strings"),
         ({"question": "a", "stop": {}}, 422, "stop", "a string or a list of strings"),
         ({"question": "a", "stop": [None]}, 422, "stop.0", "valid string"),
+        ({"question": "a", "order": "best"}, 422, "order", "order is one of retrieval, tree, not 'best'"),
+        ({"question": "a", "order": 1}, 422, "order", "valid string"),
         ({"question": "a", "temperature": "hot"}, 422, "temperature", "valid number"),
         ({"question": "a", "temperature": True}, 422, "temperature", "valid number"),
         ({"question": "a", "stream": "yes"}, 422, "stream", "valid boolean"),

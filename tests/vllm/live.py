@@ -20,6 +20,7 @@ from ragcache.engine.vllm.front.ledger import VllmLedger
 from ragcache.model.checkpoint import Checkpoint
 from ragcache.prompt.prompt import Prompt
 from ragcache.prompt.template import PromptTemplate
+from ragcache.reuse.arrangement import Group
 from ragcache.service.answer import UsedDocument
 from ragcache.service.finder import Stage
 from ragcache.service.limits import Limits
@@ -77,7 +78,9 @@ class StagedFinder:
             done = number == len(script)
             if staged or done:
                 documents = tuple(UsedDocument(letter, letter, 1.0, False) for letter in letters)
-                yield Stage(documents, Prompt(path_of(letters), tuple(QUESTION)), done)
+                system, *path = path_of(letters)
+                prompt = Prompt.of([system], [Group((segment,)) for segment in path], tuple(QUESTION))
+                yield Stage(documents, prompt, done)
 
     def close(self) -> None:
         pass

@@ -71,6 +71,19 @@ def test_the_cache_is_reported_as_it_is(engine):
         assert cached(live.ask("AB"))["device"] == 0
 
 
+def test_by_tree_documents_stand_as_vllm_has_them_or_computes_them(engine):
+    with serving(engine) as live:
+        live.ask("AB")
+        cached_before = live.ask("BA", order="tree")
+        ahead = live.begin("CD")
+        while not live.service.running:
+            time.sleep(0.002)
+        beside = live.ask("DC", order="tree")
+        ahead.result()
+    assert (cached_before["order"], beside["order"]) == (["A", "B"], ["C", "D"])
+    assert cached(cached_before)["device"] >= PATH
+
+
 def test_the_books_of_the_connector_are_recounted(engine):
     with serving(engine) as live:
         live.ask("AB")

@@ -303,3 +303,21 @@ def test_it_describes_itself_in_a_line_and_closes(site: Site) -> None:
     site.settle()
     site.cache.close()
     assert site.cache.moving == 0
+
+
+def test_what_is_held_of_a_path_is_what_a_request_would_not_compute(site: Site) -> None:
+    cache, other = site.cache, [SYSTEM, DOCUMENTS[2]]
+    assert cache.held(PATH) == (0, False)
+    site.serve(PATH[:2])
+    site.settle()
+    assert cache.held(PATH) == (length(PATH[:2]), False)
+    assert cache.held(PATH[:2]) == (length(PATH[:2]), True)
+    assert cache.held(PATH, namespace="other") == (0, False)
+    before = cache.activity
+    cache.held(PATH)
+    assert cache.activity == before
+    lease = leased(cache, other, 0)
+    shared = cache.shares_in_flight or isinstance(site, InVllm)  # which shares by itself what it computes
+    assert cache.held(other) == ((length(other), True) if shared else (length([SYSTEM]), False))
+    lease.release()
+    assert cache.held(other) == (length([SYSTEM]), False)

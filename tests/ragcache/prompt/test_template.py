@@ -259,3 +259,17 @@ def test_a_damaged_tokenizer_is_a_model_error(tmp_path, llama, tiny_tokenizer):
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "nonsense"}}')
     with pytest.raises(ModelError, match="tokenizer"):
         PromptTemplate.load(Checkpoint.resolve(str(tmp_path)), max_doc_tokens=64, max_question_tokens=20)
+
+
+def test_neighbours_stay_together_and_what_is_not_movable_says_so(template):
+    first = Document("a#1", "A", "One two three.", passage=Passage("a", 1, 0, 14))
+    second = Document("a#2", "A", "Four five six.", passage=Passage("a", 2, 15, 29))
+    fixed = Document("fixed", "", "It stays.", {"movable": False})
+    prompt = template.build("Why?", [OTTER, second, fixed, first], room=1000)
+    groups = [[segment.label for segment in group.segments] for group in prompt.groups]
+    assert groups == [["otter"], ["a#1", "a#2"], ["fixed"]]
+    assert [group.movable for group in prompt.groups] == [True, True, False]
+    other = prompt.arranged((1, 0, 2))
+    assert [segment.label for segment in other.documents] == ["a#1", "a#2", "otter", "fixed"]
+    assert (other.path[0], other.question, len(other)) == (prompt.path[0], prompt.question, len(prompt))
+    assert [segment.label for segment in other.arranged((1, 0, 2)).path] == [segment.label for segment in prompt.path]

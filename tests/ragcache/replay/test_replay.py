@@ -168,6 +168,22 @@ def test_a_wrong_guess_costs_no_more_than_its_step():
     assert only.wasted_tokens == 512 - SYSTEM - 400
 
 
+def test_by_tree_the_order_is_that_of_what_is_cached_or_being_computed():
+    report = replayed(workload((0.0, "ab"), (1.0, "ba"), (2.0, "cb"), (2.01, "bc")), order="tree", max_batch=2)
+    times = [each.ttft for each in served(report)]
+    # the last one counts on b and c, which the one before it begins at that time behind b's node
+    assert times[:3] == [near(0.230), near(0.020), near(0.220)]
+    assert [each.cached_documents for each in served(report)][:2] == [0, 2]
+    assert sum(each.computed_tokens for each in served(report)) == 230 + 20 + 220 + 20
+
+
+def test_by_tree_a_guess_in_another_order_is_no_wrong_guess():
+    profile = searches(STAGES, OTHER_ORDER)
+    (only,) = served(replayed(workload((0.0, "ab"), size=400), profile=profile, speculate=True, order="tree"))
+    assert (only.speculations, only.speculation_used, only.wasted_tokens) == (1, True, 0)
+    assert only.ttft == near(0.1 + 0.830)
+
+
 def test_lists_and_times_of_the_searches_come_by_turns():
     profile = searches(STAGES, SAME, OTHER_ORDER)
     requests = workload(*[(number * 10.0, pair) for number, pair in enumerate(("ab", "cd", "ef", "gh"))])

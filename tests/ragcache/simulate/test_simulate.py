@@ -68,6 +68,16 @@ def test_paths(tmp_path, capsys):
     assert {**lru, "policy": "belady"} == belady
 
 
+def test_by_tree_the_order_is_that_of_what_is_cached(tmp_path, capsys):
+    trace = str(written(tmp_path, "trace.jsonl", PATHS))
+    options = ["--trace", trace, "--format", "paths", "--policy", "all", "--capacity", "100", "--order", "tree"]
+    outcomes = simulated(capsys, *options)
+    assert {outcome["policy"] for outcome in outcomes} == set(SIMULATED) - {"belady"}
+    assert {outcome["hits"] for outcome in outcomes} == {5}  # a, then both of [b, a], and both of the last
+    assert main(["simulate", *options[:4], "--policy", "belady", "--capacity", "9", "--order", "tree"]) == 1
+    assert "belady knows the future of paths as the trace has them" in capsys.readouterr().err
+
+
 def test_of_a_path_too_long_the_beginning_that_fits_is_cached(tmp_path):
     trace = read_trace(written(tmp_path, "trace.jsonl", PATHS), "paths")
     bits: list[int] = []

@@ -17,7 +17,9 @@ from ragcache.engine.vllm.front.path_mirror import PathMirror
 from ragcache.engine.vllm.wire.bulletin import Bulletin
 from ragcache.engine.vllm.wire.passages import passages
 from ragcache.errors import IntegrityError, RecordError
+from ragcache.reuse import prefix
 from ragcache.tree.segment import Segment
+from ragcache.tree.tree import Node
 
 
 class Board(Protocol):
@@ -198,18 +200,30 @@ class VllmLedger:
     def close(self) -> None:
         """Nothing is left to do: the connector closes its tiers with the engine."""
 
+    def held(self, path: Sequence[Segment], *, namespace: str = "default") -> tuple[int, bool]:
+        """What the connectors have, and what the prompts that vLLM is computing begin with."""
+        root, blocks = self._mirror.root(namespace), self.cached_as(path)
+        cached, in_flight = self._mirror.match(root, blocks), self._tokens_in_flight(root, path)
+        complete = len(cached) == len(blocks) or in_flight == sum(map(len, path))
+        return max(prefix.cached_tokens(cached), in_flight), complete
+
     def _note_in_flight(self, lease: Lease) -> None:
         """Opens a lease, with the tokens that it may share with prompts that are being computed."""
-        known = common = 0
-        for other in self._leases:
-            if other.root is lease.root and not other.committed:
-                pairs = zip(lease.path, other.path, strict=False)
-                same = itertools.takewhile(lambda pair: pair[0].key == pair[1].key, pairs)
-                common = max(common, sum(len(segment) for segment, _ in same))
+        known, common = 0, self._tokens_in_flight(lease.root, lease.path)
         if common:
             known = sum(path.size for path in self._mirror.match(lease.root, self.cached_as(lease.path)))
         lease.shared_tokens = max(0, common - known)
         self._leases[lease] = known
+
+    def _tokens_in_flight(self, root: Node, path: Sequence[Segment]) -> int:
+        """Tokens of the beginning of `path` that are in a prompt which is being computed."""
+        common = 0
+        for lease in self._leases:
+            if lease.root is root and not lease.committed:
+                pairs = zip(path, lease.path, strict=False)
+                same = itertools.takewhile(lambda pair: pair[0].key == pair[1].key, pairs)
+                common = max(common, sum(len(segment) for segment, _ in same))
+        return common
 
     def _bytes_in_blocks(self, path: Sequence[Segment], extra_tokens: int) -> int:
         """Bytes of the blocks that a request fills, the last one whole."""
