@@ -5,7 +5,7 @@ time on a described machine, and returns a ReplayReport, whose times are seconds
 
 Settings are `hardware`, `model`, `device_cache` and `host_cache` (bytes, or a text such as "8GiB"), `policy` (a name,
 `module:Class` or a class), `admission`, `share_in_flight`, `prefill_chunk`, `max_batch`, `max_prefill_batch`,
-`max_waiting`, `reorder_window`, `speculate`, and of the replay itself `system_tokens`, `searches`, `prefill`,
+`max_waiting`, `reorder_window`, `speculate`, `order`, and of the replay itself `system_tokens`, `searches`, `prefill`,
 `machine`, `seed` and `timeout_ms`. Equal arguments give equal reports. Raises ConfigError for settings that cannot be
 used, TraceError for a workload that cannot.
 """

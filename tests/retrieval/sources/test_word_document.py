@@ -1,5 +1,8 @@
 """Word document: no element costs text, and a reference that leads nowhere costs nothing but itself."""
 
+import functools
+import io
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -24,10 +27,16 @@ DRAWN = (
 )
 
 
+@functools.cache
+def whole() -> bytes:
+    """A Word document, whose first paragraph is one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        return write_docx(Path(folder) / "whole.docx", "", "Heading", ("MARK", "Last.")).read_bytes()
+
+
 def with_inside(path: Path, inside: str, **parts: str) -> Path:
     """A Word document with elements in place of the run of its first paragraph, and some parts replaced."""
-    whole = write_docx(path.with_name("whole.docx"), "", "Heading", ("MARK", "Last."))
-    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+    with zipfile.ZipFile(io.BytesIO(whole())) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
             data = old.read(name)
             if name == "word/document.xml":
