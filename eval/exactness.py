@@ -75,18 +75,21 @@ class Exactness:
         self._questions = questions
         self._max_tokens = max_tokens
 
-    def run(self, plain: int = 0) -> list[Comparison]:
+    def run(self, plain: int = 0, cleared: int | None = None) -> list[Comparison]:
         """Compares each way to run with the service whose cache is off; `plain` questions also with `transformers`.
+
+        Clearing before each question, which computes as much as without a cache, goes over the first `cleared` of them
+        (None: all).
 
         A second service starts on what the first left on disk, with a device so small that each question empties it.
         """
         with self._service(cache=False) as service:
-            off = self._ask(service, "cache off")
+            off = self._ask(service, "cache off", self._questions)
         reference = [Generated(answer.token_ids, answer.margins) for answer in off]
         comparisons = []
 
-        def run(service: RagService, name: str, *, clear: bool = False) -> None:
-            comparisons.append(self._compare(name, reference, self._ask(service, name, clear=clear)))
+        def run(service: RagService, name: str) -> None:
+            comparisons.append(self._compare(name, reference, self._ask(service, name, self._questions)))
 
         with tempfile.TemporaryDirectory(prefix="ragcache-exactness-") as folder:
             disk = f"{folder}/kv:8GiB"
@@ -96,7 +99,9 @@ class Exactness:
             with self._service(disk_cache=disk, host_cache=8 << 30, device_cache=self._one_request()) as service:
                 run(service, "from disk")
                 run(service, "from host")
-                run(service, "cleared before each", clear=True)
+                asked = self._questions[:cleared]
+                answers = self._ask(service, "cleared before each", asked, clear=True)
+                comparisons.append(self._compare("cleared before each", reference[: len(asked)], answers))
         if plain:
             comparisons.append(self._compare_plainly(reference[:plain]))
         return comparisons
@@ -119,7 +124,7 @@ class Exactness:
             del service
             gc.collect()
 
-    def _ask(self, service: RagService, name: str, *, clear: bool = False) -> list[Answer]:
+    def _ask(self, service: RagService, name: str, questions: Sequence[str], *, clear: bool = False) -> list[Answer]:
         async def one(question: str) -> Answer:
             async for event in service.ask(Query(question, max_tokens=self._max_tokens)):
                 if isinstance(event, Answer):
@@ -128,7 +133,7 @@ class Exactness:
 
         async def every() -> list[Answer]:
             answers = []
-            for question in tqdm(self._questions, desc=name, file=sys.stderr):
+            for question in tqdm(questions, desc=name, file=sys.stderr):
                 if clear:
                     await service.clear()
                 answers.append(await one(question))

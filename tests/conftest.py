@@ -27,7 +27,7 @@ settings.load_profile(TIER)
 
 # Groups that begin first, because they take long. xdist would begin with those of the most tests, and a long group that
 # begins last keeps one worker busy while the other has nothing left.
-LONGEST = ("real", "servers", "pimsim")
+LONGEST = ("real", "servers", "pimsim", "tests/test_interrupted.py", "tests/ragcache/cli/test_open_service.py")
 
 
 @pytest.hookimpl(wrapper=True)
