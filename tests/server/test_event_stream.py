@@ -74,7 +74,7 @@ def test_an_error_before_the_first_comment_sets_the_status_and_one_after_it_is_a
         late: list[tuple[int, str]] = []
 
         def wait_in_vain() -> None:
-            with stream(site, timeout_ms=500) as second:
+            with stream(site, timeout_ms=2000) as second:
                 late.append((second.status_code, "".join(second.iter_text())))
 
         thread = threading.Thread(target=wait_in_vain)
